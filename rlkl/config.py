@@ -1,0 +1,182 @@
+"""From Hydra's composed config to a run: names checked against the registries, nulls resolved from one table."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from rlkl import algorithms, divergences, penalty, policies, settings, tasks, training
+from rlkl.settings import SettingsError, nearest
+
+
+class Recipe(NamedTuple):
+    """What unset settings become."""
+
+    steps: int
+    learning_rate: float
+    b2: float
+    schedule: str
+    decay: float
+    dtype: str
+    batch_size: int | None = None
+
+
+# (kind of algorithm, kind of task, policy, divergence): the first row that fits is taken; None fits all.
+RECIPES: dict[tuple[str, str | None, str | None, str | None], Recipe] = {
+    ("exact", "bandit", None, None): Recipe(2000, 0.3, 0.99, "linear", 0.3, "float64"),
+    ("exact", None, None, None): Recipe(2000, 0.1, 0.99, "linear", 0.3, "float64"),
+    ("sampled", None, None, None): Recipe(5000, 0.1, 0.999, "linear", 1.0, "float32", batch_size=64),
+}
+LOGGED_ROWS = 100
+
+
+class Built(NamedTuple):
+    """A run with what people need beside it; `resolved` is its config with nothing left to resolve."""
+
+    run: training.Run
+    card: tasks.Card
+    tracking: settings.Tracking
+    resolved: dict[str, Any]
+
+
+def directory() -> Path:
+    """Where the shipped configs lie: in an installed package, or at the top of a clone."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
+    import hydra
+
+    with hydra.initialize_config_dir(str(directory()), version_base="1.3", job_name="rlkl"):
+        return plain(hydra.compose("config", overrides=list(overrides)))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    for key, value in values.items():
+        for inner, entry in value.items() if isinstance(value, dict) else ():
+            if isinstance(entry, str) and entry == "???":
+                raise SettingsError(f"{key}.{inner}", "???", "needs a value")
+    return {key: value for key, value in values.items() if key not in ("hydra", "experiment")}
+
+
+def load_plugins(paths: Sequence[str]) -> None:
+    """Run users' own files, which register divergences, tasks, policies or algorithms."""
+    if isinstance(paths, str) or not isinstance(paths, Sequence):
+        raise SettingsError("plugins", paths, "must be a list of Python files, as in [my_penalty.py]")
+    for path in paths:
+        file = Path(path).expanduser().resolve()
+        if not file.is_file():
+            raise SettingsError("plugins", str(path), "no such file")
+        name = f"rlkl_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise SettingsError("plugins", str(path), "must be a Python file (.py)")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise SettingsError("plugins", str(path), f"raised {type(error).__name__}: {error}") from error
+
+
+def build(config: Mapping[str, Any]) -> Built:
+    """The run that a plain config names; raises `SettingsError` at the first bad setting."""
+    load_plugins(config.get("plugins") or [])
+    groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
+    known = {field.name for field in dataclasses.fields(settings.Settings)} | {"task", "tracking", "plugins"}
+    for key in config:
+        if key not in known:
+            raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
+    top = {key: config[key] for key in config if key in known - {"task", "tracking", "plugins", *groups}}
+    chosen = dataclasses.replace(settings.read(settings.Settings, top), **groups)
+    if chosen.seed >= settings.SEED_LIMIT:
+        raise SettingsError("seed", chosen.seed, f"must be below {settings.SEED_LIMIT}")
+    tracking = settings.read(settings.Tracking, config.get("tracking") or {}, "tracking.")
+    options = dict(config.get("task") or {})
+    name = options.pop("name", None)
+    if name is None:
+        raise SettingsError("task.name", "null", "allowed: " + ", ".join(tasks.REGISTRY))
+    card = tasks.build(name, **options)
+    chosen = resolve(chosen, card.task)
+    run = training.Run(chosen, card.task, policies.Fixed(card.task.log_reference, card.task.automaton.horizon))
+    return Built(run, card, tracking, fill(config, chosen))
+
+
+def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
+    """Check names against the registries, and fill what is unset."""
+    for key, value, registry in (
+        ("policy.name", chosen.policy.name, policies.REGISTRY),
+        ("algorithm.name", chosen.algorithm.name, algorithms.names()),
+        ("penalty.divergence", chosen.penalty.divergence, [*divergences.REGISTRY, "none"]),
+        ("penalty.estimator", chosen.penalty.estimator, [entry.estimator for entry in penalty.COMBINATIONS]),
+    ):
+        if value is not None and value not in registry:
+            raise SettingsError(key, value, nearest(value, registry))
+    kind = "exact" if chosen.algorithm.name == "exact" else "sampled"
+    length = "bandit" if task.automaton.horizon == 1 else "sequence"
+    row = (kind, length, chosen.policy.name, chosen.penalty.divergence)
+    recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
+    steps = chosen.steps or recipe.steps
+    unset = {key for key, value in vars(chosen.optimizer).items() if value is None and key in Recipe._fields}
+    if chosen.optimizer.decay is not None and chosen.optimizer.decay > 1:
+        raise SettingsError("optimizer.decay", chosen.optimizer.decay, "must be at most 1, a part of the steps")
+    return dataclasses.replace(
+        chosen,
+        policy=_policy(chosen, task),
+        penalty=_penalty(chosen, task),
+        optimizer=dataclasses.replace(chosen.optimizer, **{key: getattr(recipe, key) for key in unset}),
+        steps=steps,
+        batch_size=None if kind == "exact" else chosen.batch_size or recipe.batch_size,
+        log_every=chosen.log_every or max(1, steps // LOGGED_ROWS),
+        dtype=chosen.dtype or recipe.dtype,
+    )
+
+
+def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
+    given = chosen.penalty
+    if given.divergence == "none":
+        if given.beta != 0.0:
+            raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
+    elif given.beta == 0.0:
+        raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
+    entry = penalty.check(chosen.algorithm.name, given, task.automaton.horizon)
+    return dataclasses.replace(given, estimator=entry.estimator, placement=entry.placement)
+
+
+def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
+    given, family = chosen.policy, policies.REGISTRY[chosen.policy.name]
+    if given.init is not None and given.init not in family.inits:
+        raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
+    div = penalty.divergence(chosen.penalty)
+    forbids = div is not None and not jnp.isfinite(div.limit("infinity", divergences.Params(chosen.penalty.alpha), jnp.float32))
+    if given.support == "all" and forbids and (task.automaton.legal & (task.log_reference == -jnp.inf)).any():
+        rule = f"{div.formula} is infinite off the reference's support, and this task has such tokens; use reference"
+        raise SettingsError("policy.support", "all", rule)
+    filled = dataclasses.replace(
+        given, init=given.init or family.inits[0], support=given.support or ("reference" if forbids else "all")
+    )
+    if family.check is not None:
+        family.check(filled, task)
+    return filled
+
+
+def fill(config: Mapping[str, Any], chosen: settings.Settings) -> dict[str, Any]:
+    """The config with its nulls replaced by what they were resolved to."""
+    flat = dataclasses.asdict(chosen)
+    merged: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and key in flat:
+            merged[key] = {inner: flat[key].get(inner, entry) for inner, entry in value.items()}
+        else:
+            merged[key] = flat.get(key, value)
+    return merged

@@ -1,0 +1,207 @@
+"""f-divergences D_f(pi, pi_ref) = sum_y pi_ref(y) f(pi(y)/pi_ref(y)): one function each, of the log-ratio.
+
+A generator takes u = log(pi/pi_ref), never the ratio, and returns (f, slope) with slope = f'(t) at t = e^u; both are
+zero at u = 0. Its value, its gradient, its optimum and its certificate all follow from that one function. The slope is
+written by hand: differentiating `expm1` gives 0 below u of about -37. All values are in nats.
+
+Source of the family: Csiszar, "Information-type measures of difference of probability distributions" (1967); of the
+alpha family: Amari, "Differential-Geometrical Methods in Statistics" (1985).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Params(NamedTuple):
+    """Traced parameters that a generator may read."""
+
+    alpha: Float[Array, ""] | float = 0.5
+
+
+Number = float | Callable[[Params], Float[Array, ""] | float]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A registered divergence.
+
+    both: (u, params) -> (f, f'(e^u)).
+    zero, infinity: f(0) and lim f(t)/t, so that 0 x inf gives no NaN; numbers, or functions of `params`.
+    chain: how it goes over tokens: "policy" or "reference" (the chain rules of the two KLs), the power a for which it
+    is affine in sum pi^a pi_ref^(1-a) (a number, or a function of `params`), or None where it does not factorise.
+    formula: as it is shown to people.
+    optimum: (log_ref, reward, beta, params) -> log_pi of the best bandit policy, in place of the generic root.
+    certificate: (log_pi, log_ref, reward, beta) -> gradient of J, where D is not differentiable.
+    """
+
+    name: str
+    both: Callable
+    zero: Number
+    infinity: Number
+    chain: str | Number | None
+    formula: str
+    optimum: Callable | None = None
+    certificate: Callable | None = None
+
+    def limit(self, which: str, params: Params, dtype) -> Float[Array, ""]:
+        """The number behind `zero`, `infinity` or a power `chain`, at these parameters."""
+        number = getattr(self, which)
+        return jnp.asarray(number(params) if callable(number) else number, dtype)
+
+
+REGISTRY: dict[str, Divergence] = {}
+
+
+def register(name: str, *, zero: Number, infinity: Number, chain=None, formula: str = "", optimum=None, certificate=None):
+    """Decorator: make a generator the divergence `name`, everywhere (config, tests, figures)."""
+
+    def add(both):
+        shown = formula or f"D_{name}(pi, pi_ref)"
+        REGISTRY[name] = Divergence(name, both, zero, infinity, chain, shown, optimum, certificate)
+        return both
+
+    return add
+
+
+def clamp_for(dtype) -> float:
+    """How far below zero a log-ratio enters e^u * slope(u): there even e^(-2u) is finite, and e^u is negligible."""
+    return 40.0 if dtype == jnp.float32 else 350.0
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def exact(
+    div: Divergence, params: Params, log_pi: Float[Array, "*rows V"], log_ref: Float[Array, "*rows V"]
+) -> Float[Array, "*rows"]:
+    """D between categorical distributions (last axis), in nats; -inf is probability zero.
+
+    Infinite where the divergence is (KL(pi||pi_ref) off the reference's support, KL(pi_ref||pi) on a lost token).
+    Its gradient comes from the slope, so it is right wherever the ratio is representable; `params` are taken as fixed.
+    """
+    u, on_both, ref_only, pi_only = _split(log_pi, log_ref)
+    f, _ = div.both(u, params)
+    zero = div.limit("zero", params, log_pi.dtype)
+    infinity = div.limit("infinity", params, log_pi.dtype)
+    value = jnp.where(on_both, jnp.exp(log_ref) * f, 0.0)
+    value = jnp.where(ref_only, jnp.exp(log_ref) * zero, value)
+    value = jnp.where(pi_only, jnp.exp(log_pi) * infinity, value)
+    return jnp.sum(value, axis=-1)
+
+
+def _split(log_pi, log_ref):
+    in_pi, in_ref = log_pi > -jnp.inf, log_ref > -jnp.inf
+    on_both = in_pi & in_ref
+    u = jnp.where(on_both, jnp.where(on_both, log_pi, 0.0) - jnp.where(on_both, log_ref, 0.0), 0.0)
+    return u, on_both, in_ref & ~in_pi, in_pi & ~in_ref
+
+
+@exact.defjvp
+def _exact_jvp(div, primals, tangents):
+    params, log_pi, log_ref = primals
+    _, d_pi, d_ref = tangents
+    value = exact(div, params, log_pi, log_ref)
+    u, on_both, _, pi_only = _split(log_pi, log_ref)
+    low = jnp.maximum(u, -clamp_for(u.dtype))
+    f, slope = div.both(low, params)
+    weight = jnp.where(on_both, jnp.exp(jnp.where(on_both, log_ref, 0.0) + low) * slope, 0.0)
+    infinity = div.limit("infinity", params, log_pi.dtype)
+    by_pi = weight + jnp.where(pi_only, jnp.exp(log_pi) * infinity, 0.0)
+    by_ref = jnp.where(on_both, jnp.exp(log_ref) * f, 0.0) - weight
+    return value, jnp.sum(_product(by_pi, d_pi) + _product(by_ref, d_ref), axis=-1)
+
+
+def _product(weight, tangent):
+    """weight * tangent, and 0 where the weight is (the tangent of a masked log-probability may be anything)."""
+    return jnp.where(weight != 0.0, weight * jnp.where(weight != 0.0, tangent, 0.0), 0.0)
+
+
+def power(c: Float[Array, ""] | float, u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(e^(c u) - 1)/c, and u at c = 0: the Box-Cox transform of the ratio."""
+    c = jnp.asarray(c, u.dtype)
+    safe = jnp.where(c == 0.0, 1.0, c)
+    return jnp.where(c == 0.0, u, jnp.expm1(safe * u) / safe)
+
+
+@register("kl_pi_ref", zero=1.0, infinity=jnp.inf, chain="policy", formula="KL(pi‖pi_ref)",
+          optimum=lambda log_ref, reward, beta, params: jax.nn.log_softmax(log_ref + reward / beta))
+def kl_pi_ref(u, params):
+    """KL(pi||pi_ref), "reverse KL" in the RLHF literature: f = t log t - t + 1."""
+    return u * jnp.exp(u) - jnp.expm1(u), u
+
+
+@register("kl_ref_pi", zero=jnp.inf, infinity=1.0, chain="reference", formula="KL(pi_ref‖pi)")
+def kl_ref_pi(u, params):
+    """KL(pi_ref||pi), "forward KL": f = t - 1 - log t."""
+    return jnp.expm1(u) - u, -jnp.expm1(-u)
+
+
+@register("alpha", zero=lambda p: jnp.where(p.alpha > 0.0, 1.0 / jnp.where(p.alpha > 0.0, p.alpha, 1.0), jnp.inf),
+          infinity=lambda p: jnp.where(p.alpha < 1.0, 1.0 / jnp.where(p.alpha < 1.0, 1.0 - p.alpha, 1.0), jnp.inf),
+          chain=lambda p: p.alpha, formula="D_alpha(pi‖pi_ref)")
+def amari_alpha(u, params):
+    """Amari's alpha: f = (t^a - a t - 1 + a)/(a(a-1)); a = 1 is KL(pi||pi_ref), a = 0 is KL(pi_ref||pi).
+
+    Computed from the end that is well-conditioned: the other is f_a(t) = t f_{1-a}(1/t).
+    """
+    a = jnp.asarray(params.alpha, u.dtype)
+    near_zero = a <= 0.5
+    b, w = jnp.where(near_zero, a, 1.0 - a), jnp.where(near_zero, u, -u)
+    g = (power(b, w) - jnp.expm1(w)) / (b - 1.0)
+    return jnp.where(near_zero, g, jnp.exp(u) * g), power(a - 1.0, u)
+
+
+@register("jensen_shannon", zero=0.5 * math.log(2.0), infinity=0.5 * math.log(2.0), formula="JS(pi, pi_ref)")
+def jensen_shannon(u, params):
+    """Jensen-Shannon with weights 1/2 and 1/2, at most log 2 (Lin, IEEE Trans. Inf. Theory 37, 1991)."""
+    slope = -0.5 * (jnp.logaddexp(0.0, -u) - math.log(2.0))
+    return jnp.exp(u) * slope - 0.5 * jnp.log1p(0.5 * jnp.expm1(u)), slope
+
+
+@register("hellinger", zero=0.5, infinity=0.5, chain=0.5, formula="H²(pi, pi_ref)")
+def squared_hellinger(u, params):
+    """Squared Hellinger distance, 1/2 sum (sqrt pi - sqrt pi_ref)^2, at most 1."""
+    return 0.5 * jnp.square(jnp.expm1(0.5 * u)), -0.5 * jnp.expm1(-0.5 * u)
+
+
+@register("pearson", zero=1.0, infinity=jnp.inf, chain=2.0, formula="χ²(pi‖pi_ref)")
+def pearson(u, params):
+    """Pearson's chi-square, sum (pi - pi_ref)^2/pi_ref."""
+    return jnp.square(jnp.expm1(u)), 2.0 * jnp.expm1(u)
+
+
+@register("neyman", zero=jnp.inf, infinity=1.0, chain=-1.0, formula="χ²(pi_ref‖pi)")
+def neyman(u, params):
+    """Neyman's chi-square, sum (pi - pi_ref)^2/pi."""
+    return 4.0 * jnp.square(jnp.sinh(0.5 * u)), -jnp.expm1(-2.0 * u)
+
+
+def move_mass(log_ref, reward, beta, params):
+    """Total variation's optimum: all mass whose reward lies more than beta below the largest goes to the arg-max.
+
+    Of several arg-maxima, the one that the reference likes best takes it (the optimum is then not unique).
+    """
+    best = jnp.max(reward)
+    receiver = jnp.argmax(jnp.where(reward == best, jnp.maximum(log_ref, jnp.finfo(log_ref.dtype).min), -jnp.inf))
+    moved = best - reward > beta
+    total = jax.nn.logsumexp(log_ref, where=moved)
+    return jnp.where(moved, -jnp.inf, log_ref).at[receiver].set(jnp.logaddexp(log_ref[receiver], total))
+
+
+def best_subgradient(log_pi, log_ref, reward, beta):
+    """A gradient of J under total variation: where pi = pi_ref, the choice that bounds the gap most tightly."""
+    middle = jnp.max(reward) - 0.5 * beta
+    at_kink = jnp.clip(middle, reward - 0.5 * beta, reward + 0.5 * beta)
+    off = jnp.where(log_pi > log_ref, reward - 0.5 * beta, reward + 0.5 * beta)
+    return jnp.where(log_pi == log_ref, at_kink, off)
+
+
+@register("total_variation", zero=0.5, infinity=0.5, formula="TV(pi, pi_ref)", optimum=move_mass, certificate=best_subgradient)
+def total_variation(u, params):
+    """Total variation, 1/2 sum |pi - pi_ref|: not differentiable at pi = pi_ref, and no dynamic program over tokens."""
+    return 0.5 * jnp.abs(jnp.expm1(u)), 0.5 * jnp.sign(u)

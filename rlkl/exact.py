@@ -1,0 +1,156 @@
+"""Exact values by dynamic programming over an automaton: no sampling, differentiable.
+
+For policies that are functions of (position, state), given as tables of log-probabilities. `jax.grad` of these values
+is the exact policy gradient, the future-KL term included. Nats, per sequence.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rlkl import divergences
+from rlkl.divergences import Divergence, Params
+from rlkl.tasks.automaton import Automaton, Task
+
+
+class Values(NamedTuple):
+    """What a policy is worth on a task: scalars, per sequence.
+
+    reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens]. divergence is NaN where
+    `has_exact_divergence` says that no dynamic program gives it.
+    """
+
+    reward: Float[Array, ""]
+    divergence: Float[Array, ""]
+    kl_pi_ref: Float[Array, ""]
+    kl_ref_pi: Float[Array, ""]
+    entropy: Float[Array, ""]
+    typicality: Float[Array, ""]
+    length: Float[Array, ""]
+
+
+def _inner_next(automaton: Automaton) -> np.ndarray:
+    """Int["D V"]: the next decision state, or D where a token ends the sequence or is illegal."""
+    following = automaton.next_state
+    return np.where((following >= 0) & (following < automaton.decisions), following, automaton.decisions)
+
+
+def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
+    """Probability of standing in each decision state at each position."""
+    following = jnp.asarray(_inner_next(automaton).ravel())
+    start = jnp.zeros((automaton.decisions,), log_pi.dtype).at[automaton.start].set(1.0)
+
+    def step(at, rows):
+        flow = at[:, None] * jnp.exp(rows)
+        after = jax.ops.segment_sum(flow.ravel(), following, automaton.decisions + 1)[:-1]
+        return after, after
+
+    _, later = jax.lax.scan(step, start, log_pi[:-1])
+    return jnp.concatenate([start[None], later])
+
+
+def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "S"]:
+    """Probability of ending in each state."""
+    at = occupancy(automaton, log_pi)
+    ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
+    flow = jnp.where(ends, at[:, :, None] * jnp.exp(log_pi), 0.0)
+    into = np.broadcast_to(np.maximum(automaton.next_state, 0), flow.shape)
+    return jax.ops.segment_sum(flow.ravel(), jnp.asarray(into.ravel()), automaton.states)
+
+
+def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
+    """What a token earns: its end state's reward where it ends the sequence, and the typicality reward."""
+    automaton = task.automaton
+    ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
+    final = task.reward[np.maximum(automaton.next_state, 0)].astype(dtype)
+    log_ref = task.log_reference.astype(dtype)
+    typical = jnp.where(task.typicality == 0.0, 0.0, task.typicality.astype(dtype) * log_ref)
+    return jnp.where(ends, final[None], 0.0) + jnp.where(automaton.legal, typical, 0.0)[None]
+
+
+def power_sum(
+    automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], a: Float[Array, ""]
+) -> Float[Array, ""]:
+    """sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens. a is not 0 or 1."""
+    following = jnp.asarray(_inner_next(automaton))
+    pi_in, ref_in = log_pi > -jnp.inf, log_ref > -jnp.inf
+    both = pi_in & ref_in
+    exponent = a * jnp.where(both, log_pi, 0.0) + (1.0 - a) * jnp.where(both, log_ref, 0.0)
+    weight = jnp.where(both, jnp.exp(exponent), 0.0)
+    weight = jnp.where(pi_in & ~ref_in & (a > 1.0), jnp.inf, weight)
+    weight = jnp.where(ref_in & ~pi_in & (a < 0.0), jnp.inf, weight)
+
+    def step(ahead, inputs):
+        rows, ends = inputs
+        onward = jnp.where(ends, 1.0, jnp.append(ahead, jnp.zeros((), ahead.dtype))[following])
+        product = jnp.where(rows == 0.0, 0.0, rows * jnp.where(rows == 0.0, 0.0, onward))
+        return jnp.sum(product, axis=-1), None
+
+    ends = jnp.asarray(np.stack([automaton.ends_at(t) for t in range(automaton.horizon)]))
+    first, _ = jax.lax.scan(step, jnp.zeros((automaton.decisions,), log_pi.dtype), (weight, ends), reverse=True)
+    return first[automaton.start]
+
+
+def has_exact_divergence(automaton: Automaton, div: Divergence) -> bool:
+    """Whether `values` gives this divergence: on one token all, on more those with a chain."""
+    return automaton.horizon == 1 or div.chain is not None
+
+
+def sequence_divergence(
+    automaton: Automaton, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
+) -> Float[Array, ""]:
+    """D between the distributions of whole sequences."""
+    if automaton.horizon == 1:
+        return divergences.exact(div, params, log_pi[0, automaton.start], log_ref[0, automaton.start])
+    if div.chain in ("policy", "reference"):
+        at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
+        return _visited(at, divergences.exact(div, params, log_pi, log_ref))
+    if div.chain is None:
+        return jnp.full((), jnp.nan, log_pi.dtype)
+    a = div.limit("chain", params, log_pi.dtype)
+    curvature = jax.grad(lambda u: div.both(u, params)[1])(jnp.zeros((), log_pi.dtype))  # f''(1)
+    return curvature / (a * (a - 1.0)) * (power_sum(automaton, log_pi, log_ref, a) - 1.0)
+
+
+def _visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
+    """The sum of a row quantity over where a policy goes; rows that are never visited may be infinite."""
+    return jnp.sum(jnp.where(at > 0.0, at * jnp.where(at > 0.0, rows, 0.0), 0.0))
+
+
+def _mean(probability: Float[Array, "T D V"], of: Float[Array, "T D V"]) -> Float[Array, "T D"]:
+    inside = probability > 0.0
+    return jnp.sum(jnp.where(inside, probability * jnp.where(inside, of, 0.0), 0.0), axis=-1)
+
+
+def objective(
+    task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_pi: Float[Array, "T D V"],
+    log_ref: Float[Array, "T D V"],
+) -> Float[Array, ""]:
+    """J(pi) = E_pi[r] - beta D, and E_pi[r] alone without a penalty (div None)."""
+    at = occupancy(task.automaton, log_pi)
+    reward = _visited(at, _mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
+    if div is None:
+        return reward
+    return reward - beta * sequence_divergence(task.automaton, div, params, log_pi, log_ref)
+
+
+def values(
+    task: Task, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
+) -> Values:
+    """Every exact value of a table policy (log_pi) against a table reference (log_ref)."""
+    automaton = task.automaton
+    at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
+    pi = jnp.exp(log_pi)
+    kl = divergences.REGISTRY
+    return Values(
+        reward=_visited(at, _mean(pi, token_rewards(task, log_pi.dtype))),
+        divergence=sequence_divergence(automaton, div, params, log_pi, log_ref),
+        kl_pi_ref=_visited(at, divergences.exact(kl["kl_pi_ref"], params, log_pi, log_ref)),
+        kl_ref_pi=_visited(at_ref, divergences.exact(kl["kl_ref_pi"], params, log_pi, log_ref)),
+        entropy=_visited(at, _mean(pi, -log_pi)),
+        typicality=_visited(at, _mean(pi, log_ref)),
+        length=jnp.sum(at),
+    )

@@ -1,0 +1,72 @@
+"""What a policy is, how one is named, and the one place where logits become log-probabilities."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from rlkl import settings
+from rlkl.tasks.automaton import Task
+
+
+class Policy(eqx.Module):
+    """One pytree of parameters and code, so that a snapshot, an average and a reference are policies too."""
+
+    @abc.abstractmethod
+    def table(self) -> Float[Array, "T D V"]:
+        """Log-probability of each token at each position and decision state; -inf off the support."""
+
+
+Build = Callable[[settings.Policy, Task, Bool[Array, "D V"], PRNGKeyArray, jnp.dtype], Policy]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A registered policy family.
+
+    build: (settings, task, support, key, dtype) -> policy. inits: the values of `policy.init` that it takes, its
+    default first. restricted: whether it holds less than every policy of (position, state). check: raises
+    `SettingsError` for settings that it cannot start from.
+    """
+
+    build: Build
+    inits: tuple[str, ...]
+    restricted: bool
+    check: Callable[[settings.Policy, Task], None] | None = None
+
+
+REGISTRY: dict[str, Family] = {}
+
+
+def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, check=None):
+    """Decorator: make a builder the policy family `name`."""
+
+    def add(build):
+        REGISTRY[name] = Family(build, inits, restricted, check)
+        return build
+
+    return add
+
+
+def normalise(logits: Float[Array, "*rows V"], support: Bool[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+    """Log-softmax over the supported tokens, -inf elsewhere."""
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True, where=support)
+    return jnp.where(support, logits - total, -jnp.inf)
+
+
+def finite_log_reference(
+    log_reference: Float[Array, "D V"], support: Bool[Array, "D V"]
+) -> Float[Array, "D V"]:
+    """Logits of the reference on `support`.
+
+    A supported token of reference probability zero has no finite logit: it starts at a tenth of the least likely
+    other token's probability.
+    """
+    inside = log_reference > -jnp.inf
+    least = jnp.min(log_reference, axis=-1, keepdims=True, where=inside, initial=0.0)
+    floor = jnp.broadcast_to(least - jnp.log(jnp.asarray(10.0, least.dtype)), log_reference.shape)
+    return jnp.where(inside, log_reference, jnp.where(support, floor, 0.0))

@@ -1,0 +1,17 @@
+"""A policy given by its probabilities: what a task's reference is."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlkl.policies.base import Policy
+
+
+class Fixed(Policy):
+    """The same rows of log-probabilities at every position."""
+
+    log_rows: Float[Array, "D V"]
+    horizon: int = eqx.field(static=True)
+
+    def table(self) -> Float[Array, "T D V"]:
+        return jnp.broadcast_to(self.log_rows, (self.horizon, *self.log_rows.shape))

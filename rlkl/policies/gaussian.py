@@ -1,0 +1,50 @@
+"""A Gaussian over ordered arms: the restricted family in which mode-seeking and mass-covering appear."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from rlkl.policies.base import Policy, normalise, register
+from rlkl.settings import SettingsError
+
+
+class Gaussian(Policy):
+    """pi(x) proportional to exp(-(x - mean)^2 / (2 scale^2)) on the tokens' coordinates.
+
+    scale^2 = spacing^2 + exp(2 log_scale): never below one spacing, and never without a gradient. The logits are the
+    quadratic itself, so nothing is a density that underflows.
+    """
+
+    mean: Float[Array, ""]
+    log_scale: Float[Array, ""]
+    coordinates: Float[Array, "V"]
+    spacing: Float[Array, ""]
+    support: Bool[Array, "D V"]
+    horizon: int = eqx.field(static=True)
+
+    def table(self) -> Float[Array, "T D V"]:
+        coordinates, spacing = jax.lax.stop_gradient((self.coordinates, self.spacing))
+        variance = jnp.square(spacing) + jnp.exp(2.0 * self.log_scale)
+        logits = -0.5 * jnp.square(coordinates - self.mean) / variance
+        rows = normalise(jnp.broadcast_to(logits, self.support.shape), self.support)
+        return jnp.broadcast_to(rows, (self.horizon, *rows.shape))
+
+
+def check_scale(settings, task) -> None:
+    """A start no narrower than the family's floor, one spacing of the coordinates."""
+    spacing = float(np.min(np.diff(np.sort(task.coordinates))))
+    if settings.scale <= spacing:
+        raise SettingsError("policy.scale", settings.scale, f"must be above one spacing of the arms ({spacing:.4g})")
+
+
+@register("gaussian", inits=("given",), restricted=True, check=check_scale)
+def gaussian(settings, task, support, key, dtype) -> Gaussian:
+    """Start at `policy.mean` and `policy.scale`, in the units of the task's coordinates."""
+    coordinates = jnp.asarray(task.coordinates, dtype)
+    spacing = jnp.min(jnp.diff(jnp.sort(coordinates)))
+    scale = jnp.asarray(settings.scale, dtype)
+    log_scale = 0.5 * jnp.log(jnp.square(scale) - jnp.square(spacing))
+    mean = jnp.asarray(settings.mean, dtype)
+    return Gaussian(mean, log_scale, coordinates, spacing, support, task.automaton.horizon)

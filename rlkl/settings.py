@@ -1,0 +1,178 @@
+"""Every option, declared once: static (a compilation each) or traced (free to sweep), with what it may be.
+
+This floor loads no jax, so that the command can check and explain settings before anything heavy is imported.
+Names that live in registries (tasks, policies, divergences, algorithms) are checked where the registries are, in
+`rlkl.config`.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A bad setting: says the key, the value and what is allowed, in one line."""
+
+    def __init__(self, key: str, value: Any, allowed: str):
+        self.key, self.value, self.allowed = key, value, allowed
+        shown = repr(value) if isinstance(value, str) else str(value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))
+
+
+class DivergedError(RuntimeError):
+    """A run whose loss or parameters stopped being finite."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(
+            f"the run diverged at step {step}: its gradient or parameters are not finite. What it had until then is "
+            "kept; a smaller optimizer.learning_rate, or optimizer.max_grad_norm, may help."
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that follows an unknown name: its nearest valid one, or all of them where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
+
+
+def static(default: Any, allowed: tuple | None = None, kind: type | None = None, at_least: float | None = None):
+    """A field whose every value is compiled anew."""
+    return _field(default, traced=False, allowed=allowed, kind=kind, at_least=at_least)
+
+
+def traced(default: Any, above: float | None = None, at_least: float | None = None, below: float | None = None):
+    """A number that a compiled program takes as its input."""
+    return _field(default, traced=True, kind=float, above=above, at_least=at_least, below=below)
+
+
+def _field(default, **metadata):
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Settings of the policy; null is resolved by `rlkl.config` (see its table)."""
+
+    name: str = static("tabular", kind=str)
+    init: str | None = static(None, kind=str)
+    support: str | None = static(None, allowed=("reference", "all"))
+    init_scale: float = traced(1.0, at_least=0.0)  # standard deviation of the logits of init=random
+    mean: float = traced(0.0)  # where a Gaussian starts, in the units of the task's coordinates
+    scale: float = traced(1.0, above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """Settings of the algorithm."""
+
+    name: str = static("exact", kind=str)
+    baseline_decay: float = traced(0.9, at_least=0.0, below=1.0)  # of reinforce's moving average
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """Settings of the penalty: what is penalised, by how much, and how it enters the gradient."""
+
+    divergence: str = static("kl_pi_ref", kind=str)
+    beta: float = traced(0.1, at_least=0.0)
+    estimator: str | None = static(None, kind=str)
+    placement: str | None = static(None, allowed=("reward", "loss"))
+    alpha: float = traced(0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Settings of the optimiser; `decay` is the last part of the steps over which the rate falls to zero."""
+
+    name: str = static("adam", allowed=("adam", "sgd"))
+    learning_rate: float | None = traced(None, above=0.0)
+    b1: float = traced(0.9, at_least=0.0, below=1.0)
+    b2: float | None = traced(None, above=0.0, below=1.0)
+    schedule: str | None = static(None, allowed=("constant", "linear", "cosine"))
+    decay: float | None = static(None, kind=float, at_least=0.0)
+    max_grad_norm: float | None = traced(None, above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One run's settings, but for its task (whose options are its builder's arguments) and its tracking."""
+
+    policy: Policy = Policy()
+    algorithm: Algorithm = Algorithm()
+    penalty: Penalty = Penalty()
+    optimizer: Optimizer = Optimizer()
+    seed: int = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
+    steps: int | None = static(None, kind=int, at_least=1)
+    batch_size: int | None = static(None, kind=int, at_least=2)
+    log_every: int | None = static(None, kind=int, at_least=1)
+    dtype: str | None = static(None, allowed=("float32", "float64"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracking:
+    """Where a run is logged beside its own folder; nothing here changes a number."""
+
+    name: str = static("wandb_offline", allowed=("wandb_offline", "wandb", "none"))
+    project: str | None = static("rlkl", kind=str)
+    entity: str | None = static(None, kind=str)
+    tags: tuple = static((), kind=tuple)
+
+
+GROUPS = {"policy": Policy, "algorithm": Algorithm, "penalty": Penalty, "optimizer": Optimizer}
+SEED_LIMIT = 2**32
+
+
+def check(key: str, value: Any, field: dataclasses.Field) -> Any:
+    """`value` as the field's type, or a `SettingsError` that says what is allowed."""
+    rules = field.metadata
+    if value is None:
+        if field.default is None:
+            return None
+        raise SettingsError(key, "null", "must have a value")
+    allowed, kind = rules.get("allowed"), rules.get("kind")
+    if allowed is not None and value not in allowed:
+        raise SettingsError(key, value, nearest(value, map(str, allowed)))
+    if kind is tuple:
+        if isinstance(value, str):
+            raise SettingsError(key, value, "must be a list, as in [a,b]")
+        return tuple(value)
+    if kind is str and not isinstance(value, str):
+        raise SettingsError(key, value, "must be a name")
+    if kind in (int, float):
+        value = _number(key, value, kind)
+        limits = {"above": ("above", value.__gt__), "at_least": ("at least", value.__ge__), "below": ("below", value.__lt__)}
+        for rule, (words, holds) in limits.items():
+            bound = rules.get(rule)
+            if bound is not None and not holds(kind(bound)):
+                raise SettingsError(key, value, f"must be {words} {bound:g}")
+    return value
+
+
+def _number(key, value, kind):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value)):
+        raise SettingsError(key, value, "must be " + ("a whole number" if kind is int else "a number"))
+    if not math.isfinite(value):
+        raise SettingsError(key, value, "must be finite")
+    return kind(value)
+
+
+def read(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """An instance of the settings class from a mapping; unknown keys are refused with the nearest valid one."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise SettingsError(prefix + key, values[key], "unknown option; " + nearest(key, fields))
+    return cls(**{key: check(prefix + key, value, fields[key]) for key, value in values.items()})
+
+
+def known_keys() -> set[str]:
+    """Every dotted key that is declared here (a task's own options are its builder's)."""
+    nested = {f"{group}.{field.name}" for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
+    tracking = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
+    top = {field.name for field in dataclasses.fields(Settings) if field.name not in GROUPS}
+    return nested | tracking | top | {"task.name", "plugins"}

@@ -1,0 +1,59 @@
+"""Tasks, by name. A task is one function that returns a `Card`; its arguments are its options in the config."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlkl.settings import SettingsError, nearest
+from rlkl.tasks.automaton import Automaton, Task
+
+
+@dataclass(frozen=True)
+class Card:
+    """A task with what people need beside its arrays.
+
+    outcomes: a name for each end state in `task.automaton.outcomes`; facts: what a record should say of it (the hash
+    of a text, ...), as plain JSON values.
+    """
+
+    task: Task
+    outcomes: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+REGISTRY: dict[str, Callable[..., Card]] = {}
+
+
+def register(name: str):
+    """Decorator: make a builder of cards the task `name`."""
+
+    def add(build):
+        REGISTRY[name] = build
+        return build
+
+    return add
+
+
+def options(name: str) -> dict[str, Any]:
+    """A task's options and their defaults, read off its builder."""
+    return {key: argument.default for key, argument in inspect.signature(REGISTRY[name]).parameters.items()}
+
+
+def build(name: str, **chosen: Any) -> Card:
+    """The card of task `name`; raises `SettingsError` for an unknown name or option, or a bad value."""
+    if name not in REGISTRY:
+        raise SettingsError("task.name", name, "unknown task; " + nearest(name, REGISTRY))
+    known = options(name)
+    for key, value in chosen.items():
+        if key not in known:
+            raise SettingsError(f"task.{key}", value, f"unknown option of {name}; " + nearest(key, [*known, "name"]))
+    for key, default in known.items():
+        if default is inspect.Parameter.empty and chosen.get(key) is None:
+            raise SettingsError(f"task.{key}", "null", f"{name} needs a value here")
+    return REGISTRY[name](**chosen)
+
+
+from rlkl.tasks import bandits, words  # noqa: E402, F401  (they register themselves)
+
+__all__ = ["REGISTRY", "Automaton", "Card", "Task", "build", "options", "register"]

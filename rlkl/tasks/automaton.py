@@ -1,0 +1,94 @@
+"""Token automata and the tasks on them (built in NumPy, on the host).
+
+N sequences, T horizon, S states, D decision states (those with outgoing tokens: 0 to D-1), V vocabulary.
+"""
+
+import hashlib
+from functools import cached_property
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Automaton:
+    """States that read tokens: static, equal and hashed by content.
+
+    next_state[s, v] is the state after token v, -1 where v is illegal. An end state is any state >= D, or any state
+    occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: an end state an arm.
+    """
+
+    def __init__(self, next_state: Int[np.ndarray, "D V"], states: int, horizon: int, start: int = 0):
+        self.next_state = np.ascontiguousarray(next_state, dtype=np.int32)
+        self.next_state.setflags(write=False)
+        self.states, self.horizon, self.start = int(states), int(horizon), int(start)
+
+    @cached_property
+    def _content(self) -> tuple:
+        digest = hashlib.sha256(self.next_state.tobytes()).hexdigest()
+        return self.next_state.shape, self.states, self.horizon, self.start, digest
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._content)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Automaton) and self._content == other._content)
+
+    def __repr__(self) -> str:
+        return f"Automaton(D={self.decisions}, V={self.vocabulary}, S={self.states}, T={self.horizon})"
+
+    @property
+    def decisions(self) -> int:
+        """D."""
+        return self.next_state.shape[0]
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self.next_state.shape[1]
+
+    @cached_property
+    def legal(self) -> np.ndarray:
+        """Bool["D V"]: the tokens that a state admits."""
+        return self.next_state >= 0
+
+    def ends_at(self, t: int) -> np.ndarray:
+        """Bool["D V"]: the tokens that end a sequence when read at position t (from 0)."""
+        return self.legal & ((self.next_state >= self.decisions) | (t == self.horizon - 1))
+
+    @cached_property
+    def reachable(self) -> np.ndarray:
+        """Bool["T D"]: the decision states that some legal sequence occupies at each position."""
+        at = np.zeros((self.horizon, self.decisions), bool)
+        at[0, self.start] = True
+        for t in range(1, self.horizon):
+            follow = self.next_state[at[t - 1]]
+            at[t, follow[(follow >= 0) & (follow < self.decisions)]] = True
+        return at
+
+    @cached_property
+    def outcomes(self) -> np.ndarray:
+        """Int["E"]: the end states that some legal sequence reaches, in state order."""
+        ends = np.zeros(self.states, bool)
+        for t in range(self.horizon):
+            ends[self.next_state[self.reachable[t][:, None] & self.ends_at(t)]] = True
+        return np.flatnonzero(ends)
+
+
+class Task(eqx.Module):
+    """An automaton with a reference policy and a reward on its final state.
+
+    reward: of each state; log_reference: log-probability of each token in each decision state (-inf for zero and for
+    an illegal token); typicality: the weight `a` of a per-token reward `a log pi_ref(v|s)`; coordinates: where each
+    token stands on a line, for policies that use an order.
+    """
+
+    automaton: Automaton = eqx.field(static=True)
+    reward: Float[Array | np.ndarray, "S"]
+    log_reference: Float[Array | np.ndarray, "D V"]
+    typicality: Float[Array | np.ndarray, ""]
+    coordinates: Float[Array | np.ndarray, "V"]

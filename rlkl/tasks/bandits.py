@@ -1,0 +1,98 @@
+"""Bandits: tasks of one token, an end state an arm."""
+
+from typing import Any
+
+import numpy as np
+
+from rlkl.settings import SettingsError
+from rlkl.tasks import Card, register
+from rlkl.tasks.arguments import choice, number, numbers, probabilities, whole
+from rlkl.tasks.automaton import Automaton, Task
+
+
+def bandit(reward, reference, typicality: float = 0.0, coordinates=None) -> Task:
+    """The bandit with these rewards and reference probabilities (Float["V"] both, the second summing to 1)."""
+    reward, reference = np.asarray(reward, np.float64), np.asarray(reference, np.float64)
+    arms = reward.size
+    with np.errstate(divide="ignore"):
+        log_reference = np.log(reference)[None, :]
+    return Task(
+        automaton=Automaton(np.arange(1, arms + 1)[None, :], states=arms + 1, horizon=1),
+        reward=np.concatenate([[0.0], reward]),  # the start state ends nothing
+        log_reference=log_reference,
+        typicality=np.asarray(typicality, np.float64),
+        coordinates=np.arange(arms, dtype=np.float64) if coordinates is None else np.asarray(coordinates, np.float64),
+    )
+
+
+def card(reward, reference, names=None, typicality: Any = 0.0, coordinates=None, **facts: Any) -> Card:
+    """A bandit's card; arms are named by index where they carry no name."""
+    task = bandit(reward, reference, number("task.typicality", typicality), coordinates)
+    names = [str(arm) for arm in range(task.automaton.vocabulary)] if names is None else names
+    return Card(task, tuple(names), facts)
+
+
+@register("bandit/custom")
+def custom(reward, reference, names=None, typicality=0.0) -> Card:
+    """Any bandit: rewards and reference probabilities as lists."""
+    reward, reference = numbers("task.reward", reward), probabilities("task.reference", reference)
+    if reward.size != reference.size:
+        raise SettingsError("task.reference", f"{reference.size} numbers", f"task.reward has {reward.size}; both need one an arm")
+    if names is not None:
+        if isinstance(names, str) or len(names) != reward.size:
+            raise SettingsError("task.names", names, f"must be a list of {reward.size} names, one an arm")
+        names = [str(name) for name in names]
+    if reward.size < 2:
+        raise SettingsError("task.reward", reward.size, "must have at least 2 arms")
+    return card(reward, reference, names, typicality)
+
+
+@register("bandit/bimodal")
+def bimodal(gap=0.0, typicality=0.0) -> Card:
+    """64 ordered arms from -8 to 8 under .7 N(-3,1) + .3 N(3,1); reward `gap` on the minor mode's bump."""
+    x = np.linspace(-8.0, 8.0, 64)
+    density = 0.7 * np.exp(-0.5 * (x + 3.0) ** 2) + 0.3 * np.exp(-0.5 * (x - 3.0) ** 2)
+    reward = number("task.gap", gap) * np.exp(-0.5 * (x - 3.0) ** 2)
+    return card(reward, density / density.sum(), [f"{at:+.2f}" for at in x], typicality, x)
+
+
+@register("bandit/two_modes")
+def two_modes(others=1, typicality=0.0) -> Card:
+    """Two rare modes of unequal mass and reward, the rest of reward 0 (GX-Chen et al. 2025, arXiv 2510.20817, fig. 2)."""
+    others = whole("task.others", others, at_least=1)
+    modes = np.exp([-4.05, -5.95])
+    reference = np.concatenate([modes, np.full(others, (1.0 - modes.sum()) / others)])
+    names = ["likely mode", "better mode"] + [f"other {i}" for i in range(others)]
+    return card(np.concatenate([[0.75, 1.0], np.zeros(others)]), reference, names, typicality)
+
+
+@register("bandit/zipf")
+def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
+    """Tokens whose reference falls as 1/rank; rewards uniform in [0,1], standard normal, or rank/size, by seed."""
+    size = whole("task.size", size, at_least=2)
+    draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
+    rank = np.arange(1, size + 1)
+    kind = choice("task.reward_kind", reward_kind, ("uniform", "normal", "rank"))
+    reward = {"uniform": draw.uniform, "normal": draw.standard_normal}.get(kind, lambda size: rank / size)(size=size)
+    return card(reward, (1.0 / rank) / (1.0 / rank).sum(), [f"rank {r}" for r in rank], typicality)
+
+
+@register("bandit/needle")
+def needle(mass=1e-4, size=100, typicality=0.0) -> Card:
+    """One rewarded arm that the reference hardly ever draws."""
+    size = whole("task.size", size, at_least=2)
+    mass = number("task.mass", mass, above=0.0)
+    if mass >= 1.0:
+        raise SettingsError("task.mass", mass, "must be below 1")
+    reference = np.full(size, (1.0 - mass) / (size - 1))
+    reference[0] = mass
+    return card(np.eye(size)[0], reference, ["needle"] + [f"hay {i}" for i in range(1, size)], typicality)
+
+
+@register("bandit/random")
+def random(seed=0, size=10, typicality=0.0) -> Card:
+    """Dirichlet(1) reference and N(0,1) rewards."""
+    size = whole("task.size", size, at_least=2)
+    draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
+    reference = draw.dirichlet(np.ones(size))
+    return card(draw.standard_normal(size), reference, None, typicality)

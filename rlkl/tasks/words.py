@@ -1,0 +1,60 @@
+"""Real text as a bandit: the reference is the maximum-likelihood distribution of a text's words."""
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from rlkl.settings import SettingsError
+from rlkl.tasks import Card, register
+from rlkl.tasks.arguments import choice, whole
+from rlkl.tasks.bandits import card
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def read_text(path: str | None) -> tuple[str, str]:
+    """A text and where it is from: a UTF-8 file, or (None) the English prose in CPython's `pydoc_data.topics`."""
+    if path is None:
+        from pydoc_data import topics
+
+        return "\n".join(topics.topics[name] for name in sorted(topics.topics)), "pydoc_data.topics"
+    try:
+        text = Path(str(path)).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError("task.path", path, f"is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise SettingsError("task.path", path, f"cannot be read ({error.strerror})") from None
+    if not text.strip():
+        raise SettingsError("task.path", path, "is empty; a text file with words in it is needed")
+    return text, Path(str(path)).name
+
+
+@register("bandit/words")
+def words(path=None, size=200, reward="length", letter="e", typicality=0.0) -> Card:
+    """A text's `size` most frequent words; rewards in [0,1]: length (letters, 10 or more give 1), letter (1 where the
+    word contains `letter`), or rank (0 for the most frequent word, 1 for the rarest kept)."""
+    text, source = read_text(path)
+    kind = choice("task.reward", reward, ("length", "letter", "rank"))
+    if not isinstance(letter, str) or len(letter) != 1 or not letter.isalpha():
+        raise SettingsError("task.letter", letter, "must be one letter")
+    counts = Counter(WORD.findall(text.lower()))
+    kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: whole("task.size", size, at_least=2)]
+    if len(kept) < 2:
+        raise SettingsError("task.path", path, f"has {len(kept)} different words; at least 2 are needed")
+    names = [word for word, _ in kept]
+    frequency = np.array([count for _, count in kept], np.float64)
+    value = {
+        "length": lambda: np.array([min(len(word), 10) / 10 for word in names]),
+        "letter": lambda: np.array([float(letter.lower() in word) for word in names]),
+        "rank": lambda: np.arange(len(names)) / (len(names) - 1),
+    }[kind]()
+    facts = {
+        "text": source,
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "text_words": sum(counts.values()),
+        "text_kept": float(frequency.sum() / sum(counts.values())),
+    }
+    return card(value, frequency / frequency.sum(), names, typicality, **facts)

@@ -1,0 +1,265 @@
+"""Training as pure functions: a run's first state, and its advance by one chunk of steps. No input or output.
+
+Runs execute in blocks of one fixed width, padded, through one executable a static part: so a run's numbers are the same
+to the last bit whether it is alone or among hundreds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from rlkl import algorithms, exact, metrics, oracle, penalty, policies, rollout, settings
+from rlkl.policies import Policy
+from rlkl.tasks.automaton import Task
+
+for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Settings):
+    _data = [f.name for f in fields(_cls) if f.metadata.get("traced") or f.name in settings.GROUPS]
+    jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
+
+ROWS = 10  # logged rows a chunk
+
+
+class Run(eqx.Module):
+    """What is trained: everything traced is a leaf, everything static is in the tree's structure."""
+
+    settings: settings.Settings
+    task: Task
+    reference: Policy
+
+
+class State(NamedTuple):
+    """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it."""
+
+    policy: Policy
+    optimizer: optax.OptState
+    baseline: Float[Array, ""]
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    gradient_norm: Float[Array, ""]
+    batch_reward: Float[Array, ""]
+
+
+class Row(NamedTuple):
+    """One logged row."""
+
+    step: Int[Array, ""]
+    report: metrics.Report
+    beta: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    batch_reward: Float[Array, ""]
+
+
+class Trained(NamedTuple):
+    """A finished run, on the host: its rows (leaves with a leading axis), last state, optimum and end states."""
+
+    rows: Row
+    state: State
+    optimum: oracle.Optimum
+    outcomes: "Outcomes"
+
+
+class Outcomes(NamedTuple):
+    """Probabilities of the end states that can be reached, in state order."""
+
+    reward: Float[Array, "E"]
+    reference: Float[Array, "E"]
+    policy: Float[Array, "E"]
+    optimum: Float[Array, "E"]
+
+
+def cast(tree: Any, dtype) -> Any:
+    """Every floating-point leaf in `dtype`."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
+
+
+def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransformation:
+    """optax's optimiser and schedule; `decay` of the steps, the last ones, bring the rate to zero."""
+    rate, falling = chosen.learning_rate, max(1, round(chosen.decay * steps))
+    if chosen.schedule == "linear":
+        rate = optax.linear_schedule(rate, 0.0, falling, steps - falling)
+    elif chosen.schedule == "cosine":
+        fall = optax.cosine_decay_schedule(1.0, falling)
+        top = chosen.learning_rate
+        rate = lambda count: top * fall(jnp.maximum(count - (steps - falling), 0)).astype(top.dtype)  # noqa: E731
+    method = optax.adam(rate, chosen.b1, chosen.b2) if chosen.name == "adam" else optax.sgd(rate)
+    return method if chosen.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(chosen.max_grad_norm), method)
+
+
+def support(run: Run) -> Array:
+    """Bool["D V"]: the tokens that the policy may take."""
+    legal = jnp.asarray(run.task.automaton.legal)
+    return legal & (run.task.log_reference > -jnp.inf) if run.settings.policy.support == "reference" else legal
+
+
+def prepare(run: Run) -> tuple[State, oracle.Optimum, Row]:
+    """A run's first state, the optimum that grades it, and its row at step 0."""
+    chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    at_start, onward = jax.random.split(jax.random.key(chosen.seed))
+    low = cast(run, dtype)
+    build = policies.REGISTRY[chosen.policy.name].build
+    policy = build(low.settings.policy, low.task, support(run), at_start, dtype)
+    slots = optimizer(low.settings.optimizer, chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
+    zero = jnp.zeros((), dtype)
+    state = State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero)
+    params = penalty.parameters(chosen.penalty, jnp.float64)
+    best = oracle.solve(run.task, penalty.divergence(chosen.penalty), params, chosen.penalty.beta, run.reference.table())
+    return state, best, observe(run, best, state)
+
+
+def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
+    """Grade a state, in float64."""
+    chosen = run.settings.penalty
+    params = penalty.parameters(chosen, jnp.float64)
+    log_pi = cast(state.policy, jnp.float64).table()
+    report = metrics.evaluate(
+        run.task, log_pi, run.reference.table(), penalty.divergence(chosen), params, chosen.beta, optimum
+    )
+    return Row(state.step, report, chosen.beta, state.gradient_norm, state.batch_reward)
+
+
+def loss(run: Run, policy: Policy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Array]:
+    """What a step descends, and the reward of its batch; the run's leaves are in the training dtype."""
+    chosen, log_pi, log_ref = run.settings, policy.table(), run.reference.table()
+    div, params = penalty.divergence(chosen.penalty), penalty.parameters(chosen.penalty, log_pi.dtype)
+    beta = chosen.penalty.beta
+    if chosen.algorithm.name == "exact":
+        value = algorithms.exact_loss(run.task, div, params, beta, log_pi, log_ref)
+        return value, -value
+    batch = rollout.draw(key, run.task.automaton, jax.lax.stop_gradient(log_pi), chosen.batch_size)
+    positions = rollout.positions(run.task.automaton, log_pi, log_ref, batch)
+    terms = penalty.make(chosen.penalty, log_pi.dtype)
+    ratio = jax.lax.stop_gradient(positions.at(positions.log_pi, batch) - positions.at(positions.log_ref, batch))
+    rewards = algorithms.token_rewards(run.task, batch, log_pi.dtype) - beta * terms.in_reward(ratio, batch.mask)
+    returns = algorithms.returns_to_go(rewards)
+    advantages = algorithms.ADVANTAGES[chosen.algorithm.name](returns, batch, baseline)
+    penalised = beta * jnp.sum(batch.weight * jnp.sum(terms.in_loss(positions, batch), axis=1))
+    return algorithms.score_loss(positions, batch, advantages) + penalised, jnp.sum(batch.weight * returns[:, 0])
+
+
+def step(run: Run, state: State) -> State:
+    """One update; if anything in it is not finite, no update and no count."""
+    chosen = run.settings
+    trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
+
+    def of(parameters):
+        return loss(run, eqx.combine(parameters, rest), _unbiased(state, chosen), jax.random.fold_in(state.key, state.step))
+
+    (value, earned), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
+        updates, slots = optimizer(chosen.optimizer, chosen.steps).update(gradient, state.optimizer, trainable)
+        moved = optax.apply_updates(trainable, updates)
+    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, moved))]).all()
+    decay = chosen.algorithm.baseline_decay
+    after = State(
+        policy=eqx.combine(moved, rest),
+        optimizer=slots,
+        baseline=decay * state.baseline + (1.0 - decay) * earned,
+        key=state.key,
+        step=state.step + 1,
+        gradient_norm=optax.global_norm(gradient),
+        batch_reward=earned,
+    )
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+
+
+def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
+    """The moving average of the batches' returns, its start at zero corrected for; 0 before the first."""
+    seen = 1.0 - chosen.algorithm.baseline_decay ** state.step.astype(state.baseline.dtype)
+    return jnp.where(state.step == 0, 0.0, state.baseline / jnp.where(seen > 0.0, seen, 1.0))
+
+
+def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, ""]) -> tuple[State, Row]:
+    """The next ROWS logged rows from step `start` on; steps past the run's last are not taken."""
+    low, chosen = cast(run, jnp.dtype(run.settings.dtype)), run.settings
+
+    def row(state, first):
+        count = jnp.clip(chosen.steps - first, 0, chosen.log_every)
+        state = jax.lax.fori_loop(0, count, lambda _, state: step(low, state), state)
+        return state, observe(run, optimum, state)
+
+    return jax.lax.scan(row, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))
+
+
+def outcomes(run: Run, optimum: oracle.Optimum, state: State) -> Outcomes:
+    """How often each end state is reached, under the reference, the policy and the optimum."""
+    automaton = run.task.automaton
+    at = automaton.outcomes
+    of = lambda table: exact.outcome_probabilities(automaton, table)[at]  # noqa: E731
+    log_pi = cast(state.policy, jnp.float64).table()
+    return Outcomes(run.task.reward[at], of(run.reference.table()), of(log_pi), of(optimum.log_pi))
+
+
+_prepare = jax.jit(jax.vmap(prepare))
+_advance = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)))
+_outcomes = jax.jit(jax.vmap(outcomes))
+
+
+def width(run: Run) -> int:
+    """How many runs a block holds: a function of the static part alone."""
+    automaton = run.task.automaton
+    cells = automaton.horizon * automaton.decisions * automaton.vocabulary
+    return max(1, min(16, 4096 // cells))
+
+
+def stack(runs: Sequence[Run], size: int) -> Run:
+    """One block: the runs' leaves side by side, the last run repeated to fill it."""
+    filled = [*runs, *[runs[-1]] * (size - len(runs))]
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *filled)
+
+
+def blocks(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
+    """Runs of one static part, in blocks of its width."""
+    size = width(runs[0])
+    return (runs[first : first + size] for first in range(0, len(runs), size))
+
+
+def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
+    """Train runs that share their static part. `on_rows(i, rows)` hears of run i's new rows after every chunk.
+
+    Needs x64 enabled. A run that stops being finite keeps its last finite policy; its rows end there.
+    """
+    done: list[Trained] = []
+    for members in blocks(runs):
+        done += _train_block(members, len(done), on_rows)
+    return done
+
+
+def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
+    chosen, count = members[0].settings, len(members)
+    block = stack(members, width(members[0]))
+    state, optimum, first = _prepare(block)
+    chunks = [_on_host(first, lambda x: x[:count, None])]
+    _tell(on_rows, offset, chunks[0], np.full(count, -1))
+    for start in range(0, chosen.steps, ROWS * chosen.log_every):
+        state, rows = _advance(block, optimum, state, np.int32(start))
+        left = -(-(chosen.steps - start) // chosen.log_every)
+        chunks.append(_on_host(rows, lambda x, left=left: x[:count, :left]))
+        _tell(on_rows, offset, chunks[-1], chunks[-2].step[:, -1])
+        if (chunks[-1].step[:, -1] < min(chosen.steps, start + ROWS * chosen.log_every)).all():
+            break  # every run of the block has diverged
+    table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
+    ends = _on_host(_outcomes(block, optimum, state))
+    one = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    return [Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(ends, i)) for i in range(count)]
+
+
+def _on_host(tree, select=lambda x: x):
+    return jax.tree.map(lambda x: select(np.asarray(x)), tree)
+
+
+def _tell(on_rows, offset: int, rows: Row, before: np.ndarray) -> None:
+    for i in range(len(before)) if on_rows else ():
+        on_rows(offset + i, _moved(jax.tree.map(lambda x, i=i: x[i], rows), before[i]))
+
+
+def _moved(rows: Row, before: int) -> Row:
+    """The rows whose step went on from `before`: once a run has diverged, nothing new is logged."""
+    fresh = np.diff(rows.step, prepend=before) > 0
+    return jax.tree.map(lambda x: x[fresh], rows)
