@@ -147,7 +147,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
     if given.divergence == "none":
         if given.beta != 0.0:
             raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
-    elif given.beta == 0.0:
+    elif given.beta <= 0.0:
         raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
     entry = penalty.check(chosen.algorithm.name, given, task.automaton.horizon)
     return dataclasses.replace(given, estimator=entry.estimator, placement=entry.placement)

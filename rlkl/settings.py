@@ -79,7 +79,7 @@ class Penalty:
     """Settings of the penalty: what is penalised, by how much, and how it enters the gradient."""
 
     divergence: str = static("kl_pi_ref", kind=str)
-    beta: float = traced(0.1, at_least=0.0)
+    beta: float = traced(0.1)  # above 0, and 0 without a penalty: checked where the divergence is known
     estimator: str | None = static(None, kind=str)
     placement: str | None = static(None, allowed=("reward", "loss"))
     alpha: float = traced(0.5)

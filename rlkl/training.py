@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, exact, metrics, oracle, penalty, policies, rollout, settings
+from rlkl import algorithms, divergences, exact, metrics, oracle, penalty, policies, rollout, settings
 from rlkl.policies import Policy
 from rlkl.tasks.automaton import Task
 
@@ -24,6 +24,7 @@ for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Opt
     jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
 
 ROWS = 10  # logged rows a chunk
+GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks 16-fold a time
 
 
 class Run(eqx.Module):
@@ -57,12 +58,18 @@ class Row(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A finished run, on the host: its rows (leaves with a leading axis), last state, optimum and end states."""
+    """A finished run, on the host: its rows (leaves with a leading axis), last state, optimum with what it is worth, and
+    end states.
+
+    best_in_family: the largest objective of a restricted family that can be searched, else None.
+    """
 
     rows: Row
     state: State
     optimum: oracle.Optimum
+    optimum_values: exact.Values
     outcomes: "Outcomes"
+    best_in_family: float | None
 
 
 class Outcomes(NamedTuple):
@@ -187,25 +194,50 @@ def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, "
     return jax.lax.scan(row, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))
 
 
-def outcomes(run: Run, optimum: oracle.Optimum, state: State) -> Outcomes:
-    """How often each end state is reached, under the reference, the policy and the optimum."""
-    automaton = run.task.automaton
+def close(run: Run, optimum: oracle.Optimum, state: State) -> tuple[exact.Values, Outcomes]:
+    """What the optimum is worth, and how often each end state is reached under reference, policy and optimum."""
+    automaton, log_ref, chosen = run.task.automaton, run.reference.table(), run.settings.penalty
     at = automaton.outcomes
-    of = lambda table: exact.outcome_probabilities(automaton, table)[at]  # noqa: E731
-    log_pi = cast(state.policy, jnp.float64).table()
-    return Outcomes(run.task.reward[at], of(run.reference.table()), of(log_pi), of(optimum.log_pi))
+    tables = (log_ref, cast(state.policy, jnp.float64).table(), optimum.log_pi)
+    ends = Outcomes(run.task.reward[at], *(exact.outcome_probabilities(automaton, table)[at] for table in tables))
+    div = penalty.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
+    return exact.values(run.task, div, penalty.parameters(chosen, jnp.float64), optimum.log_pi, log_ref), ends
 
 
+def best_in_family(run: Run) -> Float[Array, ""]:
+    """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
+    family, chosen = policies.REGISTRY[run.settings.policy.name], run.settings.penalty
+    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
+    log_ref, allowed = run.reference.table(), support(run)
+    low, high = family.box(run.task)
+    ticks = jnp.linspace(0.0, 1.0, GRID)
+    unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
+
+    def worth(vector):
+        return exact.objective(run.task, div, params, chosen.beta, family.at(run.task, allowed, vector).table(), log_ref)
+
+    def zoom(_, box):
+        low, high = box
+        grid = low[None, :] + unit * (high - low)[None, :]
+        best = grid[jnp.argmax(jax.lax.map(worth, grid, batch_size=256))]
+        reach = 2.0 * (high - low) / (GRID - 1)
+        return best - reach, best + reach
+
+    low, high = jax.lax.fori_loop(0, ZOOMS, zoom, (low, high))
+    return worth(0.5 * (low + high))
+
+
+_best_in_family = jax.jit(jax.vmap(best_in_family))
 _prepare = jax.jit(jax.vmap(prepare))
 _advance = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)))
-_outcomes = jax.jit(jax.vmap(outcomes))
+_close = jax.jit(jax.vmap(close))
 
 
 def width(run: Run) -> int:
     """How many runs a block holds: a function of the static part alone."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
-    return max(1, min(16, 4096 // cells))
+    return max(1, min(16, 1024 // cells))
 
 
 def stack(runs: Sequence[Run], size: int) -> Run:
@@ -245,9 +277,13 @@ def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
         if (chunks[-1].step[:, -1] < min(chosen.steps, start + ROWS * chosen.log_every)).all():
             break  # every run of the block has diverged
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
-    ends = _on_host(_outcomes(block, optimum, state))
+    worth, ends = _on_host(_close(block, optimum, state))
+    searched = policies.REGISTRY[chosen.policy.name].box is not None
+    best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
     one = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
-    return [Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(ends, i)) for i in range(count)]
+    return [
+        Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(worth, i), one(ends, i), best[i]) for i in range(count)
+    ]
 
 
 def _on_host(tree, select=lambda x: x):

@@ -30,23 +30,26 @@ class Family:
 
     build: (settings, task, support, key, dtype) -> policy. inits: the values of `policy.init` that it takes, its
     default first. restricted: whether it holds less than every policy of (position, state). check: raises
-    `SettingsError` for settings that it cannot start from.
+    `SettingsError` for settings that it cannot start from. box: (task) -> (low, high) of its parameters as one vector,
+    and at: (task, support, vector) -> policy, where the family is small enough to be searched for its best member.
     """
 
     build: Build
     inits: tuple[str, ...]
     restricted: bool
     check: Callable[[settings.Policy, Task], None] | None = None
+    box: Callable[[Task], tuple[Float[Array, "K"], Float[Array, "K"]]] | None = None
+    at: Callable[[Task, Bool[Array, "D V"], Float[Array, "K"]], Policy] | None = None
 
 
 REGISTRY: dict[str, Family] = {}
 
 
-def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, check=None):
+def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, check=None, box=None, at=None):
     """Decorator: make a builder the policy family `name`."""
 
     def add(build):
-        REGISTRY[name] = Family(build, inits, restricted, check)
+        REGISTRY[name] = Family(build, inits, restricted, check, box, at)
         return build
 
     return add

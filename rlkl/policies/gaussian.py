@@ -39,12 +39,28 @@ def check_scale(settings, task) -> None:
         raise SettingsError("policy.scale", settings.scale, f"must be above one spacing of the arms ({spacing:.4g})")
 
 
-@register("gaussian", inits=("given",), restricted=True, check=check_scale)
+def spacing_of(coordinates: Float[Array, "V"]) -> Float[Array, ""]:
+    """The least distance between two arms."""
+    return jnp.min(jnp.diff(jnp.sort(coordinates)))
+
+
+def box(task) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+    """Means somewhat beyond the arms, scales from one spacing to several times the arms' width."""
+    low, high = jnp.min(task.coordinates), jnp.max(task.coordinates)
+    width = high - low
+    narrowest = jnp.log(0.01 * spacing_of(task.coordinates))
+    return jnp.stack([low - 0.5 * width, narrowest]), jnp.stack([high + 0.5 * width, jnp.log(4.0 * width)])
+
+
+def at(task, support, vector: Float[Array, "2"]) -> Gaussian:
+    """The member with this (mean, log_scale)."""
+    spacing = spacing_of(task.coordinates)
+    return Gaussian(vector[0], vector[1], task.coordinates, spacing, support, task.automaton.horizon)
+
+
+@register("gaussian", inits=("given",), restricted=True, check=check_scale, box=box, at=at)
 def gaussian(settings, task, support, key, dtype) -> Gaussian:
     """Start at `policy.mean` and `policy.scale`, in the units of the task's coordinates."""
-    coordinates = jnp.asarray(task.coordinates, dtype)
-    spacing = jnp.min(jnp.diff(jnp.sort(coordinates)))
     scale = jnp.asarray(settings.scale, dtype)
-    log_scale = 0.5 * jnp.log(jnp.square(scale) - jnp.square(spacing))
-    mean = jnp.asarray(settings.mean, dtype)
-    return Gaussian(mean, log_scale, coordinates, spacing, support, task.automaton.horizon)
+    log_scale = 0.5 * jnp.log(jnp.square(scale) - jnp.square(spacing_of(task.coordinates)))
+    return at(task, support, jnp.stack([jnp.asarray(settings.mean, dtype), log_scale]))

@@ -1,0 +1,28 @@
+"""rlkl: a testbed for KL regularization in RLHF. Every run is graded against an exact optimum.
+
+    import rlkl
+    rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
+    rlkl.load("outputs/...")          # pandas frames of a run or a sweep
+    rlkl.load_policy("outputs/...")   # the policy it left
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Result", "load", "load_policy", "train"]
+
+if TYPE_CHECKING:
+    from rlkl.records import load_policy
+    from rlkl.results import load
+    from rlkl.runs import Result, train
+
+_HOMES = {"train": "rlkl.runs", "Result": "rlkl.runs", "load": "rlkl.results", "load_policy": "rlkl.records"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names when they are first asked for, so that `import rlkl` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlkl' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m rlkl`."""
+
+from rlkl.cli import entry
+
+entry()

@@ -1,0 +1,146 @@
+"""Figures, and the one style that they share: small, colour-blind-safe, one colour and marker a divergence."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlkl.records import write
+from rlkl.results import Runs
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.0,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+# Okabe and Ito's palette, safe for colour-blind readers.
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A",
+)  # fmt: skip
+LOOKS = {
+    "kl_pi_ref": (BLUE, "o"),
+    "kl_ref_pi": (VERMILION, "s"),
+    "alpha": (PURPLE, "D"),
+    "jensen_shannon": (GREEN, "^"),
+    "hellinger": (ORANGE, "v"),
+    "pearson": (SKY, "P"),
+    "neyman": ("#7A5195", "X"),
+    "total_variation": (BLACK, "*"),
+    "none": (GREY, "."),
+}
+MOST_CURVES, MOST_BARS = 40, 30
+
+
+def look(divergence: str) -> tuple[str, str]:
+    """The colour and marker of a divergence; grey diamonds for those of plugins."""
+    return LOOKS.get(divergence, (GREY, "d"))
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's settings for one figure, without a display."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """The figure as stem.png and stem.pdf: the same bytes for the same figure, nothing dated."""
+    paths = []
+    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+        out = io.BytesIO()
+        with styled():
+            figure.savefig(out, format=suffix, metadata=metadata)
+        paths.append(stem.parent / f"{stem.name}.{suffix}")
+        write(paths[-1], out.getvalue())
+    return paths
+
+
+def draw(runs: Runs) -> Figure:
+    """One run: learning curves, regret, distribution before and after. A sweep: regret over steps, and over beta."""
+    with styled():
+        return _one(runs) if len(runs.summary) == 1 else _sweep(runs)
+
+
+def _one(runs: Runs) -> Figure:
+    graded, history, outcomes = runs.summary.iloc[0], runs.history, runs.outcomes
+    figure = Figure(figsize=(9.0, 2.7))
+    curves, regret, arms = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    colour, _ = look(graded["divergence"])
+    curves.plot(history["step"], history["reward"], color=GREY, label="E[r]")
+    curves.plot(history["step"], history["objective"], color=colour, label="objective")
+    if graded["optimal_objective"] is not None:
+        curves.axhline(graded["optimal_objective"], color=BLACK, ls="--", lw=0.8, label="optimal objective")
+    curves.set(xlabel="step", ylabel="reward", title=_objective(graded))
+    curves.legend()
+    _regret(regret, history["step"], history["regret"], colour)
+    regret.set(xlabel="step", ylabel="regret", title="distance from the exact optimum")
+    _distribution(arms, outcomes)
+    figure.suptitle(f"{graded['task']}, policy {graded['policy']}, {graded['algorithm']}", fontsize=8.5)
+    return figure
+
+
+def _objective(graded) -> str:
+    return "E[r]" if graded["divergence"] == "none" else f"E[r] - {graded['beta']:g} {graded['formula']}"
+
+
+def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
+    """Regret on a log scale; what is not above rounding is drawn at the floor."""
+    axes.plot(steps, np.maximum(np.asarray(regret, float), 1e-16), color=colour, **rest)
+    axes.set_yscale("log")
+
+
+def _distribution(axes: Axes, outcomes) -> None:
+    """Reference, policy and optimum over the arms: all of them as lines, or the likeliest as named bars."""
+    kinds = (("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--"))
+    if 12 < len(outcomes) <= 128:
+        at = np.arange(len(outcomes))
+        for name, colour, line in kinds:
+            axes.plot(at, outcomes[name], color=colour, ls=line, drawstyle="steps-mid", label=name)
+        axes.set_xlabel("outcome")
+    else:
+        likely = outcomes[["reference", "policy", "optimum"]].max(axis=1).sort_values(ascending=False, kind="stable")
+        shown = outcomes.loc[np.sort(likely.index[:MOST_BARS])]
+        at = np.arange(len(shown))
+        for offset, (name, colour, _) in zip((-0.27, 0.0, 0.27), kinds, strict=True):
+            axes.bar(at + offset, shown[name], 0.27, color=colour, label=name)
+        axes.set_xticks(at, [str(name) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
+        if len(shown) < len(outcomes):
+            axes.set_xlabel(f"the {len(shown)} likeliest of {len(outcomes)} outcomes")
+    axes.set(ylabel="probability", title="before and after")
+    axes.legend()
+
+
+def _sweep(runs: Runs) -> Figure:
+    figure = Figure(figsize=(7.0, 2.8))
+    left, right = figure.subplots(1, 2)
+    for _, graded in runs.summary.head(MOST_CURVES).iterrows():
+        history = runs.history[runs.history["run"] == graded["run"]]
+        _regret(left, history["step"], history["regret"], look(graded["divergence"])[0], alpha=0.6, lw=0.8)
+    many = f" (the first {MOST_CURVES} runs)" if len(runs.summary) > MOST_CURVES else ""
+    left.set(xlabel="step", ylabel="regret", title=f"distance from the exact optimum{many}")
+    for divergence, group in runs.summary.groupby("divergence", sort=False):
+        colour, marker = look(str(divergence))
+        regret = np.maximum(group["regret"].astype(float), 1e-16)
+        right.plot(group["beta"], regret, marker, color=colour, label=group["formula"].iloc[0], alpha=0.8)
+    right.set(xscale="log" if (runs.summary["beta"] > 0).all() else "linear", yscale="log", xlabel="beta")
+    right.set(ylabel="final regret", title=f"{len(runs.summary)} runs")
+    right.legend()
+    return figure

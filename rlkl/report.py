@@ -1,0 +1,120 @@
+"""What a person sees of a run: its objective, its progress, and its result beside the exact optimum."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rlkl import penalty
+from rlkl.config import Built
+from rlkl.records import history
+from rlkl.training import Row, Trained
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def header(built: Built) -> str:
+    """The objective in full, and how it is pursued."""
+    chosen, automaton = built.run.settings, built.run.task.automaton
+    size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
+    sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
+    enters = "" if chosen.batch_size is None or chosen.penalty.divergence == "none" else (
+        f", penalty: {chosen.penalty.estimator} in the {chosen.penalty.placement}"
+    )
+    return (
+        f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
+        f"task {built.resolved['task']['name']} ({size}), policy {chosen.policy.name} "
+        f"(init={chosen.policy.init}, support={chosen.policy.support})\n"
+        f"{chosen.algorithm.name}, {chosen.steps} steps{sampled}{enters}, {chosen.optimizer.name} at "
+        f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}"
+    )
+
+
+def line(columns: Mapping[str, Any]) -> str:
+    """The last row of a chunk, in one line."""
+    last = {key: float(np.asarray(column)[-1]) for key, column in columns.items()}
+    return (
+        f"step {int(last['step']):>6}  reward {last['reward']:.4f}  objective {last['objective']:.4f}  "
+        f"regret {last['regret']:.2e}  KL(pi‖pi_ref) {last['kl_pi_ref']:.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:.4f}  "
+        f"entropy {last['entropy']:.4f}"
+    )
+
+
+@contextlib.contextmanager
+def progress(steps: int) -> Iterator[Any]:
+    """A callable that takes each chunk's rows: a bar on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda rows: console.print(line(history(rows)), markup=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        job = bar.add_task("training", total=steps)
+
+        def update(rows: Row):
+            regret = float(rows.report.regret[-1])
+            bar.update(job, completed=int(rows.step[-1]), description=f"regret {regret:.2e}")
+
+        yield update
+
+
+def result(graded: Mapping[str, Any], optimum: Mapping[str, float]) -> Table:
+    """The closing table: the policy beside the exact optimum. Nats, per sequence."""
+    shown = Table(title=f"after {graded['steps']} steps", title_justify="left")
+    for name in ("", "policy", "exact optimum"):
+        shown.add_column(name, justify="left" if not name else "right")
+    labels = {
+        "reward": "E[r]",
+        "objective": "objective E[r] - beta D",
+        "divergence_value": f"D = {graded['formula']}",
+        "kl_pi_ref": "KL(pi‖pi_ref)",
+        "kl_ref_pi": "KL(pi_ref‖pi)",
+        "entropy": "entropy",
+        "effective_support": "effective support",
+    }
+    for key, name in labels.items():
+        if key == "divergence_value" and graded["divergence"] in ("none", "kl_pi_ref", "kl_ref_pi"):
+            continue
+        shown.add_row(escape(name), number(graded[key]), number(optimum.get(key)))
+    shown.add_row("KL(pi‖pi*)", number(graded["kl_pi_optimum"]), "0")
+    shown.add_row("regret", number(graded["regret"]), "0")
+    if "regret_in_family" in graded:
+        shown.add_row("regret against the family's best", number(graded["regret_in_family"]), "")
+    return shown
+
+
+def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
+    """The optimum's values under the summary's names; None where there is none."""
+    values, objective = trained.optimum_values, float(trained.optimum.objective)
+    named = {
+        "reward": values.reward,
+        "objective": objective,
+        "divergence_value": values.divergence,
+        "kl_pi_ref": values.kl_pi_ref,
+        "kl_ref_pi": values.kl_ref_pi,
+        "entropy": values.entropy,
+        "effective_support": np.exp(values.entropy),
+    }
+    return {key: None if np.isnan(objective) or np.isnan(value) else float(value) for key, value in named.items()}
+
+
+def number(value: Any) -> str:
+    """A number for a table: four digits, small ones in powers of ten, a dash for the undefined."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def brief(graded: Mapping[str, Any]) -> str:
+    """One job of a sweep in one line."""
+    return (
+        f"reward {number(graded['reward'])}  objective {number(graded['objective'])}  optimum "
+        f"{number(graded['optimal_objective'])}  regret {number(graded['regret'])}  ({graded['seconds']:.1f} s)"
+    )
