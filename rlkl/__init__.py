@@ -1,9 +1,9 @@
 """rlkl: a testbed for KL regularization in RLHF. Every run is graded against an exact optimum.
 
-    import rlkl
-    rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
-    rlkl.load("outputs/...")          # pandas frames of a run or a sweep
-    rlkl.load_policy("outputs/...")   # the policy it left
+import rlkl
+rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
+rlkl.load("outputs/...")          # pandas frames of a run or a sweep
+rlkl.load_policy("outputs/...")   # the policy it left
 """
 
 from typing import TYPE_CHECKING, Any

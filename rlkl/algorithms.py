@@ -56,9 +56,7 @@ def token_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
     return jnp.where(batch.mask, earned[position, state, batch.tokens], 0.0)
 
 
-def score_loss(
-    positions: Positions, batch: Batch, advantages: Float[Array, "N T"]
-) -> Float[Array, ""]:
+def score_loss(positions: Positions, batch: Batch, advantages: Float[Array, "N T"]) -> Float[Array, ""]:
     """-sum_n w_n sum_t A log pi(token): its gradient is minus the score-function estimate of the return's."""
     log_pi = positions.at(positions.log_pi, batch)
     per_position = jnp.where(batch.mask, jax.lax.stop_gradient(advantages) * log_pi, 0.0)
@@ -66,7 +64,11 @@ def score_loss(
 
 
 def exact_loss(
-    task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_pi: Float[Array, "T D V"],
+    task: Task,
+    div: Divergence | None,
+    params: Params,
+    beta: Float[Array, ""],
+    log_pi: Float[Array, "T D V"],
     log_ref: Float[Array, "T D V"],
 ) -> Float[Array, ""]:
     """-J(pi): no sampling."""

@@ -3,12 +3,11 @@
 import dataclasses
 import hashlib
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
+from typing import Any, NamedTuple, cast
 
 from rlkl import algorithms, divergences, penalty, policies, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
@@ -62,7 +61,7 @@ def plain(config: Any) -> dict[str, Any]:
     """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
     from omegaconf import OmegaConf
 
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
     for key, value in values.items():
         for inner, entry in value.items() if isinstance(value, dict) else ():
             if isinstance(entry, str) and entry == "???":
@@ -158,8 +157,13 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     if given.init is not None and given.init not in family.inits:
         raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
     div = penalty.divergence(chosen.penalty)
-    forbids = div is not None and not jnp.isfinite(div.limit("infinity", divergences.Params(chosen.penalty.alpha), jnp.float32))
-    if given.support == "all" and forbids and (task.automaton.legal & (task.log_reference == -jnp.inf)).any():
+    forbids = div is not None and _is_infinite_off_support(div, chosen.penalty.alpha)
+    if (
+        div is not None
+        and forbids
+        and given.support == "all"
+        and (task.automaton.legal & (task.log_reference == -jnp.inf)).any()
+    ):
         rule = f"{div.formula} is infinite off the reference's support, and this task has such tokens; use reference"
         raise SettingsError("policy.support", "all", rule)
     filled = dataclasses.replace(
@@ -168,6 +172,11 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     if family.check is not None:
         family.check(filled, task)
     return filled
+
+
+def _is_infinite_off_support(div: divergences.Divergence, alpha: float) -> bool:
+    number = div.infinity(divergences.Params(alpha)) if callable(div.infinity) else div.infinity
+    return not math.isfinite(float(number))
 
 
 def fill(config: Mapping[str, Any], chosen: settings.Settings) -> dict[str, Any]:

@@ -128,8 +128,14 @@ def power(c: Float[Array, ""] | float, u: Float[Array, "..."]) -> Float[Array, "
     return jnp.where(c == 0.0, u, jnp.expm1(safe * u) / safe)
 
 
-@register("kl_pi_ref", zero=1.0, infinity=jnp.inf, chain="policy", formula="KL(pi‖pi_ref)",
-          optimum=lambda log_ref, reward, beta, params: jax.nn.log_softmax(log_ref + reward / beta))
+@register(
+    "kl_pi_ref",
+    zero=1.0,
+    infinity=jnp.inf,
+    chain="policy",
+    formula="KL(pi‖pi_ref)",
+    optimum=lambda log_ref, reward, beta, params: jax.nn.log_softmax(log_ref + reward / beta),
+)
 def kl_pi_ref(u, params):
     """KL(pi||pi_ref), "reverse KL" in the RLHF literature: f = t log t - t + 1."""
     return u * jnp.exp(u) - jnp.expm1(u), u
@@ -141,9 +147,13 @@ def kl_ref_pi(u, params):
     return jnp.expm1(u) - u, -jnp.expm1(-u)
 
 
-@register("alpha", zero=lambda p: jnp.where(p.alpha > 0.0, 1.0 / jnp.where(p.alpha > 0.0, p.alpha, 1.0), jnp.inf),
-          infinity=lambda p: jnp.where(p.alpha < 1.0, 1.0 / jnp.where(p.alpha < 1.0, 1.0 - p.alpha, 1.0), jnp.inf),
-          chain=lambda p: p.alpha, formula="D_alpha(pi‖pi_ref)")
+@register(
+    "alpha",
+    zero=lambda p: jnp.where(p.alpha > 0.0, 1.0 / jnp.where(p.alpha > 0.0, p.alpha, 1.0), jnp.inf),
+    infinity=lambda p: jnp.where(p.alpha < 1.0, 1.0 / jnp.where(p.alpha < 1.0, 1.0 - p.alpha, 1.0), jnp.inf),
+    chain=lambda p: p.alpha,
+    formula="D_alpha(pi‖pi_ref)",
+)
 def amari_alpha(u, params):
     """Amari's alpha: f = (t^a - a t - 1 + a)/(a(a-1)); a = 1 is KL(pi||pi_ref), a = 0 is KL(pi_ref||pi).
 

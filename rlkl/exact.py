@@ -65,9 +65,9 @@ def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
     """What a token earns: its end state's reward where it ends the sequence, and the typicality reward."""
     automaton = task.automaton
     ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
-    final = task.reward[np.maximum(automaton.next_state, 0)].astype(dtype)
-    log_ref = task.log_reference.astype(dtype)
-    typical = jnp.where(task.typicality == 0.0, 0.0, task.typicality.astype(dtype) * log_ref)
+    final = jnp.asarray(task.reward, dtype)[np.maximum(automaton.next_state, 0)]
+    log_ref, weight = jnp.asarray(task.log_reference, dtype), jnp.asarray(task.typicality, dtype)
+    typical = jnp.where(weight == 0.0, 0.0, weight * log_ref)
     return jnp.where(ends, final[None], 0.0) + jnp.where(automaton.legal, typical, 0.0)[None]
 
 
@@ -126,7 +126,11 @@ def _mean(probability: Float[Array, "T D V"], of: Float[Array, "T D V"]) -> Floa
 
 
 def objective(
-    task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_pi: Float[Array, "T D V"],
+    task: Task,
+    div: Divergence | None,
+    params: Params,
+    beta: Float[Array, ""],
+    log_pi: Float[Array, "T D V"],
     log_ref: Float[Array, "T D V"],
 ) -> Float[Array, ""]:
     """J(pi) = E_pi[r] - beta D, and E_pi[r] alone without a penalty (div None)."""
@@ -144,12 +148,14 @@ def values(
     automaton = task.automaton
     at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
     pi = jnp.exp(log_pi)
-    kl = divergences.REGISTRY
+    both = {
+        "kl_pi_ref": _visited(at, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
+        "kl_ref_pi": _visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
+    }
     return Values(
         reward=_visited(at, _mean(pi, token_rewards(task, log_pi.dtype))),
-        divergence=sequence_divergence(automaton, div, params, log_pi, log_ref),
-        kl_pi_ref=_visited(at, divergences.exact(kl["kl_pi_ref"], params, log_pi, log_ref)),
-        kl_ref_pi=_visited(at_ref, divergences.exact(kl["kl_ref_pi"], params, log_pi, log_ref)),
+        divergence=both[div.name] if div.name in both else sequence_divergence(automaton, div, params, log_pi, log_ref),
+        **both,
         entropy=_visited(at, _mean(pi, -log_pi)),
         typicality=_visited(at, _mean(pi, log_ref)),
         length=jnp.sum(at),

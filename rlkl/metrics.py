@@ -25,8 +25,13 @@ class Report(NamedTuple):
 
 
 def evaluate(
-    task: Task, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], div: Divergence | None, params: Params,
-    beta: Float[Array, ""], optimum: Optimum,
+    task: Task,
+    log_pi: Float[Array, "T D V"],
+    log_ref: Float[Array, "T D V"],
+    div: Divergence | None,
+    params: Params,
+    beta: Float[Array, ""],
+    optimum: Optimum,
 ) -> Report:
     """Exact values by dynamic programming, for policies that are tables."""
     kl = divergences.REGISTRY["kl_pi_ref"]

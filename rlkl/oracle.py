@@ -43,7 +43,9 @@ def reason(task: Task, div: Divergence | None) -> str | None:
     return None
 
 
-def solve(task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_ref: Float[Array, "T D V"]) -> Optimum:
+def solve(
+    task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_ref: Float[Array, "T D V"]
+) -> Optimum:
     """The optimum over all policies on legal tokens; without a penalty (div None), the largest reward."""
     automaton = task.automaton
     earned = exact.token_rewards(task, log_ref.dtype)
@@ -51,13 +53,18 @@ def solve(task: Task, div: Divergence | None, params: Params, beta: Float[Array,
         log_pi, tied = greedy(automaton, earned)
     elif automaton.horizon == 1:
         legal = jnp.asarray(automaton.legal[automaton.start])
-        row = solve_bandit(div, params, log_ref[0, automaton.start], jnp.where(legal, earned[0, automaton.start], -jnp.inf), beta)
+        row = solve_bandit(
+            div, params, log_ref[0, automaton.start], jnp.where(legal, earned[0, automaton.start], -jnp.inf), beta
+        )
         log_pi, tied = log_ref.at[0, automaton.start].set(row), jnp.asarray(False)
     elif div.name == "kl_pi_ref":
         log_pi, tied = pull_back(automaton, log_ref + earned / beta), jnp.asarray(False)
     else:
         log_pi, tied = pull_back(automaton, log_ref + _end_log_ratio(task, div, params, beta, log_ref)), jnp.asarray(False)
-    return Optimum(log_pi, exact.objective(task, div, params, beta, log_pi, log_ref), tied)
+    lost = jnp.any(jnp.isnan(log_pi))
+    log_pi = jnp.where(lost, log_ref, log_pi)
+    objective = exact.objective(task, div, params, beta, log_pi, log_ref)
+    return Optimum(log_pi, jnp.where(lost, jnp.nan, objective), tied)
 
 
 def _end_log_ratio(task, div, params, beta, log_ref) -> Float[Array, "T D V"]:
@@ -194,7 +201,11 @@ def _invert(slope, target: Float[Array, "A"], low: Float[Array, "A"], high: Floa
 
 
 def gradient(
-    div: Divergence, params: Params, log_pi: Float[Array, "A"], log_ref: Float[Array, "A"], reward: Float[Array, "A"],
+    div: Divergence,
+    params: Params,
+    log_pi: Float[Array, "A"],
+    log_ref: Float[Array, "A"],
+    reward: Float[Array, "A"],
     beta: Float[Array, ""],
 ) -> Float[Array, "A"]:
     """dJ/dpi of a bandit, from log-ratios; at an arm of probability zero, its one-sided limit."""
@@ -207,7 +218,11 @@ def gradient(
 
 
 def gap(
-    div: Divergence, params: Params, log_pi: Float[Array, "A"], log_ref: Float[Array, "A"], reward: Float[Array, "A"],
+    div: Divergence,
+    params: Params,
+    log_pi: Float[Array, "A"],
+    log_ref: Float[Array, "A"],
+    reward: Float[Array, "A"],
     beta: Float[Array, ""],
 ) -> Float[Array, ""]:
     """The Frank-Wolfe gap max_a g_a - pi.g >= J* - J(pi): a bound on what a bandit policy leaves (Jaggi, ICML 2013)."""

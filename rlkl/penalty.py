@@ -67,7 +67,9 @@ def check(algorithm: str, penalty: settings.Penalty, horizon: int) -> Combinatio
     offered = legal(algorithm, penalty.divergence, horizon)
     length = "on a bandit" if horizon == 1 else f"on sequences of {horizon} tokens"
     if not offered:
-        raise SettingsError("penalty.divergence", penalty.divergence, f"algorithm={algorithm} has no unbiased penalty for it {length}")
+        raise SettingsError(
+            "penalty.divergence", penalty.divergence, f"algorithm={algorithm} has no unbiased penalty for it {length}"
+        )
     for entry in offered:
         if penalty.estimator in (None, entry.estimator) and penalty.placement in (None, entry.placement):
             return entry
@@ -101,7 +103,7 @@ def _nothing_in_loss(positions: Positions, batch: Batch):
 
 def _full_in_loss(div, params, positions: Positions, batch: Batch):
     rows = estimators.full(div, params, positions.log_pi, positions.log_ref)
-    return jnp.where(batch.mask, rows[positions.index], 0.0)
+    return jnp.where(batch.mask, rows[positions.row], 0.0)
 
 
 def statement(penalty: settings.Penalty, beta: float) -> str:

@@ -50,7 +50,7 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def history(rows: Row) -> dict[str, np.ndarray]:
+def history(rows: Row) -> dict[str, Any]:
     """The logged rows as named columns, `step` first: nats, per sequence unless the name says per token."""
     report, values = rows.report, rows.report.values
     with np.errstate(invalid="ignore", over="ignore"):
@@ -151,7 +151,7 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
     automaton = built.run.task.automaton
     about = {
         "schema_version": SCHEMA_VERSION,
-        "policy": {key: value for key, value in vars(built.run.settings.policy).items()},
+        "policy": vars(built.run.settings.policy),
         "dtype": built.run.settings.dtype,
         "states": automaton.states,
         "horizon": automaton.horizon,
@@ -159,7 +159,7 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "step": int(trained.state.step),
         "plugins": [str(Path(path).expanduser().resolve()) for path in built.resolved.get("plugins") or []],
     }
-    leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
+    leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
     out = io.BytesIO()
     np.savez(out, about=np.asarray(json.dumps(about)), next_state=automaton.next_state, **leaves)
     return out.getvalue()
@@ -179,7 +179,9 @@ def load_policy(folder: str | Path) -> policies.Policy:
         build = policies.REGISTRY[chosen.name].build
         like = jax.eval_shape(
             lambda task, legal, key: build(chosen, training.cast(task, about["dtype"]), legal, key, np.dtype(about["dtype"])),
-            task, automaton.legal, jax.random.key(0),
+            task,
+            automaton.legal,
+            jax.random.key(0),
         )
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(leaf) for leaf in leaves])
 

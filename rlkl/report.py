@@ -24,8 +24,10 @@ def header(built: Built) -> str:
     chosen, automaton = built.run.settings, built.run.task.automaton
     size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
-    enters = "" if chosen.batch_size is None or chosen.penalty.divergence == "none" else (
-        f", penalty: {chosen.penalty.estimator} in the {chosen.penalty.placement}"
+    enters = (
+        ""
+        if chosen.batch_size is None or chosen.penalty.divergence == "none"
+        else (f", penalty: {chosen.penalty.estimator} in the {chosen.penalty.placement}")
     )
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
@@ -63,7 +65,7 @@ def progress(steps: int) -> Iterator[Any]:
         yield update
 
 
-def result(graded: Mapping[str, Any], optimum: Mapping[str, float]) -> Table:
+def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
     """The closing table: the policy beside the exact optimum. Nats, per sequence."""
     shown = Table(title=f"after {graded['steps']} steps", title_justify="left")
     for name in ("", "policy", "exact optimum"):
@@ -91,7 +93,7 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float]) -> Table:
 def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
     """The optimum's values under the summary's names; None where there is none."""
     values, objective = trained.optimum_values, float(trained.optimum.objective)
-    named = {
+    named: dict[str, Any] = {
         "reward": values.reward,
         "objective": objective,
         "divergence_value": values.divergence,

@@ -61,7 +61,8 @@ def load(folder: str | Path) -> Runs:
         raise SettingsError("FOLDER", str(folder), "holds no finished run (no summary.json at or below it)")
     infinite = {"inf": float("inf"), "-inf": float("-inf")}
     numbers = [
-        {key: infinite.get(value, value) if isinstance(value, str) else value for key, value in record.items()} for record in records
+        {key: infinite.get(value, value) if isinstance(value, str) else value for key, value in record.items()}
+        for record in records
     ]
 
     def joined(name: str) -> "pd.DataFrame":

@@ -32,11 +32,11 @@ class Positions(NamedTuple):
 
     log_pi: Float[Array, "R V"]
     log_ref: Float[Array, "R V"]
-    index: Int[Array, "N T"]
+    row: Int[Array, "N T"]
 
     def at(self, rows: Float[Array, "R V"], batch: Batch) -> Float[Array, "N T"]:
         """The entry of each position's token in `rows`; 0 where no token was read."""
-        read = rows[self.index, batch.tokens]
+        read = rows[self.row, batch.tokens]
         return jnp.where(batch.mask, jnp.where(batch.mask, read, 0.0), 0.0)
 
 
@@ -86,9 +86,7 @@ def _count(key, automaton, row: Float[Array, "V"], size: int) -> Batch:
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
 
 
-def positions(
-    automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], batch: Batch
-) -> Positions:
+def positions(automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], batch: Batch) -> Positions:
     """The rows of a table policy along a batch: R = T x D, each computed once however often it is read."""
     horizon, decisions, vocabulary = log_pi.shape
     rows = (horizon * decisions, vocabulary)

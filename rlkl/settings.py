@@ -11,6 +11,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+Traced = Any  # a number; inside a compiled program, an array of it
+Resolved = Any  # null until `rlkl.config` resolves it
+
 
 class SettingsError(ValueError):
     """A bad setting: says the key, the value and what is allowed, in one line."""
@@ -40,12 +43,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
 
 
-def static(default: Any, allowed: tuple | None = None, kind: type | None = None, at_least: float | None = None):
+def static(default: Any, allowed: tuple | None = None, kind: type | None = None, at_least: int | float | None = None):
     """A field whose every value is compiled anew."""
     return _field(default, traced=False, allowed=allowed, kind=kind, at_least=at_least)
 
 
-def traced(default: Any, above: float | None = None, at_least: float | None = None, below: float | None = None):
+def traced(
+    default: Any, above: int | float | None = None, at_least: int | float | None = None, below: int | float | None = None
+):
     """A number that a compiled program takes as its input."""
     return _field(default, traced=True, kind=float, above=above, at_least=at_least, below=below)
 
@@ -59,11 +64,11 @@ class Policy:
     """Settings of the policy; null is resolved by `rlkl.config` (see its table)."""
 
     name: str = static("tabular", kind=str)
-    init: str | None = static(None, kind=str)
-    support: str | None = static(None, allowed=("reference", "all"))
-    init_scale: float = traced(1.0, at_least=0.0)  # standard deviation of the logits of init=random
-    mean: float = traced(0.0)  # where a Gaussian starts, in the units of the task's coordinates
-    scale: float = traced(1.0, above=0.0)
+    init: Resolved = static(None, kind=str)
+    support: Resolved = static(None, allowed=("reference", "all"))
+    init_scale: Traced = traced(1.0, at_least=0.0)  # standard deviation of the logits of init=random
+    mean: Traced = traced(0.0)  # where a Gaussian starts, in the units of the task's coordinates
+    scale: Traced = traced(1.0, above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Algorithm:
     """Settings of the algorithm."""
 
     name: str = static("exact", kind=str)
-    baseline_decay: float = traced(0.9, at_least=0.0, below=1.0)  # of reinforce's moving average
+    baseline_decay: Traced = traced(0.9, at_least=0.0, below=1.0)  # of reinforce's moving average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +84,10 @@ class Penalty:
     """Settings of the penalty: what is penalised, by how much, and how it enters the gradient."""
 
     divergence: str = static("kl_pi_ref", kind=str)
-    beta: float = traced(0.1)  # above 0, and 0 without a penalty: checked where the divergence is known
-    estimator: str | None = static(None, kind=str)
-    placement: str | None = static(None, allowed=("reward", "loss"))
-    alpha: float = traced(0.5)
+    beta: Traced = traced(0.1)  # above 0, and 0 without a penalty: checked where the divergence is known
+    estimator: Resolved = static(None, kind=str)
+    placement: Resolved = static(None, allowed=("reward", "loss"))
+    alpha: Traced = traced(0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +95,12 @@ class Optimizer:
     """Settings of the optimiser; `decay` is the last part of the steps over which the rate falls to zero."""
 
     name: str = static("adam", allowed=("adam", "sgd"))
-    learning_rate: float | None = traced(None, above=0.0)
-    b1: float = traced(0.9, at_least=0.0, below=1.0)
-    b2: float | None = traced(None, above=0.0, below=1.0)
-    schedule: str | None = static(None, allowed=("constant", "linear", "cosine"))
-    decay: float | None = static(None, kind=float, at_least=0.0)
-    max_grad_norm: float | None = traced(None, above=0.0)
+    learning_rate: Traced = traced(None, above=0.0)
+    b1: Traced = traced(0.9, at_least=0.0, below=1.0)
+    b2: Traced = traced(None, above=0.0, below=1.0)
+    schedule: Resolved = static(None, allowed=("constant", "linear", "cosine"))
+    decay: Resolved = static(None, kind=float, at_least=0.0)
+    max_grad_norm: Traced = traced(None, above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +111,11 @@ class Settings:
     algorithm: Algorithm = Algorithm()
     penalty: Penalty = Penalty()
     optimizer: Optimizer = Optimizer()
-    seed: int = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
-    steps: int | None = static(None, kind=int, at_least=1)
-    batch_size: int | None = static(None, kind=int, at_least=2)
-    log_every: int | None = static(None, kind=int, at_least=1)
-    dtype: str | None = static(None, allowed=("float32", "float64"))
+    seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
+    steps: Resolved = static(None, kind=int, at_least=1)
+    batch_size: Resolved = static(None, kind=int, at_least=2)
+    log_every: Resolved = static(None, kind=int, at_least=1)
+    dtype: Resolved = static(None, allowed=("float32", "float64"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,9 +125,7 @@ def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
     chosen = run.settings.penalty
     params = penalty.parameters(chosen, jnp.float64)
     log_pi = cast(state.policy, jnp.float64).table()
-    report = metrics.evaluate(
-        run.task, log_pi, run.reference.table(), penalty.divergence(chosen), params, chosen.beta, optimum
-    )
+    report = metrics.evaluate(run.task, log_pi, run.reference.table(), penalty.divergence(chosen), params, chosen.beta, optimum)
     return Row(state.step, report, chosen.beta, state.gradient_norm, state.batch_reward)
 
 
@@ -170,7 +168,7 @@ def step(run: Run, state: State) -> State:
         baseline=decay * state.baseline + (1.0 - decay) * earned,
         key=state.key,
         step=state.step + 1,
-        gradient_norm=optax.global_norm(gradient),
+        gradient_norm=optax.tree.norm(gradient),
         batch_reward=earned,
     )
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
@@ -209,12 +207,15 @@ def best_in_family(run: Run) -> Float[Array, ""]:
     family, chosen = policies.REGISTRY[run.settings.policy.name], run.settings.penalty
     div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
     log_ref, allowed = run.reference.table(), support(run)
+    assert family.box is not None
+    assert family.at is not None
+    member = family.at
     low, high = family.box(run.task)
     ticks = jnp.linspace(0.0, 1.0, GRID)
     unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
 
     def worth(vector):
-        return exact.objective(run.task, div, params, chosen.beta, family.at(run.task, allowed, vector).table(), log_ref)
+        return exact.objective(run.task, div, params, chosen.beta, member(run.task, allowed, vector).table(), log_ref)
 
     def zoom(_, box):
         low, high = box
@@ -282,7 +283,8 @@ def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
     best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
     one = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
     return [
-        Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(worth, i), one(ends, i), best[i]) for i in range(count)
+        Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(worth, i), one(ends, i), best[i])
+        for i in range(count)
     ]
 
 

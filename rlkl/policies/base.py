@@ -61,9 +61,7 @@ def normalise(logits: Float[Array, "*rows V"], support: Bool[Array, "*rows V"]) 
     return jnp.where(support, logits - total, -jnp.inf)
 
 
-def finite_log_reference(
-    log_reference: Float[Array, "D V"], support: Bool[Array, "D V"]
-) -> Float[Array, "D V"]:
+def finite_log_reference(log_reference: Float[Array, "D V"], support: Bool[Array, "D V"]) -> Float[Array, "D V"]:
     """Logits of the reference on `support`.
 
     A supported token of reference probability zero has no finite logit: it starts at a tenth of the least likely

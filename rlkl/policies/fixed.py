@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rlkl.policies.base import Policy
@@ -10,7 +11,7 @@ from rlkl.policies.base import Policy
 class Fixed(Policy):
     """The same rows of log-probabilities at every position."""
 
-    log_rows: Float[Array, "D V"]
+    log_rows: Float[Array | np.ndarray, "D V"]
     horizon: int = eqx.field(static=True)
 
     def table(self) -> Float[Array, "T D V"]:

@@ -8,7 +8,7 @@ import numpy as np
 from rlkl.settings import SettingsError
 
 
-def number(key: str, value: Any, above: float | None = None, at_least: float | None = None) -> float:
+def number(key: str, value: Any, above: int | float | None = None, at_least: int | float | None = None) -> float:
     """`value` as a finite float within its limits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise SettingsError(key, value, "must be a finite number")

@@ -37,7 +37,9 @@ def custom(reward, reference, names=None, typicality=0.0) -> Card:
     """Any bandit: rewards and reference probabilities as lists."""
     reward, reference = numbers("task.reward", reward), probabilities("task.reference", reference)
     if reward.size != reference.size:
-        raise SettingsError("task.reference", f"{reference.size} numbers", f"task.reward has {reward.size}; both need one an arm")
+        raise SettingsError(
+            "task.reference", f"{reference.size} numbers", f"task.reward has {reward.size}; both need one an arm"
+        )
     if names is not None:
         if isinstance(names, str) or len(names) != reward.size:
             raise SettingsError("task.names", names, f"must be a list of {reward.size} names, one an arm")
@@ -73,7 +75,10 @@ def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
     draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
     rank = np.arange(1, size + 1)
     kind = choice("task.reward_kind", reward_kind, ("uniform", "normal", "rank"))
-    reward = {"uniform": draw.uniform, "normal": draw.standard_normal}.get(kind, lambda size: rank / size)(size=size)
+    if kind == "rank":
+        reward = rank / size
+    else:
+        reward = draw.uniform(size=size) if kind == "uniform" else draw.standard_normal(size)
     return card(reward, (1.0 / rank) / (1.0 / rank).sum(), [f"rank {r}" for r in rank], typicality)
 
 

@@ -1,0 +1,139 @@
+"""Every shipped config composes, builds and takes a step; settings are declared once and checked."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from rlkl import config, penalty, policies, settings, tasks, training
+from rlkl.settings import SettingsError
+
+ROOT = config.directory()
+
+
+def choices(group: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT / group).with_suffix("")) for path in (ROOT / group).rglob("*.yaml"))
+
+
+SHIPPED = [
+    [f"{group}={choice}"]
+    for group in ("task", "policy", "algorithm", "penalty", "optimizer", "tracking", "experiment")
+    for choice in choices(group)
+    if choice != "plugin"
+]
+
+
+def extra(overrides):
+    if overrides == ["task=bandit/custom"]:
+        return ["task.reward=[0,1]", "task.reference=[0.5,0.5]"]
+    return []
+
+
+@pytest.mark.parametrize("overrides", SHIPPED, ids=lambda o: o[0])
+def test_every_shipped_config_is_composed_built_and_stepped(overrides):
+    built = config.build(config.compose([*overrides, *extra(overrides), "steps=3", "log_every=3"]))
+    trained = training.train([built.run])[0]
+    assert trained.rows.step.tolist() == [0, 3]
+    assert np.isfinite(trained.rows.report.objective).all()
+
+
+@pytest.mark.parametrize("overrides", SHIPPED, ids=lambda o: o[0])
+def test_nothing_that_is_needed_is_left_unresolved(overrides):
+    built = config.build(config.compose([*overrides, *extra(overrides)]))
+    chosen = built.run.settings
+    unset = {
+        f"{group}.{key}" for group in settings.GROUPS for key, value in vars(getattr(chosen, group)).items() if value is None
+    }
+    unset |= {key for key, value in vars(chosen).items() if value is None}
+    assert unset <= {"optimizer.max_grad_norm", "batch_size"}
+    assert (chosen.batch_size is None) == (chosen.algorithm.name == "exact")
+    assert config.build(built.resolved).run.settings == chosen  # the resolved config is the same run
+
+
+def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
+    declared = settings.known_keys()
+    for path in ROOT.rglob("*.yaml"):
+        group = path.relative_to(ROOT).parts[0]
+        if group in ("policy", "algorithm", "penalty", "optimizer", "tracking"):
+            assert {f"{group}.{key}" for key in yaml.safe_load(path.read_text())} <= declared
+    for name in tasks.REGISTRY:
+        shipped = yaml.safe_load((ROOT / "task" / f"{name}.yaml").read_text())
+        defaults = tasks.options(name)
+        assert shipped.pop("name") == name
+        assert set(shipped) == set(defaults)
+        assert all(value == defaults[key] for key, value in shipped.items() if value != "???")
+    for name, family in policies.REGISTRY.items():
+        assert yaml.safe_load((ROOT / "policy" / f"{name}.yaml").read_text())["name"] == name
+        assert family.inits
+    preset = {yaml.safe_load(path.read_text())["divergence"] for path in (ROOT / "penalty").glob("*.yaml")}
+    assert preset == {*penalty.REGISTRY, "none"}
+
+
+BAD = [
+    (["penalty.beta=0"], "penalty.beta", "above 0"),
+    (["penalty.beta=-0.1"], "penalty.beta", "above 0"),
+    (["penalty.beta=nan"], "penalty.beta", "finite"),
+    (["penalty.beta=abc"], "penalty.beta", "a number"),
+    (["penalty=none", "penalty.beta=0.1"], "penalty.beta", "must be 0"),
+    (["penalty.divergence=kl"], "penalty.divergence", "did you mean"),
+    (["penalty.placement=los"], "penalty.placement", "did you mean 'loss'"),
+    (["algorithm.name=ppo"], "algorithm.name", "allowed"),
+    (["optimizer.name=adm"], "optimizer.name", "did you mean 'adam'"),
+    (["optimizer.learning_rate=0"], "optimizer.learning_rate", "above 0"),
+    (["optimizer.decay=1.5"], "optimizer.decay", "at most 1"),
+    (["optimizer.max_grad_norm=-1"], "optimizer.max_grad_norm", "above 0"),
+    (["policy.init=refrence"], "policy.init", "reference, uniform, random"),
+    (["policy=gaussian", "policy.init=uniform"], "policy.init", "given"),
+    (["policy=gaussian", "policy.scale=0.1"], "policy.scale", "one spacing"),
+    (["policy.support=none"], "policy.support", "allowed"),
+    (["steps=0"], "steps", "at least 1"),
+    (["steps=1.5"], "steps", "whole number"),
+    (["batch_size=1", "algorithm=rloo"], "batch_size", "at least 2"),
+    (["seed=-1"], "seed", "at least 0"),
+    (["seed=4294967296"], "seed", "below"),
+    (["dtype=float16"], "dtype", "did you mean 'float"),
+    (["+penalty.bta=1"], "penalty.bta", "did you mean 'beta'"),
+    (["+sed=1"], "sed", "did you mean 'seed'"),
+    (["plugins=[nowhere.py]"], "plugins", "no such file"),
+    (["plugins=nowhere.py"], "plugins", "list"),
+    (["task=bandit/custom"], "task.reward", "needs a value"),
+    (["task=plugin"], "task.name", "needs a value"),
+    (["tracking.tags=abc"], "tracking.tags", "list"),
+    (
+        ["task=bandit/custom", "task.reward=[0,1,2]", "task.reference=[.5,.5,0]", "policy.support=all"],
+        "policy.support",
+        "infinite off",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "says"), BAD, ids=lambda value: str(value)[:60])
+def test_bad_settings_are_refused_with_the_key_and_what_is_allowed(overrides, key, says):
+    with pytest.raises(SettingsError) as refused:
+        config.build(config.compose(overrides))
+    assert refused.value.key == key
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_plugin_that_fails_is_a_bad_setting(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("1/0\n")
+    with pytest.raises(SettingsError, match="ZeroDivisionError"):
+        config.build(config.compose([f"plugins=[{broken}]"]))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"), list(itertools.product(("exact", "rloo"), ("reverse_kl", "forward_kl", "pearson")))
+)
+def test_what_is_unset_depends_on_the_algorithm_and_the_divergence(algorithm, name):
+    chosen = config.build(config.compose([f"algorithm={algorithm}", f"penalty={name}"])).run.settings
+    assert chosen.dtype == ("float64" if algorithm == "exact" else "float32")
+    assert (chosen.penalty.estimator, chosen.penalty.placement) == (("exact" if algorithm == "exact" else "full"), "loss")
+    assert chosen.policy.support == ("all" if name == "forward_kl" else "reference")
+
+
+def test_the_package_ships_what_the_clone_has():
+    assert Path(ROOT / "config.yaml").is_file()

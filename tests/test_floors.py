@@ -1,0 +1,72 @@
+"""A module imports only from floors below its own (or from its own room)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rlkl
+
+FLOORS = {
+    "settings": 0, "divergences": 0, "estimators": 0,
+    "tasks": 1, "policies": 1,
+    "rollout": 2,
+    "exact": 3, "penalty": 3,
+    "oracle": 4, "algorithms": 4, "metrics": 4,
+    "training": 5,
+    "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
+    "runs": 7, "plots": 7,
+    "cli": 8,
+}  # fmt: skip
+# Within a floor, who may use whom: the order in which the house is built.
+SAME_FLOOR = {
+    ("estimators", "divergences"), ("policies", "tasks"), ("metrics", "oracle"),
+    ("records", "config"), ("tracking", "config"), ("results", "records"), ("report", "config"), ("report", "records"),
+    ("listing", "report"),
+}  # fmt: skip
+ROOT = Path(rlkl.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rlkl":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("rlkl.")}
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(p) not in ("__init__", "__main__")], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_module_imports_only_from_floors_below(path):
+    own = room(path)
+    for other in imported(path) - {own}:
+        below = FLOORS[other] < FLOORS[own] or (own, other) in SAME_FLOOR
+        assert below, f"{path.name} (floor {FLOORS[own]}) imports rlkl.{other} (floor {FLOORS[other]})"
+
+
+def test_every_module_has_a_floor():
+    assert {room(path) for path in MODULES} - {"__init__", "__main__"} == set(FLOORS)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_rlkl_loads_neither_wandb_nor_matplotlib_nor_jax():
+    assert not {"wandb", "matplotlib", "jax", "pandas"} & loaded_by("import rlkl, rlkl.settings, rlkl.cli")
+
+
+def test_training_loads_neither_wandb_nor_matplotlib():
+    assert not {"wandb", "matplotlib", "pandas"} & loaded_by("import rlkl.runs, rlkl.report")

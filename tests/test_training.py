@@ -1,0 +1,210 @@
+"""Training to known optima; the same bits alone and in company; divergence of one run left to itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlkl import config, policies, training
+from rlkl.divergences import REGISTRY
+from rlkl.tasks import REGISTRY as TASKS
+
+BANDITS = sorted(set(TASKS) - {"bandit/custom"})
+STRICT = sorted(set(REGISTRY) - {"total_variation"})
+
+
+def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact", init=None, seed=0, **rest) -> training.Run:
+    task = {"name": task} if isinstance(task, str) else task
+    optimizer = rest.pop("optimizer", {})
+    policy = {"name": rest.pop("policy", "tabular"), "init": init, **rest.pop("policy_settings", {})}
+    plain = {"task": task, "policy": policy, "algorithm": {"name": algorithm}, "optimizer": optimizer, "seed": seed}
+    penalised = {key: rest.pop(key) for key in ("estimator", "placement") if key in rest}
+    return config.build({**plain, "penalty": {"divergence": divergence, "beta": beta, **penalised}, **rest}).run
+
+
+def regrets(runs) -> np.ndarray:
+    return np.array([trained.rows.report.regret[-1] for trained in training.train(runs)])
+
+
+@pytest.mark.parametrize("divergence", STRICT)
+def test_exact_training_reaches_the_oracle_under_every_divergence(divergence):
+    assert np.abs(regrets([run(divergence=divergence, beta=beta) for beta in (0.05, 0.5)])).max() <= 1e-5
+
+
+def test_exact_training_reaches_the_oracle_under_total_variation():
+    assert np.abs(regrets([run(divergence="total_variation", beta=beta) for beta in (0.05, 0.5)])).max() <= 1e-4
+
+
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("init", ["reference", "uniform"])
+def test_exact_training_reaches_the_oracle_where_the_minor_mode_is_rewarded(divergence, init):
+    made = [run({"name": "bandit/bimodal", "gap": 1.0}, divergence, beta, init=init) for beta in (0.05, 0.1, 0.5, 1.0)]
+    assert np.abs(regrets(made)).max() <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task", [*({"name": name} for name in BANDITS), {"name": "bandit/zipf", "reward_kind": "normal"}], ids=str
+)
+def test_exact_training_reaches_the_oracle_on_every_shipped_bandit(task):
+    for divergence in ("kl_pi_ref", "kl_ref_pi"):
+        for init in ("reference", "uniform"):
+            assert np.abs(regrets([run(task, divergence, beta, init=init) for beta in (0.05, 0.1, 0.5, 1.0)])).max() <= 1e-5
+    for divergence in STRICT:
+        assert np.abs(regrets([run(task, divergence, beta) for beta in (0.05, 0.5)])).max() <= 1e-5
+    assert np.abs(regrets([run(task, "total_variation", beta) for beta in (0.05, 0.5)])).max() <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [*({"name": name} for name in BANDITS), {"name": "bandit/bimodal", "gap": 1.0}], ids=str)
+def test_rloo_comes_within_two_hundredths_on_every_shipped_bandit(task):
+    for divergence in ("kl_pi_ref", "kl_ref_pi"):
+        for init in ("reference", "uniform"):
+            made = [run(task, divergence, beta, "rloo", init, seed) for beta in (0.05, 0.1, 0.5, 1.0) for seed in range(5)]
+            assert regrets(made).max() <= 0.02, (divergence, init)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+def test_sampled_training_comes_close(algorithm, divergence):
+    assert regrets([run("bandit/two_modes", divergence, 0.2, algorithm, seed=seed) for seed in range(3)]).max() <= 0.02
+
+
+def test_k1_in_the_reward_comes_close():
+    made = [run(algorithm="rloo", seed=seed, estimator="k1", placement="reward") for seed in range(3)]
+    assert regrets(made).max() <= 0.02
+
+
+def test_without_a_penalty_the_largest_reward_is_reached():
+    trained = training.train([run(divergence="none", beta=0.0)])[0]
+    assert trained.rows.report.values.reward[-1] >= trained.rows.report.values.reward[0]
+    assert 0.0 <= trained.rows.report.regret[-1] <= 1e-3
+
+
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("init", ["reference", "uniform", "random"])
+def test_a_flat_reward_leads_back_to_the_reference(divergence, init):
+    trained = training.train([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
+    assert trained.rows.report.values.kl_pi_ref[-1] <= 1e-6
+
+
+def test_typicality_is_learned():
+    """The trained policy is pi_ref^(1 + a/beta) e^(r/beta), normalised."""
+    task = {"name": "bandit/custom", "reward": [0.0, 0.5, 0.2], "reference": [0.5, 0.3, 0.2], "typicality": 0.4}
+    trained = training.train([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
+    weight = np.array([0.5, 0.3, 0.2]) ** (1 + 0.4 / 0.5) * np.exp(np.array([0.0, 0.5, 0.2]) / 0.5)
+    np.testing.assert_allclose(trained.outcomes.policy, weight / weight.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("divergence", "start", "mean", "variance", "value"), [
+    ("kl_ref_pi", 0.0, -1.2, 8.56, None), ("kl_ref_pi", 3.0, -1.2, 8.56, None),
+    ("kl_pi_ref", 0.0, -2.99, None, 0.354), ("kl_pi_ref", 3.0, 2.97, None, 1.197),
+])  # fmt: skip
+def test_a_gaussian_covers_under_one_direction_and_settles_under_the_other(divergence, start, mean, variance, value):
+    made = run("bandit/bimodal", divergence, 1.0, policy="gaussian", policy_settings={"mean": start})
+    trained = training.train([made])[0]
+    x, pi = made.task.coordinates, trained.outcomes.policy
+    at = np.sum(x * pi)
+    np.testing.assert_allclose(at, mean, atol=0.01)
+    if variance is not None:
+        np.testing.assert_allclose(at, mean, atol=1e-3)
+        np.testing.assert_allclose(np.sum((x - at) ** 2 * pi), variance, atol=1e-3)
+    if value is not None:
+        np.testing.assert_allclose(trained.rows.report.values.divergence[-1], value, atol=5e-4)
+    best = trained.best_in_family
+    assert trained.rows.report.objective[-1] <= best + 1e-9
+    assert (best - trained.rows.report.objective[-1] <= 1e-6) == (start == 0.0 or divergence == "kl_ref_pi")
+
+
+def same(a: training.Trained, b: training.Trained) -> bool:
+    leaves = zip(jax.tree.leaves((a.rows, a.outcomes)), jax.tree.leaves((b.rows, b.outcomes)), strict=True)
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in leaves)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "exact"])
+def test_a_run_is_the_same_to_the_last_bit_alone_and_in_groups(algorithm):
+    one = run("bandit/random", "kl_pi_ref", 0.1, algorithm, seed=7, steps=300)
+    alone = training.train([one])[0]
+    for size in (2, 64, 300):
+        others = [
+            run("bandit/random", "kl_pi_ref", 0.05 + 0.01 * i, algorithm, seed=i, steps=300) for i in range(min(size, 20))
+        ]
+        group = (others * (size // len(others) + 1))[: size - 1]
+        for place in (0, size // 2, size - 1):
+            together = training.train([*group[:place], one, *group[place:]])[place]
+            assert same(alone, together), (size, place)
+
+
+def test_chunks_and_odd_log_intervals_end_at_the_last_step():
+    trained = training.train([run(steps=37, log_every=5)])[0]
+    assert trained.rows.step.tolist() == [0, 5, 10, 15, 20, 25, 30, 35, 37]
+    dense = training.train([run(steps=37, log_every=1)])[0]
+    assert dense.rows.report.objective[-1] == trained.rows.report.objective[-1]
+
+
+def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
+    good = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 0.1})
+    bad = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 1e308})
+    alone = training.train([good])[0]
+    first, second = training.train([good, bad])
+    assert same(alone, first)
+    assert second.rows.step[-1] < 100
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state.policy))
+    assert np.isfinite(second.outcomes.policy).all()
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    slow = run(
+        "bandit/random", "kl_pi_ref", 0.1, steps=1, optimizer={"name": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e-3}
+    )
+    trained = training.train([slow])[0]
+    moved = trained.state.policy.logits[0, 0] - slow.task.log_reference[0]
+    np.testing.assert_allclose(np.linalg.norm(moved), 1e-3, rtol=1e-9)
+    assert trained.rows.gradient_norm[-1] > 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_bring_the_rate_to_zero_over_their_part_of_the_steps(schedule):
+    """Plain gradient descent on a flat objective's first coordinate: the update is the rate times the gradient."""
+    from rlkl import settings
+
+    chosen = settings.Optimizer("sgd", jnp.asarray(2.0), jnp.asarray(0.9), jnp.asarray(0.9), schedule, 0.5)
+    with jax.numpy_dtype_promotion("standard"):
+        method = training.optimizer(chosen, 100)
+        state, rates = method.init(jnp.zeros(())), []
+        for _ in range(100):
+            update, state = method.update(jnp.ones(()), state)
+            rates.append(-float(update))
+    np.testing.assert_allclose(rates[:50], 2.0)
+    np.testing.assert_allclose(rates[75], {"constant": 2.0, "linear": 1.0, "cosine": 1.0}[schedule])
+    assert (rates[-1] < 0.05) == (schedule != "constant")
+
+
+@pytest.mark.parametrize("name", sorted(policies.REGISTRY))
+def test_every_family_starts_as_it_says_and_sums_to_one(name):
+    for init in policies.REGISTRY[name].inits:
+        made = run("bandit/bimodal", "kl_ref_pi", 0.1, init=init, policy=name, steps=1)
+        state, _, row = training._prepare(training.stack([made], training.width(made)))
+        table = np.asarray(jax.vmap(lambda policy: policy.table())(state.policy))[0]
+        np.testing.assert_allclose(np.exp(table).sum(-1), 1.0, atol=1e-12)
+        if init == "reference":
+            np.testing.assert_allclose(row.report.values.kl_pi_ref[0], 0.0, atol=1e-15)
+        if init == "uniform":
+            np.testing.assert_allclose(table, -np.log(64), atol=1e-12)
+
+
+def test_support_decides_whether_a_lost_arm_can_be_taken():
+    task = {"name": "bandit/custom", "reward": [0.0, 0.2, 3.0], "reference": [0.6, 0.4, 0.0]}
+    reverse, forward = (training.train([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
+    assert reverse.outcomes.policy[2] == 0.0
+    assert forward.outcomes.policy[2] > 0.1
+    assert abs(forward.rows.report.regret[-1]) <= 1e-5
+    masked = training.train([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
+    assert masked.outcomes.policy[2] == 0.0
+    assert masked.rows.report.regret[-1] > 0.1  # graded against the unmasked optimum
+
+
+def test_float32_training_is_graded_in_float64():
+    trained = training.train([run(algorithm="exact", dtype="float32", steps=50)])[0]
+    assert trained.state.policy.logits.dtype == jnp.float32
+    assert trained.rows.report.regret.dtype == np.float64
