@@ -75,10 +75,8 @@ def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
     draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
     rank = np.arange(1, size + 1)
     kind = choice("task.reward_kind", reward_kind, ("uniform", "normal", "rank"))
-    if kind == "rank":
-        reward = rank / size
-    else:
-        reward = draw.uniform(size=size) if kind == "uniform" else draw.standard_normal(size)
+    drawn = draw.standard_normal(size) if kind == "normal" else draw.uniform(size=size)
+    reward = rank / size if kind == "rank" else drawn
     return card(reward, (1.0 / rank) / (1.0 / rank).sum(), [f"rank {r}" for r in rank], typicality)
 
 
