@@ -162,7 +162,7 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
         div is not None
         and forbids
         and given.support == "all"
-        and (task.automaton.legal & (task.log_reference == -jnp.inf)).any()
+        and (task.automaton.legal & (task.log_reference == -math.inf)).any()
     ):
         rule = f"{div.formula} is infinite off the reference's support, and this task has such tokens; use reference"
         raise SettingsError("policy.support", "all", rule)

@@ -30,6 +30,6 @@ def full(
     params: divergences.Params,
     log_pi: Float[Array, "R V"],
     log_ref: Float[Array, "R V"],
-) -> Float[Array, "R"]:
+) -> Float[Array, " R"]:
     """The divergence of each row, summed over the vocabulary: no variance from the sampled token."""
     return divergences.exact(div, params, log_pi, log_ref)

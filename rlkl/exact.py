@@ -52,7 +52,7 @@ def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Arra
     return jnp.concatenate([start[None], later])
 
 
-def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "S"]:
+def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, " S"]:
     """Probability of ending in each state."""
     at = occupancy(automaton, log_pi)
     ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])

@@ -125,8 +125,8 @@ def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[A
 
 
 def solve_bandit(
-    div: Divergence, params: Params, log_ref: Float[Array, "A"], reward: Float[Array, "A"], beta: Float[Array, ""]
-) -> Float[Array, "A"]:
+    div: Divergence, params: Params, log_ref: Float[Array, " A"], reward: Float[Array, " A"], beta: Float[Array, ""]
+) -> Float[Array, " A"]:
     """log pi* over arms; reward -inf marks an arm that may not be taken. The registered closed form where there is one."""
     if div.optimum is not None:
         return div.optimum(log_ref, reward, beta, params)
@@ -134,8 +134,8 @@ def solve_bandit(
 
 
 def solve_by_root(
-    div: Divergence, params: Params, log_ref: Float[Array, "A"], reward: Float[Array, "A"], beta: Float[Array, ""]
-) -> Float[Array, "A"]:
+    div: Divergence, params: Params, log_ref: Float[Array, " A"], reward: Float[Array, " A"], beta: Float[Array, ""]
+) -> Float[Array, " A"]:
     """log pi* for any strictly convex f with a slope: two nested bisections, each monotone."""
     inside = (log_ref > -jnp.inf) & (reward > -jnp.inf)
     top = jnp.max(reward, where=inside, initial=-jnp.inf)
@@ -176,7 +176,7 @@ def solve_by_root(
     return jnp.where(takes & winners, share, jnp.where(takes, kept, kept - jax.nn.logsumexp(kept)))
 
 
-def _lower_bracket(slope, target: Float[Array, "A"]) -> Float[Array, "A"]:
+def _lower_bracket(slope, target: Float[Array, " A"]) -> Float[Array, " A"]:
     """Widths w with slope(-w) <= target, by doubling; FAR where f's slope at zero is finite and above the target."""
     bounded = slope(jnp.full_like(target, LIMIT)) > target
 
@@ -187,7 +187,7 @@ def _lower_bracket(slope, target: Float[Array, "A"]) -> Float[Array, "A"]:
     return jnp.where(bounded, FAR, widths)
 
 
-def _invert(slope, target: Float[Array, "A"], low: Float[Array, "A"], high: Float[Array, "A"]) -> Float[Array, "A"]:
+def _invert(slope, target: Float[Array, " A"], low: Float[Array, " A"], high: Float[Array, " A"]) -> Float[Array, " A"]:
     """u with slope(u) = target in [low, high]; -inf where the slope stays above the target all the way down."""
 
     def halve(_, bracket):
@@ -203,11 +203,11 @@ def _invert(slope, target: Float[Array, "A"], low: Float[Array, "A"], high: Floa
 def gradient(
     div: Divergence,
     params: Params,
-    log_pi: Float[Array, "A"],
-    log_ref: Float[Array, "A"],
-    reward: Float[Array, "A"],
+    log_pi: Float[Array, " A"],
+    log_ref: Float[Array, " A"],
+    reward: Float[Array, " A"],
     beta: Float[Array, ""],
-) -> Float[Array, "A"]:
+) -> Float[Array, " A"]:
     """dJ/dpi of a bandit, from log-ratios; at an arm of probability zero, its one-sided limit."""
     if div.certificate is not None:
         return div.certificate(log_pi, log_ref, reward, beta)
@@ -220,9 +220,9 @@ def gradient(
 def gap(
     div: Divergence,
     params: Params,
-    log_pi: Float[Array, "A"],
-    log_ref: Float[Array, "A"],
-    reward: Float[Array, "A"],
+    log_pi: Float[Array, " A"],
+    log_ref: Float[Array, " A"],
+    reward: Float[Array, " A"],
     beta: Float[Array, ""],
 ) -> Float[Array, ""]:
     """The Frank-Wolfe gap max_a g_a - pi.g >= J* - J(pi): a bound on what a bandit policy leaves (Jaggi, ICML 2013)."""

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     tokens: Int[Array, "N T"]
     states: Int[Array, "N T1"]
     mask: Bool[Array, "N T"]
-    weight: Float[Array, "N"]
+    weight: Float[Array, " N"]
     size: int
 
 
@@ -74,7 +74,7 @@ def draw(key: PRNGKeyArray, automaton: Automaton, log_pi: Float[Array, "T D V"],
     return Batch(tokens.T, states.T, mask.T, weight, size)
 
 
-def _count(key, automaton, row: Float[Array, "V"], size: int) -> Batch:
+def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     """One-token sequences by how often each was drawn: no gather, whatever the batch size."""
     uniform = jax.random.uniform(key, (size,), row.dtype)
     cdf = jnp.cumsum(jnp.exp(row))

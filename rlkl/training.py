@@ -75,10 +75,10 @@ class Trained(NamedTuple):
 class Outcomes(NamedTuple):
     """Probabilities of the end states that can be reached, in state order."""
 
-    reward: Float[Array, "E"]
-    reference: Float[Array, "E"]
-    policy: Float[Array, "E"]
-    optimum: Float[Array, "E"]
+    reward: Float[Array, " E"]
+    reference: Float[Array, " E"]
+    policy: Float[Array, " E"]
+    optimum: Float[Array, " E"]
 
 
 def cast(tree: Any, dtype) -> Any:
@@ -297,7 +297,7 @@ def _tell(on_rows, offset: int, rows: Row, before: np.ndarray) -> None:
         on_rows(offset + i, _moved(jax.tree.map(lambda x, i=i: x[i], rows), before[i]))
 
 
-def _moved(rows: Row, before: int) -> Row:
+def _moved(rows: Row, before: int | np.integer) -> Row:
     """The rows whose step went on from `before`: once a run has diverged, nothing new is logged."""
     fresh = np.diff(rows.step, prepend=before) > 0
     return jax.tree.map(lambda x: x[fresh], rows)

@@ -38,8 +38,8 @@ class Family:
     inits: tuple[str, ...]
     restricted: bool
     check: Callable[[settings.Policy, Task], None] | None = None
-    box: Callable[[Task], tuple[Float[Array, "K"], Float[Array, "K"]]] | None = None
-    at: Callable[[Task, Bool[Array, "D V"], Float[Array, "K"]], Policy] | None = None
+    box: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None
+    at: Callable[[Task, Bool[Array, "D V"], Float[Array, " K"]], Policy] | None = None
 
 
 REGISTRY: dict[str, Family] = {}

@@ -19,7 +19,7 @@ class Gaussian(Policy):
 
     mean: Float[Array, ""]
     log_scale: Float[Array, ""]
-    coordinates: Float[Array, "V"]
+    coordinates: Float[Array, " V"]
     spacing: Float[Array, ""]
     support: Bool[Array, "D V"]
     horizon: int = eqx.field(static=True)
@@ -39,12 +39,12 @@ def check_scale(settings, task) -> None:
         raise SettingsError("policy.scale", settings.scale, f"must be above one spacing of the arms ({spacing:.4g})")
 
 
-def spacing_of(coordinates: Float[Array, "V"]) -> Float[Array, ""]:
+def spacing_of(coordinates: Float[Array, " V"]) -> Float[Array, ""]:
     """The least distance between two arms."""
     return jnp.min(jnp.diff(jnp.sort(coordinates)))
 
 
-def box(task) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+def box(task) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
     """Means somewhat beyond the arms, scales from one spacing to several times the arms' width."""
     low, high = jnp.min(task.coordinates), jnp.max(task.coordinates)
     width = high - low
@@ -52,7 +52,7 @@ def box(task) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
     return jnp.stack([low - 0.5 * width, narrowest]), jnp.stack([high + 0.5 * width, jnp.log(4.0 * width)])
 
 
-def at(task, support, vector: Float[Array, "2"]) -> Gaussian:
+def at(task, support, vector: Float[Array, " 2"]) -> Gaussian:
     """The member with this (mean, log_scale)."""
     spacing = spacing_of(task.coordinates)
     return Gaussian(vector[0], vector[1], task.coordinates, spacing, support, task.automaton.horizon)

@@ -88,7 +88,7 @@ class Task(eqx.Module):
     """
 
     automaton: Automaton = eqx.field(static=True)
-    reward: Float[Array | np.ndarray, "S"]
+    reward: Float[Array | np.ndarray, " S"]
     log_reference: Float[Array | np.ndarray, "D V"]
     typicality: Float[Array | np.ndarray, ""]
-    coordinates: Float[Array | np.ndarray, "V"]
+    coordinates: Float[Array | np.ndarray, " V"]
