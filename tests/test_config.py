@@ -86,7 +86,7 @@ BAD = [
     (["penalty.beta=nan"], "penalty.beta", "finite"),
     (["penalty.beta=abc"], "penalty.beta", "a number"),
     (["penalty=none", "penalty.beta=0.1"], "penalty.beta", "must be 0"),
-    (["penalty.divergence=kl_pi"], "penalty.divergence", "did you mean 'kl_pi_ref'"),
+    (["penalty.divergence=pearsn"], "penalty.divergence", "did you mean 'pearson'"),
     (["penalty.placement=los"], "penalty.placement", "did you mean 'loss'"),
     (["algorithm.name=ppo"], "algorithm.name", "allowed"),
     (["optimizer.name=adm"], "optimizer.name", "did you mean 'adam'"),

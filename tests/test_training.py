@@ -22,8 +22,18 @@ def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact
     return config.build({**plain, "penalty": {"divergence": divergence, "beta": beta, **penalised}, **rest}).run
 
 
+@jax.jit
+@jax.vmap
+def final_regret(made):
+    """The regret after the last step: training without its logged rows, which halves what is compiled."""
+    state, optimum, _ = training.prepare(made)
+    low = training.cast(made, made.settings.dtype)
+    state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: training.step(low, state), state)
+    return training.observe(made, optimum, state).report.regret
+
+
 def regrets(runs) -> np.ndarray:
-    return np.array([trained.rows.report.regret[-1] for trained in training.train(runs)])
+    return np.asarray(final_regret(training.stack(runs, len(runs))))
 
 
 @pytest.mark.parametrize("divergence", STRICT)

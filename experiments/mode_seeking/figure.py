@@ -53,8 +53,8 @@ def _exact_curves() -> list[tuple]:
 def moments(drawn: pd.DataFrame, direction: str, start: float) -> tuple[float, float]:
     """Mean and variance of a restricted policy's distribution."""
     at = drawn.query("panel == 'restricted' and direction == @direction and start == @start and series == 'policy'")
-    mean = float((at["x"] * at["y"]).sum())
-    return mean, float(((at["x"] - mean) ** 2 * at["y"]).sum())
+    mean = float((at["x"] * at["y"]).sum(min_count=1))
+    return mean, float(((at["x"] - mean) ** 2 * at["y"]).sum(min_count=1))
 
 
 def _value(drawn: pd.DataFrame, direction: str, series: str, start: float = 0.0, x: float | None = None) -> float:
