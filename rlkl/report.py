@@ -1,6 +1,7 @@
 """What a person sees of a run: its objective, its progress, and its result beside the exact optimum."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlkl.config import Built
 from rlkl.records import history
 from rlkl.training import Row, Trained
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=shutil.get_terminal_size((120, 25)).columns)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
