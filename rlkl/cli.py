@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlkl.settings import DivergedError, SettingsError, nearest
+from rlkl.settings import DivergedError, SettingsError
 
 BAD_SETTING, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -133,7 +133,9 @@ def _hydra(argv: list[str]) -> int:
     except (HydraException, OmegaConfBaseException, SettingsError) as error:
         if wants_traceback:
             raise
-        return _fail(_explain(error, args.overrides), BAD_SETTING)
+        from rlkl.config import refusal
+
+        return _fail(str(error if isinstance(error, SettingsError) else refusal(error, args.overrides)), BAD_SETTING)
     except OSError as error:
         if wants_traceback:
             raise
@@ -162,33 +164,13 @@ def _finish_sweep(jobs: Jobs) -> None:
         records.write(jobs.sweep / "results.csv", records.table(columns, ([row.get(key) for key in columns] for row in rows)))
     failures = f", {len(jobs.failed)} failed" if jobs.failed else ""
     report.console.print(f"{len(rows)} jobs finished{failures}; in {_shown(jobs.sweep)}", markup=False)
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line for what Hydra refused: the first override that names no group, choice or key, else Hydra's words."""
-    from rlkl import tasks
-    from rlkl.settings import known_keys
-
-    directory = _config_directory()
-    groups = sorted(path.name for path in directory.iterdir() if path.is_dir() and path.name != "hydra")
-    keys = known_keys() | {f"task.{option}" for name in tasks.REGISTRY for option in tasks.options(name)} | set(groups)
-    for override in overrides:
-        key, equals, value = override.lstrip("+~").partition("=")
-        if not equals or key.startswith("hydra"):
-            continue
-        if key in groups:
-            choices = sorted(str(p.relative_to(directory / key).with_suffix("")) for p in (directory / key).rglob("*.yaml"))
-            for choice in value.split(","):
-                if choice not in choices and choice != "null":
-                    return str(SettingsError(key, choice, "unknown choice; " + nearest(choice, choices)))
-        elif key not in keys and not override.startswith("+"):
-            return str(SettingsError(key, value, "unknown option; " + nearest(key, keys)))
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    if any(jobs.sweep.glob("*/wandb/offline-run-*")):
+        report.console.print(f"to upload: wandb sync {_shown(jobs.sweep)}/*/wandb/offline-run-*", markup=False)
 
 
 def _list(argv: list[str]) -> int:
     if argv:
-        raise SettingsError("rlkl list", " ".join(argv), "takes no arguments")
+        return _fail(f"rlkl list takes no arguments, and was given {len(argv)}", BAD_SETTING)
     from rlkl import listing
 
     listing.show()
@@ -197,7 +179,7 @@ def _list(argv: list[str]) -> int:
 
 def _plot(argv: list[str]) -> int:
     if len(argv) != 1:
-        raise SettingsError("rlkl plot", " ".join(argv), "takes one folder, of a run or of a sweep")
+        return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
     from rlkl import plots, report, results
 
     found = results.load(argv[0])

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import jax
+
 from rlkl import algorithms, divergences, penalty, policies, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
 
@@ -52,9 +54,16 @@ def directory() -> Path:
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(overrides, (str, Mapping)):
+        raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
     with hydra.initialize_config_dir(str(directory()), version_base="1.3", job_name="rlkl"):
-        return plain(hydra.compose("config", overrides=list(overrides)))
+        try:
+            return plain(hydra.compose("config", overrides=list(overrides)))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise refusal(error, overrides) from error
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -65,8 +74,33 @@ def plain(config: Any) -> dict[str, Any]:
     for key, value in values.items():
         for inner, entry in value.items() if isinstance(value, dict) else ():
             if isinstance(entry, str) and entry == "???":
-                raise SettingsError(f"{key}.{inner}", "???", "needs a value")
+                raise SettingsError(f"{key}.{inner}", "", "needs a value")
     return {key: value for key, value in values.items() if key not in ("hydra", "experiment")}
+
+
+def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
+    """What Hydra refused, as one line: the first override that names no group, choice or key, else Hydra's words."""
+    root = directory()
+    groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "hydra")
+    keys = settings.known_keys() | {f"task.{option}" for name in tasks.REGISTRY for option in tasks.options(name)} | set(groups)
+    for override in overrides:
+        key, equals, value = override.lstrip("+~").partition("=")
+        if not equals:
+            return SettingsError(override, "", "is no command (list, plot) and no override (key=value)")
+        if key.startswith("hydra"):
+            continue
+        if key in groups:
+            choices = sorted(str(p.relative_to(root / key).with_suffix("")) for p in (root / key).rglob("*.yaml"))
+            for choice in value.split(","):
+                if choice not in choices and choice != "null":
+                    return SettingsError(key, choice, "unknown choice; " + nearest(choice, choices))
+        elif key not in keys and not override.startswith("+"):
+            return SettingsError(key, value, "unknown option; " + nearest(key, keys))
+        elif "Ambiguous value" in str(error) and f"'{override}'" in str(error):
+            return SettingsError(key, value, "several values make a sweep: add -m")
+        elif override in str(error):
+            return SettingsError(key, value, f"Hydra cannot read this value; quote it, as in '{key}=\"{value}\"'")
+    return SettingsError("overrides", " ".join(overrides), f"{type(error).__name__}: {error}")
 
 
 def load_plugins(paths: Sequence[str]) -> None:
@@ -82,10 +116,17 @@ def load_plugins(paths: Sequence[str]) -> None:
         if spec is None or spec.loader is None:
             raise SettingsError("plugins", str(path), "must be a Python file (.py)")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        before = dict(divergences.REGISTRY)
         try:
             spec.loader.exec_module(module)
         except Exception as error:
             raise SettingsError("plugins", str(path), f"raised {type(error).__name__}: {error}") from error
+        for div in [div for key, div in divergences.REGISTRY.items() if before.get(key) is not div]:
+            with jax.enable_x64(True):
+                wrong = divergences.complaint(div)
+            if wrong is not None:
+                divergences.REGISTRY.pop(div.name)
+                raise SettingsError("plugins", str(path), f"divergence {div.name!r}: {wrong}")
 
 
 def build(config: Mapping[str, Any]) -> Built:

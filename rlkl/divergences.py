@@ -70,6 +70,31 @@ def register(name: str, *, zero: Number, infinity: Number, chain=None, formula: 
     return add
 
 
+def complaint(div: Divergence) -> str | None:
+    """What is wrong with a registered generator, in one line, or None: its optimum is only as right as it is."""
+    at = jnp.asarray([-4.0, -1.0, -0.25, 0.25, 1.0, 4.0])
+    params = Params(jnp.asarray(0.5, at.dtype))
+    try:
+        slope = div.both(at, params)[1]
+        by_u = jax.vmap(jax.grad(lambda u: div.both(u, params)[0]))(at)
+        origin = [float(value) for value in div.both(jnp.zeros(()), params)]
+        limits = [float(div.limit(which, params, at.dtype)) for which in ("zero", "infinity")]
+        ends = [float(div.both(jnp.asarray(-30.0), params)[0]), float(div.both(jnp.asarray(30.0), params)[0] * math.exp(-30.0))]
+    except Exception as error:
+        return f"must return (f, slope) of an array u, and raised {type(error).__name__}: {error}"
+    if max(map(abs, origin)) > 1e-6:
+        return f"f and slope must be 0 at u = 0, and are {origin[0]:.3g} and {origin[1]:.3g}"
+    wrong = jnp.abs(slope - by_u * jnp.exp(-at)) > 1e-3 * (1.0 + jnp.abs(slope))
+    if bool(wrong.any()):
+        u = at[jnp.argmax(wrong)]
+        return f"slope must be df/dt at t = e^u, and is not at u = {float(u):g}"
+    for name, declared, seen in zip(("zero (f at t = 0)", "infinity (f/t as t grows)"), limits, ends, strict=True):
+        grows = abs(seen) > 20.0
+        if math.isinf(declared) != grows or not (grows or abs(declared - seen) <= 1e-2 * (1.0 + abs(declared))):
+            return f"{name} is declared as {declared:g}, and f gives {'a growing value' if grows else f'{seen:.3g}'}"
+    return None
+
+
 def clamp_for(dtype) -> float:
     """How far below zero a log-ratio enters e^u * slope(u): there even e^(-2u) is finite, and e^u is negligible."""
     return 40.0 if dtype == jnp.float32 else 350.0

@@ -7,9 +7,11 @@ from rich.table import Table
 from rlkl import algorithms, divergences, penalty, policies, tasks
 from rlkl.report import console
 
+PENALTIES = ("algorithm=", "estimator=", "placement=", "for", "descends")
 
-def _first_line(thing) -> str:
-    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+def _first_paragraph(thing) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
 
 
 def show() -> None:
@@ -18,7 +20,11 @@ def show() -> None:
         ("tasks", ("task=", "options", "what it is"), _tasks()),
         ("policies", ("policy=", "policy.init=", "family"), _policies()),
         ("divergences", ("penalty.divergence=", "formula", "what it is"), _divergences()),
-        ("penalties on a bandit", ("algorithm=", "penalty.estimator=", "penalty.placement=", "for", "descends"), _penalties()),
+        (
+            "penalties on a bandit (penalty.estimator, penalty.placement)",
+            ("algorithm=", "estimator=", "placement=", "for", "descends"),
+            _penalties(),
+        ),
     ):
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
@@ -27,7 +33,7 @@ def show() -> None:
 
 
 def _tasks():
-    return [(name, ", ".join(tasks.options(name)), _first_line(build)) for name, build in tasks.REGISTRY.items()]
+    return [(name, ", ".join(tasks.options(name)), _first_paragraph(build)) for name, build in tasks.REGISTRY.items()]
 
 
 def _policies():
@@ -38,7 +44,7 @@ def _policies():
 
 
 def _divergences():
-    return [(div.name, div.formula, _first_line(div.both)) for div in divergences.REGISTRY.values()]
+    return [(div.name, div.formula, _first_paragraph(div.both)) for div in divergences.REGISTRY.values()]
 
 
 def _penalties():

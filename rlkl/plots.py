@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -85,8 +86,9 @@ def _one(runs: Runs) -> Figure:
     figure = Figure(figsize=(9.0, 2.7))
     curves, regret, arms = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     colour, _ = look(graded["divergence"])
-    curves.plot(history["step"], history["reward"], color=GREY, label="E[r]")
-    curves.plot(history["step"], history["objective"], color=colour, label="objective")
+    curves.plot(history["step"], history["reward"], color=BLACK, lw=0.8, label="E[r]")
+    if graded["divergence"] != "none":
+        curves.plot(history["step"], history["objective"], color=colour, label="objective")
     if graded["optimal_objective"] is not None:
         curves.axhline(graded["optimal_objective"], color=BLACK, ls="--", lw=0.8, label="optimal objective")
     curves.set(xlabel="step", ylabel="reward", title=_objective(graded))
@@ -109,10 +111,10 @@ def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
 
 
 def _distribution(axes: Axes, outcomes) -> None:
-    """Reference, policy and optimum over the arms: all of them as lines, or the likeliest as named bars."""
+    """Reference, policy and optimum: as lines where outcomes are numbers, else the likeliest as named bars."""
     kinds = (("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--"))
-    if 12 < len(outcomes) <= 128:
-        at = np.arange(len(outcomes))
+    if 12 < len(outcomes) <= 128 and pd.api.types.is_numeric_dtype(outcomes["outcome"]):
+        at = outcomes["outcome"]
         for name, colour, line in kinds:
             axes.plot(at, outcomes[name], color=colour, ls=line, drawstyle="steps-mid", label=name)
         axes.set_xlabel("outcome")
@@ -141,7 +143,14 @@ def _sweep(runs: Runs) -> Figure:
         colour, marker = look(str(divergence))
         regret = np.maximum(group["regret"].astype(float), 1e-16)
         right.plot(group["beta"], regret, marker, color=colour, label=group["formula"].iloc[0], alpha=0.8)
-    right.set(xscale="log" if (runs.summary["beta"] > 0).all() else "linear", yscale="log", xlabel="beta")
-    right.set(ylabel="final regret", title=f"{len(runs.summary)} runs")
+    betas = sorted(set(runs.summary["beta"]))
+    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel="beta")
+    if len(betas) <= 8:
+        right.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
+        right.minorticks_off()
+    named = sorted(set(runs.summary["task"]))
+    right.set(
+        ylabel="final regret", title=f"{len(runs.summary)} runs on {', '.join(named[:2])}{', ...' if len(named) > 2 else ''}"
+    )
     right.legend()
     return figure

@@ -167,7 +167,10 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
 
 def load_policy(folder: str | Path) -> policies.Policy:
     """The policy that a run left in its folder, in the dtype it was trained in."""
-    with np.load(Path(folder) / "checkpoint.npz", allow_pickle=False) as saved:
+    file = Path(folder) / "checkpoint.npz"
+    if not file.is_file():
+        raise settings.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
+    with np.load(file, allow_pickle=False) as saved:
         about = json.loads(str(saved["about"]))
         automaton = Automaton(saved["next_state"], about["states"], about["horizon"], about["start"])
         leaves = [saved[f"leaf_{i}"] for i in range(sum(name.startswith("leaf_") for name in saved.files))]

@@ -58,7 +58,7 @@ def load(folder: str | Path) -> Runs:
     root = Path(folder)
     records = summaries(root)
     if not records:
-        raise SettingsError("FOLDER", str(folder), "holds no finished run (no summary.json at or below it)")
+        raise SettingsError("folder", str(folder), "is no folder with a finished run (a summary.json) in it or below it")
     infinite = {"inf": float("inf"), "-inf": float("-inf")}
     numbers = [
         {key: infinite.get(value, value) if isinstance(value, str) else value for key, value in record.items()}

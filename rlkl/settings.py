@@ -22,7 +22,7 @@ class SettingsError(ValueError):
         self.key, self.value, self.allowed = key, value, allowed
         shown = repr(value) if isinstance(value, str) else str(value)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))
+        super().__init__(" ".join((f"{key}: {allowed}" if value == "" else f"{key}={shown}: {allowed}").split()))
 
 
 class DivergedError(RuntimeError):
@@ -37,10 +37,13 @@ class DivergedError(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name: its nearest valid one, or all of them where none is near."""
+    """The hint that follows an unknown name: its nearest valid one, and all of them where they are few or none is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    allowed = "allowed: " + ", ".join(known)
+    if not close:
+        return allowed
+    return f"did you mean {close[0]!r}?" + (f" ({allowed})" if len(known) <= 10 else "")
 
 
 def static(default: Any, allowed: tuple | None = None, kind: type | None = None, at_least: int | float | None = None):
@@ -138,7 +141,7 @@ def check(key: str, value: Any, field: dataclasses.Field) -> Any:
     if value is None:
         if field.default is None:
             return None
-        raise SettingsError(key, "null", "must have a value")
+        raise SettingsError(f"{key}=null", "", "must have a value")
     allowed, kind = rules.get("allowed"), rules.get("kind")
     if allowed is not None and value not in allowed:
         raise SettingsError(key, value, nearest(value, map(str, allowed)))

@@ -158,13 +158,15 @@ BAD = [
     (("task=bandit/custom", "task.reward=[0,1]", "task.reference=[0,0]"), 2, "all are zero"),
     (("task=bandit/custom", "task.reward=[0,nan]", "task.reference=[.5,.5]"), 2, "every number must be finite"),
     (("task=bandit/custom", "task.reward=[0,1]", "task.reference=[1]"), 2, "task.reward has 2"),
-    (("task=bandit/custom",), 2, "task.reward='???': needs a value"),
+    (("task=bandit/custom",), 2, "needs a value"),
     (("task=bandit/words", "task.path=missing.txt"), 2, "task.path='missing.txt': cannot be read"),
     (("task=bandit/words", "task.path=empty.txt"), 2, "is empty"),
     (("task=bandit/words", "task.path=binary.bin"), 2, "is not UTF-8 text"),
     (("hydra.run.dir=empty.txt/run",), 2, "the output folder cannot be written"),
     (("--config-dir", "nowhere"), 2, "nowhere"),
-    (("plot", "nowhere"), 2, "holds no finished run"),
+    (("plto", "run"), 2, "plto: is no command"),
+    (("penalty.beta=0.1,0.2",), 2, "several values make a sweep: add -m"),
+    (("plot", "nowhere"), 2, "is no folder with a finished run"),
     (("task=bandit/random", "optimizer=sgd", "optimizer.learning_rate=1e308", "penalty=neyman"), 1, "the run diverged at step"),
 ]
 
@@ -173,7 +175,7 @@ BAD = [
 def test_bad_input_ends_with_its_status_and_one_line(command, tmp_path, overrides, status, says):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
-    track = () if overrides[0] in ("plot", "--config-dir") else ("tracking=none",)
+    track = () if overrides[0] in ("plot", "plto", "--config-dir") else ("tracking=none",)
     done = command(*overrides, *track)
     assert done.returncode == status, done.stderr
     assert says in done.stderr

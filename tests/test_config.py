@@ -29,6 +29,8 @@ SHIPPED = [
 def extra(overrides):
     if overrides == ["task=bandit/custom"]:
         return ["task.reward=[0,1]", "task.reference=[0.5,0.5]"]
+    if overrides == ["policy=gaussian"]:
+        return ["task=bandit/bimodal"]  # arms closer together than the default scale
     return []
 
 
@@ -124,6 +126,32 @@ def test_bad_settings_are_refused_with_the_key_and_what_is_allowed(overrides, ke
         config.build(config.compose(overrides))
     assert refused.value.key == key
     assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_plugin_with_a_wrong_divergence_is_a_bad_setting(tmp_path):
+    lines = ("from rlkl.divergences import register", "@register('wrong', zero=1.0, infinity=1.0)", "def wrong(u, params):")
+    (tmp_path / "wrong.py").write_text("
+".join([*lines, "    return u * u, 3 * u", ""]))
+    with pytest.raises(SettingsError, match="divergence 'wrong': slope must be df/dt"):
+        config.build(config.compose([f"plugins=[{tmp_path / 'wrong.py'}]"]))
+    assert "wrong" not in penalty.REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task=bandit/nope"], "did you mean|allowed"),
+        (["penalty.bta=1"], "did you mean 'penalty.beta'"),
+        ("task=bandit/words", "must be a list of strings"),
+        (["penalty.beta=0.1,0.2"], "add -m"),
+        (["task.path=~/x.txt"], "quote it"),
+        (["plto"], "no command"),
+    ],
+)
+def test_what_hydra_refuses_is_said_in_one_line_from_python_too(overrides, says):
+    with pytest.raises(SettingsError, match=says) as refused:
+        config.compose(overrides)
     assert "\n" not in str(refused.value)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlkl.divergences import REGISTRY, Params, exact
+from rlkl.divergences import REGISTRY, Divergence, Params, complaint, exact
 from rlkl.estimators import k1, k2, k3
 from tests.conftest import PARAMS
 
@@ -154,3 +154,23 @@ def test_estimators_have_their_expectations():
     np.testing.assert_allclose(np.sum(q * k1(u)), DEFINITIONS["kl_pi_ref"](q, p), rtol=1e-12)
     np.testing.assert_allclose(np.sum(q * k3(u)), DEFINITIONS["kl_pi_ref"](q, p), rtol=1e-12)
     np.testing.assert_allclose(np.sum(q * k2(u)), 0.5 * np.sum(q * np.log(q / p) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shipped_generator_is_complained_of(name):
+    assert complaint(REGISTRY[name]) is None
+
+
+WRONG = {
+    "one array": (lambda u, params: u * u, 1.0, 1.0, "must return (f, slope)"),
+    "not zero at zero": (lambda u, params: (jnp.exp(u), jnp.ones_like(u)), 0.0, 1.0, "must be 0 at u = 0"),
+    "slope of another": (lambda u, params: (u * jnp.expm1(u), 3.0 * u), jnp.inf, jnp.inf, "slope must be df/dt"),
+    "zero": (lambda u, params: (u * jnp.expm1(u), u - jnp.expm1(-u)), 1.0, jnp.inf, "zero (f at t = 0)"),
+    "infinity": (lambda u, params: (jnp.square(jnp.expm1(u)), 2.0 * jnp.expm1(u)), 1.0, 1.0, "infinity (f/t"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG))
+def test_a_wrong_generator_is_complained_of(case):
+    both, zero, infinity, says = WRONG[case]
+    assert says in complaint(Divergence("wrong", both, zero, infinity, None, ""))

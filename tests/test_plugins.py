@@ -97,7 +97,6 @@ def test_an_installed_wheel_works_in_an_empty_folder_with_a_plugin(command, inst
         "plugins=[my_penalty.py]",
         f"penalty.divergence={name}",
         "tracking=none",
-        "task.gap=1",
         "hydra.run.dir=run",
         environment=where,
     )

@@ -38,7 +38,7 @@ def custom(reward, reference, names=None, typicality=0.0) -> Card:
     reward, reference = numbers("task.reward", reward), probabilities("task.reference", reference)
     if reward.size != reference.size:
         raise SettingsError(
-            "task.reference", f"{reference.size} numbers", f"task.reward has {reward.size}; both need one an arm"
+            "task.reference", reference.tolist(), f"has {reference.size} numbers, and task.reward has {reward.size}"
         )
     if names is not None:
         if isinstance(names, str) or len(names) != reward.size:
