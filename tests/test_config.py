@@ -131,8 +131,7 @@ def test_bad_settings_are_refused_with_the_key_and_what_is_allowed(overrides, ke
 
 def test_a_plugin_with_a_wrong_divergence_is_a_bad_setting(tmp_path):
     lines = ("from rlkl.divergences import register", "@register('wrong', zero=1.0, infinity=1.0)", "def wrong(u, params):")
-    (tmp_path / "wrong.py").write_text("
-".join([*lines, "    return u * u, 3 * u", ""]))
+    (tmp_path / "wrong.py").write_text("\n".join([*lines, "    return u * u, 3 * u", ""]))
     with pytest.raises(SettingsError, match="divergence 'wrong': slope must be df/dt"):
         config.build(config.compose([f"plugins=[{tmp_path / 'wrong.py'}]"]))
     assert "wrong" not in penalty.REGISTRY
