@@ -1,17 +1,12 @@
 """From Hydra's composed config to a run: names checked against the registries, nulls resolved from one table."""
 
 import dataclasses
-import hashlib
-import importlib.util
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import jax
-
-from rlkl import algorithms, divergences, penalty, policies, settings, tasks, training
+from rlkl import algorithms, divergences, penalty, plugins, policies, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
 
 
@@ -103,35 +98,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     return SettingsError("overrides", " ".join(overrides), f"{type(error).__name__}: {error}")
 
 
-def load_plugins(paths: Sequence[str]) -> None:
-    """Run users' own files, which register divergences, tasks, policies or algorithms."""
-    if isinstance(paths, str) or not isinstance(paths, Sequence):
-        raise SettingsError("plugins", paths, "must be a list of Python files, as in [my_penalty.py]")
-    for path in paths:
-        file = Path(path).expanduser().resolve()
-        if not file.is_file():
-            raise SettingsError("plugins", str(path), "no such file")
-        name = f"rlkl_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise SettingsError("plugins", str(path), "must be a Python file (.py)")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        before = dict(divergences.REGISTRY)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise SettingsError("plugins", str(path), f"raised {type(error).__name__}: {error}") from error
-        for div in [div for key, div in divergences.REGISTRY.items() if before.get(key) is not div]:
-            with jax.enable_x64(True):
-                wrong = divergences.complaint(div)
-            if wrong is not None:
-                divergences.REGISTRY.pop(div.name)
-                raise SettingsError("plugins", str(path), f"divergence {div.name!r}: {wrong}")
-
-
 def build(config: Mapping[str, Any]) -> Built:
     """The run that a plain config names; raises `SettingsError` at the first bad setting."""
-    load_plugins(config.get("plugins") or [])
+    plugins.load(config.get("plugins") or [])
     groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
     known = {field.name for field in dataclasses.fields(settings.Settings)} | {"task", "tracking", "plugins"}
     for key in config:
@@ -148,8 +117,7 @@ def build(config: Mapping[str, Any]) -> Built:
         raise SettingsError("task.name", "null", "allowed: " + ", ".join(tasks.REGISTRY))
     card = tasks.build(name, **options)
     chosen = resolve(chosen, card.task)
-    run = training.Run(chosen, card.task, policies.Fixed(card.task.log_reference, card.task.automaton.horizon))
-    return Built(run, card, tracking, fill(config, chosen))
+    return Built(training.make(chosen, card.task), card, tracking, fill(config, chosen))
 
 
 def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:

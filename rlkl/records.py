@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import divergences, oracle, penalty, policies, settings, training
-from rlkl.config import Built, load_plugins
+from rlkl import divergences, oracle, penalty, plugins, policies, settings, training
+from rlkl.blocks import Trained
+from rlkl.config import Built
 from rlkl.tasks import Automaton, Task
-from rlkl.training import Row, Trained
+from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
@@ -174,7 +175,7 @@ def load_policy(folder: str | Path) -> policies.Policy:
         about = json.loads(str(saved["about"]))
         automaton = Automaton(saved["next_state"], about["states"], about["horizon"], about["start"])
         leaves = [saved[f"leaf_{i}"] for i in range(sum(name.startswith("leaf_") for name in saved.files))]
-    load_plugins(about["plugins"])
+    plugins.load(about["plugins"])
     shape = (automaton.decisions, automaton.vocabulary)
     with jax.enable_x64(True):
         task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rlkl import penalty
+from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
-from rlkl.training import Row, Trained
+from rlkl.training import Row
 
 console = Console(highlight=False, soft_wrap=True, width=shutil.get_terminal_size((120, 25)).columns)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

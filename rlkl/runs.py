@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from rlkl import config, records, training
+from rlkl import blocks, config, records
+from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import Policy
 from rlkl.settings import DivergedError
 from rlkl.tracking import Tracker
-from rlkl.training import Row, Trained
+from rlkl.training import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def train(overrides: Sequence[str] = ()) -> Result:
     started = time.perf_counter()
     built = config.build(config.compose(overrides))
     with jax.enable_x64(True):
-        trained = training.train([built.run])[0]
+        trained = blocks.train([built.run])[0]
         graded = records.summary(built, trained, time.perf_counter() - started)
     raise_if_diverged(graded)
     return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
@@ -58,7 +59,7 @@ def execute(
 
     graded = None
     try:
-        trained = training.train([built.run], tell)[0]
+        trained = blocks.train([built.run], tell)[0]
         graded = records.save(folder, built, trained, time.perf_counter() - started)
     finally:
         upload = tracker.finish(graded) if tracker is not None else None

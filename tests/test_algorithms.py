@@ -90,9 +90,7 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
     run = bandit_run(
         algorithm, penalty={"divergence": "kl_pi_ref", "estimator": "k1", "placement": "reward", "beta": 0.3}, dtype="float64"
     )
-    run = training.Run(
-        run.settings, jax.tree.map(jnp.asarray, task), policies.Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-    )
+    run = training.make(run.settings, jax.tree.map(jnp.asarray, task))
     logits = jnp.asarray(draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
     policy = policies.tabular.Tabular(logits, jnp.asarray(task.automaton.legal))
 

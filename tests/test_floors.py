@@ -16,6 +16,8 @@ FLOORS = {
     "exact": 3, "penalty": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4,
     "training": 5,
+    "plugins": 5,
+    "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
     "runs": 7, "plots": 7,
     "cli": 8,
@@ -23,6 +25,8 @@ FLOORS = {
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
     ("estimators", "divergences"), ("policies", "tasks"), ("metrics", "oracle"),
+    ("records", "blocks"),
+    ("report", "blocks"),
     ("records", "config"), ("tracking", "config"), ("results", "records"), ("report", "config"), ("report", "records"),
     ("listing", "report"),
 }  # fmt: skip

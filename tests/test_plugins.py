@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import rlkl
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = re.search(r"```python\n(# my_penalty\.py\n.*?)```", README, re.S)
@@ -59,6 +61,18 @@ def test_a_task_and_a_policy_from_a_plugin(command, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["init"] == "uniform"
     code = "import rlkl; print(type(rlkl.load_policy('run')).__name__)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout == "Tabular\n"
+
+
+def test_an_edited_plugin_is_compiled_anew(tmp_path):
+    """In one process, as in a notebook: each training uses the definition of its time, also the first one again."""
+    text, values = EXAMPLE.group(1).replace("triangular", "edited"), []
+    chosen = [f"plugins=[{tmp_path / 'mine.py'}]", "penalty.divergence=edited", "penalty.beta=0.5", "steps=1"]
+    twice = text.replace("return h *", "return 2 * h *").replace(", h *", ", 2 * h *").replace("=1.0", "=2.0")
+    for definition in (text, twice, text):
+        (tmp_path / "mine.py").write_text(definition)
+        values.append(rlkl.train(chosen).summary["optimal_objective"])
+    assert values[0] > values[1] + 1e-3
+    assert values[0] == values[2]
 
 
 @pytest.fixture(scope="session")

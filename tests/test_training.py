@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, policies, training
+from rlkl import blocks, config, policies, training
 from rlkl.divergences import REGISTRY
 from rlkl.tasks import REGISTRY as TASKS
 
@@ -33,7 +33,7 @@ def final_regret(made):
 
 
 def regrets(runs) -> np.ndarray:
-    return np.asarray(final_regret(training.stack(runs, len(runs))))
+    return np.asarray(final_regret(blocks.stack(runs, len(runs))))
 
 
 @pytest.mark.parametrize("divergence", STRICT)
@@ -84,21 +84,21 @@ def test_k1_in_the_reward_comes_close():
 
 
 def test_without_a_penalty_the_largest_reward_is_reached():
-    trained = training.train([run(divergence="none", beta=0.0)])[0]
+    trained = blocks.train([run(divergence="none", beta=0.0)])[0]
     assert trained.rows.report.values.reward[-1] >= trained.rows.report.values.reward[0]
     assert 0.0 <= trained.rows.report.regret[-1] <= 1e-3
 
 
 @pytest.mark.parametrize(("divergence", "init"), [("kl_pi_ref", "uniform"), ("kl_ref_pi", "random")])
 def test_a_flat_reward_leads_back_to_the_reference(divergence, init):
-    trained = training.train([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
+    trained = blocks.train([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
     assert trained.rows.report.values.kl_pi_ref[-1] <= 1e-6
 
 
 def test_typicality_is_learned():
     """The trained policy is pi_ref^(1 + a/beta) e^(r/beta), normalised."""
     task = {"name": "bandit/custom", "reward": [0.0, 0.5, 0.2], "reference": [0.5, 0.3, 0.2], "typicality": 0.4}
-    trained = training.train([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
+    trained = blocks.train([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
     weight = np.array([0.5, 0.3, 0.2]) ** (1 + 0.4 / 0.5) * np.exp(np.array([0.0, 0.5, 0.2]) / 0.5)
     np.testing.assert_allclose(trained.outcomes.policy, weight / weight.sum(), atol=1e-6)
 
@@ -106,7 +106,7 @@ def test_typicality_is_learned():
 def gaussians(divergence: str):
     """Trained from a wide-enough start on each mode: (mean, variance, divergence, objective, the family's best)."""
     made = [run("bandit/bimodal", divergence, 1.0, policy="gaussian", policy_settings={"mean": start}) for start in (0.0, 3.0)]
-    for one, trained in zip(made, training.train(made), strict=True):
+    for one, trained in zip(made, blocks.train(made), strict=True):
         x, pi = one.task.coordinates, trained.outcomes.policy
         mean, report = np.sum(x * pi), trained.rows.report
         yield mean, np.sum((x - mean) ** 2 * pi), report.values.divergence[-1], report.objective[-1], trained.best_in_family
@@ -126,7 +126,7 @@ def test_a_gaussian_settles_on_one_mode_under_reverse_kl():
     assert stuck < best - 0.5
 
 
-def same(a: training.Trained, b: training.Trained) -> bool:
+def same(a: blocks.Trained, b: blocks.Trained) -> bool:
     leaves = zip(jax.tree.leaves((a.rows, a.outcomes)), jax.tree.leaves((b.rows, b.outcomes)), strict=True)
     return all(np.array_equal(x, y, equal_nan=True) for x, y in leaves)
 
@@ -137,26 +137,26 @@ def test_a_run_is_the_same_to_the_last_bit_alone_and_in_groups(algorithm):
     task = {"name": "bandit/random", "size": 3}
     one = run(task, "kl_pi_ref", 0.1, algorithm, seed=7, steps=600)
     others = [run(task, "kl_pi_ref", 0.05 + 0.01 * i, algorithm, seed=i, steps=600) for i in range(20)]
-    alone = training.train([one])[0]
+    alone = blocks.train([one])[0]
     for size in (2, 64, 300):
         group = (others * (size // len(others) + 1))[: size - 1]
         for place in (0, size - 1):
-            together = training.train([*group[:place], one, *group[place:]])[place]
+            together = blocks.train([*group[:place], one, *group[place:]])[place]
             assert same(alone, together), (size, place)
 
 
 def test_chunks_and_odd_log_intervals_end_at_the_last_step():
-    trained = training.train([run(steps=37, log_every=5)])[0]
+    trained = blocks.train([run(steps=37, log_every=5)])[0]
     assert trained.rows.step.tolist() == [0, 5, 10, 15, 20, 25, 30, 35, 37]
-    dense = training.train([run(steps=37, log_every=1)])[0]
+    dense = blocks.train([run(steps=37, log_every=1)])[0]
     assert dense.rows.report.objective[-1] == trained.rows.report.objective[-1]
 
 
 def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
     good = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 0.1})
     bad = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 1e308})
-    alone = training.train([good])[0]
-    first, second = training.train([good, bad])
+    alone = blocks.train([good])[0]
+    first, second = blocks.train([good, bad])
     assert same(alone, first)
     assert second.rows.step[-1] < 100
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state.policy))
@@ -167,7 +167,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     slow = run(
         "bandit/random", "kl_pi_ref", 0.1, steps=1, optimizer={"name": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e-3}
     )
-    trained = training.train([slow])[0]
+    trained = blocks.train([slow])[0]
     moved = trained.state.policy.logits[0, 0] - slow.task.log_reference[0]
     np.testing.assert_allclose(np.linalg.norm(moved), 1e-3, rtol=1e-9)
     assert trained.rows.gradient_norm[-1] > 1e-3
@@ -194,7 +194,7 @@ def test_schedules_bring_the_rate_to_zero_over_their_part_of_the_steps(schedule)
 def test_every_family_starts_as_it_says_and_sums_to_one(name):
     for init in policies.REGISTRY[name].inits:
         made = run("bandit/bimodal", "kl_ref_pi", 0.1, init=init, policy=name, steps=1)
-        state, _, row = training._prepare(training.stack([made], training.width(made)))
+        state, _, row = blocks._prepare(blocks.stack([made], blocks.width(made)))
         table = np.asarray(jax.vmap(lambda policy: policy.table())(state.policy))[0]
         np.testing.assert_allclose(np.exp(table).sum(-1), 1.0, atol=1e-12)
         if init == "reference":
@@ -205,16 +205,16 @@ def test_every_family_starts_as_it_says_and_sums_to_one(name):
 
 def test_support_decides_whether_a_lost_arm_can_be_taken():
     task = {"name": "bandit/custom", "reward": [0.0, 0.2, 3.0], "reference": [0.6, 0.4, 0.0]}
-    reverse, forward = (training.train([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
+    reverse, forward = (blocks.train([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
     assert reverse.outcomes.policy[2] == 0.0
     assert forward.outcomes.policy[2] > 0.1
     assert abs(forward.rows.report.regret[-1]) <= 1e-5
-    masked = training.train([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
+    masked = blocks.train([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
     assert masked.outcomes.policy[2] == 0.0
     assert masked.rows.report.regret[-1] > 0.1  # graded against the unmasked optimum
 
 
 def test_float32_training_is_graded_in_float64():
-    trained = training.train([run(algorithm="exact", dtype="float32", steps=50)])[0]
+    trained = blocks.train([run(algorithm="exact", dtype="float32", steps=50)])[0]
     assert trained.state.policy.logits.dtype == jnp.float32
     assert trained.rows.report.regret.dtype == np.float64

@@ -1,0 +1,102 @@
+"""Runs execute in blocks of one fixed width, padded, through one executable a static part: so a run's numbers are the
+same to the last bit whether it is alone or among hundreds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rlkl import exact, oracle, policies
+from rlkl.training import ROWS, Outcomes, Row, Run, State, advance, best_in_family, close, prepare
+
+
+class Trained(NamedTuple):
+    """A finished run, on the host: its rows (leaves with a leading axis), last state, optimum with what it is worth, and
+    end states.
+
+    best_in_family: the largest objective of a restricted family that can be searched, else None.
+    """
+
+    rows: Row
+    state: State
+    optimum: oracle.Optimum
+    optimum_values: exact.Values
+    outcomes: Outcomes
+    best_in_family: float | None
+
+
+_best_in_family = jax.jit(jax.vmap(best_in_family))
+_prepare = jax.jit(jax.vmap(prepare))
+_advance = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)))
+_close = jax.jit(jax.vmap(close))
+
+
+def width(run: Run) -> int:
+    """How many runs a block holds: a function of the static part alone."""
+    automaton = run.task.automaton
+    cells = automaton.horizon * automaton.decisions * automaton.vocabulary
+    return max(1, min(16, 1024 // cells))
+
+
+def stack(runs: Sequence[Run], size: int) -> Run:
+    """One block: the runs' leaves side by side, the last run repeated to fill it."""
+    filled = [*runs, *[runs[-1]] * (size - len(runs))]
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *filled)
+
+
+def blocks(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
+    """Runs of one static part, in blocks of its width."""
+    size = width(runs[0])
+    return (runs[first : first + size] for first in range(0, len(runs), size))
+
+
+def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
+    """Train runs that share their static part. `on_rows(i, rows)` hears of run i's new rows after every chunk.
+
+    Needs x64 enabled. A run that stops being finite keeps its last finite policy; its rows end there.
+    """
+    done: list[Trained] = []
+    for members in blocks(runs):
+        done += _train_block(members, len(done), on_rows)
+    return done
+
+
+def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
+    chosen, count = members[0].settings, len(members)
+    block = stack(members, width(members[0]))
+    state, optimum, first = _prepare(block)
+    chunks = [_on_host(first, lambda x: x[:count, None])]
+    _tell(on_rows, offset, chunks[0], np.full(count, -1))
+    for start in range(0, chosen.steps, ROWS * chosen.log_every):
+        state, rows = _advance(block, optimum, state, np.int32(start))
+        left = -(-(chosen.steps - start) // chosen.log_every)
+        chunks.append(_on_host(rows, lambda x, left=left: x[:count, :left]))
+        _tell(on_rows, offset, chunks[-1], chunks[-2].step[:, -1])
+        if (chunks[-1].step[:, -1] < min(chosen.steps, start + ROWS * chosen.log_every)).all():
+            break  # every run of the block has diverged
+    table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
+    worth, ends = _on_host(_close(block, optimum, state))
+    searched = policies.REGISTRY[chosen.policy.name].box is not None
+    best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
+    one = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    return [
+        Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(worth, i), one(ends, i), best[i])
+        for i in range(count)
+    ]
+
+
+def _on_host(tree, select=lambda x: x):
+    return jax.tree.map(lambda x: select(np.asarray(x)), tree)
+
+
+def _tell(on_rows, offset: int, rows: Row, before: np.ndarray) -> None:
+    for i in range(len(before)) if on_rows else ():
+        on_rows(offset + i, _moved(jax.tree.map(lambda x, i=i: x[i], rows), before[i]))
+
+
+def _moved(rows: Row, before: int | np.integer) -> Row:
+    """The rows whose step went on from `before`: once a run has diverged, nothing new is logged."""
+    fresh = np.diff(rows.step, prepend=before) > 0
+    return jax.tree.map(lambda x: x[fresh], rows)
