@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, penalty, plugins, policies, settings, tasks, training
+from rlkl import algorithms, divergences, exact, penalty, plugins, policies, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
 
 
@@ -157,6 +157,10 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
             raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
     elif given.beta <= 0.0:
         raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
+    div = penalty.divergence(given)
+    if div is not None and not exact.has_exact_divergence(task.automaton, div):
+        rule = f"{div.formula} has no exact value over several tokens (both KLs and the alpha family have)"
+        raise SettingsError("penalty.divergence", given.divergence, rule)
     entry = penalty.check(chosen.algorithm.name, given, task.automaton.horizon)
     return dataclasses.replace(given, estimator=entry.estimator, placement=entry.placement)
 

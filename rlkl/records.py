@@ -23,6 +23,7 @@ from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
+SAMPLES = 8  # texts of each kind in samples.txt
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -147,6 +148,29 @@ def outcomes(built: Built, trained: Trained) -> str:
     return text + (f"# the {dropped} least likely of {len(names)} outcomes are left out\n" if dropped else "")
 
 
+def samples(built: Built, trained: Trained) -> str:
+    """samples.txt: the same few uniform numbers turned into texts by reference, policy and optimum, side by side."""
+    card, automaton = built.card, built.run.task.automaton
+    with jax.enable_x64(True):
+        table = np.asarray(training.cast(trained.state.policy, np.float64).table())
+    log_ref = np.broadcast_to(built.run.task.log_reference, table.shape)
+    uniform = np.random.default_rng(0).random((SAMPLES, automaton.horizon))
+    lines = []
+    for draws in uniform:
+        lines.append("")
+        for name, rows in (("reference", log_ref), ("policy", table), ("optimum", trained.optimum.log_pi)):
+            tokens, state = [], automaton.start
+            for t, number in enumerate(draws):
+                if state >= automaton.decisions:
+                    break
+                cdf = np.cumsum(np.exp(rows[t, state]))
+                token = min(int(np.sum(cdf <= number * cdf[-1])), cdf.size - 1)
+                tokens.append(card.tokens[token])
+                state = int(automaton.next_state[state, token])
+            lines.append(f"{name:<10}{card.joiner.join(tokens)}")
+    return "\n".join(lines[1:]) + "\n"
+
+
 def checkpoint(built: Built, trained: Trained) -> bytes:
     """The policy as an .npz of plain arrays and a line of JSON: data only."""
     automaton = built.run.task.automaton
@@ -196,6 +220,8 @@ def save(folder: Path, built: Built, trained: Trained, seconds: float) -> dict[s
     graded = summary(built, trained, seconds)
     write(folder / "history.csv", table(list(columns), zip(*columns.values(), strict=True)))
     write(folder / "outcomes.csv", outcomes(built, trained))
+    if built.card.tokens:
+        write(folder / "samples.txt", samples(built, trained))
     write(folder / "checkpoint.npz", checkpoint(built, trained))
     write(folder / "summary.json", json.dumps(graded, indent=2, allow_nan=False) + "\n")
     return graded

@@ -108,11 +108,13 @@ def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
 
 
 def number(value: Any) -> str:
-    """A number for a table: four digits, small ones in powers of ten, a dash for the undefined."""
+    """A number for a table: four digits, small and large ones in powers of ten, a dash for the undefined."""
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
+    if abs(value) >= 1e5:
+        return f"{value:.3e}"
     return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 

@@ -29,6 +29,8 @@ SHIPPED = [
 def extra(overrides):
     if overrides == ["task=bandit/custom"]:
         return ["task.reward=[0,1]", "task.reference=[0.5,0.5]"]
+    if overrides == ["task=automaton/custom"]:
+        return [f"task.path={Path(__file__).parent / 'chain.json'}"]
     if overrides == ["policy=gaussian"]:
         return ["task=bandit/bimodal"]  # arms closer together than the default scale
     return []
@@ -74,7 +76,8 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
         defaults = tasks.options(name)
         assert shipped.pop("name") == name
         assert set(shipped) == set(defaults)
-        assert all(value == defaults[key] for key, value in shipped.items() if value != "???")
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+        assert all(value == plain[key] for key, value in shipped.items() if value != "???")
     for name, family in policies.REGISTRY.items():
         assert yaml.safe_load((ROOT / "policy" / f"{name}.yaml").read_text())["name"] == name
         assert family.inits

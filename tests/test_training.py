@@ -9,7 +9,7 @@ from rlkl import blocks, config, policies, training
 from rlkl.divergences import REGISTRY
 from rlkl.tasks import REGISTRY as TASKS
 
-BANDITS = sorted(set(TASKS) - {"bandit/custom"})
+BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
 STRICT = sorted(set(REGISTRY) - {"total_variation"})
 
 

@@ -14,12 +14,15 @@ class Card:
     """A task with what people need beside its arrays.
 
     outcomes: a name for each end state in `task.automaton.outcomes`; facts: what a record should say of it (the hash
-    of a text, ...), as plain JSON values.
+    of a text, ...), as plain JSON values; tokens: the vocabulary, where it is not the outcomes themselves, and joiner
+    what stands between two tokens of a text.
     """
 
     task: Task
     outcomes: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    tokens: tuple[str, ...] = ()
+    joiner: str = " "
 
 
 REGISTRY: dict[str, Callable[..., Card]] = {}
@@ -54,6 +57,6 @@ def build(name: str, **chosen: Any) -> Card:
     return REGISTRY[name](**chosen)
 
 
-from rlkl.tasks import bandits, words  # noqa: E402, F401  (they register themselves)
+from rlkl.tasks import bandits, brackets, custom, grammar, motif, words  # noqa: E402, F401  (they register themselves)
 
 __all__ = ["REGISTRY", "Automaton", "Card", "Task", "build", "options", "register"]

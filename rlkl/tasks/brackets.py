@@ -1,0 +1,38 @@
+"""Balanced brackets: a string is valid where every bracket is closed, and none before it was opened."""
+
+from rlkl.settings import SettingsError
+from rlkl.tasks import Card, graphs, register
+from rlkl.tasks.arguments import choice, whole
+
+BROKEN = (-1, 0)
+
+
+@register("sequence/brackets")
+def brackets(reward="validity", horizon=12, typicality=0.0) -> Card:
+    """Strings of ( and ), equally likely under the reference; rewards: validity (1 where balanced: as beta falls, the optimum
+    becomes the reference filtered for valid strings), depth (the deepest nesting of a balanced string, 1 at most)."""
+    kind, horizon = choice("task.reward", reward, ("validity", "depth")), whole("task.horizon", horizon, at_least=2)
+    if horizon % 2:
+        raise SettingsError("task.horizon", horizon, "must be even: no string of odd length is balanced")
+    deepest = horizon // 2
+
+    def step(state: tuple[int, int], token: str) -> tuple[int, int]:
+        depth, most = state
+        after = depth + (1 if token == "(" else -1)
+        return BROKEN if state == BROKEN or not 0 <= after <= deepest else (after, max(most, after))
+
+    def worth(state: tuple[int, int]) -> float:
+        if state == BROKEN or state[0] != 0:
+            return 0.0
+        return 1.0 if kind == "validity" else state[1] / deepest
+
+    return graphs.card(
+        lambda state: {token: (step(state, token), 1.0) for token in "()"},
+        (0, 0),
+        ("(", ")"),
+        horizon,
+        reward=worth,
+        name=lambda state: "broken" if state == BROKEN else f"{state[0]} open, depth {state[1]}",
+        typicality=typicality,
+        joiner="",
+    )

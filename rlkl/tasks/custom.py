@@ -1,0 +1,93 @@
+"""Any automaton, from a JSON file; every fault of the file is said in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlkl.settings import SettingsError, nearest
+from rlkl.tasks import Card, register
+from rlkl.tasks.arguments import number
+from rlkl.tasks.automaton import Automaton, Task
+
+REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward")
+MOST_BYTES = 2**32  # of one [T, D, V] table in float64
+
+
+@register("automaton/custom")
+def custom(path, typicality=0.0) -> Card:
+    """An automaton from a JSON file: vocabulary (V names), horizon, start, next_state (D rows of V, -1 illegal), reference (D
+    rows of V), reward (S values, of the final state), states (S names, optional). A reward per step is taken by carrying
+    what was earned in the state, where that stays finite."""
+
+    def refuse(what: str):
+        return SettingsError("task.path", str(path), what)
+
+    try:
+        given = json.loads(Path(str(path)).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise refuse(f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise refuse(f"is not JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise refuse("must hold one JSON object")
+    for key in given:
+        if key not in (*REQUIRED, "states"):
+            raise refuse(f"has an unknown key {key!r}; " + nearest(key, (*REQUIRED, "states")))
+    for key in REQUIRED:
+        if key not in given:
+            raise refuse(f"lacks {key!r}")
+    return _card(given, refuse, typicality)
+
+
+def _card(given: dict[str, Any], refuse, typicality: Any) -> Card:
+    tokens, horizon, start = given["vocabulary"], given["horizon"], given["start"]
+    if not isinstance(tokens, list) or len(tokens) < 2:
+        raise refuse("vocabulary must be a list of at least 2 names")
+    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
+        raise refuse(f"horizon is {horizon}; must be a whole number of at least 1")
+    reward = _array(given["reward"], "reward", 1, refuse)
+    following = _array(given["next_state"], "next_state", 2, refuse)
+    reference = _array(given["reference"], "reference", 2, refuse)
+    shape, states = following.shape, reward.size
+    if shape[1] != len(tokens) or reference.shape != shape:
+        raise refuse(f"next_state is {shape}, reference {reference.shape}, the vocabulary {len(tokens)}; need D rows of V each")
+    if not shape[0] <= states:
+        raise refuse(f"reward has {states} values for {shape[0]} decision states; needs one a state")
+    if not isinstance(start, int) or not 0 <= start < shape[0]:
+        raise refuse(f"start is {start}; must be one of the decision states 0 to {shape[0] - 1}")
+    if (bytes_needed := 8 * horizon * following.size) > MOST_BYTES:
+        raise refuse(
+            f"a table of it would need {bytes_needed / 2**30:.1f} GiB; at most {MOST_BYTES / 2**30:.0f} GiB are allowed"
+        )
+    if (following != np.round(following)).any() or (following < -1).any() or (following >= states).any():
+        at = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
+        raise refuse(f"next_state{at.tolist()} is {following[tuple(at)]:g}; must be -1 or a state from 0 to {states - 1}")
+    if (wrong := ~((reference >= 0).all(1) & (np.abs(reference.sum(1) - 1.0) <= 1e-6))).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise refuse(f"reference row {row} sums to {reference[row].sum():.6g}; probabilities must be at least 0 and sum to 1")
+    if (reference[following < 0] > 0).any():
+        raise refuse("reference gives probability to an illegal token (next_state -1)")
+    with np.errstate(divide="ignore"):
+        log_reference = np.log(reference / reference.sum(axis=1, keepdims=True))
+    automaton = Automaton(following.astype(int), states, horizon, start)
+    if (lost := np.setdiff1d(np.flatnonzero(reward), automaton.outcomes)).size:
+        raise refuse(f"state {lost[0]} has a reward, and no legal sequence of {horizon} tokens ends in it")
+    names = given.get("states") or [str(state) for state in range(states)]
+    if len(names) != states:
+        raise refuse(f"states has {len(names)} names for {states} states")
+    task = Task(
+        automaton, reward, log_reference, np.asarray(number("task.typicality", typicality)), np.arange(len(tokens), dtype=float)
+    )
+    return Card(task, tuple(str(names[i]) for i in automaton.outcomes), {}, tuple(map(str, tokens)))
+
+
+def _array(values: Any, key: str, rank: int, refuse) -> np.ndarray:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise refuse(f"{key} must be {'rows' if rank == 2 else 'a list'} of numbers") from None
+    if array.ndim != rank or array.size == 0 or not np.isfinite(array).all():
+        raise refuse(f"{key} must be {'rows of equal length' if rank == 2 else 'a list'}, of finite numbers")
+    return array

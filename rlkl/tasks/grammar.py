@@ -1,0 +1,95 @@
+"""A toy English: 40 words, two dozen states, sentences of up to twelve words that a person can read."""
+
+from typing import Any
+
+from rlkl.tasks import Card, graphs, register
+from rlkl.tasks.arguments import choice, whole
+
+LEXICON = {
+    "determiner": ("the", "a", "every", "some"),
+    "adjective": ("small", "old", "quiet", "red", "strange", "golden"),
+    "noun": ("cat", "dog", "child", "river", "moon", "garden", "ship", "letter", "king", "dragon"),
+    "transitive": ("sees", "loves", "follows", "finds", "paints"),
+    "intransitive": ("sleeps", "sings", "waits", "falls", "shines"),
+    "adverb": ("slowly", "often", "quietly", "here"),
+    "preposition": ("near", "under"),
+    "and": ("and",),
+    "end": (".", "!", "?"),
+}
+WORDS = tuple(word for words in LEXICON.values() for word in words)
+ENDINGS = {".": 0.90, "!": 0.08, "?": 0.02}
+# state -> class of the next word -> (state after it, weight under the reference)
+GRAMMAR: dict[str, dict[str, tuple[str, float]]] = {
+    "start": {"determiner": ("subject determiner", 1.0)},
+    "subject determiner": {"noun": ("subject", 0.6), "adjective": ("subject adjective", 0.4)},
+    "subject adjective": {"noun": ("subject", 0.8), "adjective": ("subject adjectives", 0.2)},
+    "subject adjectives": {"noun": ("subject", 1.0)},
+    "subject": {"transitive": ("transitive", 0.45), "intransitive": ("intransitive", 0.4), "preposition": ("place", 0.15)},
+    "place": {"determiner": ("place determiner", 1.0)},
+    "place determiner": {"noun": ("placed subject", 0.8), "adjective": ("place adjective", 0.2)},
+    "place adjective": {"noun": ("placed subject", 1.0)},
+    "placed subject": {"transitive": ("transitive", 0.5), "intransitive": ("intransitive", 0.5)},
+    "transitive": {"determiner": ("object determiner", 1.0)},
+    "object determiner": {"noun": ("object", 0.65), "adjective": ("object adjective", 0.35)},
+    "object adjective": {"noun": ("object", 1.0)},
+    "object": {"end": ("", 0.65), "adverb": ("adverb", 0.2), "and": ("and", 0.15)},
+    "intransitive": {"end": ("", 0.5), "adverb": ("adverb", 0.3), "and": ("and", 0.2)},
+    "adverb": {"end": ("", 1.0)},
+    "and": {"transitive": ("second transitive", 0.5), "intransitive": ("second intransitive", 0.5)},
+    "second transitive": {"determiner": ("second determiner", 1.0)},
+    "second determiner": {"noun": ("second object", 1.0)},
+    "second object": {"end": ("", 0.8), "adverb": ("adverb", 0.2)},
+    "second intransitive": {"end": ("", 0.7), "adverb": ("adverb", 0.3)},
+}
+
+
+def rows(state: str) -> graphs.Row | None:
+    """A state's words: within a class they fall off as 1/rank; the ending says in which of three states it ends."""
+    if state not in GRAMMAR:
+        return None
+    found: dict[str, tuple[str, float]] = {}
+    for kind, (after, weight) in GRAMMAR[state].items():
+        words = LEXICON[kind]
+        share = [ENDINGS[word] if kind == "end" else 1.0 / rank for rank, word in enumerate(words, start=1)]
+        for word, part in zip(words, share, strict=True):
+            found[word] = (f"ends in {word}" if kind == "end" else after, weight * part / sum(share))
+    return found
+
+
+@register("sequence/grammar")
+def grammar(reward="topic", topic="dragon", target=9, horizon=12, typicality=0.0) -> Card:
+    """Short English sentences; rewards of a finished one: topic (1 where it mentions `topic`), ending (1 for ! and for ?,
+    which the reference seldom writes, 1/2 for a full stop), length (1 at `target` words, less with the distance)."""
+    kind = choice("task.reward", reward, ("topic", "ending", "length"))
+    word = choice("task.topic", topic, WORDS)
+    horizon, target = whole("task.horizon", horizon, at_least=4), whole("task.target", target, at_least=3)
+    return {"topic": _topic, "ending": _ending, "length": _length}[kind](word, target, horizon, typicality)
+
+
+def _finished(state: str) -> bool:
+    return state.startswith("ends in")
+
+
+def _topic(word: str, target: int, horizon: int, typicality: Any) -> Card:
+    seen = graphs.watched(rows, lambda mentioned, token: mentioned or token == word)
+    return graphs.card(
+        seen, ("start", False), WORDS, horizon,
+        reward=lambda both: float(_finished(both[0]) and both[1]),
+        name=lambda both: f"{both[0]}{' with ' + word if both[1] else ''}",
+        typicality=typicality,
+    )  # fmt: skip
+
+
+def _ending(word: str, target: int, horizon: int, typicality: Any) -> Card:
+    worth = {"ends in !": 1.0, "ends in ?": 1.0, "ends in .": 0.5}
+    return graphs.card(rows, "start", WORDS, horizon, lambda state: worth.get(state, 0.0), str, typicality)
+
+
+def _length(word: str, target: int, horizon: int, typicality: Any) -> Card:
+    counted = graphs.watched(rows, lambda length, token: length + 1)
+    return graphs.card(
+        counted, ("start", 0), WORDS, horizon,
+        reward=lambda both: max(0.0, 1.0 - abs(both[1] - target) / target) if _finished(both[0]) else 0.0,
+        name=lambda both: f"{both[0]} after {both[1]}",
+        typicality=typicality,
+    )  # fmt: skip
