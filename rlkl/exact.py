@@ -32,15 +32,9 @@ class Values(NamedTuple):
     length: Float[Array, ""]
 
 
-def _inner_next(automaton: Automaton) -> np.ndarray:
-    """Int["D V"]: the next decision state, or D where a token ends the sequence or is illegal."""
-    following = automaton.next_state
-    return np.where((following >= 0) & (following < automaton.decisions), following, automaton.decisions)
-
-
 def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
     """Probability of standing in each decision state at each position."""
-    following = jnp.asarray(_inner_next(automaton).ravel())
+    following = jnp.asarray(automaton.inner_next.ravel())
     start = jnp.zeros((automaton.decisions,), log_pi.dtype).at[automaton.start].set(1.0)
 
     def step(at, rows):
@@ -55,8 +49,7 @@ def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Arra
 def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, " S"]:
     """Probability of ending in each state."""
     at = occupancy(automaton, log_pi)
-    ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
-    flow = jnp.where(ends, at[:, :, None] * jnp.exp(log_pi), 0.0)
+    flow = jnp.where(automaton.ends, at[:, :, None] * jnp.exp(log_pi), 0.0)
     into = np.broadcast_to(np.maximum(automaton.next_state, 0), flow.shape)
     return jax.ops.segment_sum(flow.ravel(), jnp.asarray(into.ravel()), automaton.states)
 
@@ -64,18 +57,17 @@ def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -
 def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
     """What a token earns: its end state's reward where it ends the sequence, and the typicality reward."""
     automaton = task.automaton
-    ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
     final = jnp.asarray(task.reward, dtype)[np.maximum(automaton.next_state, 0)]
     log_ref, weight = jnp.asarray(task.log_reference, dtype), jnp.asarray(task.typicality, dtype)
     typical = jnp.where(weight == 0.0, 0.0, weight * log_ref)
-    return jnp.where(ends, final[None], 0.0) + jnp.where(automaton.legal, typical, 0.0)[None]
+    return jnp.where(automaton.ends, final[None], 0.0) + jnp.where(automaton.legal, typical, 0.0)[None]
 
 
 def power_sum(
     automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], a: Float[Array, ""]
 ) -> Float[Array, ""]:
     """sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens. a is not 0 or 1."""
-    following = jnp.asarray(_inner_next(automaton))
+    following = jnp.asarray(automaton.inner_next)
     pi_in, ref_in = log_pi > -jnp.inf, log_ref > -jnp.inf
     both = pi_in & ref_in
     exponent = a * jnp.where(both, log_pi, 0.0) + (1.0 - a) * jnp.where(both, log_ref, 0.0)
@@ -89,7 +81,7 @@ def power_sum(
         product = jnp.where(rows == 0.0, 0.0, rows * jnp.where(rows == 0.0, 0.0, onward))
         return jnp.sum(product, axis=-1), None
 
-    ends = jnp.asarray(np.stack([automaton.ends_at(t) for t in range(automaton.horizon)]))
+    ends = jnp.asarray(automaton.ends)
     first, _ = jax.lax.scan(step, jnp.zeros((automaton.decisions,), log_pi.dtype), (weight, ends), reverse=True)
     return first[automaton.start]
 

@@ -79,15 +79,12 @@ def _end_log_ratio(task, div, params, beta, log_ref) -> Float[Array, "T D V"]:
     lost = jnp.any((log_p == -jnp.inf) & (best > -jnp.inf))
     log_w = jnp.where(log_p > -jnp.inf, best - jnp.where(log_p > -jnp.inf, log_p, 0.0), -jnp.inf)
     of_state = jnp.zeros((automaton.states,), log_p.dtype).at[at].set(jnp.where(lost, jnp.nan, log_w))
-    ends = np.stack([automaton.ends_at(t) for t in range(automaton.horizon)])
-    return jnp.where(ends, of_state[np.maximum(automaton.next_state, 0)][None], 0.0)
+    return jnp.where(automaton.ends, of_state[np.maximum(automaton.next_state, 0)][None], 0.0)
 
 
 def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[Array, "T D V"]:
     """The policy proportional to the product of its tokens' weights (Doob's h-transform), as log-probabilities."""
-    following = automaton.next_state
-    inner = jnp.asarray(np.where((following >= 0) & (following < automaton.decisions), following, automaton.decisions))
-    ends = jnp.asarray(np.stack([automaton.ends_at(t) for t in range(automaton.horizon)]))
+    inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
 
     def step(log_h, inputs):
         weight, end = inputs
@@ -104,9 +101,7 @@ def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[
 
 def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[Array, "T D V"], Bool[Array, ""]]:
     """The best-rewarded policy, even over ties, and whether there is a tie where it goes."""
-    following = automaton.next_state
-    inner = jnp.asarray(np.where((following >= 0) & (following < automaton.decisions), following, automaton.decisions))
-    ends = jnp.asarray(np.stack([automaton.ends_at(t) for t in range(automaton.horizon)]))
+    inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
     legal = jnp.asarray(automaton.legal)
 
     def step(ahead, inputs):

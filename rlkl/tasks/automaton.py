@@ -61,6 +61,17 @@ class Automaton:
         return self.legal & ((self.next_state >= self.decisions) | (t == self.horizon - 1))
 
     @cached_property
+    def ends(self) -> np.ndarray:
+        """Bool["T D V"]: `ends_at` of every position."""
+        return np.stack([self.ends_at(t) for t in range(self.horizon)])
+
+    @cached_property
+    def inner_next(self) -> np.ndarray:
+        """Int["D V"]: the next decision state, or D where a token leaves them or is illegal."""
+        inside = (self.next_state >= 0) & (self.next_state < self.decisions)
+        return np.where(inside, self.next_state, self.decisions)
+
+    @cached_property
     def reachable(self) -> np.ndarray:
         """Bool["T D"]: the decision states that some legal sequence occupies at each position."""
         at = np.zeros((self.horizon, self.decisions), bool)
