@@ -84,7 +84,8 @@ def _job(config: Any, hydra: Any, sweeping: bool) -> None:
 
     built = configs.build(configs.plain(config))
     folder = Path(hydra.runtime.output_dir)
-    _save_resolved(config, built, folder / (hydra.output_subdir or ""))
+    if hydra.output_subdir is not None:
+        _save_resolved(config, built, folder / hydra.output_subdir)
     warn = lambda message: report.errors.print(f"warning: {message}", markup=False)  # noqa: E731
     if sweeping:
         name = " ".join(hydra.overrides.task) or "defaults"
