@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     for name in argv:
         runs_in, out = Path("outputs") / "experiments" / name, Path("paper") / name
         shutil.rmtree(runs_in, ignore_errors=True)
-        finished = build.build(name, runs_in, out, [])
+        finished = build.build(name, runs_in, out)
         closing = getattr(build.module(name), "closing", None)
         if closing is not None:
             report.console.print(closing(finished.runs))

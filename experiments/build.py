@@ -61,18 +61,18 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}.figure")
 
 
-def train(name: str, folder: Path, more: list[str]) -> results.Runs:
-    """Run an experiment's sweeps below a folder; `more` overrides are added to each."""
+def train(name: str, folder: Path) -> results.Runs:
+    """Run an experiment's sweeps below a folder."""
     for number, overrides in enumerate(sweeps(name)):
         target = f"hydra.sweep.dir={folder / str(number)}"
-        if status := cli.main(["-m", *overrides, *more, target]):
+        if status := cli.main(["-m", *overrides, target]):
             raise SystemExit(status)
     return results.load(folder)
 
 
-def build(name: str, runs_in: Path, out: Path, more: list[str]) -> Finished:
+def build(name: str, runs_in: Path, out: Path) -> Finished:
     """Train, then write figure.png, figure.pdf, figure.csv and claims.json into `out`."""
-    runs, figure = train(name, runs_in, more), module(name)
+    runs, figure = train(name, runs_in), module(name)
     table = figure.table(runs)
     claims = figure.claims(table)
     records.write(out / "figure.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from rlkl import algorithms, divergences, exact, penalty, plugins, policies, settings, tasks, training
@@ -40,12 +39,6 @@ class Built(NamedTuple):
     resolved: dict[str, Any]
 
 
-def directory() -> Path:
-    """Where the shipped configs lie: in an installed package, or at the top of a clone."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
-
-
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
     import hydra
@@ -54,7 +47,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     if isinstance(overrides, (str, Mapping)):
         raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
-    with hydra.initialize_config_dir(str(directory()), version_base="1.3", job_name="rlkl"):
+    with hydra.initialize_config_dir(str(settings.config_directory()), version_base="1.3", job_name="rlkl"):
         try:
             return plain(hydra.compose("config", overrides=list(overrides)))
         except (HydraException, OmegaConfBaseException) as error:
@@ -75,7 +68,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     """What Hydra refused, as one line: the first override that names no group, choice or key, else Hydra's words."""
-    root = directory()
+    root = settings.config_directory()
     groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "hydra")
     keys = settings.known_keys() | {f"task.{option}" for name in tasks.REGISTRY for option in tasks.options(name)} | set(groups)
     for override in overrides:

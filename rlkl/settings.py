@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 Traced = Any  # a number; inside a compiled program, an array of it
@@ -34,6 +35,12 @@ class DivergedError(RuntimeError):
             f"the run diverged at step {step}: its gradient or parameters are not finite. What it had until then is "
             "kept; a smaller optimizer.learning_rate, or optimizer.max_grad_norm, may help."
         )
+
+
+def config_directory() -> Path:
+    """Where the shipped configs lie: in an installed package, or at the top of a clone."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from rlkl import config, penalty, policies, settings, tasks, training
 from rlkl.settings import SettingsError
 
-ROOT = config.directory()
+ROOT = settings.config_directory()
 
 
 def choices(group: str) -> list[str]:

@@ -21,7 +21,7 @@ def test_every_job_of_an_experiment_composes_and_builds(name):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mode_seeking")
-    return build.build("mode_seeking", folder / "runs", folder / "out", []), folder / "out"
+    return build.build("mode_seeking", folder / "runs", folder / "out"), folder / "out"
 
 
 def test_mode_seeking_holds(finished):

@@ -63,14 +63,16 @@ def grammar(reward="topic", topic="dragon", target=9, horizon=12, typicality=0.0
     kind = choice("task.reward", reward, ("topic", "ending", "length"))
     word = choice("task.topic", topic, WORDS)
     horizon, target = whole("task.horizon", horizon, at_least=4), whole("task.target", target, at_least=3)
-    return {"topic": _topic, "ending": _ending, "length": _length}[kind](word, target, horizon, typicality)
+    if kind == "topic":
+        return _topic(word, horizon, typicality)
+    return _length(target, horizon, typicality) if kind == "length" else _ending(horizon, typicality)
 
 
 def _finished(state: str) -> bool:
     return state.startswith("ends in")
 
 
-def _topic(word: str, target: int, horizon: int, typicality: Any) -> Card:
+def _topic(word: str, horizon: int, typicality: Any) -> Card:
     seen = graphs.watched(rows, lambda mentioned, token: mentioned or token == word)
     return graphs.card(
         seen, ("start", False), WORDS, horizon,
@@ -80,12 +82,12 @@ def _topic(word: str, target: int, horizon: int, typicality: Any) -> Card:
     )  # fmt: skip
 
 
-def _ending(word: str, target: int, horizon: int, typicality: Any) -> Card:
+def _ending(horizon: int, typicality: Any) -> Card:
     worth = {"ends in !": 1.0, "ends in ?": 1.0, "ends in .": 0.5}
     return graphs.card(rows, "start", WORDS, horizon, lambda state: worth.get(state, 0.0), str, typicality)
 
 
-def _length(word: str, target: int, horizon: int, typicality: Any) -> Card:
+def _length(target: int, horizon: int, typicality: Any) -> Card:
     counted = graphs.watched(rows, lambda length, token: length + 1)
     return graphs.card(
         counted, ("start", 0), WORDS, horizon,
