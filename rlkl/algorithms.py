@@ -1,6 +1,7 @@
 """Advantages and surrogate losses: pure functions of a batch, whichever way the batch was made."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +9,36 @@ from jaxtyping import Array, Float
 
 from rlkl import exact
 from rlkl.divergences import Divergence, Params
-from rlkl.rollout import Batch, Positions
+from rlkl.rollout import Batch
 from rlkl.tasks.automaton import Task
 
 Advantage = Callable[[Float[Array, "N T"], Batch, Float[Array, ""]], Float[Array, "N T"]]
-ADVANTAGES: dict[str, Advantage] = {}
 
 
-def register(name: str):
-    """Decorator: make (returns-to-go, batch, moving average of returns) -> advantages the algorithm `name`."""
+@dataclass(frozen=True)
+class Algorithm:
+    """A registered sampled algorithm.
+
+    advantage: (returns-to-go, batch, moving average of returns) -> advantages. aggregation: the default of
+    `algorithm.loss_aggregation`. clipped: whether it takes several epochs on a batch under PPO's clipped ratio.
+    scaled: whether its advantages are the unbiased ones times a factor, so that a penalty outside of them would be worth
+    another coefficient.
+    """
+
+    advantage: Advantage
+    aggregation: str = "seq-mean-token-sum"
+    clipped: bool = False
+    scaled: bool = False
+
+
+REGISTRY: dict[str, Algorithm] = {}
+
+
+def register(name: str, **rest):
+    """Decorator: make an advantage function the algorithm `name`; `rest` are the other fields of `Algorithm`."""
 
     def add(advantage: Advantage) -> Advantage:
-        ADVANTAGES[name] = advantage
+        REGISTRY[name] = Algorithm(advantage, **rest)
         return advantage
 
     return add
@@ -27,7 +46,19 @@ def register(name: str):
 
 def names() -> tuple[str, ...]:
     """Every value of `algorithm`."""
-    return ("exact", *ADVANTAGES)
+    return ("exact", *REGISTRY)
+
+
+def kind(name: str) -> str:
+    """What `penalty.legal` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
+    if name == "exact":
+        return "exact"
+    return "scaled" if REGISTRY[name].scaled else "sampled"
+
+
+def group_mean(x: Float[Array, "N T"], batch: Batch) -> Float[Array, "1 T"]:
+    """The mean over the batch at each position; a sequence that has ended counts as zero."""
+    return jnp.sum(batch.weight[:, None] * jnp.where(batch.mask, x, 0.0), axis=0, keepdims=True)
 
 
 @register("reinforce")
@@ -39,8 +70,43 @@ def reinforce(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array,
 @register("rloo")
 def rloo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
     """Return less the mean of the other draws' (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
-    mean = jnp.sum(batch.weight[:, None] * jnp.where(batch.mask, returns, 0.0), axis=0, keepdims=True)
-    return returns - (batch.size * mean - returns) / (batch.size - 1)
+    return returns - (batch.size * group_mean(returns, batch) - returns) / (batch.size - 1)
+
+
+@register("dr_grpo", scaled=True)
+def dr_grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
+    """Return less the group's mean, not standardised (Liu et al. 2025, arXiv 2503.20783); the batch is one group.
+
+    rloo's advantage times (B-1)/B, summed over tokens: the paper's division by a fixed length is the learning rate's.
+    """
+    return returns - group_mean(returns, batch)
+
+
+@register("grpo", aggregation="seq-mean-token-mean", scaled=True)
+def grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
+    """Return less the group's mean, over the standard deviation of the group's returns, averaged over a sequence's tokens
+    (Shao et al. 2024, arXiv 2402.03300); the batch is one group, since a task has one prompt.
+
+    A group of equal returns teaches nothing (its advantages are 0). Both divisions weigh sequences by what they are: on
+    sequences of unequal length the expected gradient is not that of the objective.
+    """
+    return (returns - group_mean(returns, batch)) / spread(returns, batch)
+
+
+@register("ppo", clipped=True)
+def ppo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
+    """rloo's advantage, for several epochs on each batch under the clipped ratio (Schulman et al. 2017, arXiv 1707.06347);
+    there is no critic."""
+    return rloo(returns, batch, baseline)
+
+
+def spread(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """The standard deviation of the batch's returns (unbiased variance); 1 where all are equal to rounding."""
+    whole = returns[:, 0]
+    mean = jnp.sum(batch.weight * whole)
+    variance = jnp.sum(batch.weight * jnp.square(whole - mean)) * (batch.size / (batch.size - 1))
+    rounding = 64.0 * jnp.finfo(whole.dtype).eps * jnp.maximum(1.0, jnp.max(jnp.abs(whole)))
+    return jnp.where(variance > jnp.square(rounding), jnp.sqrt(jnp.where(variance > 0.0, variance, 1.0)), 1.0)
 
 
 def returns_to_go(rewards: Float[Array, "N T"]) -> Float[Array, "N T"]:
@@ -48,19 +114,30 @@ def returns_to_go(rewards: Float[Array, "N T"]) -> Float[Array, "N T"]:
     return jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
 
 
-def token_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
-    """What each token of a batch earns, without any penalty."""
-    earned = exact.token_rewards(task, dtype)
-    position = jnp.arange(batch.tokens.shape[1])[None, :]
-    state = jnp.minimum(batch.states[:, :-1], task.automaton.decisions - 1)
-    return jnp.where(batch.mask, earned[position, state, batch.tokens], 0.0)
+def aggregate(kind: str, per_position: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """One number from a value a token read, by the field's names: seq-mean-token-sum (the sum over a sequence, averaged over
+    sequences: the sequence's own objective), seq-mean-token-mean (each sequence divided by its length), token-mean (all
+    divided by the mean length)."""
+    inside = jnp.where(batch.mask, per_position, 0.0)
+    length = jnp.sum(batch.mask.astype(per_position.dtype), axis=1)
+    whole = jnp.sum(inside, axis=1)
+    if kind == "seq-mean-token-mean":
+        whole = whole / jnp.maximum(length, 1.0)
+    total = jnp.sum(batch.weight * whole)
+    return total / jnp.sum(batch.weight * length) if kind == "token-mean" else total
 
 
-def score_loss(positions: Positions, batch: Batch, advantages: Float[Array, "N T"]) -> Float[Array, ""]:
-    """-sum_n w_n sum_t A log pi(token): its gradient is minus the score-function estimate of the return's."""
-    log_pi = positions.at(positions.log_pi, batch)
-    per_position = jnp.where(batch.mask, jax.lax.stop_gradient(advantages) * log_pi, 0.0)
-    return -jnp.sum(batch.weight * jnp.sum(per_position, axis=1))
+def score_loss(log_pi: Float[Array, "N T"], advantages: Float[Array, "N T"]) -> Float[Array, "N T"]:
+    """-A log pi(token): its gradient is minus the score-function estimate of the return's."""
+    return -jax.lax.stop_gradient(advantages) * log_pi
+
+
+def clipped_loss(
+    log_pi: Float[Array, "N T"], sampled: Float[Array, "N T"], advantages: Float[Array, "N T"], clip: Float[Array, ""]
+) -> Float[Array, "N T"]:
+    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi(token)/pi_sampled(token) (arXiv 1707.06347, eq. 7)."""
+    ratio, advantages = jnp.exp(log_pi - sampled), jax.lax.stop_gradient(advantages)
+    return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages)
 
 
 def exact_loss(

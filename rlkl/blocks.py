@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rlkl import exact, oracle, policies
-from rlkl.training import ROWS, Outcomes, Row, Run, State, advance, best_in_family, close, prepare
+from rlkl import closing, oracle, policies
+from rlkl.closing import Closing
+from rlkl.training import ROWS, Row, Run, State, advance, prepare
 
 
 class Trained(NamedTuple):
-    """A finished run, on the host: its rows (leaves with a leading axis), last state, optimum with what it is worth, and
-    end states.
+    """A finished run, on the host: its rows (leaves with a leading axis; the closing's row in place of the last), last state,
+    optimum, and closing.
 
     best_in_family: the largest objective of a restricted family that can be searched, else None.
     """
@@ -22,22 +24,34 @@ class Trained(NamedTuple):
     rows: Row
     state: State
     optimum: oracle.Optimum
-    optimum_values: exact.Values
-    outcomes: Outcomes
+    closing: Closing
     best_in_family: float | None
 
 
-_best_in_family = jax.jit(jax.vmap(best_in_family))
-_prepare = jax.jit(jax.vmap(prepare))
-_advance = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None)))
-_close = jax.jit(jax.vmap(close))
+def _mapped(one: Callable, in_axes: tuple) -> Callable:
+    """`one` over a block: vmapped, but for a block of one run, whose matrices a batch axis would slow down."""
+
+    def over(*arguments):
+        size = jax.tree.leaves(arguments[0])[0].shape[0]
+        if size > 1:
+            return jax.vmap(one, in_axes=in_axes)(*arguments)
+        single = (jax.tree.map(lambda x: x[0], a) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], one(*single))
+
+    return jax.jit(over)
+
+
+_best_in_family = _mapped(closing.best_in_family, (0,))
+_prepare = _mapped(prepare, (0,))
+_advance = _mapped(advance, (0, 0, 0, None))
+_close = _mapped(closing.close, (0, 0, 0))
 
 
 def width(run: Run) -> int:
     """How many runs a block holds: a function of the static part alone."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
-    return max(1, min(16, 1024 // cells))
+    return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(16, 1024 // cells))
 
 
 def stack(runs: Sequence[Run], size: int) -> Run:
@@ -77,14 +91,22 @@ def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
         if (chunks[-1].step[:, -1] < min(chosen.steps, start + ROWS * chosen.log_every)).all():
             break  # every run of the block has diverged
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
-    worth, ends = _on_host(_close(block, optimum, state))
+    graded = _on_host(_close(block, optimum, state))
     searched = policies.REGISTRY[chosen.policy.name].box is not None
     best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
-    one = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
-    return [
-        Trained(_moved(one(table, i), -1), one(state, i), one(optimum, i), one(worth, i), one(ends, i), best[i])
-        for i in range(count)
-    ]
+
+    def finished(i: int) -> Trained:
+        rows, last, best_policy, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, state, optimum, graded))
+        return Trained(_closed(_moved(rows, -1), closed.last), last, best_policy, closed, best[i])
+
+    return [finished(i) for i in range(count)]
+
+
+def _closed(rows: Row, last: Row | None) -> Row:
+    """The rows with the closing's, if it has one, in place of the last."""
+    if last is None:
+        return rows
+    return jax.tree.map(lambda column, value: np.concatenate([column[:-1], np.asarray(value)[None]]), rows, last)
 
 
 def _on_host(tree, select=lambda x: x):

@@ -3,14 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, exact, penalty, plugins, policies, settings, tasks, training
+from rlkl import algorithms, divergences, exact, penalty, plugins, policies, rollout, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
+from rlkl.tasks.contexts import remember
+from rlkl.tasks.export import export
 
 
 class Recipe(NamedTuple):
-    """What unset settings become."""
+    """What unset settings become; rows are the logged ones."""
 
     steps: int
     learning_rate: float
@@ -19,24 +22,31 @@ class Recipe(NamedTuple):
     decay: float
     dtype: str
     batch_size: int | None = None
+    rows: int = 100
 
 
-# (kind of algorithm, kind of task, policy, divergence): the first row that fits is taken; None fits all.
-RECIPES: dict[tuple[str, str | None, str | None, str | None], Recipe] = {
-    ("exact", "bandit", None, None): Recipe(2000, 0.3, 0.99, "linear", 0.3, "float64"),
-    ("exact", None, None, None): Recipe(2000, 0.1, 0.99, "linear", 0.3, "float64"),
-    ("sampled", None, None, None): Recipe(5000, 0.1, 0.999, "linear", 1.0, "float32", batch_size=64),
+# (kind of algorithm, kind of task, kind of policy): the first row that fits is taken; None fits all.
+RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
+    ("exact", "bandit", "table"): Recipe(2000, 0.3, 0.99, "linear", 0.3, "float64"),
+    ("exact", None, "table"): Recipe(2000, 0.1, 0.99, "linear", 0.3, "float64"),
+    ("exact", None, "network"): Recipe(1000, 0.01, 0.99, "linear", 0.3, "float64", rows=20),
+    ("sampled", None, "table"): Recipe(5000, 0.1, 0.999, "linear", 1.0, "float32", batch_size=64),
+    ("sampled", None, "network"): Recipe(1500, 0.003, 0.99, "linear", 1.0, "float32", batch_size=128, rows=20),
 }
-LOGGED_ROWS = 100
+
+
+DEFAULT_STORE = "outputs/.rlkl"
 
 
 class Built(NamedTuple):
-    """A run with what people need beside it; `resolved` is its config with nothing left to resolve."""
+    """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
+    is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
 
     run: training.Run
     card: tasks.Card
     tracking: settings.Tracking
     resolved: dict[str, Any]
+    store: Path
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -95,11 +105,12 @@ def build(config: Mapping[str, Any]) -> Built:
     """The run that a plain config names; raises `SettingsError` at the first bad setting."""
     plugins.load(config.get("plugins") or [])
     groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
-    known = {field.name for field in dataclasses.fields(settings.Settings)} | {"task", "tracking", "plugins"}
+    beside = {"task", "tracking", "plugins", "store"}
+    known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
     for key in config:
         if key not in known:
             raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
-    top = {key: config[key] for key in config if key in known - {"task", "tracking", "plugins", *groups}}
+    top = {key: config[key] for key in config if key in known - beside - set(groups)}
     chosen = dataclasses.replace(settings.read(settings.Settings, top), **groups)
     if chosen.seed >= settings.SEED_LIMIT:
         raise SettingsError("seed", chosen.seed, f"must be below {settings.SEED_LIMIT}")
@@ -108,9 +119,24 @@ def build(config: Mapping[str, Any]) -> Built:
     name = options.pop("name", None)
     if name is None:
         raise SettingsError("task.name", "null", "allowed: " + ", ".join(tasks.REGISTRY))
+    exported = options.pop("export", None)
     card = tasks.build(name, **options)
+    if exported is not None:
+        _export(card, exported)
+    family = policies.REGISTRY.get(chosen.policy.name)
+    if family is not None and family.memory is not None:
+        card = remember(card, family.memory(chosen.policy))
     chosen = resolve(chosen, card.task)
-    return Built(training.make(chosen, card.task), card, tracking, fill(config, chosen))
+    store = Path(str(config.get("store") or DEFAULT_STORE)).expanduser()
+    return Built(training.make(chosen, card.task), card, tracking, fill(config, chosen), store)
+
+
+def _export(card: tasks.Card, path: Any) -> None:
+    text = export(card)
+    try:
+        Path(str(path)).expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError("task.export", path, f"cannot be written ({error.strerror})") from None
 
 
 def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
@@ -125,7 +151,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
             raise SettingsError(key, value, nearest(value, registry))
     kind = "exact" if chosen.algorithm.name == "exact" else "sampled"
     length = "bandit" if task.automaton.horizon == 1 else "sequence"
-    row = (kind, length, chosen.policy.name, chosen.penalty.divergence)
+    row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
     steps = chosen.steps or recipe.steps
     unset = {key for key, value in vars(chosen.optimizer).items() if value is None and key in Recipe._fields}
@@ -134,11 +160,12 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
     return dataclasses.replace(
         chosen,
         policy=_policy(chosen, task),
+        algorithm=_algorithm(chosen),
         penalty=_penalty(chosen, task),
         optimizer=dataclasses.replace(chosen.optimizer, **{key: getattr(recipe, key) for key in unset}),
         steps=steps,
         batch_size=None if kind == "exact" else chosen.batch_size or recipe.batch_size,
-        log_every=chosen.log_every or max(1, steps // LOGGED_ROWS),
+        log_every=chosen.log_every or max(1, steps // recipe.rows),
         dtype=chosen.dtype or recipe.dtype,
     )
 
@@ -151,16 +178,35 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
     elif given.beta <= 0.0:
         raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
     div = penalty.divergence(given)
-    if div is not None and not exact.has_exact_divergence(task.automaton, div):
-        rule = f"{div.formula} has no exact value over several tokens (both KLs and the alpha family have)"
-        raise SettingsError("penalty.divergence", given.divergence, rule)
-    entry = penalty.check(chosen.algorithm.name, given, task.automaton.horizon)
+    if chosen.algorithm.name == "exact":
+        _exactly_known(chosen, task, div)
+    entry = penalty.check(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
     return dataclasses.replace(given, estimator=entry.estimator, placement=entry.placement)
+
+
+def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
+    """algorithm=exact needs the objective without sampling."""
+    many = f"{float(task.automaton.sequences):.2g} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
+    if rollout.is_enumerable(task.automaton):
+        return
+    if policies.REGISTRY[chosen.policy.name].network:
+        rule = f"policy={chosen.policy.name} reads the whole history of {many}; a sampled algorithm (rloo, ...) can train it"
+        raise SettingsError("algorithm", "exact", rule)
+    if div is not None and not exact.has_exact_divergence(task.automaton, div):
+        rule = f"{div.formula} has no dynamic program over {many}; a sampled algorithm (rloo, ...) can train under it"
+        raise SettingsError("penalty.divergence", chosen.penalty.divergence, rule)
+
+
+def _algorithm(chosen: settings.Settings) -> settings.Algorithm:
+    given = chosen.algorithm
+    own = algorithms.REGISTRY[given.name].aggregation if given.name != "exact" else settings.AGGREGATIONS[0]
+    return dataclasses.replace(given, loss_aggregation=given.loss_aggregation or own)
 
 
 def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     given, family = chosen.policy, policies.REGISTRY[chosen.policy.name]
-    if given.init is not None and given.init not in family.inits:
+    copied = given.init == "reference" and chosen.reference.name == "pretrained"
+    if given.init is not None and given.init not in family.inits and not copied:
         raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
     div = penalty.divergence(chosen.penalty)
     forbids = div is not None and _is_infinite_off_support(div, chosen.penalty.alpha)
@@ -172,8 +218,13 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     ):
         rule = f"{div.formula} is infinite off the reference's support, and this task has such tokens; use reference"
         raise SettingsError("policy.support", "all", rule)
+    if chosen.reference.name == "pretrained" and "uniform" not in family.inits:
+        raise SettingsError("reference", "pretrained", f"policy={given.name} cannot be trained from a uniform start")
+    inits = family.inits
+    if chosen.reference.name == "pretrained" and given.init is None:
+        inits = ("reference",)
     filled = dataclasses.replace(
-        given, init=given.init or family.inits[0], support=given.support or ("reference" if forbids else "all")
+        given, init=given.init or inits[0], support=given.support or ("reference" if forbids else "all")
     )
     if family.check is not None:
         family.check(filled, task)

@@ -1,7 +1,8 @@
-"""Exact values by dynamic programming over an automaton: no sampling, differentiable.
+"""Exact values, by dynamic programming over an automaton or by enumeration: no sampling, differentiable.
 
-For policies that are functions of (position, state), given as tables of log-probabilities. `jax.grad` of these values
-is the exact policy gradient, the future-KL term included. Nats, per sequence.
+Dynamic programs are for policies of (position, state), given as tables of log-probabilities; where the sequences are few
+enough to list, any policy is a bandit over them. `jax.grad` of these values is the exact policy gradient, the future-KL
+term included. Nats, per sequence.
 """
 
 from typing import NamedTuple
@@ -11,15 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import divergences
+from rlkl import divergences, rollout
 from rlkl.divergences import Divergence, Params
+from rlkl.rollout import Batch
 from rlkl.tasks.automaton import Automaton, Task
 
 
 class Values(NamedTuple):
     """What a policy is worth on a task: scalars, per sequence.
 
-    reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens]. divergence is NaN where
+    reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens] and length_ref the reference's
+    E[tokens]. divergence is NaN where
     `has_exact_divergence` says that no dynamic program gives it.
     """
 
@@ -30,6 +33,7 @@ class Values(NamedTuple):
     entropy: Float[Array, ""]
     typicality: Float[Array, ""]
     length: Float[Array, ""]
+    length_ref: Float[Array, ""]
 
 
 def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
@@ -87,8 +91,8 @@ def power_sum(
 
 
 def has_exact_divergence(automaton: Automaton, div: Divergence) -> bool:
-    """Whether `values` gives this divergence: on one token all, on more those with a chain."""
-    return automaton.horizon == 1 or div.chain is not None
+    """Whether `values` gives this divergence: those with a chain over tokens; all where the sequences can be listed."""
+    return automaton.horizon == 1 or div.chain is not None or rollout.is_enumerable(automaton)
 
 
 def sequence_divergence(
@@ -101,7 +105,11 @@ def sequence_divergence(
         at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
         return _visited(at, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
-        return jnp.full((), jnp.nan, log_pi.dtype)
+        if not rollout.is_enumerable(automaton):
+            return jnp.full((), jnp.nan, log_pi.dtype)
+        listed = rollout.enumerate_all(automaton)
+        of = lambda table: jnp.sum(rollout.along(table, listed), axis=1)  # noqa: E731
+        return divergences.exact(div, params, of(log_pi), of(log_ref))
     a = div.limit("chain", params, log_pi.dtype)
     curvature = jax.grad(lambda u: div.both(u, params)[1])(jnp.zeros((), log_pi.dtype))  # f''(1)
     return curvature / (a * (a - 1.0)) * (power_sum(automaton, log_pi, log_ref, a) - 1.0)
@@ -112,7 +120,8 @@ def _visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array,
     return jnp.sum(jnp.where(at > 0.0, at * jnp.where(at > 0.0, rows, 0.0), 0.0))
 
 
-def _mean(probability: Float[Array, "T D V"], of: Float[Array, "T D V"]) -> Float[Array, "T D"]:
+def mean(probability: Float[Array, "*rows V"], of: Float[Array, "*rows V"]) -> Float[Array, "*rows"]:
+    """The mean over the last axis; what has probability zero may be infinite."""
     inside = probability > 0.0
     return jnp.sum(jnp.where(inside, probability * jnp.where(inside, of, 0.0), 0.0), axis=-1)
 
@@ -127,7 +136,7 @@ def objective(
 ) -> Float[Array, ""]:
     """J(pi) = E_pi[r] - beta D, and E_pi[r] alone without a penalty (div None)."""
     at = occupancy(task.automaton, log_pi)
-    reward = _visited(at, _mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
+    reward = _visited(at, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
     if div is None:
         return reward
     return reward - beta * sequence_divergence(task.automaton, div, params, log_pi, log_ref)
@@ -145,10 +154,50 @@ def values(
         "kl_ref_pi": _visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
     }
     return Values(
-        reward=_visited(at, _mean(pi, token_rewards(task, log_pi.dtype))),
+        reward=_visited(at, mean(pi, token_rewards(task, log_pi.dtype))),
         divergence=both[div.name] if div.name in both else sequence_divergence(automaton, div, params, log_pi, log_ref),
         **both,
-        entropy=_visited(at, _mean(pi, -log_pi)),
-        typicality=_visited(at, _mean(pi, log_ref)),
+        entropy=_visited(at, mean(pi, -log_pi)),
+        typicality=_visited(at, mean(pi, log_ref)),
         length=jnp.sum(at),
+        length_ref=jnp.sum(at_ref),
+    )
+
+
+def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
+    """What each token of a batch earns, without any penalty."""
+    return rollout.along(token_rewards(task, dtype), batch)
+
+
+def enumerated_objective(
+    task: Task,
+    div: Divergence | None,
+    params: Params,
+    beta: Float[Array, ""],
+    listed: Batch,
+    log_pi: Float[Array, " N"],
+    log_ref: Float[Array, " N"],
+) -> Float[Array, ""]:
+    """J(pi) of any policy, as a bandit over all sequences."""
+    earned = jnp.sum(sequence_rewards(task, listed, log_pi.dtype), axis=1)
+    reward = mean(jnp.exp(log_pi), earned)
+    return reward if div is None else reward - beta * divergences.exact(div, params, log_pi, log_ref)
+
+
+def enumerated_values(
+    task: Task, div: Divergence, params: Params, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
+) -> Values:
+    """Every exact value of any policy, as a bandit over all sequences."""
+    pi = jnp.exp(log_pi)
+    length = jnp.sum(jnp.asarray(listed.mask, log_pi.dtype), axis=1)
+    of = lambda name: divergences.exact(divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731
+    return Values(
+        reward=mean(pi, jnp.sum(sequence_rewards(task, listed, log_pi.dtype), axis=1)),
+        divergence=divergences.exact(div, params, log_pi, log_ref),
+        kl_pi_ref=of("kl_pi_ref"),
+        kl_ref_pi=of("kl_ref_pi"),
+        entropy=mean(pi, -log_pi),
+        typicality=mean(pi, log_ref),
+        length=mean(pi, length),
+        length_ref=mean(jnp.exp(log_ref), length),
     )

@@ -1,41 +1,157 @@
-"""What a policy is worth, and the only place that chooses how it is known (today: the dynamic program)."""
+"""What a policy is worth, and the only place that chooses how it is known: by dynamic program, enumeration or samples."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact
+from rlkl import divergences, exact, oracle, rollout
 from rlkl.divergences import Divergence, Params
 from rlkl.exact import Values
 from rlkl.oracle import Optimum
+from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
+
+Known = Literal["table", "listed", "sampled"]
+ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences behind an estimate: of a logged row, and of the last one
 
 
 class Report(NamedTuple):
     """A policy graded: scalars, nats, per sequence.
 
-    objective: E[r] - beta D; regret: the optimum's objective less it; kl_pi_optimum: KL(pi||pi*).
+    objective: E[r] - beta D; regret: the optimum's objective less it; kl_pi_optimum: KL(pi||pi*). stderr: by the names of
+    the history's columns, the standard error of what was estimated; empty where everything is exact.
     """
 
     values: Values
     objective: Float[Array, ""]
     regret: Float[Array, ""]
     kl_pi_optimum: Float[Array, ""]
+    stderr: dict[str, Float[Array, ""]]
+
+
+def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
+    """How the values of a policy are known."""
+    tables = isinstance(policy, Policy) and isinstance(reference, Policy)
+    if tables and (div is None or exact.has_exact_divergence(task.automaton, div)):
+        return "table"
+    return "listed" if rollout.is_enumerable(task.automaton) else "sampled"
+
+
+def why_sampled(task: Task, policy: AnyPolicy, div: Divergence | None) -> str:
+    """In words, for a record."""
+    many = f"{float(task.automaton.sequences):.2g} sequences are too many to list"
+    if isinstance(policy, Policy) and div is not None and not exact.has_exact_divergence(task.automaton, div):
+        return f"{div.formula} has no dynamic program over tokens, and {many}"
+    return f"a network reads the whole history, and {many}"
 
 
 def evaluate(
     task: Task,
-    log_pi: Float[Array, "T D V"],
-    log_ref: Float[Array, "T D V"],
+    policy: AnyPolicy,
+    reference: AnyPolicy,
     div: Divergence | None,
     params: Params,
     beta: Float[Array, ""],
     optimum: Optimum,
+    key: PRNGKeyArray,
+    size: int = ROW_SAMPLES,
 ) -> Report:
-    """Exact values by dynamic programming, for policies that are tables."""
+    """The report of a policy; `key` and `size` are for what has to be sampled."""
+    way = known(task, policy, reference, div)
+    if way == "sampled":
+        return estimate(task, sample(task, policy, reference, key, size), div, params, beta, optimum)
     kl = divergences.REGISTRY["kl_pi_ref"]
-    values = exact.values(task, div or kl, params, log_pi, log_ref)
+    if way == "table":
+        log_pi, log_ref = table_of(policy), table_of(reference)
+        values = exact.values(task, div or kl, params, log_pi, log_ref)
+        if optimum.log_pi is not None:
+            to_optimum = exact.sequence_divergence(task.automaton, kl, params, log_pi, optimum.log_pi)
+        else:
+            of_listed = rollout.log_probability(policy, rollout.enumerate_all(task.automaton))
+            to_optimum = divergences.exact(kl, params, of_listed, optimum.log_listed)
+    else:
+        listed = rollout.enumerate_all(task.automaton)
+        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(reference, listed)
+        values = exact.enumerated_values(task, div or kl, params, listed, log_pi, log_ref)
+        to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
     objective = values.reward if div is None else values.reward - beta * values.divergence
-    to_optimum = exact.sequence_divergence(task.automaton, kl, params, log_pi, optimum.log_pi)
-    return Report(values, objective, optimum.objective - objective, jnp.where(optimum.tied, jnp.nan, to_optimum))
+    return Report(values, objective, optimum.objective - objective, jnp.where(optimum.tied, jnp.nan, to_optimum), {})
+
+
+class Sample(NamedTuple):
+    """Sequences of a policy and of its reference, and the rows of both along each."""
+
+    own: Batch
+    here: Positions
+    theirs: Batch
+    there: Positions
+
+
+def sample(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray, size: int) -> Sample:
+    """`size` sequences of each; the rows that they are drawn from are kept, not computed again."""
+    automaton = task.automaton
+    own_key, their_key = jax.random.split(key)
+    own, log_pi = rollout.recorded(rollout.uniforms(own_key, automaton, policy, size), automaton, policy)
+    theirs, log_ref = rollout.recorded(rollout.uniforms(their_key, automaton, reference, size), automaton, reference)
+    here = rollout.laid_out(log_pi, rollout.rows_along(reference, own))
+    return Sample(own, here, theirs, rollout.laid_out(rollout.rows_along(policy, theirs), log_ref))
+
+
+def estimate(
+    task: Task, drawn: Sample, div: Divergence | None, params: Params, beta: Float[Array, ""], optimum: Optimum
+) -> Report:
+    """Estimates: per-token divergences and entropies are summed over the vocabulary along the policy's sequences (and the
+    reference's, for KL(pi_ref||pi)), so that only the histories are sampled; any other divergence is the mean of f(pi/pi_ref)
+    over the reference's sequences."""
+    registry, (own, here, theirs, there), size = divergences.REGISTRY, drawn, drawn.own.size
+    along = lambda rows, at, batch: jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)  # noqa: E731
+    log_pi, log_ref = (jnp.sum(here.at(rows, own), axis=1) for rows in (here.log_pi, here.log_ref))
+    pi = jnp.exp(here.log_pi)
+    reward = jnp.sum(exact.sequence_rewards(task, own, log_pi.dtype), axis=1)
+    length, length_ref = (jnp.sum(batch.mask.astype(log_pi.dtype), axis=1) for batch in (own, theirs))
+    kl = along(divergences.exact(registry["kl_pi_ref"], params, here.log_pi, here.log_ref), here, own)
+    typical = along(exact.mean(pi, here.log_ref), here, own)
+    entropy = along(exact.mean(pi, -here.log_pi), here, own)
+    reverse = along(divergences.exact(registry["kl_ref_pi"], params, there.log_pi, there.log_ref), there, theirs)
+    gap = log_pi - optimum.log_probability(own, log_ref)
+    if div is None or div.name == "kl_pi_ref":
+        penalised, elsewhere = kl, jnp.zeros_like(kl)
+    elif div.name == "kl_ref_pi":
+        penalised, elsewhere = jnp.zeros_like(kl), reverse
+    else:
+        u = jnp.sum(there.at(there.log_pi, theirs) - there.at(there.log_ref, theirs), axis=1)
+        infinity = div.limit("infinity", params, u.dtype)
+        penalised = jnp.where(log_ref > -jnp.inf, 0.0, infinity)
+        elsewhere = jnp.where(
+            u > -jnp.inf, div.both(jnp.maximum(u, oracle.LIMIT), params)[0], div.limit("zero", params, u.dtype)
+        )
+    weight = jnp.zeros_like(beta) if div is None else beta
+    error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
+    ratio_error = lambda x, n: error(x - jnp.mean(x) / jnp.mean(n) * n) / jnp.mean(n)  # noqa: E731
+    values = Values(
+        jnp.mean(reward), jnp.mean(penalised) + jnp.mean(elsewhere), jnp.mean(kl), jnp.mean(reverse),
+        jnp.mean(entropy), jnp.mean(typical), jnp.mean(length), jnp.mean(length_ref),
+    )  # fmt: skip
+    objective = values.reward - jnp.where(weight > 0.0, weight * values.divergence, 0.0)
+    of_objective = jnp.hypot(error(reward - weight * penalised), error(weight * elsewhere))
+    stderr = {
+        "reward": error(reward),
+        "objective": of_objective,
+        "regret": jnp.hypot(of_objective, jnp.asarray(optimum.stderr, of_objective.dtype)),
+        "divergence_value": jnp.hypot(error(penalised), error(elsewhere)),
+        "kl_pi_ref": error(kl),
+        "kl_ref_pi": error(reverse),
+        "kl_pi_optimum": error(gap),
+        "entropy": error(entropy),
+        "effective_support": error(entropy) * jnp.exp(values.entropy),
+        "entropy_per_token": ratio_error(entropy, length),
+        "typicality": ratio_error(typical, length),
+        "kl_per_token": ratio_error(kl, length),
+        "kl_ref_pi_per_token": ratio_error(reverse, length_ref),
+        "length": error(length),
+    }
+    to_optimum = jnp.where(optimum.tied, jnp.nan, jnp.mean(gap))
+    return Report(values, objective, optimum.objective - objective, to_optimum, stderr)

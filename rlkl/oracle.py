@@ -10,76 +10,135 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from rlkl import exact
+from rlkl import divergences, exact, rollout
 from rlkl.divergences import Divergence, Params
+from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.rollout import Batch
 from rlkl.tasks.automaton import Automaton, Task
 
 HALVINGS = 70  # of a bracket of 2^14 nats: to below one rounding error
 FAR = 2.0**14  # a log-ratio at which probabilities have long been zero
 LIMIT = -1e30  # stands for a log-ratio of minus infinity where a slope is read
+SAMPLES = 2**14  # of a network reference, where its sequences cannot be listed
 
 
 class Optimum(NamedTuple):
     """The best policy, its objective, and whether another is as good.
 
-    objective is NaN where no optimum is known (see `reason`); then log_pi is the reference's.
+    The policy is given in one of three ways, the others being None: log_pi, a table; log_listed, the log-probability of
+    every listed sequence; log_weight, of each end state, the log-ratio to a network reference of the sequences that end
+    there. objective is NaN where no optimum is known (see `reason`), and has a standard error where the reference's end
+    states could only be sampled.
     """
 
-    log_pi: Float[Array, "T D V"]
+    log_pi: Float[Array, "T D V"] | None
     objective: Float[Array, ""]
     tied: Bool[Array, ""]
+    log_listed: Float[Array, " N"] | None = None
+    log_weight: Float[Array, " S"] | None = None
+    stderr: Float[Array, ""] | float = 0.0
+
+    def log_probability(self, batch: Batch, log_ref: Float[Array, " N"]) -> Float[Array, " N"]:
+        """log pi*(y) of each sequence, whose log-probability under the reference is given."""
+        if self.log_pi is not None:
+            return jnp.sum(rollout.along(self.log_pi, batch), axis=1)
+        if self.log_listed is not None:
+            return self.log_listed
+        assert self.log_weight is not None
+        return log_ref + self.log_weight[final_states(batch)]
 
 
-def reason(task: Task, div: Divergence | None) -> str | None:
-    """Why `solve` knows no optimum for a task (its arrays on the host) and divergence; None where it does."""
-    if div is None or div.name == "kl_pi_ref" or task.automaton.horizon == 1:
+def final_states(batch: Batch) -> Array:
+    """Int["N"]: where each sequence ends (its last state: a sequence that has ended stays where it is)."""
+    return jnp.asarray(batch.states)[:, -1]
+
+
+def reason(task: Task, div: Divergence | None, reference: AnyPolicy) -> str | None:
+    """Why `solve` knows no optimum for a task (its arrays on the host), divergence and reference; None where it does."""
+    if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or rollout.is_enumerable(task.automaton):
         return None
-    if not exact.has_exact_divergence(task.automaton, div):
-        return f"{div.formula} has no dynamic program over tokens"
-    if float(task.typicality) != 0.0:
-        return f"with a typicality reward the optimum under {div.formula} depends on the history"
-    return None
+    if not isinstance(reference, Policy):
+        return "with a typicality reward the optimum beside a network's reference depends on the history"
+    if div.name == "kl_pi_ref":
+        return None
+    return f"with a typicality reward the optimum under {div.formula} depends on the history"
 
 
 def solve(
-    task: Task, div: Divergence | None, params: Params, beta: Float[Array, ""], log_ref: Float[Array, "T D V"]
+    task: Task,
+    div: Divergence | None,
+    params: Params,
+    beta: Float[Array, ""],
+    reference: AnyPolicy,
+    typical: bool = False,
+    key: PRNGKeyArray | None = None,
 ) -> Optimum:
-    """The optimum over all policies on legal tokens; without a penalty (div None), the largest reward."""
+    """The optimum over all policies on legal tokens; without a penalty (div None), the largest reward.
+
+    typical: whether the task has a typicality reward (known on the host). key: for a network's reference whose sequences
+    cannot be listed.
+    """
     automaton = task.automaton
-    earned = exact.token_rewards(task, log_ref.dtype)
+    no = jnp.asarray(False)
+    earned = exact.token_rewards(task, beta.dtype)
     if div is None:
         log_pi, tied = greedy(automaton, earned)
-    elif automaton.horizon == 1:
+        return Optimum(log_pi, exact.objective(task, None, params, beta, log_pi, log_pi), tied)
+    table = isinstance(reference, Policy)
+    if table and automaton.horizon == 1:
+        log_ref = table_of(reference)
         legal = jnp.asarray(automaton.legal[automaton.start])
-        row = solve_bandit(
-            div, params, log_ref[0, automaton.start], jnp.where(legal, earned[0, automaton.start], -jnp.inf), beta
-        )
-        log_pi, tied = log_ref.at[0, automaton.start].set(row), jnp.asarray(False)
-    elif div.name == "kl_pi_ref":
-        log_pi, tied = pull_back(automaton, log_ref + earned / beta), jnp.asarray(False)
+        arms = jnp.where(legal, earned[0, automaton.start], -jnp.inf)
+        log_pi = log_ref.at[0, automaton.start].set(solve_bandit(div, params, log_ref[0, automaton.start], arms, beta))
+    elif table and div.name == "kl_pi_ref":
+        log_ref = table_of(reference)
+        log_pi = pull_back(automaton, log_ref + earned / beta)
+    elif rollout.is_enumerable(automaton) and (typical or not table):
+        listed = rollout.enumerate_all(automaton)
+        log_ref = rollout.log_probability(reference, listed)
+        worth = jnp.sum(exact.sequence_rewards(task, listed, log_ref.dtype), axis=1)
+        best = solve_bandit(div, params, log_ref, worth, beta)
+        value = exact.enumerated_objective(task, div, params, beta, listed, best, log_ref)
+        return Optimum(None, value, no, log_listed=best)
+    elif table:
+        log_ref = table_of(reference)
+        ends = exact.outcome_probabilities(automaton, log_ref)
+        log_weight, value, _ = _over_ends(task, div, params, beta, ends)
+        tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
+        value = jnp.where(typical, jnp.nan, value)
+        return Optimum(jnp.where(jnp.isnan(value), log_ref, pull_back(automaton, log_ref + tilt)), value, no)
     else:
-        log_pi, tied = pull_back(automaton, log_ref + _end_log_ratio(task, div, params, beta, log_ref)), jnp.asarray(False)
-    lost = jnp.any(jnp.isnan(log_pi))
-    log_pi = jnp.where(lost, log_ref, log_pi)
-    objective = exact.objective(task, div, params, beta, log_pi, log_ref)
-    return Optimum(log_pi, jnp.where(lost, jnp.nan, objective), tied)
+        assert key is not None
+        batch = rollout.draw(key, automaton, reference, SAMPLES)
+        ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
+        log_weight, value, slope = _over_ends(task, div, params, beta, ends.astype(beta.dtype))
+        spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
+        return Optimum(None, jnp.where(typical, jnp.nan, value), no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
+    return Optimum(log_pi, exact.objective(task, div, params, beta, log_pi, log_ref), no)
 
 
-def _end_log_ratio(task, div, params, beta, log_ref) -> Float[Array, "T D V"]:
-    """log w of the end state that a token leads to, 0 where it ends nothing: the bandit over end states, solved.
+def _over_ends(task, div, params, beta, ends: Float[Array, " S"]):
+    """The bandit over end states, solved: log pi*/pi_ref of each state, its objective, and that objective's derivative by
+    each end state's reference probability (by the envelope theorem t(r - lambda) - beta f(t), t being pi*/pi_ref).
 
     NaN where the best policy would end in a state that the reference never reaches: it has no h-transform.
     """
-    automaton = task.automaton
-    at = automaton.outcomes
-    log_p = jnp.log(exact.outcome_probabilities(automaton, log_ref)[at])
-    best = solve_bandit(div, params, log_p, task.reward[at], beta)
-    lost = jnp.any((log_p == -jnp.inf) & (best > -jnp.inf))
-    log_w = jnp.where(log_p > -jnp.inf, best - jnp.where(log_p > -jnp.inf, log_p, 0.0), -jnp.inf)
-    of_state = jnp.zeros((automaton.states,), log_p.dtype).at[at].set(jnp.where(lost, jnp.nan, log_w))
-    return jnp.where(automaton.ends, of_state[np.maximum(automaton.next_state, 0)][None], 0.0)
+    at = task.automaton.outcomes
+    log_p, reward = jnp.log(ends[at]), task.reward[at]
+    best = solve_bandit(div, params, log_p, reward, beta)
+    inside = log_p > -jnp.inf
+    lost = jnp.any(~inside & (best > -jnp.inf))
+    u = jnp.where(inside, best - jnp.where(inside, log_p, 0.0), -jnp.inf)
+    value = jnp.sum(jnp.where(inside, jnp.exp(best) * reward, 0.0)) - beta * divergences.exact(div, params, best, log_p)
+    value = jnp.where(lost, jnp.nan, value)
+    f, slope = div.both(jnp.maximum(u, LIMIT), params)
+    likeliest = jnp.argmax(best)
+    offset = reward[likeliest] - beta * slope[likeliest]
+    gain = jnp.where(u > -jnp.inf, jnp.exp(u) * (reward - offset) - beta * f, -beta * div.limit("zero", params, beta.dtype))
+    spread = lambda x, rest: jnp.full((task.automaton.states,), rest, x.dtype).at[at].set(x)  # noqa: E731
+    return spread(u, -jnp.inf), value, spread(jnp.where(inside, gain, 0.0), 0.0)
 
 
 def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[Array, "T D V"]:

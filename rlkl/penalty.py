@@ -36,9 +36,10 @@ class Combination(NamedTuple):
 
 
 COMBINATIONS = (
-    Combination("exact", "exact", "loss", None, False, "the exact gradient, by dynamic programming"),
+    Combination("exact", "exact", "loss", None, False, "the exact gradient, by dynamic programming or enumeration"),
     Combination("sampled", "full", "loss", None, True, "the exact gradient of the penalty: summed over all arms"),
     Combination("sampled", "k1", "reward", "kl_pi_ref", False, "unbiased: log-ratios in the reward-to-go"),
+    Combination("sampled", "score", "reward", None, False, "unbiased: f'(pi/pi_ref) of the whole sequence, on its last token"),
 )
 
 
@@ -52,38 +53,42 @@ def parameters(penalty: settings.Penalty, dtype) -> Params:
     return Params(alpha=jnp.asarray(penalty.alpha, dtype))
 
 
-def legal(algorithm: str, name: str, horizon: int) -> list[Combination]:
-    """The combinations offered for an algorithm, a divergence and a horizon, the default first."""
-    kind = "exact" if algorithm == "exact" else "sampled"
+def legal(kind: str, name: str, horizon: int) -> list[Combination]:
+    """The combinations offered for a kind of algorithm, a divergence and a horizon, the default first.
+
+    kind: "exact", "sampled" or "scaled" (advantages times a factor: a penalty outside of them would be worth another
+    coefficient, so it is offered inside, in the reward, alone).
+    """
     return [
         entry
         for entry in COMBINATIONS
-        if entry.algorithm == kind and entry.divergence in (None, name) and not (entry.one_token and horizon > 1)
+        if entry.algorithm == ("exact" if kind == "exact" else "sampled")
+        and entry.divergence in (None, name)
+        and not (entry.one_token and horizon > 1)
+        and not (kind == "scaled" and entry.placement == "loss")
     ]
 
 
-def check(algorithm: str, penalty: settings.Penalty, horizon: int) -> Combination:
+def check(kind: str, penalty: settings.Penalty, horizon: int) -> Combination:
     """The combination that the settings name (null: the default), or a `SettingsError` that lists what is offered."""
-    offered = legal(algorithm, penalty.divergence, horizon)
-    length = "on a bandit" if horizon == 1 else f"on sequences of {horizon} tokens"
-    if not offered:
-        raise SettingsError(
-            "penalty.divergence", penalty.divergence, f"algorithm={algorithm} has no unbiased penalty for it {length}"
-        )
+    offered = legal(kind, penalty.divergence, horizon)
     for entry in offered:
         if penalty.estimator in (None, entry.estimator) and penalty.placement in (None, entry.placement):
             return entry
     pairs = " or ".join(f"estimator={entry.estimator} placement={entry.placement}" for entry in offered)
     wrong = "estimator" if all(entry.estimator != penalty.estimator for entry in offered) else "placement"
-    rule = f"not offered for algorithm={algorithm} and {penalty.divergence} {length}; allowed: {pairs}"
+    length = "on a bandit" if horizon == 1 else f"on sequences of {horizon} tokens"
+    rule = f"not offered for {kind} gradients and {penalty.divergence} {length}; allowed: {pairs}"
     raise SettingsError(f"penalty.{wrong}", getattr(penalty, wrong), rule)
 
 
 def make(penalty: settings.Penalty, dtype) -> Penalty:
     """The two terms of a resolved, legal setting."""
     div = divergence(penalty)
-    if div is not None and penalty.placement == "reward":
+    if div is not None and penalty.estimator == "k1":
         return Penalty(_k1_in_reward, _nothing_in_loss)
+    if div is not None and penalty.estimator == "score":
+        return Penalty(partial(_score_in_reward, div, parameters(penalty, dtype)), _nothing_in_loss)
     if div is not None and penalty.estimator == "full":
         return Penalty(_nothing_in_reward, partial(_full_in_loss, div, parameters(penalty, dtype)))
     return Penalty(_nothing_in_reward, _nothing_in_loss)
@@ -91,6 +96,13 @@ def make(penalty: settings.Penalty, dtype) -> Penalty:
 
 def _k1_in_reward(u, mask):
     return jnp.where(mask, estimators.k1(u), 0.0)
+
+
+def _score_in_reward(div, params, u, mask):
+    """The weight f'(pi/pi_ref) of the whole sequence, on its last token: grad D = E_pi[f'(pi/pi_ref) grad log pi]."""
+    whole = jnp.sum(jnp.where(mask, u, 0.0), axis=1, keepdims=True)
+    last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+    return jnp.where(last, div.both(whole, params)[1], 0.0)
 
 
 def _nothing_in_reward(u, mask):

@@ -11,7 +11,7 @@ import jax
 from rlkl import algorithms, divergences, policies, tasks
 from rlkl.settings import SettingsError
 
-REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.REGISTRY, algorithms.ADVANTAGES)
+REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.REGISTRY, algorithms.REGISTRY)
 _REGISTERED: dict[str, list[dict]] = {}  # what each file, by its content, registered: it is run once a process
 
 

@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import divergences, oracle, penalty, plugins, policies, settings, training
+from rlkl import divergences, metrics, oracle, penalty, plugins, policies, portrait, settings, texts, training
 from rlkl.blocks import Trained
 from rlkl.config import Built
+from rlkl.portrait import Portraits
 from rlkl.tasks import Automaton, Task
 from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
-SAMPLES = 8  # texts of each kind in samples.txt
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -53,10 +53,11 @@ def _plain(value):
 
 
 def history(rows: Row) -> dict[str, Any]:
-    """The logged rows as named columns, `step` first: nats, per sequence unless the name says per token."""
+    """The logged rows as named columns, `step` first: nats, per sequence unless the name says per token (typicality is, too);
+    what was estimated has its standard error beside it."""
     report, values = rows.report, rows.report.values
     with np.errstate(invalid="ignore", over="ignore"):
-        return {
+        exactly = {
             "step": np.asarray(rows.step),
             "reward": values.reward,
             "objective": report.objective,
@@ -67,21 +68,25 @@ def history(rows: Row) -> dict[str, Any]:
             "kl_pi_optimum": report.kl_pi_optimum,
             "entropy": values.entropy,
             "effective_support": np.exp(values.entropy),
+            "entropy_per_token": values.entropy / values.length,
             "typicality": values.typicality / values.length,
             "kl_per_token": values.kl_pi_ref / values.length,
+            "kl_ref_pi_per_token": values.kl_ref_pi / values.length_ref,
             "length": values.length,
             "beta": rows.beta,
             "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
             "batch_reward": np.asarray(rows.batch_reward, np.float64),
         }
+        return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 
-def summary(built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
+def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits) -> dict[str, Any]:
     """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
-    chosen = built.run.settings
+    chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
     div = penalty.divergence(chosen.penalty)
     step = int(trained.rows.step[-1])
+    sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
     values = {
         "schema_version": SCHEMA_VERSION,
         **last,
@@ -94,7 +99,7 @@ def summary(built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
         "init": chosen.policy.init,
         "support": chosen.policy.support,
         "restricted": policies.REGISTRY[chosen.policy.name].restricted,
-        "exact": True,
+        "exact": not sampled,
         "task": built.resolved["task"]["name"],
         "policy": chosen.policy.name,
         "algorithm": chosen.algorithm.name,
@@ -102,8 +107,13 @@ def summary(built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
         "placement": chosen.penalty.placement,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps else None,
+        **_portrayed(trained, portraits, set(last)),
         **built.card.facts,
     }
+    if sampled:
+        values["exact_reason"] = metrics.why_sampled(run.task, trained.state.policy, div)
+    if float(trained.optimum.stderr) > 0.0:
+        values["optimal_objective_stderr"] = float(trained.optimum.stderr)
     if div is None:
         values["divergence_value"] = math.nan
     if trained.best_in_family is not None:
@@ -112,13 +122,24 @@ def summary(built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
     return _valid(values, _reasons(built, trained, div))
 
 
+def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
+    """The policy's portrait, and its distances to the optimum, with standard errors where there are any."""
+    of = {name: value for name, value in portraits.of["policy"].items() if name not in known}
+    named = of | {f"{name}_stderr": error for name, error in portraits.stderr.items()}
+    for name, (value, error) in trained.closing.distances.items():
+        named |= {name: float(value)} | ({f"{name}_stderr": float(error)} if float(error) > 0.0 else {})
+    return named
+
+
 def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None) -> dict[str, str]:
-    unknown = oracle.reason(built.run.task, div) or "the optimum would end in a state that the reference never reaches"
-    tied = "the largest reward is tied, so the optimum is not one policy"
+    run = built.run
+    unknown = oracle.reason(run.task, div, run.reference) or "the optimum would end in a state that the reference never reaches"
+    if bool(trained.optimum.tied):
+        unknown = "the largest reward is tied, so the optimum is not one policy"
     return {
-        "divergence_value": "there is no penalty" if div is None else "no dynamic program gives this divergence over tokens",
-        "kl_pi_optimum": tied if bool(trained.optimum.tied) else unknown,
-    } | dict.fromkeys(("optimal_objective", "regret", "objective"), unknown)
+        "divergence_value": "there is no penalty",
+        "mode_entropy": "no sequence ends in a mode",
+    } | dict.fromkeys(("kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimal_objective", "regret"), unknown)
 
 
 def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
@@ -136,39 +157,28 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
 
 def outcomes(built: Built, trained: Trained) -> str:
     """outcomes.csv: the end states in state order, at most MOST_OUTCOMES (then the most likely, and a last line that
-    says so)."""
-    ends, names = trained.outcomes, built.card.outcomes
-    kept = np.arange(len(names))
+    says so); where the policy's are frequencies, their standard error."""
+    ends = portrait.outcomes(built, trained)
+    if portrait.is_sampled(built, trained):
+        ends["policy_stderr"] = np.sqrt(ends["policy"] * (1.0 - ends["policy"]) / metrics.LAST_SAMPLES)
+    count = len(ends["outcome"])
+    kept = np.arange(count)
     if kept.size > MOST_OUTCOMES:
-        likely = np.max(np.stack([ends.reference, ends.policy, ends.optimum]), axis=0)
+        likely = np.max(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
         kept = np.sort(np.argsort(-likely, kind="stable")[:MOST_OUTCOMES])
-    rows = [(names[i], *(column[i] for column in ends)) for i in kept]
-    text = table(["outcome", "reward", "reference", "policy", "optimum"], rows)
-    dropped = len(names) - kept.size
-    return text + (f"# the {dropped} least likely of {len(names)} outcomes are left out\n" if dropped else "")
+    text = table(list(ends), ([column[i] for column in ends.values()] for i in kept))
+    dropped = count - kept.size
+    return text + (f"# the {dropped} least likely of {count} outcomes are left out\n" if dropped else "")
 
 
-def samples(built: Built, trained: Trained) -> str:
-    """samples.txt: the same few uniform numbers turned into texts by reference, policy and optimum, side by side."""
-    card, automaton = built.card, built.run.task.automaton
-    with jax.enable_x64(True):
-        table = np.asarray(training.cast(trained.state.policy, np.float64).table())
-    log_ref = np.broadcast_to(built.run.task.log_reference, table.shape)
-    uniform = np.random.default_rng(0).random((SAMPLES, automaton.horizon))
-    lines = []
-    for draws in uniform:
-        lines.append("")
-        for name, rows in (("reference", log_ref), ("policy", table), ("optimum", trained.optimum.log_pi)):
-            tokens, state = [], automaton.start
-            for t, number in enumerate(draws):
-                if state >= automaton.decisions:
-                    break
-                cdf = np.cumsum(np.exp(rows[t, state]))
-                token = min(int(np.sum(cdf <= number * cdf[-1])), cdf.size - 1)
-                tokens.append(card.tokens[token])
-                state = int(automaton.next_state[state, token])
-            lines.append(f"{name:<10}{card.joiner.join(tokens)}")
-    return "\n".join(lines[1:]) + "\n"
+def along(trained: Trained) -> str:
+    """positions.csv: at each position, who is still writing, and the next token's mean entropy and KL(pi‖pi_ref) there."""
+    details = trained.closing.details
+    names = [name for name in portrait.WHO if name in details]
+    columns = [f"{name}.{key}" for name in names for key in ("alive", "entropy", "kl_pi_ref")]
+    kept = [details[name] for name in names]
+    rows = zip(*(column for seen in kept for column in (seen.alive, seen.entropy_at, seen.kl_at)), strict=True)
+    return table(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
 
 
 def checkpoint(built: Built, trained: Trained) -> bytes:
@@ -181,6 +191,7 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "states": automaton.states,
         "horizon": automaton.horizon,
         "start": automaton.start,
+        "context": automaton.context.tolist(),
         "step": int(trained.state.step),
         "plugins": [str(Path(path).expanduser().resolve()) for path in built.resolved.get("plugins") or []],
     }
@@ -190,14 +201,15 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
     return out.getvalue()
 
 
-def load_policy(folder: str | Path) -> policies.Policy:
+def load_policy(folder: str | Path) -> policies.AnyPolicy:
     """The policy that a run left in its folder, in the dtype it was trained in."""
     file = Path(folder) / "checkpoint.npz"
     if not file.is_file():
         raise settings.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
     with np.load(file, allow_pickle=False) as saved:
         about = json.loads(str(saved["about"]))
-        automaton = Automaton(saved["next_state"], about["states"], about["horizon"], about["start"])
+        context = np.asarray(about["context"])
+        automaton = Automaton(saved["next_state"], about["states"], about["horizon"], about["start"], context)
         leaves = [saved[f"leaf_{i}"] for i in range(sum(name.startswith("leaf_") for name in saved.files))]
     plugins.load(about["plugins"])
     shape = (automaton.decisions, automaton.vocabulary)
@@ -217,11 +229,16 @@ def load_policy(folder: str | Path) -> policies.Policy:
 def save(folder: Path, built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
     """Write a run's files into its folder; returns the summary."""
     columns = history(trained.rows)
-    graded = summary(built, trained, seconds)
+    written = texts.sequences(built, trained) if built.card.tokens else {}
+    portraits = portrait.draw(built, trained, written)
+    graded = summary(built, trained, seconds, portraits)
     write(folder / "history.csv", table(list(columns), zip(*columns.values(), strict=True)))
     write(folder / "outcomes.csv", outcomes(built, trained))
-    if built.card.tokens:
-        write(folder / "samples.txt", samples(built, trained))
+    names = ["metric", "reference", "policy", "optimum", "policy_stderr"]
+    write(folder / "diversity.csv", table(names, portrait.shares(portraits)))
+    if written:
+        write(folder / "samples.txt", texts.side_by_side(built, written))
+        write(folder / "positions.csv", along(trained))
     write(folder / "checkpoint.npz", checkpoint(built, trained))
     write(folder / "summary.json", json.dumps(graded, indent=2, allow_nan=False) + "\n")
     return graded

@@ -94,7 +94,9 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
 
 def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
     """The optimum's values under the summary's names; None where there is none."""
-    values, objective = trained.optimum_values, float(trained.optimum.objective)
+    values, objective = trained.closing.optimum_values, float(trained.optimum.objective)
+    if values is None:
+        return {"objective": None if np.isnan(objective) else objective}
     named: dict[str, Any] = {
         "reward": values.reward,
         "objective": objective,

@@ -3,14 +3,20 @@
 N sequences, T horizon, D decision states, V vocabulary, R distinct rows.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from rlkl.policies import AnyPolicy, Policy
 from rlkl.tasks.automaton import Automaton
+
+MOST_SEQUENCES = 2**18  # that are enumerated
+AT_ONCE = 1024  # sequences that a network scores at once where there are many
 
 
 class Batch(NamedTuple):
@@ -20,10 +26,10 @@ class Batch(NamedTuple):
     is the number of draws behind the weights.
     """
 
-    tokens: Int[Array, "N T"]
-    states: Int[Array, "N T1"]
-    mask: Bool[Array, "N T"]
-    weight: Float[Array, " N"]
+    tokens: Int[Array | np.ndarray, "N T"]
+    states: Int[Array | np.ndarray, "N T1"]
+    mask: Bool[Array | np.ndarray, "N T"]
+    weight: Float[Array | np.ndarray, " N"]
     size: int
 
 
@@ -36,42 +42,88 @@ class Positions(NamedTuple):
 
     def at(self, rows: Float[Array, "R V"], batch: Batch) -> Float[Array, "N T"]:
         """The entry of each position's token in `rows`; 0 where no token was read."""
-        read = rows[self.row, batch.tokens]
-        return jnp.where(batch.mask, jnp.where(batch.mask, read, 0.0), 0.0)
+        return _read(rows[self.row, batch.tokens], batch)
 
 
-def inverse_cdf(uniform: Float[Array, "*n"], log_pi: Float[Array, "*n V"]) -> Int[Array, "*n"]:
+def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
+    mask = jnp.asarray(batch.mask)
+    return jnp.where(mask, jnp.where(mask, at_tokens, 0.0), 0.0)
+
+
+def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
+    """The rows' cumulative probabilities."""
+    return jnp.cumsum(jnp.exp(log_pi), axis=-1)
+
+
+def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[Array, "*n"]:
     """The token of each uniform number in [0, 1): one number a draw, not one a token.
 
     The uniform is scaled by the row's last sum, so a token of probability zero is never drawn.
     """
-    cdf = jnp.cumsum(jnp.exp(log_pi), axis=-1)
     scaled = uniform[..., None] * cdf[..., -1:]
-    drawn = jnp.sum((cdf <= scaled).astype(jnp.int32), axis=-1)
-    return jnp.minimum(drawn, log_pi.shape[-1] - 1)
+    drawn = jnp.sum(cdf <= scaled, axis=-1, dtype=jnp.int32)
+    return jnp.minimum(drawn, cdf.shape[-1] - 1)
 
 
-def draw(key: PRNGKeyArray, automaton: Automaton, log_pi: Float[Array, "T D V"], size: int) -> Batch:
-    """`size` sequences from a table policy; of a one-token task, each token once with its count."""
-    if automaton.horizon == 1:
-        return _count(key, automaton, log_pi[0, automaton.start], size)
-    next_state = jnp.asarray(automaton.next_state)
-    last = automaton.decisions - 1
+def draw(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
+    """`size` sequences from a policy; of a table's one-token task, each token once with its count. No gradient flows."""
+    policy = jax.lax.stop_gradient(policy)
+    if automaton.horizon == 1 and isinstance(policy, Policy):
+        return _count(key, automaton, policy.table()[0, automaton.start], size)
+    return walk(uniforms(key, automaton, policy, size), automaton, policy)
 
-    def step(state, inputs):
-        uniform, rows = inputs
-        alive = state <= last
-        row = jnp.minimum(state, last)
-        token = jnp.where(alive, inverse_cdf(uniform, rows[row]), 0)
+
+def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
+    """The numbers behind `size` sequences, in the policy's dtype."""
+    return jax.random.uniform(key, (automaton.horizon, size), float_of(policy))
+
+
+def float_of(policy: AnyPolicy) -> Any:
+    """The dtype of a policy's parameters."""
+    return next(leaf.dtype for leaf in jax.tree.leaves(policy) if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
+    """The sequences that these uniform numbers are turned into."""
+    return recorded(uniform, automaton, policy)[0]
+
+
+def recorded(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Float[Array, "N T V"]]:
+    """The sequences that these uniform numbers are turned into, and the log-probabilities that they were drawn from."""
+    next_state, last = jnp.asarray(automaton.next_state), automaton.decisions - 1
+    size = uniform.shape[1]
+    carry, read = _reader(policy, size)
+
+    def step(held, inputs):
+        carry, token, state = held
+        position, numbers = inputs
+        alive, row = state <= last, jnp.minimum(state, last)
+        carry, cdf, log_pi = read(carry, position, token, row)
+        token = jnp.where(alive, inverse_cdf(numbers, cdf), 0)
         after = jnp.where(alive, next_state[row, token], state)
-        return after, (token, after, alive)
+        return (carry, token, after), (token, after, alive, log_pi)
 
     start = jnp.full((size,), automaton.start, jnp.int32)
-    uniforms = jax.random.uniform(key, (automaton.horizon, size), log_pi.dtype)
-    _, (tokens, after, mask) = jax.lax.scan(step, start, (uniforms, log_pi))
+    before = jnp.full((size,), automaton.vocabulary, jnp.int32)
+    inputs = (jnp.arange(automaton.horizon, dtype=jnp.int32), uniform)
+    _, (tokens, after, mask, rows) = jax.lax.scan(step, (carry, before, start), inputs)
     states = jnp.concatenate([start[None], after])
-    weight = jnp.full((size,), 1.0 / size, log_pi.dtype)
-    return Batch(tokens.T, states.T, mask.T, weight, size)
+    weight = jnp.full((size,), 1.0 / size, uniform.dtype)
+    return Batch(tokens.T, states.T, mask.T, weight, size), jnp.swapaxes(rows, 0, 1)
+
+
+def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
+    """What a walk carries, and how it reads the next row: a table's cumulative rows are made once."""
+    if isinstance(policy, Policy):
+        table = policy.table()
+        rows = cumulative(table)
+        return None, lambda carry, position, token, state: (carry, rows[position, state], table[position, state])
+
+    def read(carry, position, token, state):
+        carry, log_pi = policy.step(carry, token, state)
+        return carry, cumulative(log_pi), log_pi
+
+    return policy.start(size), read
 
 
 def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
@@ -86,10 +138,72 @@ def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
 
 
-def positions(automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], batch: Batch) -> Positions:
-    """The rows of a table policy along a batch: R = T x D, each computed once however often it is read."""
-    horizon, decisions, vocabulary = log_pi.shape
-    rows = (horizon * decisions, vocabulary)
-    state = jnp.minimum(batch.states[:, :-1], decisions - 1)
-    index = jnp.arange(horizon, dtype=state.dtype)[None, :] * decisions + state
-    return Positions(log_pi.reshape(rows), log_ref.reshape(rows), index)
+def is_enumerable(automaton: Automaton) -> bool:
+    """Whether there are few enough sequences to list them all."""
+    return automaton.sequences <= MOST_SEQUENCES
+
+
+@lru_cache(maxsize=8)
+def enumerate_all(automaton: Automaton) -> Batch:
+    """Every legal sequence (NumPy arrays, on the host); its weight is for the caller to set, and NaN until then."""
+    tokens = np.zeros((1, 0), np.int32)
+    states = np.full((1, 1), automaton.start, np.int32)
+    for _ in range(automaton.horizon):
+        here = states[:, -1]
+        going = here < automaton.decisions
+        row = np.minimum(here, automaton.decisions - 1)
+        onward = automaton.legal[row] & going[:, None]
+        onward[~going, 0] = True  # a sequence that has ended stays as it is, padded with token 0
+        parent, token = np.nonzero(onward)
+        after = np.where(going[parent], automaton.next_state[row[parent], token], here[parent])
+        tokens = np.concatenate([tokens[parent], token[:, None].astype(np.int32)], axis=1)
+        states = np.concatenate([states[parent], after[:, None].astype(np.int32)], axis=1)
+    return Batch(tokens, states, states[:, :-1] < automaton.decisions, np.full(len(tokens), np.nan), len(tokens))
+
+
+def rows_along(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T V"]:
+    """The log-probabilities at every position of a batch; a network reads a long one a part at a time."""
+    if isinstance(policy, Policy):
+        table = policy.table()
+        return table[(*_places(table, batch),)]
+    if batch.tokens.shape[0] <= AT_ONCE:
+        return policy.score(jnp.asarray(batch.tokens), jnp.asarray(batch.states))
+    one = lambda part: policy.score(part[0][None], part[1][None])[0]  # noqa: E731
+    return jax.lax.map(one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=AT_ONCE)
+
+
+def _places(table: Float[Array, "T D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
+    """Position and decision state of each token (past the end, any state will do)."""
+    state = jnp.minimum(jnp.asarray(batch.states[:, :-1]), table.shape[1] - 1)
+    return jnp.arange(state.shape[1], dtype=state.dtype)[None, :], state
+
+
+def along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
+    """The entry of each position's token in a table; 0 where no token was read."""
+    return _read(table[(*_places(table, batch), jnp.asarray(batch.tokens))], batch)
+
+
+def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
+    """log pi(y) of each sequence."""
+    if isinstance(policy, Policy):
+        return jnp.sum(along(policy.table(), batch), axis=1)
+    rows = rows_along(policy, batch)
+    return jnp.sum(_read(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch), axis=1)
+
+
+def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> Positions:
+    """The rows of a policy and its reference along a batch: R = T x D where both are tables, each row computed once however
+    often it is read, else N x T."""
+    if not (isinstance(policy, Policy) and isinstance(reference, Policy)):
+        return laid_out(rows_along(policy, batch), rows_along(reference, batch))
+    log_pi, log_ref = policy.table(), reference.table()
+    _, decisions, vocabulary = log_pi.shape
+    position, state = _places(log_pi, batch)
+    return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), position * decisions + state)
+
+
+def laid_out(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:
+    """Positions that each have a row of their own."""
+    size, horizon, vocabulary = log_pi.shape
+    row = jnp.arange(size * horizon, dtype=jnp.int32).reshape(size, horizon)
+    return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), row)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from rlkl import blocks, config, records
+from rlkl import blocks, config, portrait, records, references, texts
 from rlkl.blocks import Trained
 from rlkl.config import Built
-from rlkl.policies import Policy
+from rlkl.policies import AnyPolicy
 from rlkl.settings import DivergedError
 from rlkl.tracking import Tracker
 from rlkl.training import Row
@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
     summary: dict[str, Any]
     history: "pd.DataFrame"
-    policy: Policy
+    policy: AnyPolicy
 
 
 def train(overrides: Sequence[str] = ()) -> Result:
@@ -38,8 +38,11 @@ def train(overrides: Sequence[str] = ()) -> Result:
     started = time.perf_counter()
     built = config.build(config.compose(overrides))
     with jax.enable_x64(True):
+        built = references.attach(built)
         trained = blocks.train([built.run])[0]
-        graded = records.summary(built, trained, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        written = texts.sequences(built, trained) if built.card.tokens else {}
+        graded = records.summary(built, trained, seconds, portrait.draw(built, trained, written))
     raise_if_diverged(graded)
     return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
 
@@ -59,6 +62,7 @@ def execute(
 
     graded = None
     try:
+        built = references.attach(built)
         trained = blocks.train([built.run], tell)[0]
         graded = records.save(folder, built, trained, time.perf_counter() - started)
     finally:

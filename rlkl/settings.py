@@ -7,6 +7,9 @@ Names that live in registries (tasks, policies, divergences, algorithms) are che
 
 import dataclasses
 import difflib
+import hashlib
+import importlib.metadata
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any
 
 Traced = Any  # a number; inside a compiled program, an array of it
 Resolved = Any  # null until `rlkl.config` resolves it
+
+
+AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
 class SettingsError(ValueError):
@@ -53,9 +59,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" + (f" ({allowed})" if len(known) <= 10 else "")
 
 
-def static(default: Any, allowed: tuple | None = None, kind: type | None = None, at_least: int | float | None = None):
-    """A field whose every value is compiled anew."""
-    return _field(default, traced=False, allowed=allowed, kind=kind, at_least=at_least)
+def static(default: Any, allowed: tuple | None = None, kind: type | None = None, **limits: int | float):
+    """A field whose every value is compiled anew; limits: above, at_least, below."""
+    return _field(default, traced=False, allowed=allowed, kind=kind, **limits)
 
 
 def traced(
@@ -79,6 +85,10 @@ class Policy:
     init_scale: Traced = traced(1.0, at_least=0.0)  # standard deviation of the logits of init=random
     mean: Traced = traced(0.0)  # where a Gaussian starts, in the units of the task's coordinates
     scale: Traced = traced(1.0, above=0.0)
+    order: int = static(2, kind=int, at_least=1)  # tokens of context of an ngram
+    width: int = static(64, kind=int, at_least=1)  # units of a network
+    layers: int = static(2, kind=int, at_least=1)  # blocks of a transformer
+    heads: int = static(4, kind=int, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +97,9 @@ class Algorithm:
 
     name: str = static("exact", kind=str)
     baseline_decay: Traced = traced(0.9, at_least=0.0, below=1.0)  # of reinforce's moving average
+    loss_aggregation: Resolved = static(None, allowed=AGGREGATIONS)
+    epochs: int = static(4, kind=int, at_least=1)  # of ppo on each batch
+    clip: Traced = traced(0.2, above=0.0, below=1.0)  # of ppo's ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +111,18 @@ class Penalty:
     estimator: Resolved = static(None, kind=str)
     placement: Resolved = static(None, allowed=("reward", "loss"))
     alpha: Traced = traced(0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Which model the policy is held to: the task's own, or one trained by maximum likelihood on samples of it."""
+
+    name: str = static("task", allowed=("task", "pretrained"))
+    samples: int = static(10_000, kind=int, at_least=2)  # sequences to learn from; a task with a text of its own learns from it
+    steps: int = static(2_000, kind=int, at_least=1)
+    batch_size: int = static(128, kind=int, at_least=1)
+    learning_rate: float = static(3e-3, kind=float, above=0.0)
+    seed: int = static(0, kind=int, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +146,7 @@ class Settings:
     algorithm: Algorithm = Algorithm()
     penalty: Penalty = Penalty()
     optimizer: Optimizer = Optimizer()
+    reference: Reference = Reference()
     seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
     steps: Resolved = static(None, kind=int, at_least=1)
     batch_size: Resolved = static(None, kind=int, at_least=2)
@@ -138,7 +164,7 @@ class Tracking:
     tags: tuple = static((), kind=tuple)
 
 
-GROUPS = {"policy": Policy, "algorithm": Algorithm, "penalty": Penalty, "optimizer": Optimizer}
+GROUPS = {"policy": Policy, "algorithm": Algorithm, "penalty": Penalty, "optimizer": Optimizer, "reference": Reference}
 SEED_LIMIT = 2**32
 
 
@@ -185,9 +211,19 @@ def read(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     return cls(**{key: check(prefix + key, value, fields[key]) for key, value in values.items()})
 
 
+def fingerprint(*parts: Any) -> str:
+    """A hash of JSON-like values, of the package's source, and of the versions of what computes."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for name in ("jax", "jaxlib", "numpy", "optax", "equinox"):
+        digest.update(f"{name} {importlib.metadata.version(name)}".encode())
+    return digest.hexdigest()[:24]
+
+
 def known_keys() -> set[str]:
     """Every dotted key that is declared here (a task's own options are its builder's)."""
     nested = {f"{group}.{field.name}" for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
     tracking = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
     top = {field.name for field in dataclasses.fields(Settings) if field.name not in GROUPS}
-    return nested | tracking | top | {"task.name", "plugins"}
+    return nested | tracking | top | {"task.name", "task.export", "plugins", "store"}

@@ -6,44 +6,52 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, divergences, exact, metrics, oracle, penalty, policies, rollout, settings
-from rlkl.policies import Policy
+from rlkl import algorithms, exact, metrics, oracle, penalty, policies, rollout, settings
+from rlkl.policies import AnyPolicy
+from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
 
-for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Settings):
+for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Reference, settings.Settings):
     _data = [f.name for f in fields(_cls) if f.metadata.get("traced") or f.name in settings.GROUPS]
     jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
 
 ROWS = 10  # logged rows a chunk
-GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks 16-fold a time
+ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
 
 
 class Run(eqx.Module):
     """What is trained: everything traced is a leaf, everything static is in the tree's structure.
 
-    code: the registered functions behind the settings' names, so that a plugin that was edited is compiled anew.
+    code: the registered functions behind the settings' names, so that a plugin that was edited is compiled anew. typical:
+    whether the task has a typicality reward, which decides how its optimum is found. reference: fixed; it grades the run.
     """
 
     settings: settings.Settings
     task: Task
-    reference: Policy
+    reference: AnyPolicy
     code: tuple = eqx.field(static=True)
+    typical: bool = eqx.field(static=True)
 
 
-def make(chosen: settings.Settings, task: Task) -> Run:
-    """The run of resolved settings on a task whose own reference it is graded against."""
-    family, advantage = policies.REGISTRY[chosen.policy.name], algorithms.ADVANTAGES.get(chosen.algorithm.name)
-    reference = policies.Fixed(task.log_reference, task.automaton.horizon)
-    return Run(chosen, task, reference, (penalty.divergence(chosen.penalty), family, advantage))
+def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = None) -> Run:
+    """The run of resolved settings on a task (its arrays on the host); without a reference, the task's own grades it."""
+    code = (
+        penalty.divergence(chosen.penalty),
+        policies.REGISTRY[chosen.policy.name],
+        algorithms.REGISTRY.get(chosen.algorithm.name),
+    )
+    own = policies.Fixed(task.log_reference, task.automaton.horizon)
+    return Run(chosen, task, own if reference is None else reference, code, bool(np.any(np.asarray(task.typicality) != 0.0)))
 
 
 class State(NamedTuple):
     """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it."""
 
-    policy: Policy
+    policy: AnyPolicy
     optimizer: optax.OptState
     baseline: Float[Array, ""]
     key: PRNGKeyArray
@@ -60,15 +68,6 @@ class Row(NamedTuple):
     beta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     batch_reward: Float[Array, ""]
-
-
-class Outcomes(NamedTuple):
-    """Probabilities of the end states that can be reached, in state order."""
-
-    reward: Float[Array, " E"]
-    reference: Float[Array, " E"]
-    policy: Float[Array, " E"]
-    optimum: Float[Array, " E"]
 
 
 def cast(tree: Any, dtype) -> Any:
@@ -92,76 +91,161 @@ def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransform
 def support(run: Run) -> Array:
     """Bool["D V"]: the tokens that the policy may take."""
     legal = jnp.asarray(run.task.automaton.legal)
-    return legal & (run.task.log_reference > -jnp.inf) if run.settings.policy.support == "reference" else legal
+    return legal & (jnp.asarray(run.task.log_reference) > -jnp.inf) if run.settings.policy.support == "reference" else legal
+
+
+def first_policy(run: Run, key: PRNGKeyArray) -> AnyPolicy:
+    """Where `policy.init` starts, in the run's dtype; beside a pretrained reference, init=reference is its copy."""
+    chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    low = cast(run, dtype)
+    if chosen.reference.name == "pretrained" and chosen.policy.init == "reference":
+        return low.reference
+    return policies.REGISTRY[chosen.policy.name].build(low.settings.policy, low.task, support(run), key, dtype)
 
 
 def prepare(run: Run) -> tuple[State, oracle.Optimum, Row]:
     """A run's first state, the optimum that grades it, and its row at step 0."""
     chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
     at_start, onward = jax.random.split(jax.random.key(chosen.seed))
-    low = cast(run, dtype)
-    build = policies.REGISTRY[chosen.policy.name].build
-    policy = build(low.settings.policy, low.task, support(run), at_start, dtype)
-    slots = optimizer(low.settings.optimizer, chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
+    policy = first_policy(run, at_start)
+    slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
     state = State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero)
     params = penalty.parameters(chosen.penalty, jnp.float64)
-    best = oracle.solve(run.task, penalty.divergence(chosen.penalty), params, chosen.penalty.beta, run.reference.table())
+    div, beta = penalty.divergence(chosen.penalty), jnp.asarray(chosen.penalty.beta, jnp.float64)
+    best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, jax.random.key(ORACLE))
     return state, best, observe(run, best, state)
 
 
 def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
-    """Grade a state, in float64."""
+    """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step."""
     chosen = run.settings.penalty
-    params = penalty.parameters(chosen, jnp.float64)
-    log_pi = cast(state.policy, jnp.float64).table()
-    report = metrics.evaluate(run.task, log_pi, run.reference.table(), penalty.divergence(chosen), params, chosen.beta, optimum)
-    return Row(state.step, report, chosen.beta, state.gradient_norm, state.batch_reward)
+    params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
+    policy, beta = cast(state.policy, jnp.float64), jnp.asarray(chosen.beta, jnp.float64)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
+    report = metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key)
+    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward)
 
 
-def loss(run: Run, policy: Policy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Array]:
-    """What a step descends, and the reward of its batch; the run's leaves are in the training dtype."""
-    chosen, log_pi, log_ref = run.settings, policy.table(), run.reference.table()
-    div, params = penalty.divergence(chosen.penalty), penalty.parameters(chosen.penalty, log_pi.dtype)
-    beta = chosen.penalty.beta
-    if chosen.algorithm.name == "exact":
-        value = algorithms.exact_loss(run.task, div, params, beta, log_pi, log_ref)
-        return value, -value
-    batch = rollout.draw(key, run.task.automaton, jax.lax.stop_gradient(log_pi), chosen.batch_size)
-    positions = rollout.positions(run.task.automaton, log_pi, log_ref, batch)
+class Experience(NamedTuple):
+    """What a sampled step learns from, besides its batch: held fixed while the policy moves."""
+
+    log_pi: Float[Array, "N T"]  # of the tokens, under the policy that drew them
+    advantages: Float[Array, "N T"]
+    earned: Float[Array, ""]
+
+
+def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
+    """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
+    chosen, task = run.settings.penalty, run.task
+    div, beta = penalty.divergence(chosen), chosen.beta
+    if metrics.known(task, policy, run.reference, div) == "table":
+        table = policies.table_of(policy)
+        params = penalty.parameters(chosen, table.dtype)
+        return -exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
+    listed = rollout.enumerate_all(task.automaton)
+    log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
+    return -exact.enumerated_objective(task, div, penalty.parameters(chosen, log_pi.dtype), beta, listed, log_pi, log_ref)
+
+
+def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Array, ""]) -> Experience:
+    """The advantages of a batch under the policy that drew it, and the mean return."""
+    chosen, task = run.settings, run.task
+    positions = jax.lax.stop_gradient(positions)
+    log_pi = positions.at(positions.log_pi, batch)
     terms = penalty.make(chosen.penalty, log_pi.dtype)
-    ratio = jax.lax.stop_gradient(positions.at(positions.log_pi, batch) - positions.at(positions.log_ref, batch))
-    rewards = algorithms.token_rewards(run.task, batch, log_pi.dtype) - beta * terms.in_reward(ratio, batch.mask)
+    taken = terms.in_reward(log_pi - positions.at(positions.log_ref, batch), jnp.asarray(batch.mask))
+    rewards = exact.sequence_rewards(task, batch, log_pi.dtype) - chosen.penalty.beta * taken
     returns = algorithms.returns_to_go(rewards)
-    advantages = algorithms.ADVANTAGES[chosen.algorithm.name](returns, batch, baseline)
-    penalised = beta * jnp.sum(batch.weight * jnp.sum(terms.in_loss(positions, batch), axis=1))
-    return algorithms.score_loss(positions, batch, advantages) + penalised, jnp.sum(batch.weight * returns[:, 0])
+    advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
+    return Experience(log_pi, advantages, jnp.sum(batch.weight * returns[:, 0]))
+
+
+def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
+    """What a sampled step descends: the algorithm's loss of each token and the penalty's, aggregated alike."""
+    chosen = run.settings
+    log_pi = positions.at(positions.log_pi, batch)
+    if algorithms.REGISTRY[chosen.algorithm.name].clipped:
+        per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, chosen.algorithm.clip)
+    else:
+        per_token = algorithms.score_loss(log_pi, learned.advantages)
+    penalised = chosen.penalty.beta * penalty.make(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
+    return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token + penalised, batch)
+
+
+def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Array]:
+    """What a step of one epoch descends, and the reward of its batch; the run's leaves are in the training dtype."""
+    chosen, automaton = run.settings, run.task.automaton
+    if chosen.algorithm.name == "exact":
+        value = exact_loss(run, policy)
+        return value, -value
+    batch = rollout.draw(key, automaton, policy, chosen.batch_size)
+    positions = rollout.positions(automaton, policy, run.reference, batch)
+    learned = experience(run, positions, batch, baseline)
+    return surrogate(run, positions, batch, learned), learned.earned
+
+
+class Moved(NamedTuple):
+    """The outcome of one update: parameters, optimiser, the gradient's norm, the loss, and whether all of it is finite."""
+
+    trainable: Any
+    optimizer: optax.OptState
+    gradient_norm: Float[Array, ""]
+    earned: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def _update(run: Run, trainable, slots, of) -> Moved:
+    """One step of the optimiser down `of(parameters) -> (loss, earned)`."""
+    chosen = run.settings
+    (value, earned), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
+        updates, slots = optimizer(chosen.optimizer, chosen.steps * epochs(run)).update(gradient, slots, trainable)
+        moved = optax.apply_updates(trainable, updates)
+    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, moved))]).all()
+    return Moved(moved, slots, optax.tree.norm(gradient), earned, finite)
+
+
+def epochs(run: Run) -> int:
+    """Updates a step takes on its batch."""
+    algorithm = algorithms.REGISTRY.get(run.settings.algorithm.name)
+    return run.settings.algorithm.epochs if algorithm is not None and algorithm.clipped else 1
 
 
 def step(run: Run, state: State) -> State:
-    """One update; if anything in it is not finite, no update and no count."""
-    chosen = run.settings
+    """One batch (or one exact gradient) and its updates; if anything in them is not finite, no update and no count."""
+    chosen, automaton = run.settings, run.task.automaton
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
+    baseline, key = _unbiased(state, chosen), jax.random.fold_in(state.key, state.step)
+    if epochs(run) == 1:
+        after = _update(run, trainable, state.optimizer, lambda p: loss(run, eqx.combine(p, rest), baseline, key))
+    else:
+        batch = rollout.draw(key, automaton, state.policy, chosen.batch_size)
+        drawn = rollout.positions(automaton, state.policy, run.reference, batch)
+        learned = experience(run, drawn, batch, baseline)
 
-    def of(parameters):
-        return loss(run, eqx.combine(parameters, rest), _unbiased(state, chosen), jax.random.fold_in(state.key, state.step))
+        def again(parameters):
+            positions = rollout.positions(automaton, eqx.combine(parameters, rest), run.reference, batch)
+            return surrogate(run, positions, batch, learned), learned.earned
 
-    (value, earned), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
-        updates, slots = optimizer(chosen.optimizer, chosen.steps).update(gradient, state.optimizer, trainable)
-        moved = optax.apply_updates(trainable, updates)
-    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, moved))]).all()
+        def epoch(_, before):
+            after = _update(run, before.trainable, before.optimizer, again)
+            return after._replace(finite=before.finite & after.finite)
+
+        zero = jnp.zeros_like(state.gradient_norm)
+        before = Moved(trainable, state.optimizer, zero, learned.earned, jnp.asarray(True))
+        after = jax.lax.fori_loop(0, epochs(run), epoch, before)
     decay = chosen.algorithm.baseline_decay
-    after = State(
-        policy=eqx.combine(moved, rest),
-        optimizer=slots,
-        baseline=decay * state.baseline + (1.0 - decay) * earned,
+    reached = State(
+        policy=eqx.combine(after.trainable, rest),
+        optimizer=after.optimizer,
+        baseline=decay * state.baseline + (1.0 - decay) * after.earned,
         key=state.key,
         step=state.step + 1,
-        gradient_norm=optax.tree.norm(gradient),
-        batch_reward=earned,
+        gradient_norm=after.gradient_norm,
+        batch_reward=after.earned,
     )
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+    return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
@@ -180,39 +264,3 @@ def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, "
         return state, observe(run, optimum, state)
 
     return jax.lax.scan(row, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))
-
-
-def close(run: Run, optimum: oracle.Optimum, state: State) -> tuple[exact.Values, Outcomes]:
-    """What the optimum is worth, and how often each end state is reached under reference, policy and optimum."""
-    automaton, log_ref, chosen = run.task.automaton, run.reference.table(), run.settings.penalty
-    at = automaton.outcomes
-    tables = (log_ref, cast(state.policy, jnp.float64).table(), optimum.log_pi)
-    ends = Outcomes(run.task.reward[at], *(exact.outcome_probabilities(automaton, table)[at] for table in tables))
-    div = penalty.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
-    return exact.values(run.task, div, penalty.parameters(chosen, jnp.float64), optimum.log_pi, log_ref), ends
-
-
-def best_in_family(run: Run) -> Float[Array, ""]:
-    """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
-    family, chosen = policies.REGISTRY[run.settings.policy.name], run.settings.penalty
-    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
-    log_ref, allowed = run.reference.table(), support(run)
-    assert family.box is not None
-    assert family.at is not None
-    member = family.at
-    low, high = family.box(run.task)
-    ticks = jnp.linspace(0.0, 1.0, GRID)
-    unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
-
-    def worth(vector):
-        return exact.objective(run.task, div, params, chosen.beta, member(run.task, allowed, vector).table(), log_ref)
-
-    def zoom(_, box):
-        low, high = box
-        grid = low[None, :] + unit * (high - low)[None, :]
-        best = grid[jnp.argmax(jax.lax.map(worth, grid, batch_size=256))]
-        reach = 2.0 * (high - low) / (GRID - 1)
-        return best - reach, best + reach
-
-    low, high = jax.lax.fori_loop(0, ZOOMS, zoom, (low, high))
-    return worth(0.5 * (low + high))

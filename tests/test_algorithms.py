@@ -9,38 +9,33 @@ import pytest
 
 from rlkl import algorithms, config, exact, penalty, policies, rollout, training
 from rlkl.divergences import REGISTRY
+from rlkl.settings import AGGREGATIONS
 from tests.conftest import PARAMS, random_task
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
 
 
-def bandit_run(algorithm: str, **groups) -> training.Run:
+def bandit_run(algorithm: str | dict, **groups) -> training.Run:
     top = {key: groups.pop(key) for key in ("batch_size", "steps", "dtype") if key in groups}
-    plain = {"task": ARMS, "algorithm": {"name": algorithm}, "policy": {"init": "random"}, **groups, **top}
-    return jax.tree.map(lambda leaf: np.asarray(leaf), config.build(plain).run)
+    algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
+    plain = {"task": ARMS, "algorithm": algorithm, "policy": {"init": "random"}, **groups, **top}
+    return jax.tree.map(jnp.asarray, config.build(plain).run)
 
 
 def expected_gradient(run: training.Run, policy, size: int):
     """E[gradient] of the sampled loss, by enumerating every batch of `size` draws."""
-    chosen, task = run.settings, run.task
-    log_pi = np.asarray(policy.table())[0, 0]
-    terms = penalty.make(chosen.penalty, jnp.float64)
-    beta = jnp.asarray(chosen.penalty.beta)
-    log_ref = run.reference.table()
+    task, log_pi = run.task, np.asarray(policy.table())[0, 0]
 
     @jax.jit
     def gradient(counts):
         def loss(logits):
-            table = policies.tabular.Tabular(logits, policy.support).table()
             tokens = jnp.arange(4, dtype=jnp.int32)[:, None]
             states = jnp.stack([jnp.zeros(4, jnp.int32), jnp.arange(1, 5, dtype=jnp.int32)], axis=1)
             batch = rollout.Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
-            positions = rollout.positions(task.automaton, table, log_ref, batch)
-            u = jax.lax.stop_gradient(positions.at(positions.log_pi, batch) - positions.at(positions.log_ref, batch))
-            rewards = algorithms.token_rewards(task, batch, jnp.float64) - beta * terms.in_reward(u, batch.mask)
-            advantages = algorithms.ADVANTAGES[chosen.algorithm.name](rewards, batch, jnp.asarray(0.2))
-            inside = beta * jnp.sum(batch.weight * jnp.sum(terms.in_loss(positions, batch), axis=1))
-            return algorithms.score_loss(positions, batch, advantages) + inside
+            moved = policies.tabular.Tabular(logits, policy.support)
+            positions = rollout.positions(task.automaton, moved, run.reference, batch)
+            learned = training.experience(run, positions, batch, jnp.asarray(0.2))
+            return training.surrogate(run, positions, batch, learned)
 
         return jax.grad(loss)(policy.logits)
 
@@ -61,12 +56,18 @@ def exact_gradient(run: training.Run, policy):
     return np.asarray(jax.jit(jax.grad(loss))(policy.logits))
 
 
+UNBIASED = sorted(set(algorithms.REGISTRY) - {"grpo"})  # but for a factor
 OFFERED = [
     (name, divergence, entry)
-    for name in sorted(algorithms.ADVANTAGES)
+    for name in UNBIASED
     for divergence in sorted(REGISTRY)
-    for entry in penalty.legal(name, divergence, 1)
+    for entry in penalty.legal(algorithms.kind(name), divergence, 1)
 ]
+
+
+def factor(algorithm: str, size: int) -> float:
+    """dr_grpo's baseline holds the draw itself, which makes its advantages (B-1)/B of the unbiased ones."""
+    return (size - 1) / size if algorithm == "dr_grpo" else 1.0
 
 
 @pytest.mark.parametrize(("algorithm", "divergence", "entry"), OFFERED, ids=lambda value: getattr(value, "estimator", value))
@@ -75,23 +76,33 @@ def test_expected_gradient_of_every_offered_combination_is_exact(algorithm, dive
     run = bandit_run(algorithm, penalty=chosen, dtype="float64")
     policy = policies.tabular.Tabular(jnp.asarray([[[0.3, -0.2, 0.9, 0.1]]]), jnp.ones((1, 4), bool))
     for size in (2, 3):
-        np.testing.assert_allclose(expected_gradient(run, policy, size), exact_gradient(run, policy), atol=1e-12)
+        expected = factor(algorithm, size) * exact_gradient(run, policy)
+        np.testing.assert_allclose(expected_gradient(run, policy, size), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("algorithm", sorted(algorithms.ADVANTAGES))
-def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algorithm):
-    """k1 in the reward, with reward-to-go, on an automaton of several tokens."""
-    draw = np.random.default_rng(4)
-    task = next(
+def four_tokens(draw: np.random.Generator):
+    """A task of four tokens on which every sequence is legal."""
+    return next(
         t
         for t in iter(lambda: random_task(draw), None)
         if t.automaton.horizon == 4 and t.automaton.legal.all() and t.automaton.reachable.sum() > 6
     )
-    run = bandit_run(
-        algorithm, penalty={"divergence": "kl_pi_ref", "estimator": "k1", "placement": "reward", "beta": 0.3}, dtype="float64"
-    )
+
+
+ON_SEQUENCES = [(name, "kl_pi_ref", "k1") for name in UNBIASED] + [
+    ("rloo", divergence, "score") for divergence in sorted(set(REGISTRY) - {"total_variation"})
+]
+
+
+@pytest.mark.parametrize(("algorithm", "divergence", "estimator"), ON_SEQUENCES)
+def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algorithm, divergence, estimator):
+    """k1 in the reward with reward-to-go, and f'(pi/pi_ref) of the whole sequence, on an automaton of several tokens."""
+    draw = np.random.default_rng(4)
+    task = four_tokens(draw)
+    chosen = {"divergence": divergence, "estimator": estimator, "placement": "reward", "beta": 0.3}
+    run = bandit_run(algorithm, penalty=chosen, dtype="float64")
     run = training.make(run.settings, jax.tree.map(jnp.asarray, task))
-    logits = jnp.asarray(draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
+    logits = jnp.asarray(task.log_reference + 0.5 * draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
     policy = policies.tabular.Tabular(logits, jnp.asarray(task.automaton.legal))
 
     def one(key):
@@ -102,9 +113,77 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
 
     samples = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000)))
     error = samples.std(axis=0) / np.sqrt(len(samples))
-    z = (samples.mean(axis=0) - exact_gradient(run, policy)) / np.where(error > 0, error, 1.0)
+    expected = factor(algorithm, run.settings.batch_size) * exact_gradient(run, policy)
+    z = (samples.mean(axis=0) - expected) / np.where(error > 0, error, 1.0)
     assert np.abs(z).max() < 5.0
     assert np.abs(z[error > 0]).mean() < 1.3
+
+
+def a_batch(returns: np.ndarray) -> rollout.Batch:
+    size, horizon = returns.shape
+    whole = np.zeros((size, horizon), np.int32)
+    return rollout.Batch(whole, np.zeros((size, horizon + 1), np.int32), whole == 0, np.full(size, 1 / size), size)
+
+
+def test_group_advantages_are_those_of_their_papers():
+    returns = np.random.default_rng(0).normal(size=(5, 3))
+    batch, of = (
+        a_batch(returns),
+        lambda name: algorithms.REGISTRY[name].advantage(jnp.asarray(returns), batch, jnp.asarray(0.0)),
+    )
+    centred = returns - returns.mean(axis=0)
+    np.testing.assert_allclose(of("dr_grpo"), centred, atol=1e-15)
+    np.testing.assert_allclose(of("grpo"), centred / returns[:, 0].std(ddof=1), atol=1e-14)
+    others = np.stack([np.delete(returns, i, axis=0).mean(axis=0) for i in range(5)])
+    np.testing.assert_allclose(of("rloo"), returns - others, atol=1e-14)
+    np.testing.assert_allclose(of("ppo"), returns - others, atol=1e-14)
+
+
+def test_a_group_of_equal_returns_teaches_nothing():
+    returns = jnp.full((4, 2), 0.1 + 0.2)
+    assert np.abs(algorithms.grpo(returns, a_batch(np.asarray(returns)), jnp.asarray(0.0))).max() < 1e-15
+
+
+def test_aggregations_are_those_of_their_names():
+    draw = np.random.default_rng(1)
+    values, lengths = draw.normal(size=(4, 3)), np.array([3, 1, 2, 3])
+    batch = a_batch(values)._replace(mask=np.arange(3)[None, :] < lengths[:, None])
+    kept = [row[:n] for row, n in zip(values, lengths, strict=True)]
+    expected = {
+        "seq-mean-token-sum": np.mean([row.sum() for row in kept]),
+        "seq-mean-token-mean": np.mean([row.mean() for row in kept]),
+        "token-mean": np.concatenate(kept).mean(),
+    }
+    assert set(expected) == set(AGGREGATIONS)
+    for kind, number in expected.items():
+        np.testing.assert_allclose(algorithms.aggregate(kind, jnp.asarray(values), batch), number, atol=1e-15)
+
+
+def test_the_clipped_loss_stops_pushing_beyond_the_clip_and_only_there():
+    ratio = np.array([[0.5, 0.9, 1.1, 1.5]])
+    for sign in (1.0, -1.0):
+        whole = lambda u, s=sign: jnp.sum(algorithms.clipped_loss(u, 0.0 * u, s + 0.0 * u, jnp.asarray(0.2)))  # noqa: E731
+        free = ratio <= 1.2 if sign > 0 else ratio >= 0.8
+        np.testing.assert_allclose(jax.grad(whole)(jnp.log(ratio)), np.where(free, -sign * ratio, 0.0), atol=1e-14)
+
+
+def test_ppo_takes_its_epochs_on_one_batch():
+    """One epoch is a step of rloo but for the form of its loss; four are four updates of the optimiser."""
+    chosen = {"optimizer": {"name": "sgd", "learning_rate": 0.1}, "dtype": "float64", "steps": 10}
+
+    @jax.jit
+    def stepped(run):
+        state, _, _ = training.prepare(run)
+        return state, training.step(run, state)
+
+    start, once = stepped(bandit_run("rloo", **chosen))
+    _, one = stepped(bandit_run({"name": "ppo", "epochs": 1}, **chosen))
+    _, four = stepped(bandit_run({"name": "ppo", "epochs": 4}, **chosen))
+    np.testing.assert_allclose(one.policy.logits, once.policy.logits, atol=1e-12)
+    counts = [int(leaf) for leaf in jax.tree.leaves(four.optimizer) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    assert counts == [4] * len(counts)
+    apart = lambda state: np.abs(state.policy.logits - start.policy.logits).max()  # noqa: E731
+    assert apart(four) > 2 * apart(one)
 
 
 def test_penalties_that_are_not_offered_are_refused_by_name():
@@ -119,5 +198,8 @@ def test_penalties_that_are_not_offered_are_refused_by_name():
 
 
 def test_full_in_the_loss_is_refused_on_sequences_and_k1_in_the_reward_offered():
-    assert [(e.estimator, e.placement) for e in penalty.legal("rloo", "kl_pi_ref", 4)] == [("k1", "reward")]
-    assert penalty.legal("rloo", "kl_ref_pi", 4) == []
+    assert [(e.estimator, e.placement) for e in penalty.legal("sampled", "kl_pi_ref", 4)] == [
+        ("k1", "reward"),
+        ("score", "reward"),
+    ]
+    assert [(e.estimator, e.placement) for e in penalty.legal("sampled", "kl_ref_pi", 4)] == [("score", "reward")]

@@ -8,6 +8,7 @@ from scipy.optimize import linprog
 
 from rlkl import exact, oracle
 from rlkl.divergences import REGISTRY
+from rlkl.policies import Fixed
 from rlkl.tasks import Automaton, Task
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 
@@ -29,6 +30,12 @@ def bandits(count: int, seed: int = 0):
 
 
 log = jax.jit(jnp.log)
+
+
+def fixed(log_ref) -> Fixed:
+    return Fixed(log_ref, log_ref.shape[0])
+
+
 solve = jax.jit(lambda name, *a: oracle.solve_bandit(REGISTRY[name], PARAMS, *a), static_argnums=0)
 by_root = jax.jit(lambda name, *a: oracle.solve_by_root(REGISTRY[name], PARAMS, *a), static_argnums=0)
 gap = jax.jit(lambda name, *a: oracle.gap(REGISTRY[name], PARAMS, *a), static_argnums=0)
@@ -179,7 +186,7 @@ def test_sequence_optimum_is_the_bandit_s_over_all_sequences(seed, name):
     task = shortened(random_task(np.random.default_rng(seed)))
     automaton, beta = task.automaton, jnp.asarray(0.4)
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, REGISTRY[name], PARAMS, beta, log_ref))()
+    best = jax.jit(lambda: oracle.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)))()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     reward = jnp.asarray([task.reward[end] for _, end in sequences(automaton)])
     expected = np.exp(solve(name, jnp.asarray(p), reward, beta))
@@ -192,7 +199,7 @@ def test_typicality_tempers_the_reference(seed):
     task = shortened(random_task(np.random.default_rng(seed), typicality=0.6))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4), log_ref))()
+    best = jax.jit(lambda: oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4), fixed(log_ref), True))()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     logits = (1 + 0.6 / 0.4) * p + np.array([task.reward[end] for _, end in sequences(automaton)]) / 0.4
     expected = np.exp(logits - np.logaddexp.reduce(logits))
@@ -204,7 +211,7 @@ def test_without_a_penalty_the_optimum_is_the_largest_reward(seed):
     task = jax.tree.map(jnp.asarray, random_task(np.random.default_rng(seed)))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, None, PARAMS, jnp.asarray(0.0), log_ref))()
+    best = jax.jit(lambda: oracle.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(log_ref)))()
     np.testing.assert_allclose(best.objective, task.reward[automaton.outcomes].max(), atol=1e-12)
 
 
@@ -216,7 +223,7 @@ def test_a_tie_without_a_penalty_is_said():
         jnp.asarray(0.0),
         jnp.arange(3.0),
     )
-    assert oracle.solve(task, None, PARAMS, jnp.asarray(0.0), task.log_reference[None]).tied
+    assert oracle.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(task.log_reference[None])).tied
 
 
 def test_an_end_state_that_the_reference_never_reaches_is_refused():
@@ -224,5 +231,5 @@ def test_an_end_state_that_the_reference_never_reaches_is_refused():
     automaton = Automaton(np.array([[1, 1], [2, 3]]), 4, 2)
     log_ref = jnp.log(jnp.asarray([[[0.5, 0.5], [1.0, 0.0]]] * 2))
     task = Task(automaton, jnp.asarray([0.0, 0.0, 0.0, 5.0]), log_ref[0], jnp.asarray(0.0), jnp.arange(2.0))
-    assert np.isnan(oracle.solve(task, REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5), log_ref).objective)
-    assert np.isfinite(oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5), log_ref).objective)
+    assert np.isnan(oracle.solve(task, REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
+    assert np.isfinite(oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, policies, training
+from rlkl import blocks, config, policies, rollout, training
 from rlkl.divergences import REGISTRY
 from rlkl.tasks import REGISTRY as TASKS
 
@@ -100,14 +100,14 @@ def test_typicality_is_learned():
     task = {"name": "bandit/custom", "reward": [0.0, 0.5, 0.2], "reference": [0.5, 0.3, 0.2], "typicality": 0.4}
     trained = blocks.train([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
     weight = np.array([0.5, 0.3, 0.2]) ** (1 + 0.4 / 0.5) * np.exp(np.array([0.0, 0.5, 0.2]) / 0.5)
-    np.testing.assert_allclose(trained.outcomes.policy, weight / weight.sum(), atol=1e-6)
+    np.testing.assert_allclose(trained.closing.outcomes.policy, weight / weight.sum(), atol=1e-6)
 
 
 def gaussians(divergence: str):
     """Trained from a wide-enough start on each mode: (mean, variance, divergence, objective, the family's best)."""
     made = [run("bandit/bimodal", divergence, 1.0, policy="gaussian", policy_settings={"mean": start}) for start in (0.0, 3.0)]
     for one, trained in zip(made, blocks.train(made), strict=True):
-        x, pi = one.task.coordinates, trained.outcomes.policy
+        x, pi = one.task.coordinates, trained.closing.outcomes.policy
         mean, report = np.sum(x * pi), trained.rows.report
         yield mean, np.sum((x - mean) ** 2 * pi), report.values.divergence[-1], report.objective[-1], trained.best_in_family
 
@@ -127,7 +127,7 @@ def test_a_gaussian_settles_on_one_mode_under_reverse_kl():
 
 
 def same(a: blocks.Trained, b: blocks.Trained) -> bool:
-    leaves = zip(jax.tree.leaves((a.rows, a.outcomes)), jax.tree.leaves((b.rows, b.outcomes)), strict=True)
+    leaves = zip(jax.tree.leaves((a.rows, a.closing.outcomes)), jax.tree.leaves((b.rows, b.closing.outcomes)), strict=True)
     return all(np.array_equal(x, y, equal_nan=True) for x, y in leaves)
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
     assert same(alone, first)
     assert second.rows.step[-1] < 100
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state.policy))
-    assert np.isfinite(second.outcomes.policy).all()
+    assert np.isfinite(second.closing.outcomes.policy).all()
 
 
 def test_gradients_are_clipped_by_their_global_norm():
@@ -195,22 +195,23 @@ def test_every_family_starts_as_it_says_and_sums_to_one(name):
     for init in policies.REGISTRY[name].inits:
         made = run("bandit/bimodal", "kl_ref_pi", 0.1, init=init, policy=name, steps=1)
         state, _, row = blocks._prepare(blocks.stack([made], blocks.width(made)))
-        table = np.asarray(jax.vmap(lambda policy: policy.table())(state.policy))[0]
-        np.testing.assert_allclose(np.exp(table).sum(-1), 1.0, atol=1e-12)
+        policy = jax.tree.map(lambda leaf: leaf[0], state.policy)
+        of_arms = np.asarray(rollout.log_probability(policy, rollout.enumerate_all(made.task.automaton)))
+        np.testing.assert_allclose(np.exp(of_arms).sum(), 1.0, atol=1e-12)
         if init == "reference":
             np.testing.assert_allclose(row.report.values.kl_pi_ref[0], 0.0, atol=1e-15)
         if init == "uniform":
-            np.testing.assert_allclose(table, -np.log(64), atol=1e-12)
+            np.testing.assert_allclose(of_arms, -np.log(64), atol=1e-12)
 
 
 def test_support_decides_whether_a_lost_arm_can_be_taken():
     task = {"name": "bandit/custom", "reward": [0.0, 0.2, 3.0], "reference": [0.6, 0.4, 0.0]}
     reverse, forward = (blocks.train([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
-    assert reverse.outcomes.policy[2] == 0.0
-    assert forward.outcomes.policy[2] > 0.1
+    assert reverse.closing.outcomes.policy[2] == 0.0
+    assert forward.closing.outcomes.policy[2] > 0.1
     assert abs(forward.rows.report.regret[-1]) <= 1e-5
     masked = blocks.train([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
-    assert masked.outcomes.policy[2] == 0.0
+    assert masked.closing.outcomes.policy[2] == 0.0
     assert masked.rows.report.regret[-1] > 0.1  # graded against the unmasked optimum
 
 

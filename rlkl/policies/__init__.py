@@ -1,7 +1,10 @@
 """Policy families, by name."""
 
-from rlkl.policies import gaussian, tabular
-from rlkl.policies.base import REGISTRY, Family, Policy, register
+from rlkl.policies import gaussian, gru, ngram, tabular, transformer
+from rlkl.policies.base import REGISTRY, AnyPolicy, Family, Network, Policy, register, table_of
 from rlkl.policies.fixed import Fixed
 
-__all__ = ["REGISTRY", "Family", "Fixed", "Policy", "gaussian", "register", "tabular"]
+__all__ = [
+    "REGISTRY", "AnyPolicy", "Family", "Fixed", "Network", "Policy",
+    "gaussian", "gru", "ngram", "register", "table_of", "tabular", "transformer",
+]  # fmt: skip

@@ -3,25 +3,52 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import settings
 from rlkl.tasks.automaton import Task
 
 
 class Policy(eqx.Module):
-    """One pytree of parameters and code, so that a snapshot, an average and a reference are policies too."""
+    """A policy of (position, state): one pytree of parameters and code, so that a snapshot, an average and a reference are
+    policies too."""
 
     @abc.abstractmethod
     def table(self) -> Float[Array, "T D V"]:
         """Log-probability of each token at each position and decision state; -inf off the support."""
 
 
-Build = Callable[[settings.Policy, Task, Bool[Array, "D V"], PRNGKeyArray, jnp.dtype], Policy]
+class Network(eqx.Module):
+    """A policy that sees the whole history. It is fed the token read last (V before the first) and the state it led to."""
+
+    @abc.abstractmethod
+    def start(self, size: int) -> Any:
+        """What `size` sequences carry before their first token."""
+
+    @abc.abstractmethod
+    def step(self, carry: Any, token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Any, Float[Array, "n V"]]:
+        """The carry after this token, and the log-probabilities of the next one."""
+
+    @abc.abstractmethod
+    def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        """The log-probabilities at every position of given sequences (teacher forcing)."""
+
+
+AnyPolicy = Policy | Network
+
+
+def table_of(policy: AnyPolicy) -> Float[Array, "T D V"]:
+    """The table of a policy that is known to be one."""
+    assert isinstance(policy, Policy)
+    return policy.table()
+
+
+Build = Callable[[settings.Policy, Task, Bool[Array, "D V"], PRNGKeyArray, jnp.dtype], AnyPolicy]
 
 
 @dataclass(frozen=True)
@@ -29,15 +56,19 @@ class Family:
     """A registered policy family.
 
     build: (settings, task, support, key, dtype) -> policy. inits: the values of `policy.init` that it takes, its
-    default first. restricted: whether it holds less than every policy of (position, state). check: raises
-    `SettingsError` for settings that it cannot start from. box: (task) -> (low, high) of its parameters as one vector,
-    and at: (task, support, vector) -> policy, where the family is small enough to be searched for its best member.
+    default first. restricted: whether it holds less than every policy of (position, state). network: whether it reads
+    the whole history (a `Network`). check: raises `SettingsError` for settings that it cannot start from. memory:
+    (settings) -> how many of the last tokens it tells states apart by, beside what the task's own states tell. box:
+    (task) -> (low, high) of its parameters as one vector, and at: (task, support, vector) -> policy, where the family is
+    small enough to be searched for its best member.
     """
 
     build: Build
     inits: tuple[str, ...]
     restricted: bool
+    network: bool = False
     check: Callable[[settings.Policy, Task], None] | None = None
+    memory: Callable[[settings.Policy], int] | None = None
     box: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None
     at: Callable[[Task, Bool[Array, "D V"], Float[Array, " K"]], Policy] | None = None
 
@@ -45,11 +76,11 @@ class Family:
 REGISTRY: dict[str, Family] = {}
 
 
-def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, check=None, box=None, at=None):
-    """Decorator: make a builder the policy family `name`."""
+def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, **rest: Any):
+    """Decorator: make a builder the policy family `name`; `rest` are the other fields of `Family`."""
 
     def add(build):
-        REGISTRY[name] = Family(build, inits, restricted, check, box, at)
+        REGISTRY[name] = Family(build, inits, restricted, **rest)
         return build
 
     return add

@@ -1,4 +1,4 @@
-"""A policy given by its probabilities: what a task's reference is."""
+"""A policy given by its probabilities: what a task's reference and a table's optimum are."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from rlkl.policies.base import Policy
 
 
 class Fixed(Policy):
-    """The same rows of log-probabilities at every position."""
+    """Rows of log-probabilities: one a state, at every position alike, or one a position and state."""
 
-    log_rows: Float[Array | np.ndarray, "D V"]
+    log_rows: Float[Array | np.ndarray, "*T D V"]
     horizon: int = eqx.field(static=True)
 
     def table(self) -> Float[Array, "T D V"]:
-        return jnp.broadcast_to(self.log_rows, (self.horizon, *self.log_rows.shape))
+        return jnp.broadcast_to(self.log_rows, (self.horizon, *self.log_rows.shape[-2:]))

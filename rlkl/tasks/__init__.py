@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks.automaton import Automaton, Task
 
@@ -15,7 +17,7 @@ class Card:
 
     outcomes: a name for each end state in `task.automaton.outcomes`; facts: what a record should say of it (the hash
     of a text, ...), as plain JSON values; tokens: the vocabulary, where it is not the outcomes themselves, and joiner
-    what stands between two tokens of a text.
+    what stands between two tokens of a text; corpus: sequences (Int["N T"]) of the text that the task was made from.
     """
 
     task: Task
@@ -23,6 +25,7 @@ class Card:
     facts: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
     joiner: str = " "
+    corpus: np.ndarray | None = None
 
 
 REGISTRY: dict[str, Callable[..., Card]] = {}
@@ -57,6 +60,6 @@ def build(name: str, **chosen: Any) -> Card:
     return REGISTRY[name](**chosen)
 
 
-from rlkl.tasks import bandits, brackets, custom, grammar, motif, words  # noqa: E402, F401  (they register themselves)
+from rlkl.tasks import bandits, brackets, custom, grammar, motif, text, words  # noqa: E402, F401  (they register themselves)
 
 __all__ = ["REGISTRY", "Automaton", "Card", "Task", "build", "options", "register"]

@@ -16,27 +16,37 @@ class Automaton:
 
     next_state[s, v] is the state after token v, -1 where v is illegal. An end state is any state >= D, or any state
     occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: an end state an arm.
+    context[s] numbers what a policy of limited memory can tell decision state s by (itself, unless said otherwise).
     """
 
-    def __init__(self, next_state: Int[np.ndarray, "D V"], states: int, horizon: int, start: int = 0):
+    def __init__(
+        self,
+        next_state: Int[np.ndarray, "D V"],
+        states: int,
+        horizon: int,
+        start: int = 0,
+        context: Int[np.ndarray, " D"] | None = None,
+    ):
         self.next_state = np.ascontiguousarray(next_state, dtype=np.int32)
         self.next_state.setflags(write=False)
         self.states, self.horizon, self.start = int(states), int(horizon), int(start)
+        self.context = np.arange(len(next_state), dtype=np.int32) if context is None else np.asarray(context, np.int32)
 
     @cached_property
-    def _content(self) -> tuple:
-        digest = hashlib.sha256(self.next_state.tobytes()).hexdigest()
-        return self.next_state.shape, self.states, self.horizon, self.start, digest
+    def digest(self) -> str:
+        """A hash of the content."""
+        about = f"{self.next_state.shape} {self.states} {self.horizon} {self.start}".encode()
+        return hashlib.sha256(about + self.next_state.tobytes() + self.context.tobytes()).hexdigest()
 
     @cached_property
     def _hash(self) -> int:
-        return hash(self._content)
+        return hash(self.digest)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Automaton) and self._content == other._content)
+        return self is other or (isinstance(other, Automaton) and self.digest == other.digest)
 
     def __repr__(self) -> str:
         return f"Automaton(D={self.decisions}, V={self.vocabulary}, S={self.states}, T={self.horizon})"
@@ -88,6 +98,16 @@ class Automaton:
         for t in range(self.horizon):
             ends[self.next_state[self.reachable[t][:, None] & self.ends_at(t)]] = True
         return np.flatnonzero(ends)
+
+    @cached_property
+    def sequences(self) -> int:
+        """How many legal sequences there are."""
+        ahead = [1] * self.states  # of sequences that go on from a state; Python's integers, for they grow without bound
+        for _ in range(self.horizon):
+            ahead = [sum(ahead[after] for after in row if after >= 0) for row in self.next_state.tolist()] + [1] * (
+                self.states - self.decisions
+            )
+        return ahead[self.start]
 
 
 class Task(eqx.Module):

@@ -1,0 +1,1 @@
+"""Speed: the same training work in rlkl, in eager PyTorch and in TRL, side by side."""

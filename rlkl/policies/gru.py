@@ -1,0 +1,57 @@
+"""A gated recurrent unit over the tokens read so far."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rlkl.policies import heads
+from rlkl.policies.base import Network, register
+from rlkl.policies.heads import Head
+
+
+class Gru(Network):
+    """One layer of H gated units (Cho et al. 2014, arXiv 1406.1078); the embedding is folded into the input's weights."""
+
+    embedding: Float[Array, "V1 G"]  # G = 3H: reset, update, candidate
+    recurrent: Float[Array, "H G"]
+    bias: Float[Array, " G"]
+    head: Head
+
+    def start(self, size: int) -> Float[Array, "n H"]:
+        return jnp.zeros((size, self.recurrent.shape[0]), self.recurrent.dtype)
+
+    def _cell(self, hidden: Float[Array, "n H"], given: Float[Array, "n G"]) -> Float[Array, "n H"]:
+        reset_in, update_in, new_in = jnp.split(given, 3, axis=-1)
+        carried = hidden @ self.recurrent
+        reset, update, new = jnp.split(carried + jnp.broadcast_to(self.bias, carried.shape), 3, axis=-1)
+        gate = jax.nn.sigmoid(update_in + update)
+        return gate * hidden + (1.0 - gate) * jnp.tanh(new_in + jax.nn.sigmoid(reset_in + reset) * new)
+
+    def step(self, carry: Float[Array, "n H"], token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Any, Any]:
+        hidden = self._cell(carry, self.embedding[token])
+        return hidden, self.head(hidden, state)
+
+    def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        given = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
+
+        def along(hidden, inputs):
+            hidden = self._cell(hidden, inputs)
+            return hidden, hidden
+
+        _, hidden = jax.lax.scan(along, self.start(tokens.shape[0]), jnp.swapaxes(given, 0, 1))
+        return self.head(jnp.swapaxes(hidden, 0, 1), states[:, :-1])
+
+
+@register("gru", inits=heads.INITS, restricted=True, network=True)
+def gru(chosen, task, support, key, dtype) -> Gru:
+    """`policy.width` units, weights drawn by fan-in, the head as `policy.init` says."""
+    width, vocabulary = chosen.width, task.automaton.vocabulary
+    embedding, recurrent, out = jax.random.split(key, 3)
+    return Gru(
+        jax.random.normal(embedding, (vocabulary + 1, 3 * width), dtype),
+        heads.normal(recurrent, (width, 3 * width), dtype),
+        jnp.zeros((3 * width,), dtype),
+        heads.head(chosen, task, support, out, width, dtype),
+    )

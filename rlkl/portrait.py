@@ -1,0 +1,114 @@
+"""Reference, policy and optimum side by side: what each is like, as named numbers. Nats; per token where the name says so."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlkl import diversity, rollout, texts
+from rlkl.blocks import Trained
+from rlkl.closing import TOP, Detail
+from rlkl.config import Built
+from rlkl.metrics import LAST_SAMPLES
+from rlkl.policies import Policy
+
+WHO = ("reference", "policy", "optimum")
+ORDERS = (1, 2, 3)  # of distinct-n
+TRIES = (1, 10, 100)  # k of pass@k
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the reward's quantiles
+
+
+class Portraits(NamedTuple):
+    """By name, each one's numbers; and the standard errors of the policy's, where it was sampled."""
+
+    of: dict[str, dict[str, float]]
+    stderr: dict[str, float]
+
+
+def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
+    """Reward, reference, policy and optimum of each named outcome, in state order: end states that differ only in what a
+    policy remembers are one outcome."""
+    names = list(dict.fromkeys(built.card.outcomes))
+    place = {name: i for i, name in enumerate(names)}
+    at = np.array([place[name] for name in built.card.outcomes])
+    ends = trained.closing.outcomes
+    merged: dict[str, np.ndarray] = {"outcome": np.array(names, object), "reward": np.zeros(len(names))}
+    merged["reward"][at] = ends.reward
+    for key in WHO:
+        merged[key] = np.bincount(at, weights=np.asarray(getattr(ends, key)), minlength=len(names))
+    return merged
+
+
+def is_sampled(built: Built, trained: Trained) -> bool:
+    """Whether the policy's end states are frequencies in LAST_SAMPLES sequences."""
+    tables = isinstance(trained.state.policy, Policy) and isinstance(built.run.reference, Policy)
+    return not tables and not rollout.is_enumerable(built.run.task.automaton)
+
+
+def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]) -> Portraits:
+    """The portraits, from a run's closing and the sequences that each wrote (none on a bandit)."""
+    ends = outcomes(built, trained)
+    modes = diversity.modes(ends["reward"])
+    of: dict[str, dict[str, float]] = {}
+    for name in WHO:
+        seen = trained.closing.details.get(name)
+        of[name] = {} if seen is None else _along(seen)
+        if np.isfinite(ends[name]).all():
+            of[name] |= _at_the_end(ends[name], ends["reward"], modes)
+        if name in written:
+            of[name] |= _corpus(built, written[name])
+    estimates = _estimates(trained, ends, modes) if is_sampled(built, trained) else {}
+    of["policy"] |= {name: estimate.value for name, estimate in estimates.items()}
+    return Portraits(of, {name: estimate.stderr for name, estimate in estimates.items()})
+
+
+def _along(seen: Detail) -> dict[str, float]:
+    """Per sequence: tokens, entropy, KL to the reference, and E[log pi_ref] = -entropy - KL; then per token."""
+    length = float(seen.alive.sum())
+    entropy, kl = (float(np.nansum(seen.alive * rows)) for rows in (seen.entropy_at, seen.kl_at))
+    named = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
+    named |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": -(entropy + kl) / length}
+    return named | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, seen.top_mass, strict=True)}
+
+
+def _at_the_end(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[str, float]:
+    """Of the end states: the modes (largest reward) and the reward's distribution; see `rlkl.diversity`."""
+    named = {
+        "mode_mass": diversity.mode_mass(p, modes),
+        "mode_entropy": diversity.mode_entropy(p, modes),
+        "mode_coverage": diversity.mode_coverage(p, modes),
+    }
+    named |= {f"pass_at_{k}": diversity.pass_at_k(p, modes, k) for k in TRIES}
+    quantiles = diversity.reward_quantiles(p, reward, np.array(LEVELS))
+    return named | {f"reward_q{round(100 * level):02d}": float(q) for level, q in zip(LEVELS, quantiles, strict=True)}
+
+
+def _corpus(built: Built, kept: list[np.ndarray]) -> dict[str, float]:
+    """Of a fixed sample of texts: distinct-n and how far they compress."""
+    named = {f"distinct_{n}": diversity.distinct(kept, n) for n in ORDERS}
+    text = "\n".join(texts.text(built, tokens) for tokens in kept)
+    return named | {
+        "compression_zlib": diversity.compression_ratio(text, "zlib"),
+        "compression_lzma": diversity.compression_ratio(text, "lzma"),
+    }
+
+
+def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray) -> dict[str, diversity.Estimate]:
+    counts = np.rint(ends["policy"] * LAST_SAMPLES).astype(np.int64)
+    in_mode = counts[modes]
+    hits = int(in_mode.sum())
+    named = {
+        "mode_mass": diversity.mode_mass_estimate(hits, LAST_SAMPLES),
+        "mode_entropy": diversity.mode_entropy_estimate(in_mode),
+        "mode_coverage": diversity.mode_coverage_estimate(in_mode, LAST_SAMPLES),
+    }
+    named |= {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in TRIES}
+    seen = trained.closing.details["policy"]
+    top = zip(TOP, seen.top_mass, seen.top_stderr, strict=True)
+    return named | {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
+
+
+def shares(portraits: Portraits) -> list[tuple[Any, ...]]:
+    """The rows of diversity.csv: metric, reference, policy, optimum, and the policy's standard error."""
+    names = dict.fromkeys(name for numbers in portraits.of.values() for name in numbers)
+    return [(name, *(portraits.of[who].get(name) for who in WHO), portraits.stderr.get(name)) for name in names]

@@ -1,0 +1,74 @@
+"""Pretrained references: trained once, kept in the store under a hash of all that they depend on, and used again."""
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlkl import pretraining, settings, training
+from rlkl.config import Built
+from rlkl.records import write
+
+_fit = jax.jit(pretraining.fit)
+
+
+def attach(built: Built) -> Built:
+    """The run with its reference trained, or read from the store; its card then says what was trained and how close it came.
+
+    Nothing to do for the task's own reference.
+    """
+    chosen = built.run.settings
+    if chosen.reference.name == "task":
+        return built
+    text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
+    key = settings.fingerprint(vars(chosen.reference), _family(chosen.policy), _content(built, text))
+    path = built.store / "references" / f"{key}.npz"
+    like = jax.eval_shape(_fit, built.run, text)
+    found = _read(path, like)
+    if found is None:
+        found = jax.tree.map(np.asarray, _fit(built.run, text))
+        write(path, _bytes(found))
+    facts: dict[str, Any] = {
+        "reference": "pretrained",
+        "reference_kl": float(found.kl),
+        "reference_kl_formula": "KL(task's model‖reference)",
+        "reference_hash": key,
+    }
+    if float(found.stderr) > 0.0:
+        facts["reference_kl_stderr"] = float(found.stderr)
+    card = dataclasses.replace(built.card, facts=built.card.facts | facts)
+    return built._replace(run=training.make(chosen, built.run.task, found.policy), card=card)
+
+
+def _family(chosen: settings.Policy) -> dict[str, Any]:
+    """The settings of a policy that its pretrained reference depends on."""
+    return {key: value for key, value in vars(chosen).items() if key not in ("init", "init_scale", "mean", "scale")}
+
+
+def _content(built: Built, text) -> str:
+    """A hash of the task's model, and of the text that is learned from."""
+    digest = hashlib.sha256(built.run.task.automaton.digest.encode())
+    for array in (built.run.task.log_reference, *(() if text is None else text.tokens[None])):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(found: pretraining.Fitted) -> bytes:
+    out = io.BytesIO()
+    leaves: dict[str, Any] = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(found))}
+    np.savez(out, **leaves)
+    return out.getvalue()
+
+
+def _read(path, like: pretraining.Fitted) -> pretraining.Fitted | None:
+    """What was kept, or None where it is missing or not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            leaves = [kept[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,0 +1,66 @@
+"""What policies write: the same uniform numbers turned into sequences by reference, policy and optimum."""
+
+import jax
+import numpy as np
+
+from rlkl import oracle, rollout, training
+from rlkl.blocks import Trained
+from rlkl.config import Built
+from rlkl.policies import AnyPolicy, Fixed
+
+SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
+CANDIDATES = 16  # of the reference a sequence of an optimum that is no table
+
+_walk = jax.jit(rollout.walk, static_argnums=1)
+_log_ratio = jax.jit(lambda optimum, reference, batch: _ratio(optimum, rollout.log_probability(reference, batch), batch))
+
+
+def _ratio(optimum, log_ref, batch):
+    return optimum.log_probability(batch, log_ref) - log_ref
+
+
+def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str, list[np.ndarray]]:
+    """`size` sequences (tokens, each cut to its length) of reference, policy and optimum, from one seed."""
+    automaton = built.run.task.automaton
+    uniform = np.random.default_rng(0).random((automaton.horizon, size))
+    with jax.enable_x64(True):
+        policies: dict[str, AnyPolicy] = {
+            "reference": built.run.reference,
+            "policy": training.cast(trained.state.policy, np.float64),
+        }
+        if trained.optimum.log_pi is not None:
+            policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
+        written = {name: _cut(_walk(uniform, automaton, policy)) for name, policy in policies.items()}
+        if "optimum" not in written and trained.optimum.objective == trained.optimum.objective:
+            written["optimum"] = _resampled(built, trained.optimum, size)
+    return written
+
+
+def _cut(batch: rollout.Batch) -> list[np.ndarray]:
+    return [tokens[mask] for tokens, mask in zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True)]
+
+
+def _resampled(built: Built, optimum: oracle.Optimum, size: int) -> list[np.ndarray]:
+    """Sequences of an optimum that is no table: the reference's, drawn again in proportion to pi*/pi_ref."""
+    automaton, draw = built.run.task.automaton, np.random.default_rng(1)
+    if optimum.log_listed is not None:
+        listed, share = rollout.enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
+        taken = draw.choice(len(share), size, p=share / share.sum())
+        return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in taken]
+    batch = _walk(draw.random((automaton.horizon, CANDIDATES * size)), automaton, built.run.reference)
+    share = np.exp(np.asarray(_log_ratio(optimum, built.run.reference, batch)))
+    kept = _cut(batch)
+    return [kept[i] for i in draw.choice(len(share), size, p=share / share.sum())]
+
+
+def text(built: Built, tokens: np.ndarray) -> str:
+    """A sequence as a person reads it."""
+    return built.card.joiner.join(built.card.tokens[token] for token in tokens)
+
+
+def side_by_side(built: Built, written: dict[str, list[np.ndarray]]) -> str:
+    """samples.txt: the first few sequences of each, one above the other."""
+    lines = []
+    for i in range(SHOWN):
+        lines += ["", *(f"{name:<10}{text(built, kept[i])}" for name, kept in written.items())]
+    return "\n".join(lines[1:]) + "\n"
