@@ -11,7 +11,7 @@ import numpy as np
 
 from rlkl import closing, oracle, policies
 from rlkl.closing import Closing
-from rlkl.training import ROWS, Row, Run, State, advance, prepare
+from rlkl.training import ROWS, Row, Run, State, advance, prepare, start
 
 
 class Trained(NamedTuple):
@@ -42,7 +42,8 @@ def _mapped(one: Callable, in_axes: tuple) -> Callable:
 
 
 _best_in_family = _mapped(closing.best_in_family, (0,))
-_prepare = _mapped(prepare, (0,))
+_start = _mapped(start, (0,))
+_prepare = _mapped(prepare, (0, 0))
 _advance = _mapped(advance, (0, 0, 0, None))
 _close = _mapped(closing.close, (0, 0, 0))
 
@@ -80,7 +81,8 @@ def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None
 def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
     chosen, count = members[0].settings, len(members)
     block = stack(members, width(members[0]))
-    state, optimum, first = _prepare(block)
+    state = _start(block)
+    optimum, first = _prepare(block, state)
     chunks = [_on_host(first, lambda x: x[:count, None])]
     _tell(on_rows, offset, chunks[0], np.full(count, -1))
     for start in range(0, chosen.steps, ROWS * chosen.log_every):

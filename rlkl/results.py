@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 class Runs(NamedTuple):
     """Frames of one run or of every job of a sweep; the column `run` is the job's folder (`.` for a single run).
 
-    summary: a row a run, with columns `override.<key>`; history: a row a logged step; outcomes: a row an end state.
+    summary: a row a run, with columns `override.<key>`; history: a row a logged step; outcomes: a row an end state;
+    diversity: a row a metric. root: what was loaded, so that `root / run` is a run's folder.
     """
 
     summary: "pd.DataFrame"
     history: "pd.DataFrame"
     outcomes: "pd.DataFrame"
+    diversity: "pd.DataFrame"
+    root: Path
 
 
 def folders(root: Path) -> list[Path]:
@@ -71,4 +74,4 @@ def load(folder: str | Path) -> Runs:
             part.insert(0, "run", record["run"])
         return pd.concat(parts, ignore_index=True)
 
-    return Runs(pd.DataFrame(numbers), joined("history.csv"), joined("outcomes.csv"))
+    return Runs(pd.DataFrame(numbers), joined("history.csv"), joined("outcomes.csv"), joined("diversity.csv"), root)

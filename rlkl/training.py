@@ -103,18 +103,27 @@ def first_policy(run: Run, key: PRNGKeyArray) -> AnyPolicy:
     return policies.REGISTRY[chosen.policy.name].build(low.settings.policy, low.task, support(run), key, dtype)
 
 
-def prepare(run: Run) -> tuple[State, oracle.Optimum, Row]:
-    """A run's first state, the optimum that grades it, and its row at step 0."""
+def start(run: Run) -> State:
+    """A run's first state."""
     chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
     at_start, onward = jax.random.split(jax.random.key(chosen.seed))
     policy = first_policy(run, at_start)
     slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
-    state = State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero)
+    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero)
+
+
+def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
+    """The optimum that grades a run, and its row at step 0.
+
+    The state comes as an input: XLA's CPU backend (jaxlib 0.10.2) misreads a network whose zero head is a constant of the
+    program that evaluates it.
+    """
+    chosen = run.settings
     params = penalty.parameters(chosen.penalty, jnp.float64)
     div, beta = penalty.divergence(chosen.penalty), jnp.asarray(chosen.penalty.beta, jnp.float64)
     best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, jax.random.key(ORACLE))
-    return state, best, observe(run, best, state)
+    return best, observe(run, best, state)
 
 
 def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:

@@ -173,7 +173,7 @@ def test_ppo_takes_its_epochs_on_one_batch():
 
     @jax.jit
     def stepped(run):
-        state, _, _ = training.prepare(run)
+        state = training.start(run)
         return state, training.step(run, state)
 
     start, once = stepped(bandit_run("rloo", **chosen))

@@ -42,15 +42,15 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     built = config.build(config.compose([*overrides, *extra(overrides)]))
 
     @jax.jit
-    def stepped(run):
-        state, optimum, _ = training.prepare(run)
+    def stepped(run, state):
+        optimum, _ = training.prepare(run, state)
         after = training.step(training.cast(run, run.settings.dtype), state)
         listed = jax.tree.map(jnp.asarray, rollout.enumerate_all(run.task.automaton)) if few else None
         total = None if listed is None else jnp.sum(jnp.exp(rollout.log_probability(after.policy, listed)))
         return after.step, total, optimum.objective
 
     few = rollout.is_enumerable(built.run.task.automaton)
-    step, total, objective = stepped(built.run)
+    step, total, objective = stepped(built.run, jax.jit(training.start)(built.run))
     assert step == 1
     if few:
         np.testing.assert_allclose(total, 1.0, rtol=1e-5)

@@ -26,7 +26,8 @@ def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact
 @jax.vmap
 def final_regret(made):
     """The regret after the last step: training without its logged rows, which halves what is compiled."""
-    state, optimum, _ = training.prepare(made)
+    state = training.start(made)
+    optimum, _ = training.prepare(made, state)
     low = training.cast(made, made.settings.dtype)
     state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: training.step(low, state), state)
     return training.observe(made, optimum, state).report.regret
@@ -194,7 +195,9 @@ def test_schedules_bring_the_rate_to_zero_over_their_part_of_the_steps(schedule)
 def test_every_family_starts_as_it_says_and_sums_to_one(name):
     for init in policies.REGISTRY[name].inits:
         made = run("bandit/bimodal", "kl_ref_pi", 0.1, init=init, policy=name, steps=1)
-        state, _, row = blocks._prepare(blocks.stack([made], blocks.width(made)))
+        block = blocks.stack([made], blocks.width(made))
+        state = blocks._start(block)
+        _, row = blocks._prepare(block, state)
         policy = jax.tree.map(lambda leaf: leaf[0], state.policy)
         of_arms = np.asarray(rollout.log_probability(policy, rollout.enumerate_all(made.task.automaton)))
         np.testing.assert_allclose(np.exp(of_arms).sum(), 1.0, atol=1e-12)

@@ -79,7 +79,7 @@ class Transformer(Network):
         at = carry.position
         entered = self.embedding[token]
         x = (entered + jnp.broadcast_to(self.place[at], entered.shape))[:, None]
-        seen = (jnp.arange(self.place.shape[0]) <= at)[None]
+        seen = (jnp.arange(self.place.shape[0], dtype=at.dtype) <= at)[None]
         put = lambda into, new: jax.lax.dynamic_update_slice_in_dim(into, new, at, axis=1)  # noqa: E731
 
         def through(x, inputs):

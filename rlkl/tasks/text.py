@@ -4,6 +4,7 @@ A context is the last tokens read, oldest first. Only contexts that the training
 the state is the longest end of it that is one, which is what the model itself conditions on there.
 """
 
+import dataclasses
 import hashlib
 import math
 import re
@@ -123,7 +124,7 @@ def text(
         ending = context if found else max(context, wanted[:n], key=len)
         return (f"{shown(wanted)} found" if found else "none") + (f", ends in {shown(ending)}" if ending else "")
 
-    return graphs.card(
+    card = graphs.card(
         graphs.watched(rows, lambda n, token: match(wanted, n, token)),
         (known(model, (" ",)), 0),  # no word is a space: words begin in the empty context
         vocabulary,
@@ -139,6 +140,18 @@ def text(
         held_out_tokens=len(unseen),
         held_out_perplexity=perplexity(model, training[-order:] + unseen, order),
     )
+    return dataclasses.replace(card, corpus=windows(training, vocabulary, horizon))
+
+
+def windows(tokens: list[str], vocabulary: Context, horizon: int) -> np.ndarray:
+    """Int["N T"]: every stretch of `horizon` tokens that begins where a word does, as sequences of the task do."""
+    number = {token: i for i, token in enumerate(vocabulary)}
+    numbered = np.array([number[token] for token in tokens], np.int32)
+    if len(numbered) < horizon:
+        return np.zeros((0, horizon), np.int32)
+    found = np.lib.stride_tricks.sliding_window_view(numbered, horizon)
+    begins = [before == " " or " " not in number for before in (" ", *tokens)][: len(found)]
+    return found[np.array(begins) & (found[:, 0] != number.get(" ", -1))]
 
 
 def _pattern(pattern, unit: str, vocabulary: Context, horizon: int) -> Context:
