@@ -82,15 +82,15 @@ def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
     chosen, count = members[0].settings, len(members)
     block = stack(members, width(members[0]))
     state = _start(block)
-    optimum, first = _prepare(block, state)
-    chunks = [_on_host(first, lambda x: x[:count, None])]
+    optimum, row = _prepare(block, state)
+    chunks = [_on_host(row, lambda x: x[:count, None])]
     _tell(on_rows, offset, chunks[0], np.full(count, -1))
-    for start in range(0, chosen.steps, ROWS * chosen.log_every):
-        state, rows = _advance(block, optimum, state, np.int32(start))
-        left = -(-(chosen.steps - start) // chosen.log_every)
+    for first in range(0, chosen.steps, ROWS * chosen.log_every):
+        state, rows = _advance(block, optimum, state, np.int32(first))
+        left = -(-(chosen.steps - first) // chosen.log_every)
         chunks.append(_on_host(rows, lambda x, left=left: x[:count, :left]))
         _tell(on_rows, offset, chunks[-1], chunks[-2].step[:, -1])
-        if (chunks[-1].step[:, -1] < min(chosen.steps, start + ROWS * chosen.log_every)).all():
+        if (chunks[-1].step[:, -1] < min(chosen.steps, first + ROWS * chosen.log_every)).all():
             break  # every run of the block has diverged
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
     graded = _on_host(_close(block, optimum, state))

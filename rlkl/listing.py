@@ -7,7 +7,7 @@ from rich.table import Table
 from rlkl import algorithms, divergences, penalty, policies, tasks
 from rlkl.report import console
 
-PENALTIES = ("algorithm=", "estimator=", "placement=", "for", "descends")
+PENALTIES = ("algorithm=", "estimator=", "placement=", "for", "on", "descends")
 
 
 def _first_paragraph(thing) -> str:
@@ -18,11 +18,11 @@ def show() -> None:
     """Print tasks, policies, divergences and the penalties that each algorithm may use."""
     for title, columns, rows in (
         ("tasks", ("task=", "options", "what it is"), _tasks()),
-        ("policies", ("policy=", "policy.init=", "family"), _policies()),
+        ("policies", ("policy=", "policy.init=", "family", "what it is"), _policies()),
         ("divergences", ("penalty.divergence=", "formula", "what it is"), _divergences()),
         (
-            "penalties on a bandit (penalty.estimator, penalty.placement)",
-            ("algorithm=", "estimator=", "placement=", "for", "descends"),
+            "penalties (penalty.estimator, penalty.placement)",
+            PENALTIES,
             _penalties(),
         ),
     ):
@@ -38,9 +38,15 @@ def _tasks():
 
 def _policies():
     return [
-        (name, ", ".join(family.inits), "restricted" if family.restricted else "unrestricted")
+        (name, ", ".join(family.inits), _kind(family), _first_paragraph(family.build))
         for name, family in policies.REGISTRY.items()
     ]
+
+
+def _kind(family: policies.Family) -> str:
+    if family.network:
+        return "network"
+    return "restricted table" if family.restricted else "table"
 
 
 def _divergences():
@@ -49,8 +55,11 @@ def _divergences():
 
 def _penalties():
     return [
-        (name, entry.estimator, entry.placement, entry.divergence or "every divergence", entry.descends)
+        (name, entry.estimator, entry.placement, entry.divergence or "every divergence", _where(entry), entry.descends)
         for name in algorithms.names()
-        for entry in penalty.COMBINATIONS
-        if entry.algorithm == ("exact" if name == "exact" else "sampled")
+        for entry in penalty.offered(algorithms.kind(name))
     ]
+
+
+def _where(entry: penalty.Combination) -> str:
+    return "bandits" if entry.one_token else "bandits, sequences"

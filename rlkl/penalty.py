@@ -53,8 +53,8 @@ def parameters(penalty: settings.Penalty, dtype) -> Params:
     return Params(alpha=jnp.asarray(penalty.alpha, dtype))
 
 
-def legal(kind: str, name: str, horizon: int) -> list[Combination]:
-    """The combinations offered for a kind of algorithm, a divergence and a horizon, the default first.
+def offered(kind: str) -> list[Combination]:
+    """The combinations offered to a kind of algorithm.
 
     kind: "exact", "sampled" or "scaled" (advantages times a factor: a penalty outside of them would be worth another
     coefficient, so it is offered inside, in the reward, alone).
@@ -63,20 +63,23 @@ def legal(kind: str, name: str, horizon: int) -> list[Combination]:
         entry
         for entry in COMBINATIONS
         if entry.algorithm == ("exact" if kind == "exact" else "sampled")
-        and entry.divergence in (None, name)
-        and not (entry.one_token and horizon > 1)
         and not (kind == "scaled" and entry.placement == "loss")
     ]
 
 
+def legal(kind: str, name: str, horizon: int) -> list[Combination]:
+    """Those offered for a divergence and a horizon, the default first."""
+    return [entry for entry in offered(kind) if entry.divergence in (None, name) and not (entry.one_token and horizon > 1)]
+
+
 def check(kind: str, penalty: settings.Penalty, horizon: int) -> Combination:
     """The combination that the settings name (null: the default), or a `SettingsError` that lists what is offered."""
-    offered = legal(kind, penalty.divergence, horizon)
-    for entry in offered:
+    found = legal(kind, penalty.divergence, horizon)
+    for entry in found:
         if penalty.estimator in (None, entry.estimator) and penalty.placement in (None, entry.placement):
             return entry
-    pairs = " or ".join(f"estimator={entry.estimator} placement={entry.placement}" for entry in offered)
-    wrong = "estimator" if all(entry.estimator != penalty.estimator for entry in offered) else "placement"
+    pairs = " or ".join(f"estimator={entry.estimator} placement={entry.placement}" for entry in found)
+    wrong = "estimator" if all(entry.estimator != penalty.estimator for entry in found) else "placement"
     length = "on a bandit" if horizon == 1 else f"on sequences of {horizon} tokens"
     rule = f"not offered for {kind} gradients and {penalty.divergence} {length}; allowed: {pairs}"
     raise SettingsError(f"penalty.{wrong}", getattr(penalty, wrong), rule)

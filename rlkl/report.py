@@ -25,6 +25,7 @@ def header(built: Built) -> str:
     """The objective in full, and how it is pursued."""
     chosen, automaton = built.run.settings, built.run.task.automaton
     size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
+    held = "" if chosen.reference.name == "task" else f", held to a {chosen.policy.name} pretrained on it"
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
     enters = (
         ""
@@ -33,7 +34,7 @@ def header(built: Built) -> str:
     )
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
-        f"task {built.resolved['task']['name']} ({size}), policy {chosen.policy.name} "
+        f"task {built.resolved['task']['name']} ({size}){held}, policy {chosen.policy.name} "
         f"(init={chosen.policy.init}, support={chosen.policy.support})\n"
         f"{chosen.algorithm.name}, {chosen.steps} steps{sampled}{enters}, {chosen.optimizer.name} at "
         f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}"
@@ -84,12 +85,18 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
     for key, name in labels.items():
         if key == "divergence_value" and graded["divergence"] in ("none", "kl_pi_ref", "kl_ref_pi"):
             continue
-        shown.add_row(escape(name), number(graded[key]), number(optimum.get(key)))
-    shown.add_row("KL(pi‖pi*)", number(graded["kl_pi_optimum"]), "0")
-    shown.add_row("regret", number(graded["regret"]), "0")
+        shown.add_row(escape(name), _measured(graded, key), number(optimum.get(key)))
+    shown.add_row("KL(pi‖pi*)", _measured(graded, "kl_pi_optimum"), "0")
+    shown.add_row("regret", _measured(graded, "regret"), "0")
     if "regret_in_family" in graded:
         shown.add_row("regret against the family's best", number(graded["regret_in_family"]), "")
     return shown
+
+
+def _measured(graded: Mapping[str, Any], key: str) -> str:
+    """A value, and its standard error where it was estimated."""
+    error = graded.get(f"{key}_stderr")
+    return number(graded[key]) + ("" if error is None else f" ± {number(error)}")
 
 
 def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:

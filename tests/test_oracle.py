@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from rlkl import exact, oracle
+from rlkl import exact, oracle, rollout
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
 from rlkl.tasks import Automaton, Task
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
+from tests.test_divergences import DEFINITIONS
 
 SMOOTH = sorted(set(REGISTRY) - {"total_variation"})
 
@@ -180,21 +181,25 @@ def test_mode_swap_of_gx_chen():
     assert forward[1] - forward[0] > 1.0  # the winner takes more under KL(pi_ref||pi)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha"])
-def test_sequence_optimum_is_the_bandit_s_over_all_sequences(seed, name):
+FACTORISED = ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha", "jensen_shannon"]
+
+
+def over_all_sequences(seed: int, names) -> None:
+    """The optimum pulled back through the automaton is that of the bandit whose arms are all sequences."""
     task = shortened(random_task(np.random.default_rng(seed)))
     automaton, beta = task.automaton, jnp.asarray(0.4)
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)))()
+    found = jax.jit(lambda: {name: oracle.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)) for name in names})()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     reward = jnp.asarray([task.reward[end] for _, end in sequences(automaton)])
-    expected = np.exp(solve(name, jnp.asarray(p), reward, beta))
-    np.testing.assert_allclose(np.exp(sequence_log_probability(np.asarray(best.log_pi), automaton)), expected, atol=1e-11)
+    for name, best in found.items():
+        expected = np.exp(solve(name, jnp.asarray(p), reward, beta))
+        np.testing.assert_allclose(np.exp(sequence_log_probability(np.asarray(best.log_pi), automaton)), expected, atol=1e-11)
+        worth = np.sum(expected * reward) - beta * DEFINITIONS[name](expected, np.exp(p))
+        assert abs(best.objective - worth) <= 1e-12 * max(1.0, abs(worth)), name
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_typicality_tempers_the_reference(seed):
+def tempered(seed: int) -> None:
     """Under KL(pi||pi_ref) with a reward a log pi_ref, the optimum is pi_ref^(1 + a/beta) e^(r/beta) / Z."""
     task = shortened(random_task(np.random.default_rng(seed), typicality=0.6))
     automaton = task.automaton
@@ -204,6 +209,48 @@ def test_typicality_tempers_the_reference(seed):
     logits = (1 + 0.6 / 0.4) * p + np.array([task.reward[end] for _, end in sequences(automaton)]) / 0.4
     expected = np.exp(logits - np.logaddexp.reduce(logits))
     np.testing.assert_allclose(np.exp(sequence_log_probability(np.asarray(best.log_pi), automaton)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sequence_optimum_is_the_bandit_s_over_all_sequences(seed):
+    over_all_sequences(seed, FACTORISED)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_typicality_tempers_the_reference(seed):
+    tempered(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 200))
+def test_optima_of_two_hundred_automata(seed):
+    over_all_sequences(seed, FACTORISED)
+    tempered(seed)
+
+
+@pytest.mark.parametrize("name", ["kl_ref_pi", "hellinger"])
+def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhere_else(name, monkeypatch):
+    task = shortened(random_task(np.random.default_rng(1), typicality=0.6), 300)
+    automaton, beta = task.automaton, jnp.asarray(0.4)
+    reference = fixed(jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape)))
+    best = jax.jit(lambda: oracle.solve(task, REGISTRY[name], PARAMS, beta, reference, True))()
+    p = sequence_log_probability(np.asarray(reference.table()), automaton)
+    reward = np.array([task.reward[end] for _, end in sequences(automaton)]) + 0.6 * p
+    gap = oracle.gap(
+        REGISTRY[name],
+        PARAMS,
+        solve(name, jnp.asarray(p), jnp.asarray(reward), beta),
+        jnp.asarray(p),
+        jnp.asarray(reward),
+        beta,
+    )
+    assert gap <= 1e-9
+    expected = np.exp(solve(name, jnp.asarray(p), jnp.asarray(reward), beta))
+    np.testing.assert_allclose(np.sort(np.exp(best.log_listed)), np.sort(expected), atol=1e-12)
+    assert oracle.reason(task, REGISTRY[name], reference) is None
+    monkeypatch.setattr(rollout, "MOST_SEQUENCES", 1)
+    assert np.isnan(oracle.solve(task, REGISTRY[name], PARAMS, beta, reference, True).objective)
+    assert "depends on the history" in oracle.reason(task, REGISTRY[name], reference)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -26,6 +26,16 @@ def whole(key: str, value: Any, at_least: int) -> int:
     return int(value)
 
 
+MOST_BYTES = 2**30  # of one table; training holds about ten, in blocks of up to sixteen small ones
+
+
+def fits(key: str, value: Any, cells: int) -> None:
+    """Refuse a table of so many numbers that training on it would not fit a usual machine's memory."""
+    if 8 * cells > MOST_BYTES:
+        rule = f"a table of it would need {8 * cells / 2**30:.3g} GiB; at most {MOST_BYTES / 2**30:g} GiB are allowed"
+        raise SettingsError(key, value, rule)
+
+
 def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
     """`value`, one of `allowed`."""
     if value not in allowed:

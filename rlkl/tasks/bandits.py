@@ -6,7 +6,7 @@ import numpy as np
 
 from rlkl.settings import SettingsError
 from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import choice, number, numbers, probabilities, whole
+from rlkl.tasks.arguments import choice, fits, number, numbers, probabilities, whole
 from rlkl.tasks.automaton import Automaton, Task
 
 
@@ -30,6 +30,12 @@ def card(reward, reference, names=None, typicality: Any = 0.0, coordinates=None,
     task = bandit(reward, reference, number("task.typicality", typicality), coordinates)
     names = [str(arm) for arm in range(task.automaton.vocabulary)] if names is None else names
     return Card(task, tuple(names), facts)
+
+
+def _size(size: Any) -> int:
+    arms = whole("task.size", size, at_least=2)
+    fits("task.size", size, arms)
+    return arms
 
 
 @register("bandit/custom")
@@ -71,7 +77,7 @@ def two_modes(others=1, typicality=0.0) -> Card:
 @register("bandit/zipf")
 def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
     """Tokens whose reference falls as 1/rank; rewards uniform in [0,1], standard normal, or rank/size, by seed."""
-    size = whole("task.size", size, at_least=2)
+    size = _size(size)
     draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
     rank = np.arange(1, size + 1)
     kind = choice("task.reward_kind", reward_kind, ("uniform", "normal", "rank"))
@@ -83,7 +89,7 @@ def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
 @register("bandit/needle")
 def needle(mass=1e-4, size=100, typicality=0.0) -> Card:
     """One rewarded arm that the reference hardly ever draws."""
-    size = whole("task.size", size, at_least=2)
+    size = _size(size)
     mass = number("task.mass", mass, above=0.0)
     if mass >= 1.0:
         raise SettingsError("task.mass", mass, "must be below 1")
@@ -95,7 +101,7 @@ def needle(mass=1e-4, size=100, typicality=0.0) -> Card:
 @register("bandit/random")
 def random(seed=0, size=10, typicality=0.0) -> Card:
     """Dirichlet(1) reference and N(0,1) rewards."""
-    size = whole("task.size", size, at_least=2)
+    size = _size(size)
     draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
     reference = draw.dirichlet(np.ones(size))
     return card(draw.standard_normal(size), reference, None, typicality)

@@ -4,11 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from rlkl.settings import SettingsError
 from rlkl.tasks import Card
+from rlkl.tasks.arguments import fits
 from rlkl.tasks.automaton import Automaton, Task
-
-MOST_BYTES = 2**32  # of one [T, D, V] table in float64
 
 
 def remember(card: Card, order: int) -> Card:
@@ -21,7 +19,6 @@ def remember(card: Card, order: int) -> Card:
     decisions, found = [start], {start: 0}
     ends = {state: i for i, state in enumerate(range(automaton.decisions, automaton.states))}
     rows: list[np.ndarray] = []
-    most = MOST_BYTES // (8 * automaton.vocabulary * automaton.horizon)
     for state, read in decisions:
         row = np.full(automaton.vocabulary, -1)
         for token in np.flatnonzero(automaton.legal[state]):
@@ -35,10 +32,7 @@ def remember(card: Card, order: int) -> Card:
                 decisions.append(entered)
             row[token] = found[entered]
         rows.append(row)
-        if len(decisions) > most:
-            size = 8 * len(decisions) * automaton.vocabulary * automaton.horizon / 2**30
-            rule = f"would need more than {size:.1f} GiB for a table; at most {MOST_BYTES / 2**30:.0f} GiB are allowed"
-            raise SettingsError("policy.order", order, rule)
+        fits("policy.order", order, len(decisions) * automaton.vocabulary * automaton.horizon)
     following = np.stack(rows)
     following = np.where(following <= -2, len(decisions) - 2 - following, following)
     tokens = {read: i for i, read in enumerate(dict.fromkeys(read for _, read in decisions))}

@@ -8,11 +8,10 @@ import numpy as np
 
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import number
+from rlkl.tasks.arguments import fits, number
 from rlkl.tasks.automaton import Automaton, Task
 
 REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward")
-MOST_BYTES = 2**32  # of one [T, D, V] table in float64
 
 
 @register("automaton/custom")
@@ -38,10 +37,10 @@ def custom(path, typicality=0.0) -> Card:
     for key in REQUIRED:
         if key not in given:
             raise refuse(f"lacks {key!r}")
-    return _card(given, refuse, typicality)
+    return _card(given, path, refuse, typicality)
 
 
-def _card(given: dict[str, Any], refuse, typicality: Any) -> Card:
+def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     tokens, horizon, start = given["vocabulary"], given["horizon"], given["start"]
     if not isinstance(tokens, list) or len(tokens) < 2:
         raise refuse("vocabulary must be a list of at least 2 names")
@@ -57,10 +56,7 @@ def _card(given: dict[str, Any], refuse, typicality: Any) -> Card:
         raise refuse(f"reward has {states} values for {shape[0]} decision states; needs one a state")
     if not isinstance(start, int) or not 0 <= start < shape[0]:
         raise refuse(f"start is {start}; must be one of the decision states 0 to {shape[0] - 1}")
-    if (bytes_needed := 8 * horizon * following.size) > MOST_BYTES:
-        raise refuse(
-            f"a table of it would need {bytes_needed / 2**30:.1f} GiB; at most {MOST_BYTES / 2**30:.0f} GiB are allowed"
-        )
+    fits("task.path", path, horizon * following.size)
     if (following != np.round(following)).any() or (following < -1).any() or (following >= states).any():
         at = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
         raise refuse(f"next_state{at.tolist()} is {following[tuple(at)]:g}; must be -1 or a state from 0 to {states - 1}")

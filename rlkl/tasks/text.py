@@ -14,8 +14,7 @@ import numpy as np
 
 from rlkl.settings import SettingsError
 from rlkl.tasks import Card, graphs, register
-from rlkl.tasks.arguments import choice, number, whole
-from rlkl.tasks.custom import MOST_BYTES
+from rlkl.tasks.arguments import choice, fits, number, whole
 from rlkl.tasks.words import WORD, read_text
 
 Context = tuple[str, ...]
@@ -108,7 +107,7 @@ def text(
         raise SettingsError("task.path", path, f"has {len(training)} {unit}s to train on; task.order={order} needs {order + 1}")
     wanted = _pattern(pattern, unit, vocabulary, horizon)
 
-    model = fit(_count(training, order, 8 * horizon * len(vocabulary)), vocabulary, smoothing)
+    model = fit(_count(training, order, horizon * len(vocabulary)), vocabulary, smoothing)
 
     def rows(context: Context) -> graphs.Row:
         return {token: (known(model, (*context, token)), p) for token, p in model[context].items()}
@@ -171,14 +170,10 @@ def _pattern(pattern, unit: str, vocabulary: Context, horizon: int) -> Context:
     return wanted
 
 
-def _count(tokens: list[str], order: int, row_bytes: int) -> dict[Context, Counter]:
+def _count(tokens: list[str], order: int, row: int) -> dict[Context, Counter]:
     """`followers` of every length up to `order`; refuses what would need too large a table, before it fills the memory."""
     counts: dict[Context, Counter] = {}
     for length in range(order + 1):
         counts |= followers(tokens, length)
-        if (needed := 2 * len(counts) * row_bytes) > MOST_BYTES:  # each context twice: before the pattern was found and after
-            raise SettingsError(
-                "task.order", order, f"the text's {len(counts)} contexts of up to {length} tokens need a table of "
-                f"{needed / 2**30:.1f} GiB; at most {MOST_BYTES / 2**30:.0f} GiB are allowed"
-            )  # fmt: skip
+        fits("task.order", order, 2 * len(counts) * row)  # each context twice: before the pattern was found and after
     return counts
