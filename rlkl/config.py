@@ -32,7 +32,7 @@ RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
     ("exact", None, "network"): Recipe(1000, 0.01, 0.99, "linear", 0.3, "float64", rows=20),
     ("sampled", "bandit", "table"): Recipe(5000, 0.1, 0.999, "linear", 1.0, "float32", batch_size=64),
     ("sampled", None, "table"): Recipe(5000, 0.01, 0.999, "linear", 1.0, "float32", batch_size=64),
-    ("sampled", None, "network"): Recipe(1500, 0.003, 0.99, "linear", 1.0, "float32", batch_size=128, rows=20),
+    ("sampled", None, "network"): Recipe(1500, 0.003, 0.999, "linear", 1.0, "float32", batch_size=128, rows=20),
 }
 
 

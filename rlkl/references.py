@@ -67,7 +67,7 @@ def _bytes(found: pretraining.Fitted) -> bytes:
 def _read(path, like: pretraining.Fitted) -> pretraining.Fitted | None:
     """What was kept, or None where it is missing or not whole."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             leaves = [kept[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
