@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments demo
 
 figures: $(READY)
-	$(BIN)/python -m experiments mode_seeking
+	$(BIN)/python -m experiments mode_seeking collapse
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

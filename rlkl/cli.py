@@ -22,7 +22,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    commands = {"list": _list, "plot": _plot}
+    commands = {"list": _list, "plot": _plot, "audit": _audit}
     try:
         if argv and argv[0] in commands:
             return commands[argv[0]](list(argv[1:]))
@@ -178,4 +178,12 @@ def _plot(argv: list[str]) -> int:
     found = results.load(argv[0])
     for path in plots.save(plots.draw(found), Path(argv[0]) / "figure"):
         report.console.print(f"wrote {path}", markup=False)
+    return 0
+
+
+def _audit(argv: list[str]) -> int:
+    configure_jax()
+    from rlkl import audits
+
+    audits.command(argv)
     return 0

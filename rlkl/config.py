@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, exact, penalty, plugins, policies, rollout, settings, tasks, training
+from rlkl import algorithms, divergences, estimators, exact, penalty, plugins, policies, rollout, settings, tasks, training
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks.contexts import remember
 from rlkl.tasks.export import export
@@ -32,7 +32,7 @@ RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
     ("exact", None, "network"): Recipe(1000, 0.01, 0.99, "linear", 0.3, "float64", rows=20),
     ("sampled", "bandit", "table"): Recipe(5000, 0.1, 0.999, "linear", 1.0, "float32", batch_size=64),
     ("sampled", None, "table"): Recipe(5000, 0.01, 0.999, "linear", 1.0, "float32", batch_size=64),
-    ("sampled", None, "network"): Recipe(1500, 0.003, 0.999, "linear", 1.0, "float32", batch_size=128, rows=20),
+    ("sampled", None, "network"): Recipe(1000, 0.002, 0.999, "linear", 1.0, "float32", batch_size=128, rows=20),
 }
 
 
@@ -85,7 +85,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
-            return SettingsError(override, "", "is no command (list, plot) and no override (key=value)")
+            return SettingsError(override, "", "is no command (list, plot, audit) and no override (key=value)")
         if key.startswith("hydra"):
             continue
         if key in groups:
@@ -146,10 +146,11 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
         ("policy.name", chosen.policy.name, policies.REGISTRY),
         ("algorithm.name", chosen.algorithm.name, algorithms.names()),
         ("penalty.divergence", chosen.penalty.divergence, [*divergences.REGISTRY, "none"]),
-        ("penalty.estimator", chosen.penalty.estimator, [entry.estimator for entry in penalty.COMBINATIONS]),
+        ("penalty.estimator", chosen.penalty.estimator, [*penalty.ESTIMATORS, *estimators.ALIASES]),
     ):
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
+    chosen = dataclasses.replace(chosen, penalty=_weighed(chosen.penalty))
     kind = "exact" if chosen.algorithm.name == "exact" else "sampled"
     length = "bandit" if task.automaton.horizon == 1 else "sequence"
     row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
@@ -181,8 +182,16 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
     div = penalty.divergence(given)
     if chosen.algorithm.name == "exact":
         _exactly_known(chosen, task, div)
-    entry = penalty.check(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
-    return dataclasses.replace(given, estimator=entry.estimator, placement=entry.placement)
+    return penalty.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
+
+
+def _weighed(given: settings.Penalty) -> settings.Penalty:
+    """The weights of `mixed` as two numbers."""
+    weights = given.weights
+    numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in weights)
+    if len(weights) != 2 or not numbers or sum(weights) == 0:
+        raise SettingsError("penalty.weights", list(weights), "must be two numbers of at least 0, not both 0")
+    return dataclasses.replace(given, weights=tuple(map(float, weights)))
 
 
 def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
@@ -210,7 +219,7 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     if given.init is not None and given.init not in family.inits and not copied:
         raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
     div = penalty.divergence(chosen.penalty)
-    forbids = div is not None and _is_infinite_off_support(div, chosen.penalty.alpha)
+    forbids = div is not None and _is_infinite_off_support(div, chosen.penalty)
     if (
         div is not None
         and forbids
@@ -232,8 +241,9 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     return filled
 
 
-def _is_infinite_off_support(div: divergences.Divergence, alpha: float) -> bool:
-    number = div.infinity(divergences.Params(alpha)) if callable(div.infinity) else div.infinity
+def _is_infinite_off_support(div: divergences.Divergence, given: settings.Penalty) -> bool:
+    params = divergences.Params(given.alpha, given.weights)
+    number = div.infinity(params) if callable(div.infinity) else div.infinity
     return not math.isfinite(float(number))
 
 

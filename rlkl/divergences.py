@@ -23,6 +23,7 @@ class Params(NamedTuple):
     """Traced parameters that a generator may read."""
 
     alpha: Float[Array, ""] | float = 0.5
+    weights: tuple[Float[Array, ""] | float, Float[Array, ""] | float] = (0.5, 0.5)
 
 
 Number = float | Callable[[Params], Float[Array, ""] | float]
@@ -34,8 +35,9 @@ class Divergence:
 
     both: (u, params) -> (f, f'(e^u)).
     zero, infinity: f(0) and lim f(t)/t, so that 0 x inf gives no NaN; numbers, or functions of `params`.
-    chain: how it goes over tokens: "policy" or "reference" (the chain rules of the two KLs), the power a for which it
-    is affine in sum pi^a pi_ref^(1-a) (a number, or a function of `params`), or None where it does not factorise.
+    chain: how it goes over tokens: "policy" or "reference" (the chain rules of the two KLs), "both" (their mixture by
+    `params.weights`), the power a for which it is affine in sum pi^a pi_ref^(1-a) (a number, or a function of `params`), or
+    None where it does not factorise.
     formula: as it is shown to people.
     optimum: (log_ref, reward, beta, params) -> log_pi of the best bandit policy, in place of the generic root.
     certificate: (log_pi, log_ref, reward, beta) -> gradient of J, where D is not differentiable.
@@ -79,7 +81,10 @@ def complaint(div: Divergence) -> str | None:
         by_u = jax.vmap(jax.grad(lambda u: div.both(u, params)[0]))(at)
         origin = [float(value) for value in div.both(jnp.zeros(()), params)]
         limits = [float(div.limit(which, params, at.dtype)) for which in ("zero", "infinity")]
-        ends = [float(div.both(jnp.asarray(-30.0), params)[0]), float(div.both(jnp.asarray(30.0), params)[0] * math.exp(-30.0))]
+        near, ends = (
+            [float(div.both(jnp.asarray(-u), params)[0]), float(div.both(jnp.asarray(u), params)[0] * math.exp(-u))]
+            for u in (15.0, 30.0)
+        )
     except Exception as error:
         return f"must return (f, slope) of an array u, and raised {type(error).__name__}: {error}"
     if max(map(abs, origin)) > 1e-6:
@@ -88,8 +93,9 @@ def complaint(div: Divergence) -> str | None:
     if bool(wrong.any()):
         u = at[jnp.argmax(wrong)]
         return f"slope must be df/dt at t = e^u, and is not at u = {float(u):g}"
-    for name, declared, seen in zip(("zero (f at t = 0)", "infinity (f/t as t grows)"), limits, ends, strict=True):
-        grows = abs(seen) > 20.0
+    named = ("zero (f at t = 0)", "infinity (f/t as t grows)")
+    for name, declared, before, seen in zip(named, limits, near, ends, strict=True):
+        grows = abs(seen) > 1.5 * abs(before) + 1e-3  # half as fast as u itself, at the least
         if math.isinf(declared) != grows or not (grows or abs(declared - seen) <= 1e-2 * (1.0 + abs(declared))):
             return f"{name} is declared as {declared:g}, and f gives {'a growing value' if grows else f'{seen:.3g}'}"
     return None
@@ -170,6 +176,20 @@ def kl_pi_ref(u, params):
 def kl_ref_pi(u, params):
     """KL(pi_ref||pi), "forward KL": f = t - 1 - log t."""
     return jnp.expm1(u) - u, -jnp.expm1(-u)
+
+
+@register(
+    "mixed",
+    zero=lambda p: jnp.where(p.weights[1] > 0.0, jnp.inf, p.weights[0]),
+    infinity=lambda p: jnp.where(p.weights[0] > 0.0, jnp.inf, p.weights[1]),
+    chain="both",
+    formula="(w1 KL(pi‖pi_ref) + w2 KL(pi_ref‖pi))",
+)
+def mixed(u, params):
+    """A mixture of both KLs, by `penalty.weights`; Jeffreys' divergence at equal weights (Jeffreys 1946)."""
+    (f, f_slope), (g, g_slope) = kl_pi_ref(u, params), kl_ref_pi(u, params)
+    first, second = (jnp.asarray(weight, u.dtype) for weight in params.weights)
+    return first * f + second * g, first * f_slope + second * g_slope
 
 
 @register(

@@ -1,28 +1,53 @@
-"""Estimates of a divergence at one position, in nats.
+"""Estimates of a divergence at one sampled token (or sequence), in nats.
 
-u = log pi(x) - log pi_ref(x) at the sampled token x ~ pi. Source of the names k1, k2, k3: Schulman, "Approximating KL
-Divergence" (2020). What each one's *gradient* descends depends on where it is placed; `rlkl.penalty` holds that.
+u = log pi(x) - log pi_ref(x) at x ~ pi. Source of the names k1, k2, k3: Schulman, "Approximating KL Divergence" (2020). What
+each one's *gradient* descends depends on where it is placed; `rlkl.descent` holds that.
 """
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlkl import divergences
 
+Estimator = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
+REGISTRY: dict[str, Estimator] = {}
+ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}  # what other libraries call them
 
+
+def register(name: str):
+    """Decorator: make a function of u the estimator `name`."""
+
+    def add(estimate: Estimator) -> Estimator:
+        REGISTRY[name] = estimate
+        return estimate
+
+    return add
+
+
+@register("k1")
 def k1(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """u: unbiased for KL(pi||pi_ref), of either sign."""
     return u
 
 
+@register("k2")
 def k2(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """u^2/2: biased, never negative; its pathwise gradient is that of KL(pi||pi_ref)."""
     return 0.5 * jnp.square(u)
 
 
+@register("k3")
 def k3(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """e^-u - 1 + u: unbiased for KL(pi||pi_ref) and never negative."""
+    """e^-u - 1 + u: unbiased for KL(pi||pi_ref) and never negative; its pathwise gradient is that of KL(pi_ref||pi)."""
     return jnp.expm1(-u) + u
+
+
+@register("abs")
+def absolute(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """|u|: biased; its pathwise gradient is that of twice the total variation."""
+    return jnp.abs(u)
 
 
 def full(

@@ -101,9 +101,13 @@ def sequence_divergence(
     """D between the distributions of whole sequences."""
     if automaton.horizon == 1:
         return divergences.exact(div, params, log_pi[0, automaton.start], log_ref[0, automaton.start])
+    if div.chain == "both":
+        of = lambda name: sequence_divergence(automaton, divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731
+        first, second = (jnp.asarray(weight, log_pi.dtype) for weight in params.weights)
+        return _times(first, of("kl_pi_ref")) + _times(second, of("kl_ref_pi"))
     if div.chain in ("policy", "reference"):
         at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
-        return _visited(at, divergences.exact(div, params, log_pi, log_ref))
+        return visited(at, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
         if not rollout.is_enumerable(automaton):
             return jnp.full((), jnp.nan, log_pi.dtype)
@@ -115,7 +119,12 @@ def sequence_divergence(
     return curvature / (a * (a - 1.0)) * (power_sum(automaton, log_pi, log_ref, a) - 1.0)
 
 
-def _visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
+def _times(weight: Float[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
+    """weight * value, and 0 where the weight is, be the value infinite."""
+    return jnp.where(weight == 0.0, 0.0, weight * jnp.where(weight == 0.0, 0.0, value))
+
+
+def visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
     """The sum of a row quantity over where a policy goes; rows that are never visited may be infinite."""
     return jnp.sum(jnp.where(at > 0.0, at * jnp.where(at > 0.0, rows, 0.0), 0.0))
 
@@ -136,7 +145,7 @@ def objective(
 ) -> Float[Array, ""]:
     """J(pi) = E_pi[r] - beta D, and E_pi[r] alone without a penalty (div None)."""
     at = occupancy(task.automaton, log_pi)
-    reward = _visited(at, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
+    reward = visited(at, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
     if div is None:
         return reward
     return reward - beta * sequence_divergence(task.automaton, div, params, log_pi, log_ref)
@@ -150,15 +159,15 @@ def values(
     at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
     pi = jnp.exp(log_pi)
     both = {
-        "kl_pi_ref": _visited(at, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
-        "kl_ref_pi": _visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
+        "kl_pi_ref": visited(at, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
+        "kl_ref_pi": visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
     }
     return Values(
-        reward=_visited(at, mean(pi, token_rewards(task, log_pi.dtype))),
+        reward=visited(at, mean(pi, token_rewards(task, log_pi.dtype))),
         divergence=both[div.name] if div.name in both else sequence_divergence(automaton, div, params, log_pi, log_ref),
         **both,
-        entropy=_visited(at, mean(pi, -log_pi)),
-        typicality=_visited(at, mean(pi, log_ref)),
+        entropy=visited(at, mean(pi, -log_pi)),
+        typicality=visited(at, mean(pi, log_ref)),
         length=jnp.sum(at),
         length_ref=jnp.sum(at_ref),
     )

@@ -4,10 +4,10 @@ import inspect
 
 from rich.table import Table
 
-from rlkl import algorithms, divergences, penalty, policies, tasks
+from rlkl import algorithms, descent, divergences, penalty, policies, settings, tasks
 from rlkl.report import console
 
-PENALTIES = ("algorithm=", "estimator=", "placement=", "for", "on", "descends")
+PENALTIES = ("estimator=", "placement=", "level=", "gradient=", "and", "descends on a bandit", "descends on sequences")
 
 
 def _first_paragraph(thing) -> str:
@@ -17,11 +17,12 @@ def _first_paragraph(thing) -> str:
 def show() -> None:
     """Print tasks, policies, divergences and the penalties that each algorithm may use."""
     for title, columns, rows in (
+        ("algorithms", ("algorithm=", "what it is"), _algorithms()),
         ("tasks", ("task=", "options", "what it is"), _tasks()),
         ("policies", ("policy=", "policy.init=", "family", "what it is"), _policies()),
         ("divergences", ("penalty.divergence=", "formula", "what it is"), _divergences()),
         (
-            "penalties (penalty.estimator, penalty.placement)",
+            "penalties of sampled algorithms for KL(pi‖pi_ref); what descends something else needs penalty.allow_biased=true",
             PENALTIES,
             _penalties(),
         ),
@@ -34,6 +35,12 @@ def show() -> None:
 
 def _tasks():
     return [(name, ", ".join(tasks.options(name)), _first_paragraph(build)) for name, build in tasks.REGISTRY.items()]
+
+
+def _algorithms():
+    yield "exact", "The gradient of the exact objective."
+    for name, algorithm in algorithms.REGISTRY.items():
+        yield name, _first_paragraph(algorithm.advantage)
 
 
 def _policies():
@@ -54,12 +61,12 @@ def _divergences():
 
 
 def _penalties():
-    return [
-        (name, entry.estimator, entry.placement, entry.divergence or "every divergence", _where(entry), entry.descends)
-        for name in algorithms.names()
-        for entry in penalty.offered(algorithms.kind(name))
-    ]
+    on_bandits = {_way(chosen): descent.of(chosen, 1).says for chosen in penalty.combinations("kl_pi_ref", 1)}
+    for chosen in penalty.combinations("kl_pi_ref", 2):
+        bandit = on_bandits.get(_way(chosen), "") if chosen.credit == "reward_to_go" and not chosen.future_kl else ""
+        extra = "immediate" if chosen.credit == "immediate" else "future_kl" if chosen.future_kl else ""
+        yield chosen.estimator, chosen.placement, chosen.level, chosen.gradient, extra, bandit, descent.of(chosen, 2).says
 
 
-def _where(entry: penalty.Combination) -> str:
-    return "bandits" if entry.one_token else "bandits, sequences"
+def _way(chosen: settings.Penalty) -> tuple:
+    return chosen.estimator, chosen.placement, chosen.gradient

@@ -1,46 +1,35 @@
 """From settings to what a sampled gradient is made of: a term in the reward and a term in the loss.
 
-What each combination descends in expectation stands in the table below; only those that descend the divergence they
-name are offered, the others are refused by name. Neither term sees beta, and neither draws samples.
+Neither term sees beta, and neither draws samples. What a combination descends in expectation is said by `rlkl.descent`; one
+that descends something else than its divergence is refused, by that name, unless `penalty.allow_biased` is set.
 """
 
+import contextlib
+import dataclasses
+import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from rlkl import estimators, settings
+from rlkl import descent, estimators, settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.rollout import Batch, Positions
-from rlkl.settings import SettingsError
+from rlkl.settings import SettingsError, nearest
+
+SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
+ESTIMATORS = ("exact", *SAMPLED)
 
 
 class Penalty(NamedTuple):
-    """in_reward(u, mask): taken from each token's reward; in_loss(positions, batch): added to each position's loss."""
+    """in_reward(positions, batch): taken from each token's reward. later(positions, batch): what the tokens after a position
+    take from its return, and its own does not. in_loss(positions, batch): added to each position's loss."""
 
-    in_reward: Callable[[Float[Array, "N T"], Bool[Array, "N T"]], Float[Array, "N T"]]
+    in_reward: Callable[[Positions, Batch], Float[Array, "N T"]]
+    later: Callable[[Positions, Batch], Float[Array, "N T"]]
     in_loss: Callable[[Positions, Batch], Float[Array, "N T"]]
-
-
-class Combination(NamedTuple):
-    """Where a penalty may enter: for which algorithms, divergences and lengths, and why it is right there."""
-
-    algorithm: str  # "exact" or "sampled"
-    estimator: str
-    placement: str
-    divergence: str | None  # None: every one
-    one_token: bool
-    descends: str
-
-
-COMBINATIONS = (
-    Combination("exact", "exact", "loss", None, False, "the exact gradient, by dynamic programming or enumeration"),
-    Combination("sampled", "full", "loss", None, True, "the exact gradient of the penalty: summed over all arms"),
-    Combination("sampled", "k1", "reward", "kl_pi_ref", False, "unbiased: log-ratios in the reward-to-go"),
-    Combination("sampled", "score", "reward", None, False, "unbiased: f'(pi/pi_ref) of the whole sequence, on its last token"),
-)
 
 
 def divergence(penalty: settings.Penalty) -> Divergence | None:
@@ -50,75 +39,191 @@ def divergence(penalty: settings.Penalty) -> Divergence | None:
 
 def parameters(penalty: settings.Penalty, dtype) -> Params:
     """The divergence's traced parameters."""
-    return Params(alpha=jnp.asarray(penalty.alpha, dtype))
+    first, second = penalty.weights
+    return Params(jnp.asarray(penalty.alpha, dtype), (jnp.asarray(first, dtype), jnp.asarray(second, dtype)))
 
 
-def offered(kind: str) -> list[Combination]:
-    """The combinations offered to a kind of algorithm.
+def default(kind: str, name: str, horizon: int) -> tuple[str, str]:
+    """The estimator and placement of an algorithm that names none: exact in expectation, the least noisy first.
 
     kind: "exact", "sampled" or "scaled" (advantages times a factor: a penalty outside of them would be worth another
-    coefficient, so it is offered inside, in the reward, alone).
+    coefficient).
     """
-    return [
-        entry
-        for entry in COMBINATIONS
-        if entry.algorithm == ("exact" if kind == "exact" else "sampled")
-        and not (kind == "scaled" and entry.placement == "loss")
-    ]
+    if kind == "exact":
+        return "exact", "loss"
+    if horizon == 1 and kind == "sampled":
+        return "full", "loss"
+    return ("k1" if name == "kl_pi_ref" else "score"), "reward"
 
 
-def legal(kind: str, name: str, horizon: int) -> list[Combination]:
-    """Those offered for a divergence and a horizon, the default first."""
-    return [entry for entry in offered(kind) if entry.divergence in (None, name) and not (entry.one_token and horizon > 1)]
+def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalty:
+    """The setting with what is unset filled in; raises `SettingsError` for what cannot be, or descends something else."""
+    estimator = estimators.ALIASES.get(given.estimator, given.estimator)
+    first, place = default(kind, given.divergence, horizon)
+    allowed = ("exact",) if kind == "exact" else SAMPLED
+    if given.sampler == "reference":
+        first, place, allowed = "full", "loss", ("full", "k1")
+    _among("penalty.estimator", estimator, allowed)
+    estimator = estimator or first
+    if estimator != first:
+        place = {"full": "loss", "score": "reward", "k1": "reward"}.get(estimator, "loss")
+    only = {"exact": ("loss",), "score": ("reward",)}.get(estimator, ("reward", "loss"))
+    _among("penalty.placement", given.placement, ("loss",) if given.sampler == "reference" else only)
+    whole = estimator == "score" or horizon == 1
+    filled = dataclasses.replace(
+        given,
+        estimator=estimator,
+        placement=given.placement or place,
+        level=given.level or ("sequence" if whole else "token"),
+        credit=given.credit or "reward_to_go",
+    )
+    _check(filled, horizon)
+    found = descent.of(filled, horizon, kind == "scaled")
+    if found.kind != "exact" and not given.allow_biased:
+        named = descent.formula({filled.divergence: 1.0})
+        rule = f"in the {filled.placement} it descends {found.says}, not {named}; penalty.allow_biased=true runs it"
+        raise SettingsError("penalty.estimator", filled.estimator, rule)
+    return filled
 
 
-def check(kind: str, penalty: settings.Penalty, horizon: int) -> Combination:
-    """The combination that the settings name (null: the default), or a `SettingsError` that lists what is offered."""
-    found = legal(kind, penalty.divergence, horizon)
-    for entry in found:
-        if penalty.estimator in (None, entry.estimator) and penalty.placement in (None, entry.placement):
-            return entry
-    pairs = " or ".join(f"estimator={entry.estimator} placement={entry.placement}" for entry in found)
-    wrong = "estimator" if all(entry.estimator != penalty.estimator for entry in found) else "placement"
-    length = "on a bandit" if horizon == 1 else f"on sequences of {horizon} tokens"
-    rule = f"not offered for {kind} gradients and {penalty.divergence} {length}; allowed: {pairs}"
-    raise SettingsError(f"penalty.{wrong}", getattr(penalty, wrong), rule)
+def _among(key: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise SettingsError(key, value, nearest(value, allowed))
+
+
+def _check(chosen: settings.Penalty, horizon: int) -> None:
+    """What goes with what."""
+    sampled = chosen.estimator in estimators.REGISTRY
+    in_loss = chosen.placement == "loss"
+    _among("penalty.gradient_estimator", chosen.gradient_estimator, tuple(estimators.REGISTRY))
+    if chosen.gradient != "naive" and not (sampled and in_loss):
+        rule = "is the gradient of a sampled estimator (" + ", ".join(estimators.REGISTRY) + ") in the loss"
+        raise SettingsError("penalty.gradient", chosen.gradient, rule)
+    if chosen.level == "sequence" and horizon > 1 and chosen.estimator == "full":
+        raise SettingsError("penalty.level", "sequence", "full sums over the vocabulary of each token; its level is token")
+    if chosen.level == "token" and horizon > 1 and chosen.estimator == "score":
+        raise SettingsError("penalty.level", "token", "score is the weight of the whole sequence; its level is sequence")
+    if chosen.credit == "immediate" and (chosen.level == "sequence" or not chosen.placement == "reward"):
+        raise SettingsError("penalty.credit", "immediate", "is of each token's own term in the reward (level=token)")
+    if chosen.sampler == "reference" and ((chosen.level == "sequence" and horizon > 1) or chosen.credit == "immediate"):
+        raise SettingsError("penalty.sampler", "reference", "reads the reference's sequences token by token")
+    if chosen.sampler == "reference" and (chosen.future_kl or chosen.gradient != "naive"):
+        raise SettingsError("penalty.sampler", "reference", "goes with gradient=naive and future_kl=false")
+    if chosen.future_kl and not (in_loss and chosen.level == "token" and chosen.estimator != "exact"):
+        raise SettingsError("penalty.future_kl", True, "adds to a term in the loss, token by token")
+    if chosen.sampler == "reference" and chosen.divergence != "kl_ref_pi":
+        raise SettingsError("penalty.sampler", "reference", "is of KL(pi_ref‖pi) alone (penalty=forward_kl)")
+
+
+def combinations(name: str, horizon: int) -> list[settings.Penalty]:
+    """Every way in which a sampled penalty for a divergence may enter, biased ones too."""
+    on_bandits = (("sequence",), ("reward_to_go",))
+    levels, credits = on_bandits if horizon == 1 else (("token", "sequence"), ("reward_to_go", "immediate"))
+    gradients = ("naive", "unbiased", "straight_through")
+    found = []
+    for sampler, estimator, placement, level, credit, gradient, future in itertools.product(
+        ("policy", "reference"), SAMPLED, ("reward", "loss"), levels, credits, gradients, (False, True)
+    ):
+        given = settings.Penalty(
+            name, estimator=estimator, placement=placement, level=level, credit=credit, gradient=gradient, future_kl=future,
+            sampler=sampler, allow_biased=True,
+        )  # fmt: skip
+        through = gradient == "straight_through" and estimator == given.gradient_estimator  # that is its naive gradient
+        with contextlib.suppress(SettingsError):
+            filled = resolve("sampled", given, horizon)
+            found += [] if through else [filled]
+    return found
 
 
 def make(penalty: settings.Penalty, dtype) -> Penalty:
-    """The two terms of a resolved, legal setting."""
+    """The terms of a resolved setting; all nothing where the reference's sequences are read (`from_reference`)."""
     div = divergence(penalty)
-    if div is not None and penalty.estimator == "k1":
-        return Penalty(_k1_in_reward, _nothing_in_loss)
-    if div is not None and penalty.estimator == "score":
-        return Penalty(partial(_score_in_reward, div, parameters(penalty, dtype)), _nothing_in_loss)
-    if div is not None and penalty.estimator == "full":
-        return Penalty(_nothing_in_reward, partial(_full_in_loss, div, parameters(penalty, dtype)))
-    return Penalty(_nothing_in_reward, _nothing_in_loss)
+    if div is None or penalty.estimator == "exact" or penalty.sampler == "reference":
+        return Penalty(_nothing, _nothing, _nothing)
+    params = parameters(penalty, dtype)
+    if penalty.estimator == "score":
+        return Penalty(lambda at, batch: _put_last(batch, div.both(_whole(at, batch), params)[1]), _nothing, _nothing)
+    if penalty.estimator == "full":
+        term = lambda at, batch: _full(div, params, at, batch)  # noqa: E731
+        later = term
+    else:
+        estimate = estimators.REGISTRY[penalty.estimator]
+        read = _last_whole if penalty.level == "sequence" else log_ratio
+        term = lambda at, batch: _on_tokens(batch, estimate(read(at, batch)), read is _last_whole)  # noqa: E731
+        later = log_ratio
+        if penalty.placement == "loss":
+            return Penalty(_nothing, later if penalty.future_kl else _nothing, _differentiated(penalty, read))
+    if penalty.placement == "reward":
+        return Penalty(term, _nothing, _nothing)
+    return Penalty(_nothing, later if penalty.future_kl else _nothing, term)
 
 
-def _k1_in_reward(u, mask):
-    return jnp.where(mask, estimators.k1(u), 0.0)
+def log_ratio(at: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """u of each token; 0 where none was read."""
+    return at.at(at.log_pi, batch) - at.at(at.log_ref, batch)
 
 
-def _score_in_reward(div, params, u, mask):
-    """The weight f'(pi/pi_ref) of the whole sequence, on its last token: grad D = E_pi[f'(pi/pi_ref) grad log pi]."""
-    whole = jnp.sum(jnp.where(mask, u, 0.0), axis=1, keepdims=True)
-    last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
-    return jnp.where(last, div.both(whole, params)[1], 0.0)
+def _differentiated(penalty: settings.Penalty, read) -> Callable[[Positions, Batch], Float[Array, "N T"]]:
+    """An estimator in the loss, with the gradient that the setting asks for."""
+    value = estimators.REGISTRY[penalty.estimator]
+    other = estimators.REGISTRY[penalty.gradient_estimator]
+    whole = penalty.level == "sequence"
+
+    def in_loss(at: Positions, batch: Batch) -> Float[Array, "N T"]:
+        u = read(at, batch)
+        term = value(u)
+        if penalty.gradient == "unbiased":  # times pi/stopped(pi), which is 1
+            log_pi = at.at(at.log_pi, batch)
+            log_pi = _put_last(batch, jnp.sum(log_pi, axis=1)) if whole else log_pi
+            term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
+        elif penalty.gradient == "straight_through":
+            term = jax.lax.stop_gradient(term - other(u)) + other(u)
+        return _on_tokens(batch, term, whole)
+
+    return in_loss
 
 
-def _nothing_in_reward(u, mask):
-    return jnp.zeros_like(u)
+def _nothing(at: Positions, batch: Batch) -> Float[Array, "N T"]:
+    return jnp.zeros(batch.mask.shape, at.log_pi.dtype)
 
 
-def _nothing_in_loss(positions: Positions, batch: Batch):
-    return jnp.zeros(batch.mask.shape, positions.log_pi.dtype)
+def _full(div: Divergence, params: Params, at: Positions, batch: Batch) -> Float[Array, "N T"]:
+    rows = estimators.full(div, params, at.log_pi, at.log_ref)
+    return jnp.where(batch.mask, rows[at.row], 0.0)
 
 
-def _full_in_loss(div, params, positions: Positions, batch: Batch):
-    rows = estimators.full(div, params, positions.log_pi, positions.log_ref)
-    return jnp.where(batch.mask, rows[positions.row], 0.0)
+def _whole(at: Positions, batch: Batch) -> Float[Array, " N"]:
+    """u of each sequence."""
+    return jnp.sum(log_ratio(at, batch), axis=1)
+
+
+def _last_whole(at: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """u of the whole sequence at its last token."""
+    return _put_last(batch, _whole(at, batch))
+
+
+def _put_last(batch: Batch, of_sequence: Float[Array, " N"]) -> Float[Array, "N T"]:
+    return jnp.where(_ends(batch), of_sequence[:, None], 0.0)
+
+
+def _ends(batch: Batch):
+    mask = jnp.asarray(batch.mask)
+    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+
+
+def _on_tokens(batch: Batch, term: Float[Array, "N T"], whole: bool) -> Float[Array, "N T"]:
+    """A term where it counts: at a sequence's last token, or at every token read."""
+    return jnp.where(_ends(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
+
+
+def from_reference(penalty: settings.Penalty, at: Positions, batch: Batch) -> Float[Array, ""]:
+    """KL(pi_ref‖pi) on sequences of the reference: maximum likelihood on its text; `full` sums over each next token."""
+    if penalty.estimator == "full":
+        div = REGISTRY["kl_ref_pi"]
+        per_token = _full(div, Params(), at, batch)
+    else:
+        per_token = -log_ratio(at, batch)
+    return jnp.sum(batch.weight * jnp.sum(per_token, axis=1))
 
 
 def statement(penalty: settings.Penalty, beta: float) -> str:
@@ -129,4 +234,17 @@ def statement(penalty: settings.Penalty, beta: float) -> str:
     name = {"kl_pi_ref": "reverse KL", "kl_ref_pi": "forward KL"}.get(div.name, div.name.replace("_", " "))
     if div.name == "alpha":
         name = f"alpha = {float(penalty.alpha):g}"
+    if div.name == "mixed":
+        name = "w1, w2 = " + ", ".join(f"{float(weight):g}" for weight in penalty.weights)
     return f"maximise E[r] - {beta:g} {div.formula}  ({name})"
+
+
+def entrance(penalty: settings.Penalty) -> str:
+    """How a sampled penalty enters, in words."""
+    if penalty.sampler == "reference":
+        return f"{penalty.estimator} in the loss, on the reference's own sequences"
+    extra = "" if penalty.gradient == "naive" else f", gradient {penalty.gradient}"
+    extra += f" of {penalty.gradient_estimator}" if penalty.gradient == "straight_through" else ""
+    extra += ", immediate credit" if penalty.credit == "immediate" else ""
+    extra += ", future KL added" if penalty.future_kl else ""
+    return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"

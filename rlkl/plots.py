@@ -46,6 +46,7 @@ LOOKS = {
     "pearson": (SKY, "P"),
     "neyman": ("#7A5195", "X"),
     "total_variation": (BLACK, "*"),
+    "mixed": ("#B07AA1", "<"),
     "none": (GREY, "."),
 }
 MOST_CURVES, MOST_BARS = 40, 30

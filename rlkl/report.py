@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import penalty
+from rlkl import algorithms, descent, penalty
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
@@ -27,17 +27,16 @@ def header(built: Built) -> str:
     size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
     held = "" if chosen.reference.name == "task" else f", held to a {chosen.policy.name} pretrained on it"
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
-    enters = (
-        ""
-        if chosen.batch_size is None or chosen.penalty.divergence == "none"
-        else (f", penalty: {chosen.penalty.estimator} in the {chosen.penalty.placement}")
-    )
+    sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
+    enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
+    found = descent.of(chosen.penalty, automaton.horizon, algorithms.kind(chosen.algorithm.name) == "scaled")
+    biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
         f"task {built.resolved['task']['name']} ({size}){held}, policy {chosen.policy.name} "
         f"(init={chosen.policy.init}, support={chosen.policy.support})\n"
         f"{chosen.algorithm.name}, {chosen.steps} steps{sampled}{enters}, {chosen.optimizer.name} at "
-        f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}"
+        f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}{biased}"
     )
 
 

@@ -110,7 +110,15 @@ class Penalty:
     beta: Traced = traced(0.1)  # above 0, and 0 without a penalty: checked where the divergence is known
     estimator: Resolved = static(None, kind=str)
     placement: Resolved = static(None, allowed=("reward", "loss"))
+    level: Resolved = static(None, allowed=("token", "sequence"))  # whose log-ratio an estimator reads
+    credit: Resolved = static(None, allowed=("reward_to_go", "immediate"))  # which tokens pay for a term in the reward
+    gradient: str = static("naive", allowed=("naive", "unbiased", "straight_through"))  # of a term in the loss
+    gradient_estimator: str = static("k2", kind=str)  # whose gradient straight_through takes
+    future_kl: bool = static(False, kind=bool)  # put back what token by token losses leave out
+    sampler: str = static("policy", allowed=("policy", "reference"))  # whose sequences KL(pi_ref‖pi) is estimated on
+    allow_biased: bool = static(False, kind=bool)  # run what descends something else than its name
     alpha: Traced = traced(0.5)
+    weights: Traced = dataclasses.field(default=(0.5, 0.5), metadata={"traced": True, "kind": tuple})  # of both KLs in `mixed`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +186,8 @@ def check(key: str, value: Any, field: dataclasses.Field) -> Any:
     allowed, kind = rules.get("allowed"), rules.get("kind")
     if allowed is not None and value not in allowed:
         raise SettingsError(key, value, nearest(value, map(str, allowed)))
+    if kind is bool and not isinstance(value, bool):
+        raise SettingsError(key, value, "must be true or false")
     if kind is tuple:
         if isinstance(value, str):
             raise SettingsError(key, value, "must be a list, as in [a,b]")

@@ -20,7 +20,7 @@ for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Opt
     jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
 
 ROWS = 10  # logged rows a chunk
-ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
+ORACLE, GRADING, REFERENCE = 1, 2**31 - 1, 2**31 - 3  # purposes of keys; steps count from 0
 
 
 class Run(eqx.Module):
@@ -162,10 +162,12 @@ def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Arr
     chosen, task = run.settings, run.task
     positions = jax.lax.stop_gradient(positions)
     log_pi = positions.at(positions.log_pi, batch)
-    terms = penalty.make(chosen.penalty, log_pi.dtype)
-    taken = terms.in_reward(log_pi - positions.at(positions.log_ref, batch), jnp.asarray(batch.mask))
-    rewards = exact.sequence_rewards(task, batch, log_pi.dtype) - chosen.penalty.beta * taken
-    returns = algorithms.returns_to_go(rewards)
+    terms, beta = penalty.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
+    taken, later = terms.in_reward(positions, batch), terms.later(positions, batch)
+    if chosen.penalty.credit == "reward_to_go":
+        taken = algorithms.returns_to_go(taken)
+    taken = taken + algorithms.returns_to_go(later) - later
+    returns = algorithms.returns_to_go(exact.sequence_rewards(task, batch, log_pi.dtype)) - beta * taken
     advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
     return Experience(log_pi, advantages, jnp.sum(batch.weight * returns[:, 0]))
 
@@ -191,7 +193,17 @@ def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyAr
     batch = rollout.draw(key, automaton, policy, chosen.batch_size)
     positions = rollout.positions(automaton, policy, run.reference, batch)
     learned = experience(run, positions, batch, baseline)
-    return surrogate(run, positions, batch, learned), learned.earned
+    return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.earned
+
+
+def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
+    """The penalty that is read along sequences of the reference; 0 where none is."""
+    chosen, automaton = run.settings, run.task.automaton
+    if chosen.penalty.sampler != "reference":
+        return 0.0
+    batch = rollout.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
+    at = rollout.positions(automaton, policy, run.reference, batch)
+    return chosen.penalty.beta * penalty.from_reference(chosen.penalty, at, batch)
 
 
 class Moved(NamedTuple):
@@ -234,8 +246,9 @@ def step(run: Run, state: State) -> State:
         learned = experience(run, drawn, batch, baseline)
 
         def again(parameters):
-            positions = rollout.positions(automaton, eqx.combine(parameters, rest), run.reference, batch)
-            return surrogate(run, positions, batch, learned), learned.earned
+            policy = eqx.combine(parameters, rest)
+            positions = rollout.positions(automaton, policy, run.reference, batch)
+            return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.earned
 
         def epoch(_, before):
             after = _update(run, before.trainable, before.optimizer, again)

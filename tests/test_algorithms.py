@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, exact, penalty, policies, rollout, training
+from rlkl import algorithms, config, descent, exact, penalty, policies, rollout, settings, training
 from rlkl.divergences import REGISTRY
 from rlkl.settings import AGGREGATIONS
 from tests.conftest import PARAMS, random_task
@@ -61,7 +61,9 @@ OFFERED = [
     (name, divergence, entry)
     for name in UNBIASED
     for divergence in sorted(REGISTRY)
-    for entry in penalty.legal(algorithms.kind(name), divergence, 1)
+    for entry in penalty.combinations(divergence, 1)
+    if entry.gradient == "naive" and entry.sampler == "policy"
+    if descent.of(entry, 1, algorithms.kind(name) == "scaled").kind == "exact"
 ]
 
 
@@ -186,20 +188,11 @@ def test_ppo_takes_its_epochs_on_one_batch():
     assert apart(four) > 2 * apart(one)
 
 
-def test_penalties_that_are_not_offered_are_refused_by_name():
-    for chosen, key in (
-        ({"divergence": "kl_pi_ref", "estimator": "k3", "placement": "loss"}, "penalty.estimator"),
-        ({"divergence": "kl_ref_pi", "estimator": "k1", "placement": "reward"}, "penalty.estimator"),
-        ({"divergence": "kl_pi_ref", "estimator": "k1", "placement": "loss"}, "penalty.placement"),
-    ):
-        with pytest.raises(config.SettingsError) as refused:
-            bandit_run("rloo", penalty=chosen)
-        assert refused.value.key == key
-
-
-def test_full_in_the_loss_is_refused_on_sequences_and_k1_in_the_reward_offered():
-    assert [(e.estimator, e.placement) for e in penalty.legal("sampled", "kl_pi_ref", 4)] == [
-        ("k1", "reward"),
-        ("score", "reward"),
-    ]
-    assert [(e.estimator, e.placement) for e in penalty.legal("sampled", "kl_ref_pi", 4)] == [("score", "reward")]
+def test_the_defaults_are_exact_everywhere():
+    for kind, name, horizon in itertools.product(("exact", "sampled", "scaled"), sorted(REGISTRY), (1, 4)):
+        filled = penalty.resolve(kind, settings.Penalty(name), horizon)
+        assert descent.of(filled, horizon, kind == "scaled").kind == "exact"
+        assert filled.placement == "reward" or kind != "scaled"
+    assert penalty.default("sampled", "kl_pi_ref", 4) == ("k1", "reward")
+    assert penalty.default("sampled", "kl_ref_pi", 4) == ("score", "reward")
+    assert penalty.default("sampled", "kl_ref_pi", 1) == ("full", "loss")

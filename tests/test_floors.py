@@ -13,19 +13,19 @@ FLOORS = {
     "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0,
     "tasks": 1, "policies": 1,
     "rollout": 2,
-    "exact": 3, "penalty": 3,
+    "exact": 3, "descent": 3, "penalty": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4,
-    "training": 5,
+    "training": 5, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
     "references": 6, "texts": 6, "portrait": 6,
-    "runs": 7, "plots": 7,
+    "runs": 7, "plots": 7, "audits": 8,
     "cli": 8,
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
-    ("estimators", "divergences"), ("policies", "tasks"), ("metrics", "oracle"),
+    ("estimators", "divergences"), ("penalty", "descent"), ("policies", "tasks"), ("metrics", "oracle"),
     ("blocks", "closing"), ("records", "blocks"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),
     ("records", "texts"), ("records", "portrait"),

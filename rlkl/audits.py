@@ -1,0 +1,95 @@
+"""`rlkl audit`: the audit of a task and policy named as a run is, as a table, a CSV and a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from rlkl import audit, config, plots, records, references, report, training
+from rlkl.audit import Row
+from rlkl.divergences import REGISTRY
+
+FOLDER = Path("outputs") / "audit"
+SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
+
+
+def audited(overrides: Sequence[str] = ()) -> list[Row]:
+    """The rows of the audit; overrides as on the command line. Unless they say otherwise, the policy is a random one: at the
+    reference every gradient is zero."""
+    chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
+    sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
+    built = config.build(config.compose([*sampled, *chosen]))
+    with jax.enable_x64(True):
+        run = jax.tree.map(jnp.asarray, references.attach(built).run)
+        policy = training.cast(jax.jit(training.start)(run).policy, jnp.float64)
+        return list(audit.audit(run, policy, jax.random.key(run.settings.seed)))
+
+
+def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
+    """Print the audit's table; write audit.csv and the figure."""
+    rows = audited(overrides)
+    for name in audit.DIRECTIONS:
+        report.console.print(table([row for row in rows if row.divergence == name], name))
+    records.write(folder / "audit.csv", records.table(Row._fields, rows))
+    for path in (folder / "audit.csv", *plots.save(draw(rows), folder / "audit")):
+        report.console.print(f"wrote {path}", markup=False)
+
+
+def way(row: Row) -> str:
+    """How a penalty enters, in few words."""
+    words = [row.estimator, f"in the {row.placement}", f"a {row.level}"]
+    words += [row.gradient.replace("_", " ")] if row.gradient != "naive" else []
+    words += ["immediate"] if row.credit == "immediate" else []
+    words += ["+ future KL"] if row.future_kl else []
+    words += ["on pi_ref's"] if row.sampler == "reference" else []
+    return ", ".join(words).replace(", +", " +")
+
+
+def table(rows: list[Row], name: str) -> Table:
+    """One direction's rows."""
+    title = f"penalties named {SHORT[name]}: expected gradient against the exact one"
+    shown = Table("estimate", "error", "cosine", "variance", "descends", title=title, title_justify="left")
+    for row in rows:
+        exactly = row.descends == REGISTRY[row.divergence].formula
+        numbers = (report.number(row.relative_error), report.number(row.cosine), report.number(row.variance))
+        shown.add_row(way(row), *numbers, row.descends, style="" if exactly else "dim")
+    return shown
+
+
+KINDS = {"the exact gradient": plots.GREEN, "another divergence's": plots.VERMILION, "part of a gradient": plots.ORANGE,
+         "none's": plots.BLACK, "zero": plots.GREY}  # fmt: skip
+
+
+def kind(row: Row) -> str:
+    """What was measured, as one of KINDS."""
+    if row.relative_error <= audit.SAME:
+        return "the exact gradient"
+    if row.descends.startswith("nothing"):
+        return "zero"
+    if row.descends.startswith("the semi-gradient"):
+        return "part of a gradient"
+    return "none's" if row.descends.endswith(("no divergence", "alone")) else "another divergence's"
+
+
+def draw(rows: list[Row]) -> Figure:
+    """How far each way's expected gradient lies from the exact one of the divergence that it is named after."""
+    ways = list(dict.fromkeys(map(way, rows)))
+    place = {name: -i for i, name in enumerate(ways)}
+    with plots.styled():
+        figure = Figure(figsize=(6.75, 0.9 + 0.145 * len(ways)))
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, name in zip(both, audit.DIRECTIONS, strict=True):
+            for said, colour in KINDS.items():
+                kept = [row for row in rows if row.divergence == name and kind(row) == said]
+                error = np.maximum([row.relative_error for row in kept], 1e-17)
+                axes.plot(error, [place[way(row)] for row in kept], "o", color=colour, ms=3.5, label=said)
+            axes.set(xscale="log", xlim=(3e-18, 50.0), title=SHORT[name], xlabel="relative error of the expected gradient")
+            axes.grid(axis="y", lw=0.3, color=plots.GREY, alpha=0.4)
+        both[0].set_yticks([place[name] for name in ways], ways, fontsize=6)
+        both[0].set_ylim(-len(ways) + 0.3, 0.7)
+        figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
