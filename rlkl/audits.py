@@ -87,7 +87,7 @@ def draw(rows: list[Row]) -> Figure:
                 kept = [row for row in rows if row.divergence == name and kind(row) == said]
                 error = np.maximum([row.relative_error for row in kept], 1e-17)
                 axes.plot(error, [place[way(row)] for row in kept], "o", color=colour, ms=3.5, label=said)
-            axes.set(xscale="log", xlim=(3e-18, 50.0), title=SHORT[name], xlabel="relative error of the expected gradient")
+            axes.set(xscale="log", xlim=(3e-18, 50.0), title=f"named {SHORT[name]}", xlabel="relative error")
             axes.grid(axis="y", lw=0.3, color=plots.GREY, alpha=0.4)
         both[0].set_yticks([place[name] for name in ways], ways, fontsize=6)
         both[0].set_ylim(-len(ways) + 0.3, 0.7)

@@ -102,7 +102,7 @@ def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample) -> Ro
     chosen = run.settings.penalty
     params, beta = penalty.parameters(chosen, jnp.float64), jnp.asarray(chosen.beta, jnp.float64)
     report = metrics.estimate(run.task, drawn, penalty.divergence(chosen), params, beta, optimum)
-    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward)
+    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
 
 
 def see(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) -> Seen:

@@ -15,7 +15,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import divergences, metrics, oracle, penalty, plugins, policies, portrait, settings, texts, training
+from rlkl import (
+    algorithms,
+    descent,
+    divergences,
+    metrics,
+    oracle,
+    penalty,
+    plugins,
+    policies,
+    portrait,
+    settings,
+    texts,
+    training,
+)
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.portrait import Portraits
@@ -77,6 +90,9 @@ def history(rows: Row) -> dict[str, Any]:
             "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
             "batch_reward": np.asarray(rows.batch_reward, np.float64),
         }
+        batch = np.asarray(rows.batch_kl, np.float64)
+        if np.isfinite(batch).any():
+            exactly |= {f"batch_{name}": batch[..., i] for i, name in enumerate(training.LOGGED)}
         return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 
@@ -103,8 +119,10 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         "task": built.resolved["task"]["name"],
         "policy": chosen.policy.name,
         "algorithm": chosen.algorithm.name,
-        "estimator": chosen.penalty.estimator,
-        "placement": chosen.penalty.placement,
+        **{key: getattr(chosen.penalty, key) for key in ("estimator", "placement", "level", "credit", "gradient")},
+        "descends": descent.of(
+            chosen.penalty, run.task.automaton.horizon, algorithms.kind(chosen.algorithm.name) == "scaled"
+        ).says,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps else None,
         **_portrayed(trained, portraits, set(last)),

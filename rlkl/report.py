@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import algorithms, descent, penalty
+from rlkl import penalty, training
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
@@ -29,7 +29,7 @@ def header(built: Built) -> str:
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
     sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
     enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
-    found = descent.of(chosen.penalty, automaton.horizon, algorithms.kind(chosen.algorithm.name) == "scaled")
+    found = training.descends(built.run)
     biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"

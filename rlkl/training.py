@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, exact, metrics, oracle, penalty, policies, rollout, settings
+from rlkl import algorithms, descent, estimators, exact, metrics, oracle, penalty, policies, rollout, settings
 from rlkl.policies import AnyPolicy
 from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
@@ -20,6 +20,7 @@ for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Opt
     jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
 
 ROWS = 10  # logged rows a chunk
+LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
 ORACLE, GRADING, REFERENCE = 1, 2**31 - 1, 2**31 - 3  # purposes of keys; steps count from 0
 
 
@@ -48,6 +49,12 @@ def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = No
     return Run(chosen, task, own if reference is None else reference, code, bool(np.any(np.asarray(task.typicality) != 0.0)))
 
 
+def descends(run: Run) -> descent.Descent:
+    """What the run's penalty descends in expectation."""
+    scaled = algorithms.kind(run.settings.algorithm.name) == "scaled"
+    return descent.of(run.settings.penalty, run.task.automaton.horizon, scaled)
+
+
 class State(NamedTuple):
     """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it."""
 
@@ -58,16 +65,18 @@ class State(NamedTuple):
     step: Int[Array, ""]
     gradient_norm: Float[Array, ""]
     batch_reward: Float[Array, ""]
+    batch_kl: Float[Array, " K"]
 
 
 class Row(NamedTuple):
-    """One logged row."""
+    """One logged row. batch_kl: k1, k2 and k3 of the last batch, summed over a sequence's tokens (NaN without a batch)."""
 
     step: Int[Array, ""]
     report: metrics.Report
     beta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     batch_reward: Float[Array, ""]
+    batch_kl: Float[Array, " K"]
 
 
 def cast(tree: Any, dtype) -> Any:
@@ -110,7 +119,8 @@ def start(run: Run) -> State:
     policy = first_policy(run, at_start)
     slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
-    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero)
+    none = jnp.full((len(LOGGED),), jnp.nan, dtype)
+    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none)
 
 
 def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
@@ -133,7 +143,14 @@ def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
     policy, beta = cast(state.policy, jnp.float64), jnp.asarray(chosen.beta, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
     report = metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key)
-    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward)
+    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
+
+
+class Seen(NamedTuple):
+    """What is logged of a batch: its mean return, and its mean k1, k2 and k3."""
+
+    earned: Float[Array, ""]
+    kl: Float[Array, " K"]
 
 
 class Experience(NamedTuple):
@@ -141,7 +158,7 @@ class Experience(NamedTuple):
 
     log_pi: Float[Array, "N T"]  # of the tokens, under the policy that drew them
     advantages: Float[Array, "N T"]
-    earned: Float[Array, ""]
+    seen: Seen
 
 
 def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
@@ -169,7 +186,9 @@ def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Arr
     taken = taken + algorithms.returns_to_go(later) - later
     returns = algorithms.returns_to_go(exact.sequence_rewards(task, batch, log_pi.dtype)) - beta * taken
     advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
-    return Experience(log_pi, advantages, jnp.sum(batch.weight * returns[:, 0]))
+    u = penalty.log_ratio(positions, batch)
+    logged = [jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED]
+    return Experience(log_pi, advantages, Seen(jnp.sum(batch.weight * returns[:, 0]), jnp.stack(logged)))
 
 
 def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
@@ -184,16 +203,16 @@ def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience)
     return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token + penalised, batch)
 
 
-def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Array]:
-    """What a step of one epoch descends, and the reward of its batch; the run's leaves are in the training dtype."""
+def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Seen]:
+    """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
     chosen, automaton = run.settings, run.task.automaton
     if chosen.algorithm.name == "exact":
         value = exact_loss(run, policy)
-        return value, -value
+        return value, Seen(-value, jnp.full((len(LOGGED),), jnp.nan, value.dtype))
     batch = rollout.draw(key, automaton, policy, chosen.batch_size)
     positions = rollout.positions(automaton, policy, run.reference, batch)
     learned = experience(run, positions, batch, baseline)
-    return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.earned
+    return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
 
 
 def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
@@ -207,24 +226,24 @@ def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array,
 
 
 class Moved(NamedTuple):
-    """The outcome of one update: parameters, optimiser, the gradient's norm, the loss, and whether all of it is finite."""
+    """The outcome of one update: parameters, optimiser, the gradient's norm, the batch, and whether all of it is finite."""
 
     trainable: Any
     optimizer: optax.OptState
     gradient_norm: Float[Array, ""]
-    earned: Float[Array, ""]
+    seen: Seen
     finite: Bool[Array, ""]
 
 
 def _update(run: Run, trainable, slots, of) -> Moved:
-    """One step of the optimiser down `of(parameters) -> (loss, earned)`."""
+    """One step of the optimiser down `of(parameters) -> (loss, seen)`."""
     chosen = run.settings
-    (value, earned), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
+    (value, seen), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
         updates, slots = optimizer(chosen.optimizer, chosen.steps * epochs(run)).update(gradient, slots, trainable)
         moved = optax.apply_updates(trainable, updates)
     finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, moved))]).all()
-    return Moved(moved, slots, optax.tree.norm(gradient), earned, finite)
+    return Moved(moved, slots, optax.tree.norm(gradient), seen, finite)
 
 
 def epochs(run: Run) -> int:
@@ -248,24 +267,25 @@ def step(run: Run, state: State) -> State:
         def again(parameters):
             policy = eqx.combine(parameters, rest)
             positions = rollout.positions(automaton, policy, run.reference, batch)
-            return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.earned
+            return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
 
         def epoch(_, before):
             after = _update(run, before.trainable, before.optimizer, again)
             return after._replace(finite=before.finite & after.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
-        before = Moved(trainable, state.optimizer, zero, learned.earned, jnp.asarray(True))
+        before = Moved(trainable, state.optimizer, zero, learned.seen, jnp.asarray(True))
         after = jax.lax.fori_loop(0, epochs(run), epoch, before)
     decay = chosen.algorithm.baseline_decay
     reached = State(
         policy=eqx.combine(after.trainable, rest),
         optimizer=after.optimizer,
-        baseline=decay * state.baseline + (1.0 - decay) * after.earned,
+        baseline=decay * state.baseline + (1.0 - decay) * after.seen.earned,
         key=state.key,
         step=state.step + 1,
         gradient_norm=after.gradient_norm,
-        batch_reward=after.earned,
+        batch_reward=after.seen.earned,
+        batch_kl=after.seen.kl,
     )
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 

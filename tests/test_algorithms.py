@@ -188,6 +188,20 @@ def test_ppo_takes_its_epochs_on_one_batch():
     assert apart(four) > 2 * apart(one)
 
 
+def test_every_batch_is_logged_with_its_k1_k2_and_k3():
+    """Whatever the penalty, none too; recomputed from the batch that the step drew."""
+    for chosen in ({"divergence": "none", "beta": 0.0}, {"divergence": "kl_ref_pi", "beta": 0.3}):
+        run = bandit_run("rloo", penalty=chosen, dtype="float64", steps=10)
+        state = jax.jit(training.start)(run)
+        after = jax.jit(training.step)(run, state)
+        batch = rollout.draw(
+            jax.random.fold_in(state.key, state.step), run.task.automaton, state.policy, run.settings.batch_size
+        )
+        u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
+        expected = [np.sum(np.asarray(batch.weight) * k) for k in (u, u**2 / 2, np.exp(-u) - 1 + u)]
+        np.testing.assert_allclose(after.batch_kl, expected, rtol=1e-9)
+
+
 def test_the_defaults_are_exact_everywhere():
     for kind, name, horizon in itertools.product(("exact", "sampled", "scaled"), sorted(REGISTRY), (1, 4)):
         filled = penalty.resolve(kind, settings.Penalty(name), horizon)

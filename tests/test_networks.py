@@ -228,7 +228,7 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name, colu
 
     exactly, drawn = many_seeds[name]
     of = lambda report: history(  # noqa: E731
-        training.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 3)
+        training.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 3, np.full((SEEDS, 3), np.nan))
     )
     values, truth = of(drawn), of(exactly)
     z = (values[column] - truth[column]) / values[f"{column}_stderr"]
