@@ -98,8 +98,8 @@ def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
     best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
 
     def finished(i: int) -> Trained:
-        rows, last, best_policy, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, state, optimum, graded))
-        return Trained(_closed(_moved(rows, -1), closed.last), last, best_policy, closed, best[i])
+        rows, last, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, state, graded))
+        return Trained(_closed(_moved(rows, -1), closed.last), last, closed.optimum, closed, best[i])
 
     return [finished(i) for i in range(count)]
 

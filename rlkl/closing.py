@@ -13,7 +13,7 @@ from rlkl.oracle import Optimum
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
-from rlkl.training import Row, Run, State, cast, support
+from rlkl.training import Row, Run, State, cast, coefficient, optimum_at, support
 
 CLOSING = 2**31 - 2  # purpose of a key; steps count from 0
 TOP = (1, 5)  # of the reference's likeliest tokens
@@ -57,11 +57,13 @@ class Seen(NamedTuple):
 class Closing(NamedTuple):
     """What a run is graded by at its end.
 
-    last: where rows are sampled, its last row of more samples; else None. optimum_values: None where the optimum is no
-    table. details: of reference, policy, and the optimum where it is a table. distances: to the optimum, with standard
-    errors. Of a network whose sequences cannot be listed, end states and details are frequencies in LAST_SAMPLES sequences.
+    optimum: at the coefficient that the run ended with. last: where rows are sampled, its last row of more samples; else
+    None. optimum_values: None where the optimum is no table. details: of reference, policy, and the optimum where it is a
+    table. distances: to the optimum, with standard errors. Of a network whose sequences cannot be listed, end states and
+    details are frequencies in LAST_SAMPLES sequences.
     """
 
+    optimum: Optimum
     last: Row | None
     optimum_values: exact.Values | None
     outcomes: Outcomes
@@ -72,6 +74,8 @@ class Closing(NamedTuple):
 def close(run: Run, optimum: Optimum, state: State) -> Closing:
     """Grade a run's last state in full."""
     task, chosen, reference = run.task, run.settings.penalty, run.reference
+    if chosen.controller != "fixed":
+        optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
     keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
     sampled, last = metrics.known(task, policy, reference, penalty.divergence(chosen)) == "sampled", None
@@ -94,13 +98,13 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
         best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
     at = task.automaton.outcomes
     outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at])
-    return Closing(last, values, outcomes, details, distances(task, policy, reference, optimum, keys[3], drawn))
+    return Closing(optimum, last, values, outcomes, details, distances(task, policy, reference, optimum, keys[3], drawn))
 
 
 def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample) -> Row:
     """The row of a state, from sequences that were drawn already."""
-    chosen = run.settings.penalty
-    params, beta = penalty.parameters(chosen, jnp.float64), jnp.asarray(chosen.beta, jnp.float64)
+    chosen, beta = run.settings.penalty, coefficient(run, state)
+    params = penalty.parameters(chosen, jnp.float64)
     report = metrics.estimate(run.task, drawn, penalty.divergence(chosen), params, beta, optimum)
     return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
 

@@ -179,6 +179,11 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
             raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
     elif given.beta <= 0.0:
         raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
+    if given.controller != "fixed":
+        if given.divergence == "none":
+            raise SettingsError("penalty.controller", given.controller, "there is no penalty for it to steer")
+        if given.target_kl is None:
+            raise SettingsError("penalty.target_kl", "null", f"controller={given.controller} needs the KL that it steers to")
     div = penalty.divergence(given)
     if chosen.algorithm.name == "exact":
         _exactly_known(chosen, task, div)

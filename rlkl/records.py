@@ -16,8 +16,6 @@ import jax
 import numpy as np
 
 from rlkl import (
-    algorithms,
-    descent,
     divergences,
     metrics,
     oracle,
@@ -37,6 +35,7 @@ from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
+PENALTY = ("estimator", "placement", "level", "credit", "gradient", "controller")  # settings in a summary
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -119,10 +118,8 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         "task": built.resolved["task"]["name"],
         "policy": chosen.policy.name,
         "algorithm": chosen.algorithm.name,
-        **{key: getattr(chosen.penalty, key) for key in ("estimator", "placement", "level", "credit", "gradient")},
-        "descends": descent.of(
-            chosen.penalty, run.task.automaton.horizon, algorithms.kind(chosen.algorithm.name) == "scaled"
-        ).says,
+        **{key: getattr(chosen.penalty, key) for key in PENALTY},
+        "descends": training.descends(run).says,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps else None,
         **_portrayed(trained, portraits, set(last)),

@@ -30,6 +30,8 @@ def header(built: Built) -> str:
     sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
     enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
     found = training.descends(built.run)
+    if chosen.penalty.controller != "fixed":
+        enters += f", beta steered to KL(pi‖pi_ref) = {chosen.penalty.target_kl:g} ({chosen.penalty.controller})"
     biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"

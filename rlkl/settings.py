@@ -117,6 +117,10 @@ class Penalty:
     future_kl: bool = static(False, kind=bool)  # put back what token by token losses leave out
     sampler: str = static("policy", allowed=("policy", "reference"))  # whose sequences KL(pi_ref‖pi) is estimated on
     allow_biased: bool = static(False, kind=bool)  # run what descends something else than its name
+    controller: str = static("fixed", allowed=("fixed", "adaptive", "lagrangian"))  # of beta
+    target_kl: Traced = traced(None, above=0.0)  # KL(pi‖pi_ref) of a sequence, in nats, that a controller steers to
+    horizon: Traced = traced(10_000.0, above=0.0)  # sequences over which `adaptive` corrects
+    controller_rate: Traced = traced(0.02, above=0.0)  # of `lagrangian`
     alpha: Traced = traced(0.5)
     weights: Traced = dataclasses.field(default=(0.5, 0.5), metadata={"traced": True, "kind": tuple})  # of both KLs in `mixed`
 

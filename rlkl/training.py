@@ -1,5 +1,6 @@
 """Training as pure functions: a run's first state, and its advance by one chunk of steps. No input or output."""
 
+import dataclasses
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -10,8 +11,22 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, descent, estimators, exact, metrics, oracle, penalty, policies, rollout, settings
-from rlkl.policies import AnyPolicy
+from rlkl import (
+    algorithms,
+    controllers,
+    descent,
+    divergences,
+    estimators,
+    exact,
+    metrics,
+    oracle,
+    penalty,
+    policies,
+    rollout,
+    settings,
+)
+from rlkl.divergences import Params
+from rlkl.policies import AnyPolicy, Policy
 from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
 
@@ -66,6 +81,7 @@ class State(NamedTuple):
     gradient_norm: Float[Array, ""]
     batch_reward: Float[Array, ""]
     batch_kl: Float[Array, " K"]
+    beta: Float[Array, ""]
 
 
 class Row(NamedTuple):
@@ -120,7 +136,8 @@ def start(run: Run) -> State:
     slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
     none = jnp.full((len(LOGGED),), jnp.nan, dtype)
-    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none)
+    beta = jnp.asarray(chosen.penalty.beta, dtype)
+    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none, beta)
 
 
 def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
@@ -129,18 +146,30 @@ def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
     The state comes as an input: XLA's CPU backend (jaxlib 0.10.2) misreads a network whose zero head is a constant of the
     program that evaluates it.
     """
-    chosen = run.settings
-    params = penalty.parameters(chosen.penalty, jnp.float64)
-    div, beta = penalty.divergence(chosen.penalty), jnp.asarray(chosen.penalty.beta, jnp.float64)
-    best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, jax.random.key(ORACLE))
+    best = optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
     return best, observe(run, best, state)
 
 
-def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
-    """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step."""
+def optimum_at(run: Run, beta: Float[Array, ""]) -> oracle.Optimum:
+    """The optimum that grades a run at this coefficient."""
     chosen = run.settings.penalty
     params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
-    policy, beta = cast(state.policy, jnp.float64), jnp.asarray(chosen.beta, jnp.float64)
+    return oracle.solve(run.task, div, params, beta, run.reference, run.typical, jax.random.key(ORACLE))
+
+
+def coefficient(run: Run, state: State) -> Float[Array, ""]:
+    """The penalty's coefficient, in float64: the setting itself unless a controller moves it."""
+    chosen = run.settings.penalty
+    return jnp.asarray(chosen.beta if chosen.controller == "fixed" else state.beta, jnp.float64)
+
+
+def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
+    """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step. Where a controller
+    moves the coefficient, the optimum is found anew too."""
+    chosen, beta = run.settings.penalty, coefficient(run, state)
+    params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
+    optimum = optimum if chosen.controller == "fixed" else optimum_at(run, beta)
+    policy = cast(state.policy, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
     report = metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key)
     return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
@@ -208,11 +237,22 @@ def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyAr
     chosen, automaton = run.settings, run.task.automaton
     if chosen.algorithm.name == "exact":
         value = exact_loss(run, policy)
-        return value, Seen(-value, jnp.full((len(LOGGED),), jnp.nan, value.dtype))
+        return value, Seen(-value, jnp.full((len(LOGGED),), jnp.nan, value.dtype).at[0].set(_kl(run, policy)))
     batch = rollout.draw(key, automaton, policy, chosen.batch_size)
     positions = rollout.positions(automaton, policy, run.reference, batch)
     learned = experience(run, positions, batch, baseline)
     return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
+
+
+def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
+    """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
+    if run.settings.penalty.controller == "fixed":
+        return jnp.nan
+    policy, div = jax.lax.stop_gradient(policy), divergences.REGISTRY["kl_pi_ref"]
+    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
+        return exact.sequence_divergence(run.task.automaton, div, Params(), policy.table(), run.reference.table())
+    listed = rollout.enumerate_all(run.task.automaton)
+    return divergences.exact(div, Params(), *(rollout.log_probability(p, listed) for p in (policy, run.reference)))
 
 
 def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
@@ -254,6 +294,7 @@ def epochs(run: Run) -> int:
 
 def step(run: Run, state: State) -> State:
     """One batch (or one exact gradient) and its updates; if anything in them is not finite, no update and no count."""
+    run = _held_at(run, state.beta)
     chosen, automaton = run.settings, run.task.automaton
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     baseline, key = _unbiased(state, chosen), jax.random.fold_in(state.key, state.step)
@@ -286,8 +327,15 @@ def step(run: Run, state: State) -> State:
         gradient_norm=after.gradient_norm,
         batch_reward=after.seen.earned,
         batch_kl=after.seen.kl,
+        beta=controllers.after(chosen.penalty, state.beta, after.seen.kl[0], chosen.batch_size),
     )
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
+
+
+def _held_at(run: Run, beta: Float[Array, ""]) -> Run:
+    """The run with this coefficient."""
+    held = dataclasses.replace(run.settings, penalty=dataclasses.replace(run.settings.penalty, beta=beta))
+    return eqx.tree_at(lambda r: r.settings, run, held)
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:

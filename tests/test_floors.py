@@ -13,7 +13,7 @@ FLOORS = {
     "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0,
     "tasks": 1, "policies": 1,
     "rollout": 2,
-    "exact": 3, "descent": 3, "penalty": 3,
+    "exact": 3, "descent": 3, "controllers": 3, "penalty": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4,
     "training": 5, "audit": 6,
     "plugins": 5,
@@ -32,7 +32,7 @@ SAME_FLOOR = {
     ("references", "config"), ("references", "records"), ("references", "pretraining"),
     ("report", "blocks"),
     ("records", "config"), ("tracking", "config"), ("results", "records"), ("report", "config"), ("report", "records"),
-    ("listing", "report"),
+    ("listing", "report"), ("cli", "audits"),
 }  # fmt: skip
 ROOT = Path(rlkl.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))

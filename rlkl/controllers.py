@@ -1,0 +1,23 @@
+"""What moves the coefficient of a penalty while a policy trains: towards a wanted KL(pi‖pi_ref) of a sequence, in nats."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlkl import settings
+
+CLIP = 0.2  # of the relative error that `adaptive` acts on, as in its source
+
+
+def after(penalty: settings.Penalty, beta: Float[Array, ""], kl: Float[Array, ""], sequences: int | None) -> Float[Array, ""]:
+    """The coefficient after a step whose batch of `sequences` had this mean KL(pi‖pi_ref) (None: an exact step, of one).
+
+    fixed: as it was. adaptive: times 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv
+    1909.08593, section 2.2). lagrangian: dual ascent on the budget in log beta, times exp(rate (KL/target - 1)), the error
+    held within 1 so that one wild batch moves it little (cf. Stooke et al. 2020, arXiv 2007.03964).
+    """
+    if penalty.controller == "fixed":
+        return beta
+    error = kl / penalty.target_kl - 1.0
+    if penalty.controller == "adaptive":
+        return beta * (1.0 + jnp.clip(error, -CLIP, CLIP) * (sequences or 1) / penalty.horizon)
+    return beta * jnp.exp(penalty.controller_rate * jnp.clip(error, -1.0, 1.0))
