@@ -30,6 +30,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m experiments.bench
+	$(BIN)/python -m experiments.speed
 
 clean:
 	rm -rf $(VENV) outputs multirun build dist

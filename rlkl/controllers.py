@@ -1,15 +1,24 @@
 """What moves the coefficient of a penalty while a policy trains: towards a wanted KL(pi‖pi_ref) of a sequence, in nats."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlkl import settings
 
 CLIP = 0.2  # of the relative error that `adaptive` acts on, as in its source
 
 
+MEMORY = 0.98  # of the average of batches' KL: their noise, cut by the clips, would be a bias
+
+
+def average(before: Float[Array, ""], kl: Float[Array, ""], step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The moving average with this batch's KL, and by what it is to be divided since it started at zero."""
+    seen = 1.0 - jnp.asarray(MEMORY, kl.dtype) ** (step + 1).astype(kl.dtype)
+    return MEMORY * before + (1.0 - MEMORY) * kl, seen
+
+
 def after(penalty: settings.Penalty, beta: Float[Array, ""], kl: Float[Array, ""], sequences: int | None) -> Float[Array, ""]:
-    """The coefficient after a step whose batch of `sequences` had this mean KL(pi‖pi_ref) (None: an exact step, of one).
+    """The coefficient after a batch of `sequences` (None: an exact step, of one) with this averaged KL(pi‖pi_ref).
 
     fixed: as it was. adaptive: times 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv
     1909.08593, section 2.2). lagrangian: dual ascent on the budget in log beta, times exp(rate (KL/target - 1)), the error

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl.policies import AnyPolicy, Policy
+from rlkl.policies import AnyPolicy, Network, Policy
 from rlkl.tasks.automaton import Automaton
 
 MOST_SEQUENCES = 2**18  # that are enumerated
@@ -115,13 +115,18 @@ def recorded(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPoli
 def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
     """What a walk carries, and how it reads the next row: a table's cumulative rows are made once."""
     if isinstance(policy, Policy):
-        table = policy.table()
-        rows = cumulative(table)
-        return None, lambda carry, position, token, state: (carry, rows[position, state], table[position, state])
+        rows = policy.rows()
+        sums, last = cumulative(rows), rows.shape[0] - 1
+
+        def look(carry, position, token, state):
+            at = (jnp.minimum(position, last), state)
+            return carry, sums[at], rows[at]
+
+        return None, look
 
     def read(carry, position, token, state):
         carry, log_pi = policy.step(carry, token, state)
-        return carry, cumulative(log_pi), log_pi
+        return carry, cumulative(jax.lax.stop_gradient(log_pi)), log_pi
 
     return policy.start(size), read
 
@@ -172,10 +177,10 @@ def rows_along(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T V"]:
     return jax.lax.map(one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=AT_ONCE)
 
 
-def _places(table: Float[Array, "T D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
+def _places(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
     """Position and decision state of each token (past the end, any state will do)."""
     state = jnp.minimum(jnp.asarray(batch.states[:, :-1]), table.shape[1] - 1)
-    return jnp.arange(state.shape[1], dtype=state.dtype)[None, :], state
+    return jnp.minimum(jnp.arange(state.shape[1], dtype=state.dtype), table.shape[0] - 1)[None, :], state
 
 
 def along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
@@ -192,14 +197,25 @@ def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
 
 
 def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> Positions:
-    """The rows of a policy and its reference along a batch: R = T x D where both are tables, each row computed once however
-    often it is read, else N x T."""
+    """The rows of a policy and its reference along a batch: where both are tables, R = T x D, or D where neither changes with
+    the position, each row computed once however often it is read; else N x T."""
     if not (isinstance(policy, Policy) and isinstance(reference, Policy)):
         return laid_out(rows_along(policy, batch), rows_along(reference, batch))
-    log_pi, log_ref = policy.table(), reference.table()
+    log_pi, log_ref = jnp.broadcast_arrays(policy.rows(), reference.rows())
     _, decisions, vocabulary = log_pi.shape
     position, state = _places(log_pi, batch)
     return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), position * decisions + state)
+
+
+def drawn(
+    key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
+) -> tuple[Batch, Positions]:
+    """`draw` and the `positions` along it, which of a recurrent network are those it drew from: it is run once, not twice."""
+    if isinstance(policy, Network) and policy.stepwise:
+        batch, log_pi = recorded(uniforms(key, automaton, policy, size), automaton, policy)
+        return batch, laid_out(log_pi, rows_along(reference, batch))
+    batch = draw(key, automaton, policy, size)
+    return batch, positions(automaton, policy, reference, batch)
 
 
 def laid_out(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:

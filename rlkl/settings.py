@@ -120,7 +120,7 @@ class Penalty:
     controller: str = static("fixed", allowed=("fixed", "adaptive", "lagrangian"))  # of beta
     target_kl: Traced = traced(None, above=0.0)  # KL(pi‖pi_ref) of a sequence, in nats, that a controller steers to
     horizon: Traced = traced(10_000.0, above=0.0)  # sequences over which `adaptive` corrects
-    controller_rate: Traced = traced(0.02, above=0.0)  # of `lagrangian`
+    controller_rate: Traced = traced(0.005, above=0.0)  # of `lagrangian`
     alpha: Traced = traced(0.5)
     weights: Traced = dataclasses.field(default=(0.5, 0.5), metadata={"traced": True, "kind": tuple})  # of both KLs in `mixed`
 

@@ -82,6 +82,7 @@ class State(NamedTuple):
     batch_reward: Float[Array, ""]
     batch_kl: Float[Array, " K"]
     beta: Float[Array, ""]
+    steered_by: Float[Array, ""]
 
 
 class Row(NamedTuple):
@@ -137,7 +138,7 @@ def start(run: Run) -> State:
     zero = jnp.zeros((), dtype)
     none = jnp.full((len(LOGGED),), jnp.nan, dtype)
     beta = jnp.asarray(chosen.penalty.beta, dtype)
-    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none, beta)
+    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none, beta, zero)
 
 
 def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
@@ -176,10 +177,13 @@ def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
 
 
 class Seen(NamedTuple):
-    """What is logged of a batch: its mean return, and its mean k1, k2 and k3."""
+    """What is logged of a batch: its mean return, and its mean k1, k2 and k3; and the KL(pi‖pi_ref) that a controller goes by:
+    k1's mean, or the exact one beside exact gradients. (k3's would be low where KL is large: its mass lies where pi hardly
+    ever draws.)"""
 
     earned: Float[Array, ""]
     kl: Float[Array, " K"]
+    steered_by: Float[Array, ""]
 
 
 class Experience(NamedTuple):
@@ -217,7 +221,8 @@ def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Arr
     advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
     u = penalty.log_ratio(positions, batch)
     logged = [jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED]
-    return Experience(log_pi, advantages, Seen(jnp.sum(batch.weight * returns[:, 0]), jnp.stack(logged)))
+    seen = Seen(jnp.sum(batch.weight * returns[:, 0]), jnp.stack(logged), logged[LOGGED.index("k1")])
+    return Experience(log_pi, advantages, seen)
 
 
 def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
@@ -237,9 +242,9 @@ def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyAr
     chosen, automaton = run.settings, run.task.automaton
     if chosen.algorithm.name == "exact":
         value = exact_loss(run, policy)
-        return value, Seen(-value, jnp.full((len(LOGGED),), jnp.nan, value.dtype).at[0].set(_kl(run, policy)))
-    batch = rollout.draw(key, automaton, policy, chosen.batch_size)
-    positions = rollout.positions(automaton, policy, run.reference, batch)
+        no_batch = jnp.full((len(LOGGED),), jnp.nan, value.dtype)
+        return value, Seen(-value, no_batch, jnp.asarray(_kl(run, policy), value.dtype))
+    batch, positions = rollout.drawn(key, automaton, policy, run.reference, chosen.batch_size)
     learned = experience(run, positions, batch, baseline)
     return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
 
@@ -318,6 +323,7 @@ def step(run: Run, state: State) -> State:
         before = Moved(trainable, state.optimizer, zero, learned.seen, jnp.asarray(True))
         after = jax.lax.fori_loop(0, epochs(run), epoch, before)
     decay = chosen.algorithm.baseline_decay
+    steered_by, seen_part = controllers.average(state.steered_by, after.seen.steered_by, state.step)
     reached = State(
         policy=eqx.combine(after.trainable, rest),
         optimizer=after.optimizer,
@@ -327,7 +333,8 @@ def step(run: Run, state: State) -> State:
         gradient_norm=after.gradient_norm,
         batch_reward=after.seen.earned,
         batch_kl=after.seen.kl,
-        beta=controllers.after(chosen.penalty, state.beta, after.seen.kl[0], chosen.batch_size),
+        beta=controllers.after(chosen.penalty, state.beta, steered_by / seen_part, chosen.batch_size),
+        steered_by=steered_by,
     )
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 

@@ -21,8 +21,8 @@ def test_adaptive_is_ziegler_s_update():
 
 
 def test_lagrangian_ascends_where_the_budget_is_overdrawn():
-    np.testing.assert_allclose(moved("lagrangian", 0.6), 0.1 * np.exp(0.02 * 0.2), rtol=1e-12)
-    np.testing.assert_allclose(moved("lagrangian", 50.0), 0.1 * np.exp(0.02), rtol=1e-12)
+    np.testing.assert_allclose(moved("lagrangian", 0.6), 0.1 * np.exp(0.005 * 0.2), rtol=1e-12)
+    np.testing.assert_allclose(moved("lagrangian", 50.0), 0.1 * np.exp(0.005), rtol=1e-12)
     np.testing.assert_allclose(moved("lagrangian", 0.25, controller_rate=0.1), 0.1 * np.exp(-0.05), rtol=1e-12)
     assert moved("fixed", 50.0) == 0.1
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -26,12 +27,18 @@ def reward() -> np.ndarray:
 
 
 def arguments(description: str | None, choice: str, choices: list[str]) -> argparse.Namespace:
-    """What every peer takes: `choice`, one of `choices` (the first is the default), threads and seconds."""
+    """What every peer takes: `choice`, one of `choices` (the first is the default), threads and seconds.
+
+    The process is held to as many cores, before anything is imported that counts them.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(f"--{choice}", choices=choices, default=choices[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure, after the warm-up")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # not on a Mac
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
+    return chosen
 
 
 def timed(update: Callable[[], object], seconds: float) -> tuple[int, float]:

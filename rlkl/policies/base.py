@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,9 +22,18 @@ class Policy(eqx.Module):
     def table(self) -> Float[Array, "T D V"]:
         """Log-probability of each token at each position and decision state; -inf off the support."""
 
+    def rows(self) -> Float[Array, "P D V"]:
+        """The table; of a policy that is the same at every position, that position alone (P = 1)."""
+        return self.table()
+
 
 class Network(eqx.Module):
-    """A policy that sees the whole history. It is fed the token read last (V before the first) and the state it led to."""
+    """A policy that sees the whole history. It is fed the token read last (V before the first) and the state it led to.
+
+    stepwise: whether its score is nothing but its steps, so that the rows it drew from are as good to differentiate.
+    """
+
+    stepwise: ClassVar[bool] = False
 
     @abc.abstractmethod
     def start(self, size: int) -> Any:

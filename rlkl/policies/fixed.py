@@ -14,5 +14,8 @@ class Fixed(Policy):
     log_rows: Float[Array | np.ndarray, "*T D V"]
     horizon: int = eqx.field(static=True)
 
+    def rows(self) -> Float[Array, "P D V"]:
+        return jnp.reshape(self.log_rows, (-1, *self.log_rows.shape[-2:]))
+
     def table(self) -> Float[Array, "T D V"]:
         return jnp.broadcast_to(self.log_rows, (self.horizon, *self.log_rows.shape[-2:]))

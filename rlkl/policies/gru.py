@@ -1,6 +1,6 @@
 """A gated recurrent unit over the tokens read so far."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from rlkl.policies.heads import Head
 
 class Gru(Network):
     """One layer of H gated units (Cho et al. 2014, arXiv 1406.1078); the embedding is folded into the input's weights."""
+
+    stepwise: ClassVar[bool] = True
 
     embedding: Float[Array, "V1 G"]  # G = 3H: reset, update, candidate
     recurrent: Float[Array, "H G"]

@@ -18,9 +18,12 @@ class Ngram(Policy):
     support: Bool[Array, "D V"]
     horizon: int = eqx.field(static=True)
 
+    def rows(self) -> Float[Array, "one D V"]:
+        return normalise(self.logits[self.context], self.support)[None]
+
     def table(self) -> Float[Array, "T D V"]:
-        rows = normalise(self.logits[self.context], self.support)
-        return jnp.broadcast_to(rows, (self.horizon, *rows.shape))
+        rows = self.rows()
+        return jnp.broadcast_to(rows, (self.horizon, *rows.shape[1:]))
 
 
 @register("ngram", inits=("fitted", "uniform", "random"), restricted=True, memory=lambda chosen: chosen.order)
