@@ -13,11 +13,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import descent, divergences, exact, penalty, rollout, settings, training
+from rlkl import descent, divergences, exact, losses, penalty, rollout, settings
 from rlkl.divergences import REGISTRY, Divergence
+from rlkl.job import Run
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollout import Batch
-from rlkl.training import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 SAME = 1e-8  # of the larger norm: gradients that agree to this are one
@@ -127,14 +127,14 @@ def _term(run: Run, policy: AnyPolicy, batch: Batch) -> tuple[Float[Array, ""], 
         value = penalty.from_reference(chosen, at, batch)
         return value, value
     terms = penalty.make(chosen, at.log_pi.dtype)
-    learned = training.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
+    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
         u = jnp.sum(penalty.log_ratio(at, batch))
         div = REGISTRY[chosen.divergence]
         value = jnp.exp(-u) * div.both(u, penalty.parameters(chosen, u.dtype))[0]
     else:
         value = jnp.sum(terms.in_reward(at, batch)) + jnp.sum(terms.in_loss(at, batch))
-    return training.surrogate(run, at, batch, learned), value
+    return losses.surrogate(run, at, batch, learned), value
 
 
 def _exact(run: Run, policy: AnyPolicy, div: Divergence) -> Measured:

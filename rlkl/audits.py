@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import audit, config, plots, records, references, report, training
+from rlkl import audit, config, job, plots, records, references, report, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
 
@@ -25,7 +25,7 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     built = config.build(config.compose([*sampled, *chosen]))
     with jax.enable_x64(True):
         run = jax.tree.map(jnp.asarray, references.attach(built).run)
-        policy = training.cast(jax.jit(training.start)(run).policy, jnp.float64)
+        policy = job.cast(jax.jit(training.start)(run).policy, jnp.float64)
         return list(audit.audit(run, policy, jax.random.key(run.settings.seed)))
 
 

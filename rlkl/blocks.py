@@ -11,7 +11,8 @@ import numpy as np
 
 from rlkl import closing, oracle, policies
 from rlkl.closing import Closing
-from rlkl.training import ROWS, Row, Run, State, advance, prepare, start
+from rlkl.job import Run
+from rlkl.training import ROWS, Row, State, advance, prepare, start
 
 
 class Trained(NamedTuple):

@@ -8,12 +8,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact, metrics, oracle, penalty, policies, rollout
 from rlkl.divergences import Params
+from rlkl.job import Run, cast, support
 from rlkl.metrics import LAST_SAMPLES
 from rlkl.oracle import Optimum
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
-from rlkl.training import Row, Run, State, cast, coefficient, optimum_at, support
+from rlkl.training import Row, State, coefficient, optimum_at
 
 CLOSING = 2**31 - 2  # purpose of a key; steps count from 0
 TOP = (1, 5)  # of the reference's likeliest tokens

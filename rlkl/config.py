@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, estimators, exact, penalty, plugins, policies, rollout, settings, tasks, training
+from rlkl import algorithms, divergences, estimators, exact, job, penalty, plugins, policies, rollout, settings, tasks
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks.contexts import remember
 from rlkl.tasks.export import export
@@ -43,7 +43,7 @@ class Built(NamedTuple):
     """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
     is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
 
-    run: training.Run
+    run: job.Run
     card: tasks.Card
     tracking: settings.Tracking
     resolved: dict[str, Any]
@@ -129,7 +129,7 @@ def build(config: Mapping[str, Any]) -> Built:
         card = remember(card, family.memory(chosen.policy))
     chosen = resolve(chosen, card.task)
     store = Path(str(config.get("store") or DEFAULT_STORE)).expanduser()
-    return Built(training.make(chosen, card.task), card, tracking, fill(config, chosen), store)
+    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), store)
 
 
 def _export(card: tasks.Card, path: Any) -> None:

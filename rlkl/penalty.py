@@ -62,6 +62,8 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
     first, place = default(kind, given.divergence, horizon)
     allowed = ("exact",) if kind == "exact" else SAMPLED
     if given.sampler == "reference":
+        if kind == "exact":
+            raise SettingsError("penalty.sampler", "reference", "is of sampled algorithms; exact gradients sample nothing")
         first, place, allowed = "full", "loss", ("full", "k1")
     _among("penalty.estimator", estimator, allowed)
     estimator = estimator or first

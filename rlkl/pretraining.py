@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact, metrics, policies, rollout, settings
 from rlkl.divergences import Params
+from rlkl.job import Run, cast, support
 from rlkl.policies import AnyPolicy, Fixed, Policy
 from rlkl.rollout import Batch
 from rlkl.tasks.automaton import Task
-from rlkl.training import Run, cast, support
 
 
 class Fitted(NamedTuple):

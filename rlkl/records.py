@@ -15,18 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import (
-    divergences,
-    metrics,
-    oracle,
-    penalty,
-    plugins,
-    policies,
-    portrait,
-    settings,
-    texts,
-    training,
-)
+from rlkl import divergences, job, losses, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.portrait import Portraits
@@ -91,7 +80,7 @@ def history(rows: Row) -> dict[str, Any]:
         }
         batch = np.asarray(rows.batch_kl, np.float64)
         if np.isfinite(batch).any():
-            exactly |= {f"batch_{name}": batch[..., i] for i, name in enumerate(training.LOGGED)}
+            exactly |= {f"batch_{name}": batch[..., i] for i, name in enumerate(losses.LOGGED)}
         return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 
@@ -119,7 +108,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         "policy": chosen.policy.name,
         "algorithm": chosen.algorithm.name,
         **{key: getattr(chosen.penalty, key) for key in PENALTY},
-        "descends": training.descends(run).says,
+        "descends": job.descends(run).says,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps else None,
         **_portrayed(trained, portraits, set(last)),
@@ -233,7 +222,7 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
         chosen = settings.Policy(**about["policy"])
         build = policies.REGISTRY[chosen.name].build
         like = jax.eval_shape(
-            lambda task, legal, key: build(chosen, training.cast(task, about["dtype"]), legal, key, np.dtype(about["dtype"])),
+            lambda task, legal, key: build(chosen, job.cast(task, about["dtype"]), legal, key, np.dtype(about["dtype"])),
             task,
             automaton.legal,
             jax.random.key(0),

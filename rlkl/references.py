@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import pretraining, settings, training
+from rlkl import job, pretraining, settings
 from rlkl.config import Built
 from rlkl.records import write
 
@@ -41,7 +41,7 @@ def attach(built: Built) -> Built:
     if float(found.stderr) > 0.0:
         facts["reference_kl_stderr"] = float(found.stderr)
     card = dataclasses.replace(built.card, facts=built.card.facts | facts)
-    return built._replace(run=training.make(chosen, built.run.task, found.policy), card=card)
+    return built._replace(run=job.make(chosen, built.run.task, found.policy), card=card)
 
 
 def _family(chosen: settings.Policy) -> dict[str, Any]:

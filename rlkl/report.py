@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import penalty, training
+from rlkl import job, penalty
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
@@ -29,7 +29,7 @@ def header(built: Built) -> str:
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
     sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
     enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
-    found = training.descends(built.run)
+    found = job.descends(built.run)
     if chosen.penalty.controller != "fixed":
         enters += f", beta steered to KL(pi‖pi_ref) = {chosen.penalty.target_kl:g} ({chosen.penalty.controller})"
     biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
@@ -60,11 +60,11 @@ def progress(steps: int) -> Iterator[Any]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        job = bar.add_task("training", total=steps)
+        shown = bar.add_task("training", total=steps)
 
         def update(rows: Row):
             regret = float(rows.report.regret[-1])
-            bar.update(job, completed=int(rows.step[-1]), description=f"regret {regret:.2e}")
+            bar.update(shown, completed=int(rows.step[-1]), description=f"regret {regret:.2e}")
 
         yield update
 

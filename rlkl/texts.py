@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from rlkl import oracle, rollout, training
+from rlkl import job, oracle, rollout
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy, Fixed
@@ -26,7 +26,7 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
     with jax.enable_x64(True):
         policies: dict[str, AnyPolicy] = {
             "reference": built.run.reference,
-            "policy": training.cast(trained.state.policy, np.float64),
+            "policy": job.cast(trained.state.policy, np.float64),
         }
         if trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)

@@ -1,73 +1,21 @@
 """Training as pure functions: a run's first state, and its advance by one chunk of steps. No input or output."""
 
 import dataclasses
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import (
-    algorithms,
-    controllers,
-    descent,
-    divergences,
-    estimators,
-    exact,
-    metrics,
-    oracle,
-    penalty,
-    policies,
-    rollout,
-    settings,
-)
-from rlkl.divergences import Params
-from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollout import Batch, Positions
-from rlkl.tasks.automaton import Task
-
-for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Reference, settings.Settings):
-    _data = [f.name for f in fields(_cls) if f.metadata.get("traced") or f.name in settings.GROUPS]
-    jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
+from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings
+from rlkl.job import Run, cast, first_policy
+from rlkl.losses import LOGGED, Seen, experience, loss, on_reference, surrogate
+from rlkl.policies import AnyPolicy
 
 ROWS = 10  # logged rows a chunk
-LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
-ORACLE, GRADING, REFERENCE = 1, 2**31 - 1, 2**31 - 3  # purposes of keys; steps count from 0
-
-
-class Run(eqx.Module):
-    """What is trained: everything traced is a leaf, everything static is in the tree's structure.
-
-    code: the registered functions behind the settings' names, so that a plugin that was edited is compiled anew. typical:
-    whether the task has a typicality reward, which decides how its optimum is found. reference: fixed; it grades the run.
-    """
-
-    settings: settings.Settings
-    task: Task
-    reference: AnyPolicy
-    code: tuple = eqx.field(static=True)
-    typical: bool = eqx.field(static=True)
-
-
-def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = None) -> Run:
-    """The run of resolved settings on a task (its arrays on the host); without a reference, the task's own grades it."""
-    code = (
-        penalty.divergence(chosen.penalty),
-        policies.REGISTRY[chosen.policy.name],
-        algorithms.REGISTRY.get(chosen.algorithm.name),
-    )
-    own = policies.Fixed(task.log_reference, task.automaton.horizon)
-    return Run(chosen, task, own if reference is None else reference, code, bool(np.any(np.asarray(task.typicality) != 0.0)))
-
-
-def descends(run: Run) -> descent.Descent:
-    """What the run's penalty descends in expectation."""
-    scaled = algorithms.kind(run.settings.algorithm.name) == "scaled"
-    return descent.of(run.settings.penalty, run.task.automaton.horizon, scaled)
+ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
 
 
 class State(NamedTuple):
@@ -96,11 +44,6 @@ class Row(NamedTuple):
     batch_kl: Float[Array, " K"]
 
 
-def cast(tree: Any, dtype) -> Any:
-    """Every floating-point leaf in `dtype`."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
-
-
 def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransformation:
     """optax's optimiser and schedule; `decay` of the steps, the last ones, bring the rate to zero."""
     rate, falling = chosen.learning_rate, max(1, round(chosen.decay * steps))
@@ -112,21 +55,6 @@ def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransform
         rate = lambda count: top * fall(jnp.maximum(count - (steps - falling), 0)).astype(top.dtype)  # noqa: E731
     method = optax.adam(rate, chosen.b1, chosen.b2) if chosen.name == "adam" else optax.sgd(rate)
     return method if chosen.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(chosen.max_grad_norm), method)
-
-
-def support(run: Run) -> Array:
-    """Bool["D V"]: the tokens that the policy may take."""
-    legal = jnp.asarray(run.task.automaton.legal)
-    return legal & (jnp.asarray(run.task.log_reference) > -jnp.inf) if run.settings.policy.support == "reference" else legal
-
-
-def first_policy(run: Run, key: PRNGKeyArray) -> AnyPolicy:
-    """Where `policy.init` starts, in the run's dtype; beside a pretrained reference, init=reference is its copy."""
-    chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
-    low = cast(run, dtype)
-    if chosen.reference.name == "pretrained" and chosen.policy.init == "reference":
-        return low.reference
-    return policies.REGISTRY[chosen.policy.name].build(low.settings.policy, low.task, support(run), key, dtype)
 
 
 def start(run: Run) -> State:
@@ -174,100 +102,6 @@ def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
     report = metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key)
     return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
-
-
-class Seen(NamedTuple):
-    """What is logged of a batch: its mean return, and its mean k1, k2 and k3; and the KL(pi‖pi_ref) that a controller goes by:
-    k1's mean, or the exact one beside exact gradients. (k3's would be low where KL is large: its mass lies where pi hardly
-    ever draws.)"""
-
-    earned: Float[Array, ""]
-    kl: Float[Array, " K"]
-    steered_by: Float[Array, ""]
-
-
-class Experience(NamedTuple):
-    """What a sampled step learns from, besides its batch: held fixed while the policy moves."""
-
-    log_pi: Float[Array, "N T"]  # of the tokens, under the policy that drew them
-    advantages: Float[Array, "N T"]
-    seen: Seen
-
-
-def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
-    chosen, task = run.settings.penalty, run.task
-    div, beta = penalty.divergence(chosen), chosen.beta
-    if metrics.known(task, policy, run.reference, div) == "table":
-        table = policies.table_of(policy)
-        params = penalty.parameters(chosen, table.dtype)
-        return -exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
-    listed = rollout.enumerate_all(task.automaton)
-    log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
-    return -exact.enumerated_objective(task, div, penalty.parameters(chosen, log_pi.dtype), beta, listed, log_pi, log_ref)
-
-
-def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Array, ""]) -> Experience:
-    """The advantages of a batch under the policy that drew it, and the mean return."""
-    chosen, task = run.settings, run.task
-    positions = jax.lax.stop_gradient(positions)
-    log_pi = positions.at(positions.log_pi, batch)
-    terms, beta = penalty.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
-    taken, later = terms.in_reward(positions, batch), terms.later(positions, batch)
-    if chosen.penalty.credit == "reward_to_go":
-        taken = algorithms.returns_to_go(taken)
-    taken = taken + algorithms.returns_to_go(later) - later
-    returns = algorithms.returns_to_go(exact.sequence_rewards(task, batch, log_pi.dtype)) - beta * taken
-    advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
-    u = penalty.log_ratio(positions, batch)
-    logged = [jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED]
-    seen = Seen(jnp.sum(batch.weight * returns[:, 0]), jnp.stack(logged), logged[LOGGED.index("k1")])
-    return Experience(log_pi, advantages, seen)
-
-
-def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
-    """What a sampled step descends: the algorithm's loss of each token and the penalty's, aggregated alike."""
-    chosen = run.settings
-    log_pi = positions.at(positions.log_pi, batch)
-    if algorithms.REGISTRY[chosen.algorithm.name].clipped:
-        per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, chosen.algorithm.clip)
-    else:
-        per_token = algorithms.score_loss(log_pi, learned.advantages)
-    penalised = chosen.penalty.beta * penalty.make(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
-    return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token + penalised, batch)
-
-
-def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Seen]:
-    """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
-    chosen, automaton = run.settings, run.task.automaton
-    if chosen.algorithm.name == "exact":
-        value = exact_loss(run, policy)
-        no_batch = jnp.full((len(LOGGED),), jnp.nan, value.dtype)
-        return value, Seen(-value, no_batch, jnp.asarray(_kl(run, policy), value.dtype))
-    batch, positions = rollout.drawn(key, automaton, policy, run.reference, chosen.batch_size)
-    learned = experience(run, positions, batch, baseline)
-    return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
-
-
-def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
-    """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
-    if run.settings.penalty.controller == "fixed":
-        return jnp.nan
-    policy, div = jax.lax.stop_gradient(policy), divergences.REGISTRY["kl_pi_ref"]
-    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
-        return exact.sequence_divergence(run.task.automaton, div, Params(), policy.table(), run.reference.table())
-    listed = rollout.enumerate_all(run.task.automaton)
-    return divergences.exact(div, Params(), *(rollout.log_probability(p, listed) for p in (policy, run.reference)))
-
-
-def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
-    """The penalty that is read along sequences of the reference; 0 where none is."""
-    chosen, automaton = run.settings, run.task.automaton
-    if chosen.penalty.sampler != "reference":
-        return 0.0
-    batch = rollout.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
-    at = rollout.positions(automaton, policy, run.reference, batch)
-    return chosen.penalty.beta * penalty.from_reference(chosen.penalty, at, batch)
 
 
 class Moved(NamedTuple):

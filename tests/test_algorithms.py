@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, descent, exact, penalty, policies, rollout, settings, training
+from rlkl import algorithms, config, descent, exact, job, losses, penalty, policies, rollout, settings, training
 from rlkl.divergences import REGISTRY
 from rlkl.settings import AGGREGATIONS
 from tests.conftest import PARAMS, random_task
@@ -15,14 +15,14 @@ from tests.conftest import PARAMS, random_task
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
 
 
-def bandit_run(algorithm: str | dict, **groups) -> training.Run:
+def bandit_run(algorithm: str | dict, **groups) -> job.Run:
     top = {key: groups.pop(key) for key in ("batch_size", "steps", "dtype") if key in groups}
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "policy": {"init": "random"}, **groups, **top}
     return jax.tree.map(jnp.asarray, config.build(plain).run)
 
 
-def expected_gradient(run: training.Run, policy, size: int):
+def expected_gradient(run: job.Run, policy, size: int):
     """E[gradient] of the sampled loss, by enumerating every batch of `size` draws."""
     task, log_pi = run.task, np.asarray(policy.table())[0, 0]
 
@@ -34,8 +34,8 @@ def expected_gradient(run: training.Run, policy, size: int):
             batch = rollout.Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
             moved = policies.tabular.Tabular(logits, policy.support)
             positions = rollout.positions(task.automaton, moved, run.reference, batch)
-            learned = training.experience(run, positions, batch, jnp.asarray(0.2))
-            return training.surrogate(run, positions, batch, learned)
+            learned = losses.experience(run, positions, batch, jnp.asarray(0.2))
+            return losses.surrogate(run, positions, batch, learned)
 
         return jax.grad(loss)(policy.logits)
 
@@ -46,7 +46,7 @@ def expected_gradient(run: training.Run, policy, size: int):
     return total
 
 
-def exact_gradient(run: training.Run, policy):
+def exact_gradient(run: job.Run, policy):
     div = penalty.divergence(run.settings.penalty)
 
     def loss(logits):
@@ -103,13 +103,13 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
     task = four_tokens(draw)
     chosen = {"divergence": divergence, "estimator": estimator, "placement": "reward", "beta": 0.3}
     run = bandit_run(algorithm, penalty=chosen, dtype="float64")
-    run = training.make(run.settings, jax.tree.map(jnp.asarray, task))
+    run = job.make(run.settings, jax.tree.map(jnp.asarray, task))
     logits = jnp.asarray(task.log_reference + 0.5 * draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
     policy = policies.tabular.Tabular(logits, jnp.asarray(task.automaton.legal))
 
     def one(key):
         def loss(logits):
-            return training.loss(run, policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key)[0]
+            return losses.loss(run, policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key)[0]
 
         return jax.grad(loss)(policy.logits)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import audit, config, descent, estimators, penalty, policies, settings, tasks, training
+from rlkl import audit, config, descent, estimators, job, penalty, policies, settings, tasks
 from rlkl.divergences import REGISTRY
 from rlkl.settings import SettingsError
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
@@ -34,13 +34,13 @@ def test_the_declared_weights_are_the_slopes_of_the_divergences_that_they_name(e
     np.testing.assert_allclose(left, left[0], atol=1e-12)
 
 
-def run_of(task, divergence: str = "kl_pi_ref") -> training.Run:
+def run_of(task, divergence: str = "kl_pi_ref") -> job.Run:
     """A run on a task, for its settings to be replaced."""
     chosen = config.resolve(settings.Settings(penalty=settings.Penalty(divergence)), task)
-    return training.make(chosen, jax.tree.map(jnp.asarray, task))
+    return job.make(chosen, jax.tree.map(jnp.asarray, task))
 
 
-def measured(run: training.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.ndarray:
+def measured(run: job.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.ndarray:
     """The audit's expected gradient by the logits of a table."""
     policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(run.task.automaton.legal))
     source = run.reference if chosen.sampler == "reference" else policy
@@ -216,6 +216,7 @@ REFUSED = [
     ({"estimator": "score", "placement": "loss"}, "penalty.placement", "allowed: reward"),
     ({"estimator": "low_var_k"}, "penalty.estimator", "did you mean 'low_var_kl'"),
     ({"sampler": "reference"}, "penalty.sampler", "KL(pi_ref‖pi) alone"),
+    ({"sampler": "reference", "divergence": "kl_ref_pi", "algorithm": "exact"}, "penalty.sampler", "sample nothing"),
     ({"future_kl": True}, "penalty.future_kl", "token by token"),
     ({"allow_biased": 1}, "penalty.allow_biased", "true or false"),
     ({"divergence": "mixed", "weights": [1]}, "penalty.weights", "two numbers"),
@@ -224,7 +225,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("chosen", "key", "says"), REFUSED, ids=lambda value: str(value)[:50])
 def test_what_descends_something_else_is_refused_by_its_name(chosen, key, says):
-    plain = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "penalty": chosen}
+    chosen = dict(chosen)
+    plain = {"task": {"name": "bandit/random"}, "algorithm": {"name": chosen.pop("algorithm", "rloo")}, "penalty": chosen}
     with pytest.raises(SettingsError) as refused:
         config.build(plain)
     assert refused.value.key == key
@@ -240,6 +242,20 @@ def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(command):
     assert done.returncode == 0, done.stderr
     assert "biased: this penalty descends KL(pi_ref‖pi)\n" in done.stdout
     assert "k3 in the loss" in done.stdout
+
+
+def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
+    done = command("audit", "task=bandit/random", "task.size=3")
+    assert done.returncode == 0, done.stderr
+    assert "penalties named KL(pi‖pi_ref): expected gradient against the exact one" in done.stdout
+    written = tmp_path / "outputs" / "audit"
+    assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
+    rows = (written / "audit.csv").read_text().splitlines()
+    assert rows[0] == ",".join(audit.Row._fields)
+    assert len(rows) == 1 + sum(len(penalty.combinations(name, 1)) for name in audit.DIRECTIONS)
+    refused = command("audit", "task=bandit/nope")
+    assert refused.returncode == 2
+    assert "task='bandit/nope': unknown choice" in refused.stderr
 
 
 def test_every_estimator_has_its_definition_here():

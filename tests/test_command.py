@@ -73,7 +73,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert "learning_rate: 0.3" in saved
     assert "null" not in saved.replace("max_grad_norm: null", "").replace("batch_size: null", "").replace(
         "entity: null", ""
-    ).replace("experiment: null", "").replace("target_kl: null", "")
+    ).replace("experiment: null", "").replace("target_kl: null", "").replace("export: null", "")
 
 
 def test_a_run_states_its_objective_its_progress_and_the_optimum(finished):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, penalty, policies, rollout, settings, tasks, training
+from rlkl import config, job, penalty, policies, rollout, settings, tasks, training
 from rlkl.settings import SettingsError
 
 ROOT = settings.config_directory()
@@ -47,7 +47,7 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     @jax.jit
     def stepped(run, state):
         optimum, _ = training.prepare(run, state)
-        after = training.step(training.cast(run, run.settings.dtype), state)
+        after = training.step(job.cast(run, run.settings.dtype), state)
         listed = jax.tree.map(jnp.asarray, rollout.enumerate_all(run.task.automaton)) if few else None
         total = None if listed is None else jnp.sum(jnp.exp(rollout.log_probability(after.policy, listed)))
         return after.step, total, optimum.objective
@@ -83,6 +83,7 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
         shipped = yaml.safe_load((ROOT / "task" / f"{name}.yaml").read_text())
         defaults = tasks.options(name)
         assert shipped.pop("name") == name
+        assert shipped.pop("export") is None  # of every task alike
         assert set(shipped) == set(defaults)
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
         assert all(value == plain[key] for key, value in shipped.items() if value != "???")

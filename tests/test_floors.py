@@ -15,7 +15,7 @@ FLOORS = {
     "rollout": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4,
-    "training": 5, "audit": 6,
+    "job": 5, "losses": 5, "training": 5, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
@@ -26,6 +26,7 @@ FLOORS = {
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
     ("estimators", "divergences"), ("penalty", "descent"), ("policies", "tasks"), ("metrics", "oracle"),
+    ("losses", "job"), ("training", "job"), ("training", "losses"),
     ("blocks", "closing"), ("records", "blocks"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),
     ("records", "texts"), ("records", "portrait"),

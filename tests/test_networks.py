@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, closing, config, exact, metrics, oracle, policies, rollout, tasks, training
+from rlkl import blocks, closing, config, exact, job, losses, metrics, oracle, policies, rollout, tasks, training
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
 from tests.conftest import PARAMS, random_task, shortened
@@ -18,7 +18,7 @@ FEW = {"name": "sequence/brackets", "horizon": 6}
 MANY = {"name": "sequence/motif", "horizon": 8, "motifs": ["ab", "hh"]}
 
 
-def run_of(task: dict, name: str, **groups) -> training.Run:
+def run_of(task: dict, name: str, **groups) -> job.Run:
     plain = {"task": task, "policy": {"name": name, "width": 8, "heads": 2, **groups.pop("policy", {})}}
     return jax.tree.map(jnp.asarray, config.build({"algorithm": {"name": "rloo"}, **plain, **groups}).run)
 
@@ -26,7 +26,7 @@ def run_of(task: dict, name: str, **groups) -> training.Run:
 def random_network(name: str, task: dict, seed: int = 0):
     """A run and a network of it with logits of about 1."""
     run = run_of(task, name, policy={"init": "random"}, dtype="float64")
-    return run, jax.jit(lambda run: training.first_policy(run, jax.random.key(seed)))(run)
+    return run, jax.jit(lambda run: job.first_policy(run, jax.random.key(seed)))(run)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -87,7 +87,7 @@ def test_a_network_starts_where_it_says(name, init, task):
 def test_the_gradient_of_an_enumerated_objective_is_that_of_finite_differences(name):
     run, policy = random_network(name, {"name": "sequence/brackets", "horizon": 4})
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    of = jax.jit(lambda parameters: training.exact_loss(run, eqx.combine(parameters, rest)))
+    of = jax.jit(lambda parameters: losses.exact_loss(run, eqx.combine(parameters, rest)))
     gradient = jax.jit(jax.grad(of))(trainable)
     draw = np.random.default_rng(0)
     along = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape)), trainable)
@@ -161,7 +161,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
 def test_an_ngram_shares_its_rows_between_positions_and_states():
     built = config.build({"task": {"name": "sequence/grammar"}, "policy": {"name": "ngram", "order": 1, "init": "random"}})
     run = built.run
-    policy = jax.jit(lambda run: training.first_policy(run, jax.random.key(0)))(run)
+    policy = jax.jit(lambda run: job.first_policy(run, jax.random.key(0)))(run)
     table, context = np.asarray(policy.table()), run.task.automaton.context
     assert policy.logits.shape[0] == context.max() + 1
     with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, descent, penalty, policies, rollout, settings, tasks, training
+from rlkl import config, descent, job, losses, penalty, policies, rollout, settings, tasks, training
 
 ROOT = settings.config_directory() / "penalty"
 SIZE, HORIZON, VOCABULARY = 6, 5, 3
@@ -129,7 +129,7 @@ def goes_with(preset: str) -> list[str]:
     return found[1].split()
 
 
-def built(preset: str, *task: str) -> training.Run:
+def built(preset: str, *task: str) -> job.Run:
     """The run of the preset's own command, on a task."""
     return config.build(config.compose([f"penalty={preset}", *goes_with(preset), "dtype=float64", *task])).run
 
@@ -139,7 +139,7 @@ def run_of():
     """The run of a preset's command, on this file's task."""
     chain = f"task.path={Path(__file__).parent / 'chain.json'}"
     made = {name: built(name, "task=automaton/custom", chain).settings for name in PRESETS}
-    return lambda name: jax.tree.map(jnp.asarray, training.make(made[name], TASK))
+    return lambda name: jax.tree.map(jnp.asarray, job.make(made[name], TASK))
 
 
 def drawn(seed: int, whole: bool = False):
@@ -178,8 +178,8 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
     beta = float(run.settings.penalty.beta)
 
     def penalised(at, batch):  # advantages of zero leave the penalty alone
-        learned = training.experience(run, at, batch, jnp.asarray(0.0))
-        return training.surrogate(run, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
+        learned = losses.experience(run, at, batch, jnp.asarray(0.0))
+        return losses.surrogate(run, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
 
     lengths = set()
     for seed in range(5):
@@ -213,9 +213,9 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(np.cumsum(terms[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
         if preset != "trl_rloo":  # there it is the sequence's
             np.testing.assert_allclose(terms, (ours - theirs) * mask, atol=1e-12)
-        learned = training.experience(bare, at, batch, jnp.asarray(0.0))
+        learned = losses.experience(bare, at, batch, jnp.asarray(0.0))
         np.testing.assert_allclose(np.asarray(learned.advantages) * mask, expected * mask, atol=1e-12)
-        told = lambda at, batch, run=run, learned=learned: training.surrogate(run, at, batch, learned)  # noqa: E731
+        told = lambda at, batch, run=run, learned=learned: losses.surrogate(run, at, batch, learned)  # noqa: E731
         _, gradient = value_and_slope(told, batch, log_pi, log_ref)
         wanted = slope(lambda x, old=ours, a=expected, read=mask: policy_loss(x, old, a, read), ours)
         np.testing.assert_allclose(gradient, wanted, atol=1e-8)
@@ -230,7 +230,7 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
         at_tokens(log_pi, batch), at_tokens(log_ref, batch), np.asarray(batch.mask), score, float(run.settings.penalty.beta)
     )[:, 0]
     expected = reward - (reward.sum() - reward) / (SIZE - 1)
-    learned = training.experience(run, at, batch, jnp.asarray(0.0))
+    learned = losses.experience(run, at, batch, jnp.asarray(0.0))
     np.testing.assert_allclose(learned.advantages, np.repeat(expected[:, None], HORIZON, axis=1), atol=1e-12)
 
 
@@ -249,8 +249,8 @@ def test_tunix_s_penalty_is_one_on_short_sequences(run_of):
         algorithm = dataclasses.replace(run.settings.algorithm, loss_aggregation=aggregation)
         summed = dataclasses.replace(run, settings=dataclasses.replace(run.settings, algorithm=algorithm))
         positions = rollout.positions(TASK.automaton, policy(at), run.reference, batch)
-        learned = training.experience(summed, positions, batch, jnp.asarray(0.0))
-        return training.surrogate(summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
+        learned = losses.experience(summed, positions, batch, jnp.asarray(0.0))
+        return losses.surrogate(summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
 
     expected = float(run.settings.penalty.beta) * jax.grad(lambda at: jnp.sum(chance(at) / length))(logits)
     assert np.abs(expected).max() > 1e-4

@@ -146,11 +146,11 @@ def test_a_sampled_run_says_so_and_gives_its_errors(command, tmp_path):
 
 def test_a_task_is_written_out_and_read_back(command, tmp_path):
     small = ("steps=2", "log_every=1", "tracking=none")
-    done = command("task=sequence/brackets", "task.horizon=4", "+task.export=brackets.json", *small, "hydra.run.dir=one")
+    done = command("task=sequence/brackets", "task.horizon=4", "task.export=brackets.json", *small, "hydra.run.dir=one")
     assert done.returncode == 0, done.stderr
     again = command("task=automaton/custom", "task.path=brackets.json", *small, "hydra.run.dir=two")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "one" / "history.csv").read_bytes() == (tmp_path / "two" / "history.csv").read_bytes()
-    refused = command("task=sequence/brackets", "+task.export=nowhere/brackets.json", *small)
+    refused = command("task=sequence/brackets", "task.export=nowhere/brackets.json", *small)
     assert refused.returncode == 2
     assert "task.export='nowhere/brackets.json': cannot be written" in refused.stderr

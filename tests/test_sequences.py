@@ -13,6 +13,7 @@ from rlkl import blocks, config, exact, rollout, tasks
 from rlkl.policies import Fixed
 from rlkl.settings import SettingsError
 from rlkl.tasks import grammar
+from tests.conftest import sequence_log_probability, sequences
 
 SEQUENCES = sorted(name for name in tasks.REGISTRY if name.startswith("sequence/"))
 CHAIN = Path(__file__).parent / "chain.json"
@@ -124,6 +125,20 @@ def test_an_automaton_comes_from_its_file():
     assert card.outcomes == ("far", "near", "there")
     np.testing.assert_allclose(reference_outcomes(card)["there"], 0.4 * 0.3 + 0.6 * 0.4 * 0.3)
     assert abs(train({"name": "automaton/custom", "path": str(CHAIN)}, "kl_pi_ref", 0.3).rows.report.regret[-1]) <= 1e-4
+
+
+def test_a_typicality_reward_is_learned_on_sequences():
+    """The trained policy is pi_ref(y)^(1 + a/beta) e^(r/beta), normalised over all sequences."""
+    task = {"name": "automaton/custom", "path": str(CHAIN), "typicality": 0.4}
+    trained = train(task, "kl_pi_ref", 0.5)
+    assert abs(trained.rows.report.regret[-1]) <= 1e-4
+    made = config.build({"task": task}).run.task
+    listed = sequences(made.automaton)
+    log_ref = np.array([sum(made.log_reference[s, v] for _, s, v in path) for path, _ in listed])
+    logits = (1 + 0.4 / 0.5) * log_ref + np.array([made.reward[end] for _, end in listed]) / 0.5
+    expected = np.exp(logits - np.logaddexp.reduce(logits))
+    of = np.exp(sequence_log_probability(np.asarray(trained.state.policy.table()), made.automaton))
+    np.testing.assert_allclose(of, expected, atol=1e-5)
 
 
 FAULTS = [

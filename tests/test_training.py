@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, policies, rollout, training
+from rlkl import blocks, config, job, policies, rollout, training
 from rlkl.divergences import REGISTRY
 from rlkl.tasks import REGISTRY as TASKS
 
@@ -13,7 +13,7 @@ BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name !
 STRICT = sorted(set(REGISTRY) - {"total_variation"})
 
 
-def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact", init=None, seed=0, **rest) -> training.Run:
+def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact", init=None, seed=0, **rest) -> job.Run:
     task = {"name": task} if isinstance(task, str) else task
     optimizer = rest.pop("optimizer", {})
     policy = {"name": rest.pop("policy", "tabular"), "init": init, **rest.pop("policy_settings", {})}
@@ -28,7 +28,7 @@ def final_regret(made):
     """The regret after the last step: training without its logged rows, which halves what is compiled."""
     state = training.start(made)
     optimum, _ = training.prepare(made, state)
-    low = training.cast(made, made.settings.dtype)
+    low = job.cast(made, made.settings.dtype)
     state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: training.step(low, state), state)
     return training.observe(made, optimum, state).report.regret
 

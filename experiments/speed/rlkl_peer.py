@@ -44,7 +44,7 @@ def make(kind: str) -> Callable[[int], None]:
     import jax
     import numpy as np
 
-    from rlkl import config, training
+    from rlkl import config, job, training
 
     jax.config.update("jax_enable_x64", True)  # as the command does; the steps are in float32
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def make(kind: str) -> Callable[[int], None]:
 
     @jax.jit
     def advance(run, state, count):
-        low = training.cast(run, run.settings.dtype)
+        low = job.cast(run, run.settings.dtype)
         return jax.lax.fori_loop(0, count, lambda _, state: training.step(low, state), state)
 
     state = jax.jit(training.start)(run)

@@ -1,0 +1,69 @@
+"""What is trained: a run's settings, task and reference as one tree, whose structure is all that is static."""
+
+from dataclasses import fields
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from rlkl import algorithms, descent, penalty, policies, settings
+from rlkl.policies import AnyPolicy
+from rlkl.tasks.automaton import Task
+
+for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Reference, settings.Settings):
+    _data = [f.name for f in fields(_cls) if f.metadata.get("traced") or f.name in settings.GROUPS]
+    jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
+
+
+class Run(eqx.Module):
+    """What is trained: everything traced is a leaf, everything static is in the tree's structure.
+
+    code: the registered functions behind the settings' names, so that a plugin that was edited is compiled anew. typical:
+    whether the task has a typicality reward, which decides how its optimum is found. reference: fixed; it grades the run.
+    """
+
+    settings: settings.Settings
+    task: Task
+    reference: AnyPolicy
+    code: tuple = eqx.field(static=True)
+    typical: bool = eqx.field(static=True)
+
+
+def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = None) -> Run:
+    """The run of resolved settings on a task (its arrays on the host); without a reference, the task's own grades it."""
+    code = (
+        penalty.divergence(chosen.penalty),
+        policies.REGISTRY[chosen.policy.name],
+        algorithms.REGISTRY.get(chosen.algorithm.name),
+    )
+    own = policies.Fixed(task.log_reference, task.automaton.horizon)
+    return Run(chosen, task, own if reference is None else reference, code, bool(np.any(np.asarray(task.typicality) != 0.0)))
+
+
+def descends(run: Run) -> descent.Descent:
+    """What the run's penalty descends in expectation."""
+    scaled = algorithms.kind(run.settings.algorithm.name) == "scaled"
+    return descent.of(run.settings.penalty, run.task.automaton.horizon, scaled)
+
+
+def cast(tree: Any, dtype) -> Any:
+    """Every floating-point leaf in `dtype`."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
+
+
+def support(run: Run) -> Array:
+    """Bool["D V"]: the tokens that the policy may take."""
+    legal = jnp.asarray(run.task.automaton.legal)
+    return legal & (jnp.asarray(run.task.log_reference) > -jnp.inf) if run.settings.policy.support == "reference" else legal
+
+
+def first_policy(run: Run, key: PRNGKeyArray) -> AnyPolicy:
+    """Where `policy.init` starts, in the run's dtype; beside a pretrained reference, init=reference is its copy."""
+    chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    low = cast(run, dtype)
+    if chosen.reference.name == "pretrained" and chosen.policy.init == "reference":
+        return low.reference
+    return policies.REGISTRY[chosen.policy.name].build(low.settings.policy, low.task, support(run), key, dtype)
