@@ -150,11 +150,8 @@ def _gradient(policy: AnyPolicy, of) -> tuple[Any, Any]:
 
 def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
     """D between the distributions of whole sequences."""
-    automaton, params = run.task.automaton, penalty.parameters(run.settings.penalty, jnp.float64)
-    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
-        return exact.sequence_divergence(automaton, div, params, policy.table(), run.reference.table())
-    listed = rollout.enumerate_all(automaton)
-    return divergences.exact(div, params, *(rollout.log_probability(p, listed) for p in (policy, run.reference)))
+    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    return exact.between(run.task.automaton, div, params, policy, run.reference)
 
 
 def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.ndarray]]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences, rollout
 from rlkl.divergences import Divergence, Params
+from rlkl.policies import AnyPolicy, Policy
 from rlkl.rollout import Batch
 from rlkl.tasks.automaton import Automaton, Task
 
@@ -171,6 +172,14 @@ def values(
         length=jnp.sum(at),
         length_ref=jnp.sum(at_ref),
     )
+
+
+def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPolicy, reference: AnyPolicy) -> Float[Array, ""]:
+    """D between the whole sequences of two policies: by dynamic program where both are tables, else over all sequences."""
+    if isinstance(policy, Policy) and isinstance(reference, Policy):
+        return sequence_divergence(automaton, div, params, policy.table(), reference.table())
+    listed = rollout.enumerate_all(automaton)
+    return divergences.exact(div, params, *(rollout.log_probability(p, listed) for p in (policy, reference)))
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:

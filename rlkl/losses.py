@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rlkl import algorithms, divergences, estimators, exact, metrics, penalty, policies, rollout
 from rlkl.divergences import Params
 from rlkl.job import Run
-from rlkl.policies import AnyPolicy, Policy
+from rlkl.policies import AnyPolicy
 from rlkl.rollout import Batch, Positions
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
@@ -93,11 +93,8 @@ def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
     """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
     if run.settings.penalty.controller == "fixed":
         return jnp.nan
-    policy, div = jax.lax.stop_gradient(policy), divergences.REGISTRY["kl_pi_ref"]
-    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
-        return exact.sequence_divergence(run.task.automaton, div, Params(), policy.table(), run.reference.table())
-    listed = rollout.enumerate_all(run.task.automaton)
-    return divergences.exact(div, Params(), *(rollout.log_probability(p, listed) for p in (policy, run.reference)))
+    div = divergences.REGISTRY["kl_pi_ref"]
+    return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)
 
 
 def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
