@@ -21,14 +21,14 @@ class Algorithm:
 
     advantage: (returns-to-go, batch, moving average of returns) -> advantages. aggregation: the default of
     `algorithm.loss_aggregation`. clipped: whether it takes several epochs on a batch under PPO's clipped ratio.
-    scaled: whether its advantages are the unbiased ones times a factor, so that a penalty outside of them would be worth
-    another coefficient.
+    factor: (returns-to-go, batch) -> what the unbiased advantages are multiplied by, where they are: a penalty outside of
+    them is then worth beta over the factor.
     """
 
     advantage: Advantage
     aggregation: str = "seq-mean-token-sum"
     clipped: bool = False
-    scaled: bool = False
+    factor: Callable[[Float[Array, "N T"], Batch], Float[Array, ""]] | None = None
 
 
 REGISTRY: dict[str, Algorithm] = {}
@@ -50,10 +50,10 @@ def names() -> tuple[str, ...]:
 
 
 def kind(name: str) -> str:
-    """What `penalty.legal` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
+    """What `penalty.resolve` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
     if name == "exact":
         return "exact"
-    return "scaled" if REGISTRY[name].scaled else "sampled"
+    return "sampled" if REGISTRY[name].factor is None else "scaled"
 
 
 def group_mean(x: Float[Array, "N T"], batch: Batch) -> Float[Array, "1 T"]:
@@ -73,7 +73,17 @@ def rloo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""])
     return returns - (batch.size * group_mean(returns, batch) - returns) / (batch.size - 1)
 
 
-@register("dr_grpo", scaled=True)
+def centred(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """The factor of advantages whose group's mean holds their own return: (B-1)/B."""
+    return jnp.asarray((batch.size - 1) / batch.size, returns.dtype)
+
+
+def standardised(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """The factor of such advantages over the group's standard deviation."""
+    return centred(returns, batch) / spread(returns, batch)
+
+
+@register("dr_grpo", factor=centred)
 def dr_grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
     """Return less the group's mean, not standardised (Liu et al. 2025, arXiv 2503.20783); the batch is one group.
 
@@ -82,7 +92,7 @@ def dr_grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, "
     return returns - group_mean(returns, batch)
 
 
-@register("grpo", aggregation="seq-mean-token-mean", scaled=True)
+@register("grpo", aggregation="seq-mean-token-mean", factor=standardised)
 def grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
     """Return less the group's mean, over the standard deviation of the group's returns, averaged over a sequence's tokens
     (Shao et al. 2024, arXiv 2402.03300); the batch is one group, since a task has one prompt.

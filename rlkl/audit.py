@@ -4,7 +4,7 @@ that holds every sequence with its probability (or on a large sample, where ther
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,19 +13,21 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import descent, divergences, exact, losses, penalty, rollout, settings
-from rlkl.divergences import REGISTRY, Divergence
+from rlkl import descent, losses, penalty, policies, recognised, rollout, settings, terms
+from rlkl.divergences import REGISTRY
 from rlkl.job import Run
-from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.policies import AnyPolicy, Policy
+from rlkl.recognised import SAME
 from rlkl.rollout import Batch
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
-SAME = 1e-8  # of the larger norm: gradients that agree to this are one
 SAMPLES = 4096  # sequences, where there are too many to list
+TRUNCATION = 1.0  # of importance weights, in the rows that show what it does
 
 
 class Row(NamedTuple):
-    """One way, for one divergence. value: the estimate's mean, and exact_value; relative_error and cosine of its expected
+    """One way, for one divergence. rollout: what differs the sampler from the policy ("" where nothing does), and correction
+    its importance weights. value: the estimate's mean, and exact_value; relative_error and cosine of its expected
     gradient against the exact one's (NaN where that is zero); variance: of a batch's gradient, summed over parameters,
     without a baseline; stderr: of the expected gradient (its norm) where it was sampled, else 0. descends: what was
     measured; declared: what `rlkl.descent` says."""
@@ -38,6 +40,8 @@ class Row(NamedTuple):
     gradient: str
     future_kl: bool
     sampler: str
+    rollout: str
+    correction: str
     value: float
     exact_value: float
     relative_error: float
@@ -56,34 +60,83 @@ class Measured(NamedTuple):
     variance: Float[Array, ""]
 
 
-def audit(run: Run, policy: AnyPolicy, key: PRNGKeyArray, directions: tuple[str, ...] = DIRECTIONS) -> Iterator[Row]:
-    """A row for every combination and direction. Needs x64 enabled; `run` says the task, the reference and the batch size."""
+class Way(NamedTuple):
+    """A penalty, the sequences that it is read on, and, where their sampler was not the policy, what it reported of each token
+    and what it is called."""
+
+    penalty: settings.Penalty
+    batch: Batch
+    reported: Float[Array, "N T"] | None = None
+    rollout: str = ""
+
+
+def audit(
+    run: Run,
+    policy: AnyPolicy,
+    key: PRNGKeyArray,
+    directions: tuple[str, ...] = DIRECTIONS,
+    older: AnyPolicy | None = None,
+) -> Iterator[Row]:
+    """A row for every combination and direction, and, given an `older` policy, for samples of it, and of one that was rounded
+    to bfloat16, under every importance correction. Needs x64 enabled; `run` says the task, the reference and the batch size."""
     task, automaton = run.task, run.task.automaton
     listed = rollout.is_enumerable(automaton)
     own_key, their_key = jax.random.split(key)
     own, theirs = (_batch(automaton, p, k) for p, k in ((policy, own_key), (run.reference, their_key)))
-    known = dict(_known(run, policy, own)) if listed else {}
+    known = recognised.known(run, policy, own) if listed else {}
     size = run.settings.batch_size or 64
     for name in directions:
-        target = _exact(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
-        for chosen in penalty.combinations(name, automaton.horizon):
-            batch = theirs if chosen.sampler == "reference" else own
-            found = _measure(dataclasses.replace(run, settings=_settings(run, chosen), task=_unrewarded(task)), policy, batch)
+        target = recognised.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
+        combinations = penalty.combinations(name, automaton.horizon)
+        ways = [Way(chosen, theirs if chosen.sampler == "reference" else own) for chosen in combinations]
+        ways += [] if older is None else _off_policy(automaton, name, policy, older, own, own_key)
+        for way in ways:
+            chosen = way.penalty
+            audited = dataclasses.replace(run, settings=_settings(run, chosen), task=_unrewarded(task))
+            found = _measured(audited, policy, *way.batch[:4], way.reported)
             error, cosine = _against(found.gradient, None if target is None else target.gradient)
             stderr = 0.0 if listed else math.sqrt(max(0.0, float(found.variance)) / SAMPLES)
-            declared = descent.of(chosen, automaton.horizon).says
-            seen = _recognise(np.asarray(found.gradient), known) if listed else "not compared: estimated"
+            declared = _declared(way, automaton.horizon)
+            seen = recognised.name_of(np.asarray(found.gradient), known) if listed else "not compared: estimated"
+            most = "" if chosen.truncation is None else f"at most {chosen.truncation:g}"
+            correction = ", ".join(filter(None, (chosen.importance_correction.replace("none", ""), most)))
             yield Row(
                 name, str(chosen.estimator), str(chosen.placement), str(chosen.level), str(chosen.credit), chosen.gradient,
-                chosen.future_kl, chosen.sampler, float(found.value), math.nan if target is None else float(target.value),
+                chosen.future_kl, str(chosen.sampler), way.rollout, correction, float(found.value),
+                math.nan if target is None else float(target.value),
                 error, cosine, max(0.0, float(found.variance)) / size, stderr, seen, declared,
             )  # fmt: skip
+
+
+def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: Batch, key) -> Iterator[Way]:
+    """The divergence's own weight of the score, on what a sampler that is not the policy draws."""
+    chosen = penalty.resolve("scaled", settings.Penalty(name), automaton.horizon)
+    samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
+    for said, sampler in samplers.items():
+        batch = _batch(automaton, sampler, key)
+        reported = rollout.token_log_probability(sampler, batch)
+        for correction in ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence"):
+            yield Way(dataclasses.replace(chosen, importance_correction=correction), batch, reported, said)
+        if sampler is older:
+            cut = dataclasses.replace(chosen, importance_correction="sequence", truncation=TRUNCATION)
+            yield Way(cut, batch, reported, said)
+    if penalty.weighs(chosen):
+        yield Way(dataclasses.replace(chosen, truncation=TRUNCATION), own)
+
+
+def _declared(way: Way, horizon: int) -> str:
+    found, chosen = descent.of(way.penalty, horizon), way.penalty
+    corrected = way.reported is None or (chosen.importance_correction != "none" and "bfloat16" not in way.rollout)
+    whole = horizon == 1 or chosen.importance_correction != "token"
+    return found.says if corrected and whole and chosen.truncation is None else descent.NO_DIVERGENCE
 
 
 def _settings(run: Run, chosen: settings.Penalty) -> settings.Settings:
     """The run's, with this penalty at coefficient 1 and the plainest algorithm: no baseline, no aggregation."""
     plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
-    at_one = dataclasses.replace(chosen, beta=1.0, alpha=run.settings.penalty.alpha, weights=run.settings.penalty.weights)
+    own = run.settings.penalty
+    clamp = own.clamp if chosen.sampler == "policy" else None
+    at_one = dataclasses.replace(chosen, beta=1.0, alpha=own.alpha, weights=own.weights, clamp=clamp)
     return dataclasses.replace(run.settings, penalty=at_one, algorithm=plain)
 
 
@@ -92,104 +145,50 @@ def _unrewarded(task):
 
 
 def _batch(automaton, policy: AnyPolicy, key) -> Batch:
+    """Every sequence with the probability that it is drawn with, or a large sample."""
     if not rollout.is_enumerable(automaton):
         return rollout.walk(rollout.uniforms(key, automaton, policy, SAMPLES), automaton, policy)
     listed = rollout.enumerate_all(automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jnp.exp(rollout.log_probability(policy, listed)), listed.size)
-
-
-def _measure(run: Run, policy: AnyPolicy, batch: Batch) -> Measured:
-    """The training's own loss, sequence by sequence, weighted by their probabilities."""
-    return _measured(run, policy, *batch[:4])
+    return Batch(tokens, states, mask, jnp.exp(rollout.drawn_log_probability(policy, listed)), listed.size)
 
 
 @jax.jit
-def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight) -> Measured:
+def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reported=None) -> Measured:
+    """The training's own loss, sequence by sequence, weighted by their probabilities."""
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
 
     def of_one(one):
-        single = Batch(*(x[None] for x in one), jnp.ones((1,), weight.dtype), 2)
-        value, gradient = jax.value_and_grad(lambda p: _term(run, eqx.combine(p, rest), single), has_aux=True)(trainable)
+        tokens, states, mask, *told = (x[None] for x in one)
+        single = Batch(tokens, states, mask, jnp.ones((1,), weight.dtype), 2)
+        term = lambda p: _term(run, eqx.combine(p, rest), single, *told)  # noqa: E731
+        value, gradient = jax.value_and_grad(term, has_aux=True)(trainable)
         return value[1], ravel_pytree(gradient)[0]
 
-    values, gradients = jax.lax.map(of_one, (tokens, states, mask), batch_size=256)
+    values, gradients = jax.lax.map(
+        of_one, (tokens, states, mask) if reported is None else (tokens, states, mask, reported), batch_size=256
+    )
     mean = weight @ gradients
     squares = jnp.sum(weight * jnp.sum(jnp.square(gradients), axis=1))
     return Measured(weight @ values, mean, squares - jnp.sum(jnp.square(mean)))
 
 
-def _term(run: Run, policy: AnyPolicy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends of the penalty alone, and the estimate's value."""
     chosen = run.settings.penalty
     at = rollout.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
-        value = penalty.from_reference(chosen, at, batch)
+        value = terms.from_reference(chosen, at, batch)
         return value, value
-    terms = penalty.make(chosen, at.log_pi.dtype)
-    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
+    made = terms.make(chosen, at.log_pi.dtype)
+    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
-        u = jnp.sum(penalty.log_ratio(at, batch))
+        u = jnp.sum(terms.log_ratio(at, batch))
         div = REGISTRY[chosen.divergence]
         value = jnp.exp(-u) * div.both(u, penalty.parameters(chosen, u.dtype))[0]
     else:
-        value = jnp.sum(terms.in_reward(at, batch)) + jnp.sum(terms.in_loss(at, batch))
+        value = jnp.sum(made.in_reward(at, batch)) + jnp.sum(made.in_loss(at, batch))
     return losses.surrogate(run, at, batch, learned), value
-
-
-def _exact(run: Run, policy: AnyPolicy, div: Divergence) -> Measured:
-    value, gradient = _gradient(policy, lambda p: _divergence(run, p, div))
-    return Measured(value, gradient, jnp.zeros(()))
-
-
-def _gradient(policy: AnyPolicy, of) -> tuple[Any, Any]:
-    trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: of(eqx.combine(p, rest))))(trainable)
-    return value, ravel_pytree(gradient)[0]
-
-
-def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
-    """D between the distributions of whole sequences."""
-    params = penalty.parameters(run.settings.penalty, jnp.float64)
-    return exact.between(run.task.automaton, div, params, policy, run.reference)
-
-
-def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.ndarray]]:
-    """The gradients that one may turn out to be, by name: every divergence's, twice the total variation's, the difference of
-    the KLs, and on several tokens each one's semi-gradient and its sum over the policy's own states."""
-    whole = {name: np.asarray(_exact(run, policy, div).gradient) for name, div in REGISTRY.items()}
-    for name, gradient in whole.items():
-        yield descent.formula({name: 1.0}), gradient
-    yield descent.formula({"total_variation": 2.0}), 2.0 * whole["total_variation"]
-    difference = {"kl_pi_ref": 1.0, "kl_ref_pi": -1.0}
-    yield descent.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
-    if run.task.automaton.horizon == 1:
-        return
-    params, weight = penalty.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(own.weight)
-    semi = {
-        name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, own))[1])
-        for name, div in REGISTRY.items()
-    }
-    for name, gradient in semi.items():
-        yield descent.semi({name: 1.0}).says, gradient
-    yield descent.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
-    yield descent.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
-    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
-        for name, div in REGISTRY.items():
-            summed = np.asarray(_gradient(policy, lambda p, div=div: _own_states(run, p, div, params))[1])
-            yield descent.own_states(name), summed
-            yield descent.later_alone(name).says, summed - semi[name]
-
-
-def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, own: Batch) -> Float[Array, ""]:
-    at = rollout.positions(run.task.automaton, policy, run.reference, own)
-    rows = divergences.exact(div, params, at.log_pi, at.log_ref)
-    return jnp.sum(weight[:, None] * jnp.where(own.mask, rows[at.row], 0.0))
-
-
-def _own_states(run: Run, policy: AnyPolicy, div: Divergence, params) -> Float[Array, ""]:
-    log_pi, log_ref = table_of(policy), table_of(run.reference)
-    return exact.visited(exact.occupancy(run.task.automaton, log_pi), divergences.exact(div, params, log_pi, log_ref))
 
 
 def _against(gradient, target) -> tuple[float, float]:
@@ -200,14 +199,3 @@ def _against(gradient, target) -> tuple[float, float]:
         return math.nan, math.nan
     cosine = float(gradient @ target) / (scale * norm) if norm > SAME * scale else math.nan
     return float(jnp.linalg.norm(gradient - target)) / scale, cosine
-
-
-def _recognise(gradient: np.ndarray, known: dict[str, np.ndarray]) -> str:
-    """The first name whose gradient this is."""
-    scale = max(float(np.linalg.norm(each)) for each in known.values())
-    if np.linalg.norm(gradient) <= SAME * scale:
-        return "nothing: its expected gradient is zero"
-    for name, each in known.items():
-        if np.linalg.norm(gradient - each) <= SAME * max(np.linalg.norm(each), np.linalg.norm(gradient)):
-            return name
-    return "the gradient of no divergence"

@@ -1,6 +1,7 @@
 """`rlkl audit`: the audit of a task and policy named as a run is, as a table, a CSV and a figure."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,15 +19,24 @@ SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
 
 
 def audited(overrides: Sequence[str] = ()) -> list[Row]:
-    """The rows of the audit; overrides as on the command line. Unless they say otherwise, the policy is a random one: at the
-    reference every gradient is zero."""
+    """The rows of the audit; overrides as on the command line. Unless they say otherwise, the policy is a random one (at the
+    reference every gradient is zero) after as many updates as `rollout.staleness` says, at least one."""
     chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
     sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
     built = config.build(config.compose([*sampled, *chosen]))
     with jax.enable_x64(True):
         run = jax.tree.map(jnp.asarray, references.attach(built).run)
-        policy = job.cast(jax.jit(training.start)(run).policy, jnp.float64)
-        return list(audit.audit(run, policy, jax.random.key(run.settings.seed)))
+        state = jax.jit(training.start)(run)
+        updates = max(1, run.settings.rollout.staleness)
+        later = _updated(run, state, updates)
+        older, policy = job.cast((state.policy, later.policy), jnp.float64)
+        return list(audit.audit(run, policy, jax.random.key(run.settings.seed), older=older))
+
+
+@partial(jax.jit, static_argnums=2)
+def _updated(run: job.Run, state: training.State, updates: int) -> training.State:
+    low = job.cast(run, jnp.dtype(run.settings.dtype))
+    return jax.lax.fori_loop(0, updates, lambda _, state: training.step(low, state), state)
 
 
 def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
@@ -46,6 +56,8 @@ def way(row: Row) -> str:
     words += ["immediate"] if row.credit == "immediate" else []
     words += ["+ future KL"] if row.future_kl else []
     words += ["on pi_ref's"] if row.sampler == "reference" else []
+    words += [f"samples {row.rollout}"] if row.rollout else []
+    words += ["weights " + row.correction.replace(", ", " ")] if row.correction else []
     return ", ".join(words).replace(", +", " +")
 
 

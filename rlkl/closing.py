@@ -14,7 +14,7 @@ from rlkl.oracle import Optimum
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
-from rlkl.training import Row, State, coefficient, optimum_at
+from rlkl.training import Row, State, coefficient, optimum_at, row
 
 CLOSING = 2**31 - 2  # purpose of a key; steps count from 0
 TOP = (1, 5)  # of the reference's likeliest tokens
@@ -82,7 +82,7 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     sampled, last = metrics.known(task, policy, reference, penalty.divergence(chosen)) == "sampled", None
     if sampled:
         drawn = metrics.sample(task, policy, reference, keys[0], LAST_SAMPLES)
-        last = grade(run, optimum, state, drawn)
+        last = grade(run, optimum, state, drawn, keys[3])
         own = seen_along(task, drawn.own, drawn.here)
     else:
         drawn, own = None, see(task, policy, reference, keys[0])
@@ -102,12 +102,12 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     return Closing(optimum, last, values, outcomes, details, distances(task, policy, reference, optimum, keys[3], drawn))
 
 
-def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample) -> Row:
-    """The row of a state, from sequences that were drawn already."""
+def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
+    """The row of a state, from sequences that were drawn already; `key` as in `training.row`."""
     chosen, beta = run.settings.penalty, coefficient(run, state)
     params = penalty.parameters(chosen, jnp.float64)
     report = metrics.estimate(run.task, drawn, penalty.divergence(chosen), params, beta, optimum)
-    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
+    return row(run, state, report, key)
 
 
 def see(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) -> Seen:

@@ -182,11 +182,19 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
     if given.controller != "fixed":
         if given.divergence == "none":
             raise SettingsError("penalty.controller", given.controller, "there is no penalty for it to steer")
-        if given.target_kl is None:
-            raise SettingsError("penalty.target_kl", "null", f"controller={given.controller} needs the KL that it steers to")
-    div = penalty.divergence(given)
-    if chosen.algorithm.name == "exact":
-        _exactly_known(chosen, task, div)
+        scheduled = given.controller in settings.SCHEDULES
+        key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
+        if getattr(given, key) is None:
+            raise SettingsError(f"penalty.{key}", "null", f"controller={given.controller} needs the {what}")
+    if chosen.algorithm.name == "exact" or "exact" in (given.estimator, given.sampler):
+        _exactly_known(chosen, task, penalty.divergence(given))
+    if chosen.algorithm.name == "exact" and chosen.rollout != settings.Rollout():
+        key, value = (
+            ("staleness", chosen.rollout.staleness)
+            if chosen.rollout.staleness
+            else ("log_prob_dtype", chosen.rollout.log_prob_dtype)
+        )
+        raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
     return penalty.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
 
 
@@ -200,15 +208,18 @@ def _weighed(given: settings.Penalty) -> settings.Penalty:
 
 
 def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
-    """algorithm=exact needs the objective without sampling."""
+    """Exact gradients need the objective, or the penalty, without sampling."""
+    key = "algorithm" if chosen.algorithm.name == "exact" else "penalty.sampler"
     many = f"{float(task.automaton.sequences):.2g} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
     if rollout.is_enumerable(task.automaton):
         return
     if policies.REGISTRY[chosen.policy.name].network:
-        rule = f"policy={chosen.policy.name} reads the whole history of {many}; a sampled algorithm (rloo, ...) can train it"
-        raise SettingsError("algorithm", "exact", rule)
+        rule = (
+            f"policy={chosen.policy.name} reads the whole history of {many}; samples (rloo, ...; sampler=policy) can train it"
+        )
+        raise SettingsError(key, "exact", rule)
     if div is not None and not exact.has_exact_divergence(task.automaton, div):
-        rule = f"{div.formula} has no dynamic program over {many}; a sampled algorithm (rloo, ...) can train under it"
+        rule = f"{div.formula} has no dynamic program over {many}; samples (rloo, ...; sampler=policy) can train under it"
         raise SettingsError("penalty.divergence", chosen.penalty.divergence, rule)
 
 
@@ -238,12 +249,25 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     inits = family.inits
     if chosen.reference.name == "pretrained" and given.init is None:
         inits = ("reference",)
+    if chosen.reference.update != "none":
+        _can_be_moved(chosen, task, family)
     filled = dataclasses.replace(
         given, init=given.init or inits[0], support=given.support or ("reference" if forbids else "all")
     )
     if family.check is not None:
         family.check(filled, task)
     return filled
+
+
+def _can_be_moved(chosen: settings.Settings, task: tasks.Task, family: policies.Family) -> None:
+    """A moving reference starts as a member of the policy's family that equals the reference."""
+    update, zeros = chosen.reference.update, (task.automaton.legal & (task.log_reference == -math.inf)).any()
+    if chosen.reference.name == "task" and "reference" not in family.inits:
+        rule = f"no policy={chosen.policy.name} equals the reference to start from (reference=pretrained is one)"
+        raise SettingsError("reference.update", update, rule)
+    if zeros and chosen.policy.support == "all":
+        rule = "policy.support=all has tokens that the reference never takes; no policy that may take them equals it"
+        raise SettingsError("reference.update", update, rule)
 
 
 def _is_infinite_off_support(div: divergences.Divergence, given: settings.Penalty) -> bool:

@@ -1,13 +1,13 @@
 """What moves the coefficient of a penalty while a policy trains: towards a wanted KL(pi‖pi_ref) of a sequence, in nats."""
 
+import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from rlkl import settings
 
 CLIP = 0.2  # of the relative error that `adaptive` acts on, as in its source
-
-
 MEMORY = 0.98  # of the average of batches' KL: their noise, cut by the clips, would be a bias
 
 
@@ -30,3 +30,17 @@ def after(penalty: settings.Penalty, beta: Float[Array, ""], kl: Float[Array, ""
     if penalty.controller == "adaptive":
         return beta * (1.0 + jnp.clip(error, -CLIP, CLIP) * (sequences or 1) / penalty.horizon)
     return beta * jnp.exp(penalty.controller_rate * jnp.clip(error, -1.0, 1.0))
+
+
+def scheduled(penalty: settings.Penalty, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    """The coefficient after `step` of `steps` of a schedule by optax; `exponential` is linear in log beta."""
+    first, last = jnp.asarray(penalty.beta), jnp.asarray(penalty.beta_end)
+    step = step.astype(first.dtype)  # optax would divide whole numbers in 32 bits
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and values
+        if penalty.controller == "linear":
+            beta = optax.linear_schedule(first, last, steps)(step)
+        elif penalty.controller == "cosine":
+            beta = optax.cosine_decay_schedule(first, steps, last / first)(step)
+        else:
+            beta = jnp.exp(optax.linear_schedule(jnp.log(first), jnp.log(last), steps)(step))
+    return jnp.asarray(beta, first.dtype)

@@ -31,6 +31,9 @@ WEIGHTS: dict[tuple[str, str], dict[str, float] | None] = {
 }
 
 
+NO_DIVERGENCE = "the gradient of no divergence"
+
+
 class Descent(NamedTuple):
     """kind: exact (the divergence that the setting names), other (another one), semi (part of a gradient), none (no
     divergence's), inert (zero). says: in words."""
@@ -49,7 +52,7 @@ def of(penalty: settings.Penalty, horizon: int, scaled: bool = False) -> Descent
 
 def _of(penalty: settings.Penalty, horizon: int) -> Descent:
     name, estimator, whole = penalty.divergence, penalty.estimator, horizon == 1 or penalty.level == "sequence"
-    if name == "none" or estimator in ("exact", "score"):
+    if name == "none" or estimator in ("exact", "score"):  # but for what clamp and truncation change, which is logged
         return Descent("exact", formula({name: 1.0}) if name != "none" else "nothing")
     if penalty.sampler == "reference":
         return _match(name, {"kl_ref_pi": 1.0})
@@ -94,7 +97,7 @@ def semi(weight: dict[str, float]) -> Descent:
 
 def _match(name: str, weight: dict[str, float] | None) -> Descent:
     if weight is None:
-        return Descent("none", "the gradient of no divergence")
+        return Descent("none", NO_DIVERGENCE)
     if not weight:
         return Descent("inert", "nothing: its expected gradient is zero")
     return Descent("exact" if weight == {name: 1.0} else "other", formula(weight))

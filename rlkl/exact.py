@@ -182,6 +182,15 @@ def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPo
     return divergences.exact(div, params, *(rollout.log_probability(p, listed) for p in (policy, reference)))
 
 
+def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
+    """H(pi) of whole sequences: by dynamic program for a table, else over all sequences."""
+    if isinstance(policy, Policy):
+        log_pi = policy.table()
+        return visited(occupancy(automaton, log_pi), mean(jnp.exp(log_pi), -log_pi))
+    log_pi = rollout.log_probability(policy, rollout.enumerate_all(automaton))
+    return mean(jnp.exp(log_pi), -log_pi)
+
+
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
     """What each token of a batch earns, without any penalty."""
     return rollout.along(token_rewards(task, dtype), batch)

@@ -1,6 +1,6 @@
 """What is trained: a run's settings, task and reference as one tree, whose structure is all that is static."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +13,7 @@ from rlkl import algorithms, descent, penalty, policies, settings
 from rlkl.policies import AnyPolicy
 from rlkl.tasks.automaton import Task
 
-for _cls in (settings.Policy, settings.Algorithm, settings.Penalty, settings.Optimizer, settings.Reference, settings.Settings):
+for _cls in (*settings.GROUPS.values(), settings.Settings):
     _data = [f.name for f in fields(_cls) if f.metadata.get("traced") or f.name in settings.GROUPS]
     jax.tree_util.register_dataclass(_cls, _data, [f.name for f in fields(_cls) if f.name not in _data])
 
@@ -49,6 +49,28 @@ def descends(run: Run) -> descent.Descent:
     return descent.of(run.settings.penalty, run.task.automaton.horizon, scaled)
 
 
+def caveats(run: Run) -> list[str]:
+    """What else keeps a sampled step from descending what its penalty does, in words."""
+    chosen, found = run.settings, []
+    if chosen.rollout.staleness or chosen.rollout.log_prob_dtype:
+        stale = f"{chosen.rollout.staleness} batches old" if chosen.rollout.staleness else ""
+        rounded = f"rounded to {chosen.rollout.log_prob_dtype}" if chosen.rollout.log_prob_dtype else ""
+        by = chosen.penalty.importance_correction
+        corrected = "uncorrected" if by == "none" else f"corrected by each {by}'s importance weight"
+        found.append(f"off-policy: samples of a policy {' and '.join(filter(None, (stale, rounded)))}, {corrected}")
+    if chosen.penalty.truncation is not None:
+        found.append(f"truncated: importance weights are at most {chosen.penalty.truncation:g} (batch_truncated: how often)")
+    if chosen.penalty.clamp is not None:
+        found.append(f"clamped: log-ratios are read within ±{chosen.penalty.clamp:g} (batch_clamped: how often)")
+    normalised = chosen.algorithm.name != "exact" and chosen.algorithm.loss_aggregation != settings.AGGREGATIONS[0]
+    if normalised and run.task.automaton.lengths_vary:
+        found.append(f"weighed: {chosen.algorithm.loss_aggregation} weighs sequences by their lengths, which differ here")
+    if chosen.algorithm.entropy_coef is not None:
+        how = "of each next token, the states held fixed" if chosen.algorithm.name != "exact" else "of the policy"
+        found.append(f"bonus: {chosen.algorithm.entropy_coef:g} times the entropy {how}; no objective or regret counts it")
+    return found
+
+
 def cast(tree: Any, dtype) -> Any:
     """Every floating-point leaf in `dtype`."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
@@ -60,10 +82,12 @@ def support(run: Run) -> Array:
     return legal & (jnp.asarray(run.task.log_reference) > -jnp.inf) if run.settings.policy.support == "reference" else legal
 
 
-def first_policy(run: Run, key: PRNGKeyArray) -> AnyPolicy:
-    """Where `policy.init` starts, in the run's dtype; beside a pretrained reference, init=reference is its copy."""
+def first_policy(run: Run, key: PRNGKeyArray, init: str | None = None) -> AnyPolicy:
+    """Where `policy.init`, or another `init`, starts, in the run's dtype; beside a pretrained reference, `reference` is its
+    copy."""
     chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
-    low = cast(run, dtype)
-    if chosen.reference.name == "pretrained" and chosen.policy.init == "reference":
+    low, init = cast(run, dtype), init or chosen.policy.init
+    if chosen.reference.name == "pretrained" and init == "reference":
         return low.reference
-    return policies.REGISTRY[chosen.policy.name].build(low.settings.policy, low.task, support(run), key, dtype)
+    start = replace(low.settings.policy, init=init)
+    return policies.REGISTRY[chosen.policy.name].build(start, low.task, support(run), key, dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import algorithms, divergences, estimators, exact, metrics, penalty, policies, rollout
+from rlkl import algorithms, divergences, estimators, exact, importance, metrics, penalty, policies, rollout, terms
 from rlkl.divergences import Params
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
@@ -17,20 +17,44 @@ REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
 
 
 class Seen(NamedTuple):
-    """What is logged of a batch: its mean return, and its mean k1, k2 and k3; and the KL(pi‖pi_ref) that a controller goes by:
-    k1's mean, or the exact one beside exact gradients. (k3's would be low where KL is large: its mass lies where pi hardly
-    ever draws.)"""
+    """What is logged of a batch: NaN where there is nothing to log.
 
-    earned: Float[Array, ""]
+    reward: the mean return. kl: the mean k1, k2 and k3. steered_by: the KL(pi‖pi_ref) that a controller goes by, k1's mean, or
+    the exact one beside exact gradients (k3's would be low where KL is large: its mass lies where pi hardly ever draws).
+    beta_effective: the coefficient that the penalty is worth beside the unbiased advantages, where they are scaled. clamped,
+    truncated: the shares of log-ratios and of importance weights that the settings' limits changed.
+    """
+
+    reward: Float[Array, ""]
     kl: Float[Array, " K"]
     steered_by: Float[Array, ""]
+    beta_effective: Float[Array, ""]
+    clamped: Float[Array, ""]
+    truncated: Float[Array, ""]
+
+
+def nothing(reward: Float[Array, ""], steered_by: Float[Array, ""]) -> Seen:
+    """What is logged without a batch."""
+    none = jnp.full((), jnp.nan, reward.dtype)
+    return Seen(reward, jnp.full((len(LOGGED),), jnp.nan, reward.dtype), steered_by, none, none, none)
+
+
+class Gathered(NamedTuple):
+    """A batch, the policy's and the reference's rows along it, and each token's log-probability as the sampler reported it;
+    None where the sampler is the policy itself."""
+
+    batch: Batch
+    positions: Positions
+    reported: Float[Array, "N T"] | None
 
 
 class Experience(NamedTuple):
-    """What a sampled step learns from, besides its batch: held fixed while the policy moves."""
+    """What a sampled step learns from, besides its batch: held fixed while the policy moves. weight: importance weights; None
+    where all are 1."""
 
-    log_pi: Float[Array, "N T"]  # of the tokens, under the policy that drew them
+    log_pi: Float[Array, "N T"]  # of the tokens, under the policy before the step
     advantages: Float[Array, "N T"]
+    weight: Float[Array, "N T"] | None
     seen: Seen
 
 
@@ -41,28 +65,59 @@ def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     if metrics.known(task, policy, run.reference, div) == "table":
         table = policies.table_of(policy)
         params = penalty.parameters(chosen, table.dtype)
-        return -exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
-    listed = rollout.enumerate_all(task.automaton)
-    log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
-    return -exact.enumerated_objective(task, div, penalty.parameters(chosen, log_pi.dtype), beta, listed, log_pi, log_ref)
+        worth = exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
+    else:
+        listed = rollout.enumerate_all(task.automaton)
+        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
+        params = penalty.parameters(chosen, log_pi.dtype)
+        worth = exact.enumerated_objective(task, div, params, beta, listed, log_pi, log_ref)
+    coefficient = run.settings.algorithm.entropy_coef
+    return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
 
 
-def experience(run: Run, positions: Positions, batch: Batch, baseline: Float[Array, ""]) -> Experience:
-    """The advantages of a batch under the policy that drew it, and the mean return."""
+def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray) -> Gathered:
+    """A batch for the policy to learn from, drawn from it, or from a `sampler` of its own (`rollout.staleness`), its
+    log-probabilities rounded where `rollout.log_prob_dtype` says so."""
+    chosen, automaton = run.settings, run.task.automaton
+    if chosen.rollout.log_prob_dtype is not None:
+        sampler = policies.rounded(policy if sampler is None else sampler, chosen.rollout.log_prob_dtype)
+    if sampler is None:
+        return Gathered(*rollout.drawn(key, automaton, policy, run.reference, chosen.batch_size), None)
+    batch = rollout.draw(key, automaton, sampler, chosen.batch_size)
+    reported = jax.lax.stop_gradient(rollout.token_log_probability(sampler, batch))
+    return Gathered(batch, rollout.positions(automaton, policy, run.reference, batch), reported)
+
+
+def experience(
+    run: Run, positions: Positions, batch: Batch, baseline: Float[Array, ""], reported: Float[Array, "N T"] | None = None
+) -> Experience:
+    """The advantages of a batch, its importance weights where the sampler `reported` log-probabilities of its own, and what is
+    logged."""
     chosen, task = run.settings, run.task
     positions = jax.lax.stop_gradient(positions)
     log_pi = positions.at(positions.log_pi, batch)
-    terms, beta = penalty.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
-    taken, later = terms.in_reward(positions, batch), terms.later(positions, batch)
+    made, beta = terms.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
+    taken, later = made.in_reward(positions, batch), made.later(positions, batch)
     if chosen.penalty.credit == "reward_to_go":
         taken = algorithms.returns_to_go(taken)
     taken = taken + algorithms.returns_to_go(later) - later
     returns = algorithms.returns_to_go(exact.sequence_rewards(task, batch, log_pi.dtype)) - beta * taken
-    advantages = algorithms.REGISTRY[chosen.algorithm.name].advantage(returns, batch, baseline)
-    u = penalty.log_ratio(positions, batch)
+    algorithm = algorithms.REGISTRY[chosen.algorithm.name]
+    advantages = algorithm.advantage(returns, batch, baseline)
+    none = jnp.full((), jnp.nan, log_pi.dtype)
+    worth = none
+    if algorithm.factor is not None:
+        worth = beta / algorithm.factor(returns, batch) if chosen.penalty.placement == "loss" else jnp.asarray(beta, none.dtype)
+    clamped, truncated = terms.saturation(chosen.penalty, positions, batch)
+    weight = None
+    if reported is not None:
+        weight, cut = importance.weights(chosen.penalty, log_pi, reported, batch)
+        truncated = truncated if cut is None else cut
+    u = terms.log_ratio(positions, batch)
     logged = [jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED]
-    seen = Seen(jnp.sum(batch.weight * returns[:, 0]), jnp.stack(logged), logged[LOGGED.index("k1")])
-    return Experience(log_pi, advantages, seen)
+    earned = jnp.sum(batch.weight * returns[:, 0])
+    seen = Seen(earned, jnp.stack(logged), logged[LOGGED.index("k1")], worth, clamped, truncated)
+    return Experience(log_pi, advantages, weight, seen)
 
 
 def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
@@ -73,35 +128,44 @@ def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience)
         per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, chosen.algorithm.clip)
     else:
         per_token = algorithms.score_loss(log_pi, learned.advantages)
-    penalised = chosen.penalty.beta * penalty.make(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
-    return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token + penalised, batch)
+    per_token = per_token + chosen.penalty.beta * terms.make(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
+    if chosen.algorithm.entropy_coef is not None:
+        entropy = exact.mean(jnp.exp(positions.log_pi), -positions.log_pi)
+        per_token = per_token - chosen.algorithm.entropy_coef * jnp.where(batch.mask, entropy[positions.row], 0.0)
+    if learned.weight is not None:
+        per_token = learned.weight * per_token
+    return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token, batch)
 
 
-def loss(run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray) -> tuple[Array, Seen]:
+def loss(
+    run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray, sampler: AnyPolicy | None = None
+) -> tuple[Array, Seen]:
     """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
-    chosen, automaton = run.settings, run.task.automaton
-    if chosen.algorithm.name == "exact":
+    if run.settings.algorithm.name == "exact":
         value = exact_loss(run, policy)
-        no_batch = jnp.full((len(LOGGED),), jnp.nan, value.dtype)
-        return value, Seen(-value, no_batch, jnp.asarray(_kl(run, policy), value.dtype))
-    batch, positions = rollout.drawn(key, automaton, policy, run.reference, chosen.batch_size)
-    learned = experience(run, positions, batch, baseline)
-    return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
+        return value, nothing(-value, jnp.asarray(_kl(run, policy), value.dtype))
+    batch, positions, reported = gather(run, sampler, policy, key)
+    learned = experience(run, positions, batch, baseline, reported)
+    return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
 
 
 def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
     """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
-    if run.settings.penalty.controller == "fixed":
+    if run.settings.penalty.controller not in ("adaptive", "lagrangian"):
         return jnp.nan
     div = divergences.REGISTRY["kl_pi_ref"]
     return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)
 
 
-def on_reference(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
-    """The penalty that is read along sequences of the reference; 0 where none is."""
+def beside(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
+    """The penalty that is not read along the batch: the exact one, or the one along sequences of the reference; else 0."""
     chosen, automaton = run.settings, run.task.automaton
-    if chosen.penalty.sampler != "reference":
+    div = penalty.divergence(chosen.penalty)
+    if div is None or chosen.penalty.sampler == "policy":
         return 0.0
+    if chosen.penalty.sampler == "exact":
+        params = penalty.parameters(chosen.penalty, rollout.float_of(policy))
+        return chosen.penalty.beta * exact.between(automaton, div, params, policy, run.reference)
     batch = rollout.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
     at = rollout.positions(automaton, policy, run.reference, batch)
-    return chosen.penalty.beta * penalty.from_reference(chosen.penalty, at, batch)
+    return chosen.penalty.beta * terms.from_reference(chosen.penalty, at, batch)

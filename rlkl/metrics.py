@@ -12,7 +12,7 @@ from rlkl.exact import Values
 from rlkl.oracle import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollout import Batch, Positions
-from rlkl.tasks.automaton import Task
+from rlkl.tasks.automaton import Automaton, Task
 
 Known = Literal["table", "listed", "sampled"]
 ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences behind an estimate: of a logged row, and of the last one
@@ -79,6 +79,19 @@ def evaluate(
         to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
     objective = values.reward if div is None else values.reward - beta * values.divergence
     return Report(values, objective, optimum.objective - objective, jnp.where(optimum.tied, jnp.nan, to_optimum), {})
+
+
+def distance(
+    automaton: Automaton, policy: AnyPolicy, other: AnyPolicy, key: PRNGKeyArray, size: int = ROW_SAMPLES
+) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+    """KL(policy‖other) of whole sequences, and its standard error where it is estimated (None where it is exact)."""
+    kl, params = divergences.REGISTRY["kl_pi_ref"], Params()
+    if (isinstance(policy, Policy) and isinstance(other, Policy)) or rollout.is_enumerable(automaton):
+        return exact.between(automaton, kl, params, policy, other), None
+    batch, at = rollout.drawn(key, automaton, policy, other, size)
+    rows = divergences.exact(kl, params, at.log_pi, at.log_ref)
+    values = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
+    return jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(jnp.asarray(size, values.dtype))
 
 
 class Sample(NamedTuple):

@@ -1,35 +1,22 @@
-"""From settings to what a sampled gradient is made of: a term in the reward and a term in the loss.
+"""The settings of a penalty: what goes with what, what is unset filled in, and the whole of it in words.
 
-Neither term sees beta, and neither draws samples. What a combination descends in expectation is said by `rlkl.descent`; one
-that descends something else than its divergence is refused, by that name, unless `penalty.allow_biased` is set.
+What a combination descends in expectation is said by `rlkl.descent`; one that descends something else than its divergence is
+refused, by that name, unless `penalty.allow_biased` is set. `rlkl.terms` makes the terms of a gradient from them.
 """
 
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from rlkl import descent, estimators, settings
 from rlkl.divergences import REGISTRY, Divergence, Params
-from rlkl.rollout import Batch, Positions
 from rlkl.settings import SettingsError, nearest
 
 SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
 ESTIMATORS = ("exact", *SAMPLED)
-
-
-class Penalty(NamedTuple):
-    """in_reward(positions, batch): taken from each token's reward. later(positions, batch): what the tokens after a position
-    take from its return, and its own does not. in_loss(positions, batch): added to each position's loss."""
-
-    in_reward: Callable[[Positions, Batch], Float[Array, "N T"]]
-    later: Callable[[Positions, Batch], Float[Array, "N T"]]
-    in_loss: Callable[[Positions, Batch], Float[Array, "N T"]]
+PLACES = {"exact": "loss", "full": "loss", "score": "reward", "k1": "reward"}  # where one goes that names no placement
 
 
 def divergence(penalty: settings.Penalty) -> Divergence | None:
@@ -60,15 +47,17 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
     """The setting with what is unset filled in; raises `SettingsError` for what cannot be, or descends something else."""
     estimator = estimators.ALIASES.get(given.estimator, given.estimator)
     first, place = default(kind, given.divergence, horizon)
-    allowed = ("exact",) if kind == "exact" else SAMPLED
+    allowed = ("exact",) if kind == "exact" or given.sampler == "exact" else ESTIMATORS if given.sampler is None else SAMPLED
+    if kind == "exact" and given.sampler in ("reference", "policy"):
+        raise SettingsError("penalty.sampler", given.sampler, "is of sampled algorithms; exact gradients sample nothing")
     if given.sampler == "reference":
-        if kind == "exact":
-            raise SettingsError("penalty.sampler", "reference", "is of sampled algorithms; exact gradients sample nothing")
         first, place, allowed = "full", "loss", ("full", "k1")
+    if given.sampler == "exact":
+        first, place = "exact", "loss"
     _among("penalty.estimator", estimator, allowed)
     estimator = estimator or first
     if estimator != first:
-        place = {"full": "loss", "score": "reward", "k1": "reward"}.get(estimator, "loss")
+        place = PLACES.get(estimator, "loss")
     only = {"exact": ("loss",), "score": ("reward",)}.get(estimator, ("reward", "loss"))
     _among("penalty.placement", given.placement, ("loss",) if given.sampler == "reference" else only)
     whole = estimator == "score" or horizon == 1
@@ -78,8 +67,10 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
         placement=given.placement or place,
         level=given.level or ("sequence" if whole else "token"),
         credit=given.credit or "reward_to_go",
+        sampler=given.sampler or ("exact" if estimator == "exact" else "policy"),
     )
     _check(filled, horizon)
+    _check_limits(filled, kind)
     found = descent.of(filled, horizon, kind == "scaled")
     if found.kind != "exact" and not given.allow_biased:
         named = descent.formula({filled.divergence: 1.0})
@@ -117,6 +108,26 @@ def _check(chosen: settings.Penalty, horizon: int) -> None:
         raise SettingsError("penalty.sampler", "reference", "is of KL(pi_ref‖pi) alone (penalty=forward_kl)")
 
 
+def _check_limits(chosen: settings.Penalty, kind: str) -> None:
+    """What there is to clamp, to truncate and to correct."""
+    reads = chosen.sampler == "policy" and chosen.estimator != "full"
+    if chosen.clamp is not None and not reads:
+        raise SettingsError(
+            "penalty.clamp", chosen.clamp, "is of estimators that read sampled log-ratios (k1, k2, k3, abs, score)"
+        )
+    if chosen.importance_correction != "none" and kind == "exact":
+        rule = "is of sampled algorithms; exact gradients sample nothing"
+        raise SettingsError("penalty.importance_correction", chosen.importance_correction, rule)
+    if chosen.truncation is not None and chosen.importance_correction == "none" and not weighs(chosen):
+        rule = "there is no importance weight to truncate (estimator=score of KL(pi_ref‖pi), or importance_correction, has one)"
+        raise SettingsError("penalty.truncation", chosen.truncation, rule)
+
+
+def weighs(chosen: settings.Penalty) -> bool:
+    """Whether the penalty weighs the policy's sequences by pi_ref/pi."""
+    return chosen.divergence == "kl_ref_pi" and chosen.estimator == "score"
+
+
 def combinations(name: str, horizon: int) -> list[settings.Penalty]:
     """Every way in which a sampled penalty for a divergence may enter, biased ones too."""
     on_bandits = (("sequence",), ("reward_to_go",))
@@ -137,97 +148,6 @@ def combinations(name: str, horizon: int) -> list[settings.Penalty]:
     return found
 
 
-def make(penalty: settings.Penalty, dtype) -> Penalty:
-    """The terms of a resolved setting; all nothing where the reference's sequences are read (`from_reference`)."""
-    div = divergence(penalty)
-    if div is None or penalty.estimator == "exact" or penalty.sampler == "reference":
-        return Penalty(_nothing, _nothing, _nothing)
-    params = parameters(penalty, dtype)
-    if penalty.estimator == "score":
-        return Penalty(lambda at, batch: _put_last(batch, div.both(_whole(at, batch), params)[1]), _nothing, _nothing)
-    if penalty.estimator == "full":
-        term = lambda at, batch: _full(div, params, at, batch)  # noqa: E731
-        later = term
-    else:
-        estimate = estimators.REGISTRY[penalty.estimator]
-        read = _last_whole if penalty.level == "sequence" else log_ratio
-        term = lambda at, batch: _on_tokens(batch, estimate(read(at, batch)), read is _last_whole)  # noqa: E731
-        later = log_ratio
-        if penalty.placement == "loss":
-            return Penalty(_nothing, later if penalty.future_kl else _nothing, _differentiated(penalty, read))
-    if penalty.placement == "reward":
-        return Penalty(term, _nothing, _nothing)
-    return Penalty(_nothing, later if penalty.future_kl else _nothing, term)
-
-
-def log_ratio(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    """u of each token; 0 where none was read."""
-    return at.at(at.log_pi, batch) - at.at(at.log_ref, batch)
-
-
-def _differentiated(penalty: settings.Penalty, read) -> Callable[[Positions, Batch], Float[Array, "N T"]]:
-    """An estimator in the loss, with the gradient that the setting asks for."""
-    value = estimators.REGISTRY[penalty.estimator]
-    other = estimators.REGISTRY[penalty.gradient_estimator]
-    whole = penalty.level == "sequence"
-
-    def in_loss(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-        u = read(at, batch)
-        term = value(u)
-        if penalty.gradient == "unbiased":  # times pi/stopped(pi), which is 1
-            log_pi = at.at(at.log_pi, batch)
-            log_pi = _put_last(batch, jnp.sum(log_pi, axis=1)) if whole else log_pi
-            term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
-        elif penalty.gradient == "straight_through":
-            term = jax.lax.stop_gradient(term - other(u)) + other(u)
-        return _on_tokens(batch, term, whole)
-
-    return in_loss
-
-
-def _nothing(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    return jnp.zeros(batch.mask.shape, at.log_pi.dtype)
-
-
-def _full(div: Divergence, params: Params, at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    rows = estimators.full(div, params, at.log_pi, at.log_ref)
-    return jnp.where(batch.mask, rows[at.row], 0.0)
-
-
-def _whole(at: Positions, batch: Batch) -> Float[Array, " N"]:
-    """u of each sequence."""
-    return jnp.sum(log_ratio(at, batch), axis=1)
-
-
-def _last_whole(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    """u of the whole sequence at its last token."""
-    return _put_last(batch, _whole(at, batch))
-
-
-def _put_last(batch: Batch, of_sequence: Float[Array, " N"]) -> Float[Array, "N T"]:
-    return jnp.where(_ends(batch), of_sequence[:, None], 0.0)
-
-
-def _ends(batch: Batch):
-    mask = jnp.asarray(batch.mask)
-    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
-
-
-def _on_tokens(batch: Batch, term: Float[Array, "N T"], whole: bool) -> Float[Array, "N T"]:
-    """A term where it counts: at a sequence's last token, or at every token read."""
-    return jnp.where(_ends(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
-
-
-def from_reference(penalty: settings.Penalty, at: Positions, batch: Batch) -> Float[Array, ""]:
-    """KL(pi_ref‖pi) on sequences of the reference: maximum likelihood on its text; `full` sums over each next token."""
-    if penalty.estimator == "full":
-        div = REGISTRY["kl_ref_pi"]
-        per_token = _full(div, Params(), at, batch)
-    else:
-        per_token = -log_ratio(at, batch)
-    return jnp.sum(batch.weight * jnp.sum(per_token, axis=1))
-
-
 def statement(penalty: settings.Penalty, beta: float) -> str:
     """The objective in full, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
     div = divergence(penalty)
@@ -243,6 +163,8 @@ def statement(penalty: settings.Penalty, beta: float) -> str:
 
 def entrance(penalty: settings.Penalty) -> str:
     """How a sampled penalty enters, in words."""
+    if penalty.sampler == "exact":
+        return "its exact gradient beside the sampled reward's"
     if penalty.sampler == "reference":
         return f"{penalty.estimator} in the loss, on the reference's own sequences"
     extra = "" if penalty.gradient == "naive" else f", gradient {penalty.gradient}"

@@ -24,7 +24,7 @@ from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
-PENALTY = ("estimator", "placement", "level", "credit", "gradient", "controller")  # settings in a summary
+PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "controller")  # settings in a summary
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -76,11 +76,14 @@ def history(rows: Row) -> dict[str, Any]:
             "length": values.length,
             "beta": rows.beta,
             "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
-            "batch_reward": np.asarray(rows.batch_reward, np.float64),
+            "batch_reward": np.asarray(rows.seen.reward, np.float64),
         }
-        batch = np.asarray(rows.batch_kl, np.float64)
-        if np.isfinite(batch).any():
-            exactly |= {f"batch_{name}": batch[..., i] for i, name in enumerate(losses.LOGGED)}
+        batch = {f"batch_{name}": rows.seen.kl[..., i] for i, name in enumerate(losses.LOGGED)}
+        batch |= {"beta_effective": rows.seen.beta_effective}
+        batch |= {"batch_clamped": rows.seen.clamped, "batch_truncated": rows.seen.truncated}
+        exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
+        if rows.kl_pi_anchor is not None:
+            exactly["kl_pi_anchor"] = rows.kl_pi_anchor
         return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 

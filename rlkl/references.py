@@ -25,7 +25,7 @@ def attach(built: Built) -> Built:
     if chosen.reference.name == "task":
         return built
     text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
-    key = settings.fingerprint(vars(chosen.reference), _family(chosen.policy), _content(built, text))
+    key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text))
     path = built.store / "references" / f"{key}.npz"
     like = jax.eval_shape(_fit, built.run, text)
     found = _read(path, like)
@@ -42,6 +42,11 @@ def attach(built: Built) -> Built:
         facts["reference_kl_stderr"] = float(found.stderr)
     card = dataclasses.replace(built.card, facts=built.card.facts | facts)
     return built._replace(run=job.make(chosen, built.run.task, found.policy), card=card)
+
+
+def _learned(chosen: settings.Reference) -> dict[str, Any]:
+    """The settings that decide what is learned; how it moves later on is no part of them."""
+    return {key: value for key, value in vars(chosen).items() if key not in ("update", "sync_steps", "mixup_alpha")}
 
 
 def _family(chosen: settings.Policy) -> dict[str, Any]:

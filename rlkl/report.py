@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import job, penalty
+from rlkl import job, penalty, settings
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
@@ -30,8 +30,13 @@ def header(built: Built) -> str:
     sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
     enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
     found = job.descends(built.run)
-    if chosen.penalty.controller != "fixed":
+    if chosen.penalty.controller in settings.SCHEDULES:
+        enters += f", beta {chosen.penalty.controller} to {chosen.penalty.beta_end:g}"
+    elif chosen.penalty.controller != "fixed":
         enters += f", beta steered to KL(pi‖pi_ref) = {chosen.penalty.target_kl:g} ({chosen.penalty.controller})"
+    if chosen.reference.update != "none":
+        by = f", by {chosen.reference.mixup_alpha:g}" if chosen.reference.update == "ema" else ""
+        held += f", whose copy moves to the policy every {chosen.reference.sync_steps} steps ({chosen.reference.update}{by})"
     biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
     return (
         f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
@@ -39,6 +44,7 @@ def header(built: Built) -> str:
         f"(init={chosen.policy.init}, support={chosen.policy.support})\n"
         f"{chosen.algorithm.name}, {chosen.steps} steps{sampled}{enters}, {chosen.optimizer.name} at "
         f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}{biased}"
+        + "".join(f"\n{said}" for said in job.caveats(built.run))
     )
 
 

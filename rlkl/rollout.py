@@ -190,10 +190,23 @@ def along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
 
 def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
     """log pi(y) of each sequence."""
+    return jnp.sum(token_log_probability(policy, batch), axis=1)
+
+
+def token_log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T"]:
+    """log pi of each token; 0 where none was read."""
     if isinstance(policy, Policy):
-        return jnp.sum(along(policy.table(), batch), axis=1)
-    rows = rows_along(policy, batch)
-    return jnp.sum(_read(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch), axis=1)
+        return along(policy.table(), batch)
+    return _at_tokens(rows_along(policy, batch), batch)
+
+
+def drawn_log_probability(sampler: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
+    """The log-probability that `draw` draws each sequence with: a sampler's rows, rounded, need not sum to 1."""
+    return jnp.sum(_at_tokens(jax.nn.log_softmax(rows_along(sampler, batch), axis=-1), batch), axis=1)
+
+
+def _at_tokens(rows: Float[Array, "N T V"], batch: Batch) -> Float[Array, "N T"]:
+    return _read(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch)
 
 
 def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> Positions:

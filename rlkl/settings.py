@@ -19,6 +19,8 @@ Traced = Any  # a number; inside a compiled program, an array of it
 Resolved = Any  # null until `rlkl.config` resolves it
 
 
+SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
+CONTROLLERS = ("fixed", "adaptive", "lagrangian", *SCHEDULES)
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
@@ -100,6 +102,7 @@ class Algorithm:
     loss_aggregation: Resolved = static(None, allowed=AGGREGATIONS)
     epochs: int = static(4, kind=int, at_least=1)  # of ppo on each batch
     clip: Traced = traced(0.2, above=0.0, below=1.0)  # of ppo's ratio
+    entropy_coef: Traced = traced(None, above=0.0)  # of an entropy bonus, which no objective or regret counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +118,13 @@ class Penalty:
     gradient: str = static("naive", allowed=("naive", "unbiased", "straight_through"))  # of a term in the loss
     gradient_estimator: str = static("k2", kind=str)  # whose gradient straight_through takes
     future_kl: bool = static(False, kind=bool)  # put back what token by token losses leave out
-    sampler: str = static("policy", allowed=("policy", "reference"))  # whose sequences KL(pi_ref‖pi) is estimated on
+    sampler: Resolved = static(None, allowed=("exact", "reference", "policy"))  # whose sequences the estimate is read on
+    clamp: Traced = traced(None, above=0.0)  # the largest |log-ratio| that an estimator reads, in nats
+    importance_correction: str = static("none", allowed=("none", "token", "sequence"))  # for a sampler that is not the policy
+    truncation: Traced = traced(None, above=0.0)  # the largest importance weight
     allow_biased: bool = static(False, kind=bool)  # run what descends something else than its name
-    controller: str = static("fixed", allowed=("fixed", "adaptive", "lagrangian"))  # of beta
+    controller: str = static("fixed", allowed=CONTROLLERS)  # of beta
+    beta_end: Traced = traced(None, above=0.0)  # where a schedule ends
     target_kl: Traced = traced(None, above=0.0)  # KL(pi‖pi_ref) of a sequence, in nats, that a controller steers to
     horizon: Traced = traced(10_000.0, above=0.0)  # sequences over which `adaptive` corrects
     controller_rate: Traced = traced(0.005, above=0.0)  # of `lagrangian`
@@ -135,6 +142,17 @@ class Reference:
     batch_size: int = static(128, kind=int, at_least=1)
     learning_rate: float = static(3e-3, kind=float, above=0.0)
     seed: int = static(0, kind=int, at_least=0)
+    update: str = static("none", allowed=("none", "ema", "reset"))  # of the reference that penalises; the one that grades stays
+    sync_steps: int = static(100, kind=int, at_least=1)  # between updates
+    mixup_alpha: Traced = traced(0.6, above=0.0, below=1.0)  # the policy's share in an ema update of the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How the sampler differs from the policy that learns from it."""
+
+    staleness: int = static(0, kind=int, at_least=0)  # how many batches old the policy is that samples
+    log_prob_dtype: Resolved = static(None, allowed=("bfloat16", "float16"))  # what its log-probabilities are rounded to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +177,7 @@ class Settings:
     penalty: Penalty = Penalty()
     optimizer: Optimizer = Optimizer()
     reference: Reference = Reference()
+    rollout: Rollout = Rollout()
     seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
     steps: Resolved = static(None, kind=int, at_least=1)
     batch_size: Resolved = static(None, kind=int, at_least=2)
@@ -176,7 +195,14 @@ class Tracking:
     tags: tuple = static((), kind=tuple)
 
 
-GROUPS = {"policy": Policy, "algorithm": Algorithm, "penalty": Penalty, "optimizer": Optimizer, "reference": Reference}
+GROUPS = {
+    "policy": Policy,
+    "algorithm": Algorithm,
+    "penalty": Penalty,
+    "optimizer": Optimizer,
+    "reference": Reference,
+    "rollout": Rollout,
+}
 SEED_LIMIT = 2**32
 
 

@@ -11,37 +11,43 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings
 from rlkl.job import Run, cast, first_policy
-from rlkl.losses import LOGGED, Seen, experience, loss, on_reference, surrogate
+from rlkl.losses import Seen, beside, experience, gather, loss, nothing, surrogate
 from rlkl.policies import AnyPolicy
+from rlkl.settings import SCHEDULES
 
 ROWS = 10  # logged rows a chunk
 ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
 
 
 class State(NamedTuple):
-    """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it."""
+    """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it.
+
+    anchor: the reference that penalises, where it moves (`reference.update`). older: the last `rollout.staleness` policies, on
+    a leading axis, step t's in place t mod staleness.
+    """
 
     policy: AnyPolicy
+    anchor: AnyPolicy | None
+    older: AnyPolicy | None
     optimizer: optax.OptState
     baseline: Float[Array, ""]
     key: PRNGKeyArray
     step: Int[Array, ""]
     gradient_norm: Float[Array, ""]
-    batch_reward: Float[Array, ""]
-    batch_kl: Float[Array, " K"]
+    seen: Seen
     beta: Float[Array, ""]
     steered_by: Float[Array, ""]
 
 
 class Row(NamedTuple):
-    """One logged row. batch_kl: k1, k2 and k3 of the last batch, summed over a sequence's tokens (NaN without a batch)."""
+    """One logged row; seen: of the last batch; kl_pi_anchor: KL(pi‖the reference that penalises), where that one moves."""
 
     step: Int[Array, ""]
     report: metrics.Report
     beta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
-    batch_reward: Float[Array, ""]
-    batch_kl: Float[Array, " K"]
+    seen: Seen
+    kl_pi_anchor: Float[Array, ""] | None
 
 
 def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransformation:
@@ -61,12 +67,13 @@ def start(run: Run) -> State:
     """A run's first state."""
     chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
     at_start, onward = jax.random.split(jax.random.key(chosen.seed))
-    policy = first_policy(run, at_start)
+    policy, stale = first_policy(run, at_start), chosen.rollout.staleness
+    anchor = None if chosen.reference.update == "none" else first_policy(run, at_start, "reference")
+    older = jax.tree.map(lambda x: jnp.stack([x] * stale), policy) if stale else None
     slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
-    none = jnp.full((len(LOGGED),), jnp.nan, dtype)
     beta = jnp.asarray(chosen.penalty.beta, dtype)
-    return State(policy, slots, zero, onward, jnp.zeros((), jnp.int32), zero, zero, none, beta, zero)
+    return State(policy, anchor, older, slots, zero, onward, jnp.zeros((), jnp.int32), zero, nothing(zero, zero), beta, zero)
 
 
 def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
@@ -100,8 +107,17 @@ def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
     optimum = optimum if chosen.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
-    report = metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key)
-    return Row(state.step, report, beta, state.gradient_norm, state.batch_reward, state.batch_kl)
+    return row(run, state, metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key), key)
+
+
+def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Row:
+    """A state's row, given its report; `key` is for the distance to a moving reference, where that has to be sampled."""
+    to_anchor = None
+    if state.anchor is not None:
+        policy, anchor = cast((state.policy, state.anchor), jnp.float64)
+        to_anchor, error = metrics.distance(run.task.automaton, policy, anchor, key)
+        report = report if error is None else report._replace(stderr=report.stderr | {"kl_pi_anchor": error})
+    return Row(state.step, report, coefficient(run, state), state.gradient_norm, state.seen, to_anchor)
 
 
 class Moved(NamedTuple):
@@ -133,50 +149,75 @@ def epochs(run: Run) -> int:
 
 def step(run: Run, state: State) -> State:
     """One batch (or one exact gradient) and its updates; if anything in them is not finite, no update and no count."""
-    run = _held_at(run, state.beta)
+    before, run = run, _held_at(run, state)
     chosen, automaton = run.settings, run.task.automaton
+    slot = state.step % max(1, chosen.rollout.staleness)
+    sampler = None if state.older is None else jax.tree.map(lambda x: x[slot], state.older)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     baseline, key = _unbiased(state, chosen), jax.random.fold_in(state.key, state.step)
     if epochs(run) == 1:
-        after = _update(run, trainable, state.optimizer, lambda p: loss(run, eqx.combine(p, rest), baseline, key))
+        after = _update(run, trainable, state.optimizer, lambda p: loss(run, eqx.combine(p, rest), baseline, key, sampler))
     else:
-        batch = rollout.draw(key, automaton, state.policy, chosen.batch_size)
-        drawn = rollout.positions(automaton, state.policy, run.reference, batch)
-        learned = experience(run, drawn, batch, baseline)
+        batch, drawn, reported = gather(run, sampler, state.policy, key)
+        learned = experience(run, drawn, batch, baseline, reported)
 
         def again(parameters):
             policy = eqx.combine(parameters, rest)
             positions = rollout.positions(automaton, policy, run.reference, batch)
-            return surrogate(run, positions, batch, learned) + on_reference(run, policy, key), learned.seen
+            return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
 
-        def epoch(_, before):
-            after = _update(run, before.trainable, before.optimizer, again)
-            return after._replace(finite=before.finite & after.finite)
+        def epoch(_, moved):
+            after = _update(run, moved.trainable, moved.optimizer, again)
+            return after._replace(finite=moved.finite & after.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
-        before = Moved(trainable, state.optimizer, zero, learned.seen, jnp.asarray(True))
-        after = jax.lax.fori_loop(0, epochs(run), epoch, before)
+        unmoved = Moved(trainable, state.optimizer, zero, learned.seen, jnp.asarray(True))
+        after = jax.lax.fori_loop(0, epochs(run), epoch, unmoved)
     decay = chosen.algorithm.baseline_decay
     steered_by, seen_part = controllers.average(state.steered_by, after.seen.steered_by, state.step)
+    policy = eqx.combine(after.trainable, rest)
+    if chosen.penalty.controller in SCHEDULES:
+        beta = controllers.scheduled(before.settings.penalty, state.step + 1, chosen.steps)
+    else:
+        beta = controllers.after(chosen.penalty, state.beta, steered_by / seen_part, chosen.batch_size)
     reached = State(
-        policy=eqx.combine(after.trainable, rest),
+        policy=policy,
+        anchor=_synchronised(chosen.reference, state, policy),
+        older=jax.tree.map(lambda held, new: held.at[slot].set(new), state.older, state.policy)
+        if sampler is not None
+        else None,
         optimizer=after.optimizer,
-        baseline=decay * state.baseline + (1.0 - decay) * after.seen.earned,
+        baseline=decay * state.baseline + (1.0 - decay) * after.seen.reward,
         key=state.key,
         step=state.step + 1,
         gradient_norm=after.gradient_norm,
-        batch_reward=after.seen.earned,
-        batch_kl=after.seen.kl,
-        beta=controllers.after(chosen.penalty, state.beta, steered_by / seen_part, chosen.batch_size),
+        seen=after.seen,
+        beta=beta,
         steered_by=steered_by,
     )
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 
 
-def _held_at(run: Run, beta: Float[Array, ""]) -> Run:
-    """The run with this coefficient."""
-    held = dataclasses.replace(run.settings, penalty=dataclasses.replace(run.settings.penalty, beta=beta))
-    return eqx.tree_at(lambda r: r.settings, run, held)
+def _synchronised(chosen: settings.Reference, state: State, policy: AnyPolicy) -> AnyPolicy | None:
+    """The anchor after this step: every `sync_steps`, `reset` makes it the policy, `ema` moves its parameters towards the
+    policy's by `mixup_alpha` (Gorbatovski et al. 2024, "Learn your reference model", arXiv 2404.09656)."""
+    if state.anchor is None:
+        return None
+    share = chosen.mixup_alpha if chosen.update == "ema" else None
+    due = (state.step + 1) % chosen.sync_steps == 0
+
+    def moved(old, new):
+        if share is not None and jnp.issubdtype(old.dtype, jnp.inexact):
+            new = share * new + (1.0 - share) * old
+        return jnp.where(due, new, old)
+
+    return jax.tree.map(moved, state.anchor, policy)
+
+
+def _held_at(run: Run, state: State) -> Run:
+    """The run with the state's coefficient, and its anchor as the reference where that moves."""
+    held = dataclasses.replace(run.settings, penalty=dataclasses.replace(run.settings.penalty, beta=state.beta))
+    return dataclasses.replace(run, settings=held, reference=run.reference if state.anchor is None else state.anchor)
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
@@ -189,9 +230,9 @@ def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, "
     """The next ROWS logged rows from step `start` on; steps past the run's last are not taken."""
     low, chosen = cast(run, jnp.dtype(run.settings.dtype)), run.settings
 
-    def row(state, first):
+    def chunk(state, first):
         count = jnp.clip(chosen.steps - first, 0, chosen.log_every)
         state = jax.lax.fori_loop(0, count, lambda _, state: step(low, state), state)
         return state, observe(run, optimum, state)
 
-    return jax.lax.scan(row, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))
+    return jax.lax.scan(chunk, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))

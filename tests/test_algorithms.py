@@ -199,7 +199,7 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
         )
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
         expected = [np.sum(np.asarray(batch.weight) * k) for k in (u, u**2 / 2, np.exp(-u) - 1 + u)]
-        np.testing.assert_allclose(after.batch_kl, expected, rtol=1e-9)
+        np.testing.assert_allclose(after.seen.kl, expected, rtol=1e-9)
 
 
 def test_the_defaults_are_exact_everywhere():

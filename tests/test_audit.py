@@ -46,7 +46,7 @@ def measured(run: job.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.n
     source = run.reference if chosen.sampler == "reference" else policy
     batch = audit._batch(run.task.automaton, source, None)
     own = dataclasses.replace(run, settings=audit._settings(run, chosen), task=audit._unrewarded(run.task))
-    return np.asarray(audit._measure(own, policy, batch).gradient).reshape(logits.shape)
+    return np.asarray(audit._measured(own, policy, *batch[:4]).gradient).reshape(logits.shape)
 
 
 def summed(task, log_pi: np.ndarray, log_ref: np.ndarray, weights) -> np.ndarray:
@@ -150,8 +150,10 @@ def audited():
     for name, (task, draw) in {"sequences": short_task(3, 3), "bandit": short_task(5, 1)}.items():
         run = run_of(task)
         logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
-        policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(task.automaton.legal))
-        found[name] = list(audit.audit(run, policy, jax.random.key(0)))
+        policy, older = (
+            policies.tabular.Tabular(jnp.asarray(x), jnp.asarray(task.automaton.legal)) for x in (logits, logits[..., ::-1])
+        )
+        found[name] = list(audit.audit(run, policy, jax.random.key(0), older=older))
     return found
 
 
@@ -252,7 +254,10 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
     rows = (written / "audit.csv").read_text().splitlines()
     assert rows[0] == ",".join(audit.Row._fields)
-    assert len(rows) == 1 + sum(len(penalty.combinations(name, 1)) for name in audit.DIRECTIONS)
+    off_policy = (
+        2 * (3 + 2) + 1
+    )  # stale samples under three corrections, rounded ones under two; truncated weights of pi_ref/pi
+    assert len(rows) == 1 + off_policy + sum(len(penalty.combinations(name, 1)) for name in audit.DIRECTIONS)
     refused = command("audit", "task=bandit/nope")
     assert refused.returncode == 2
     assert "task='bandit/nope': unknown choice" in refused.stderr

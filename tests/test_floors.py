@@ -13,9 +13,9 @@ FLOORS = {
     "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0,
     "tasks": 1, "policies": 1,
     "rollout": 2,
-    "exact": 3, "descent": 3, "controllers": 3, "penalty": 3,
+    "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4,
-    "job": 5, "losses": 5, "training": 5, "audit": 6,
+    "job": 5, "losses": 5, "training": 5, "recognised": 6, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
@@ -25,7 +25,8 @@ FLOORS = {
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
-    ("estimators", "divergences"), ("penalty", "descent"), ("policies", "tasks"), ("metrics", "oracle"),
+    ("estimators", "divergences"), ("penalty", "descent"), ("terms", "penalty"), ("audit", "recognised"),
+    ("policies", "tasks"), ("metrics", "oracle"),
     ("losses", "job"), ("training", "job"), ("training", "losses"),
     ("blocks", "closing"), ("records", "blocks"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),

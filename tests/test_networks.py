@@ -227,8 +227,10 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name, colu
     from rlkl.records import history
 
     exactly, drawn = many_seeds[name]
+    none = np.full(SEEDS, np.nan)
+    no_batch = losses.Seen(none, np.full((SEEDS, 3), np.nan), none, none, none, none)
     of = lambda report: history(  # noqa: E731
-        training.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 3, np.full((SEEDS, 3), np.nan))
+        training.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
     )
     values, truth = of(drawn), of(exactly)
     z = (values[column] - truth[column]) / values[f"{column}_stderr"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, descent, job, losses, penalty, policies, rollout, settings, tasks, training
+from rlkl import config, descent, job, losses, penalty, policies, rollout, settings, tasks, terms, training
 
 ROOT = settings.config_directory() / "penalty"
 SIZE, HORIZON, VOCABULARY = 6, 5, 3
@@ -190,9 +190,9 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         expected = slope(lambda x, ref=theirs, read=mask: library(x, ref, read, 1.0), ours)
         np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0), rtol=1e-9)
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
-        terms = penalty.make(run.settings.penalty, jnp.float64)
+        made = terms.make(run.settings.penalty, jnp.float64)
         at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
-        assert not np.asarray(terms.in_reward(at, batch)).any() and not np.asarray(terms.later(at, batch)).any()
+        assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.later(at, batch)).any()
     assert len(lengths) > 2
 
 
@@ -208,11 +208,11 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
         mask, ours, theirs = np.asarray(batch.mask), at_tokens(log_pi, batch), at_tokens(log_ref, batch)
         at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
         expected = library(ours, theirs, mask, score, beta)
-        terms = np.asarray(penalty.make(run.settings.penalty, jnp.float64).in_reward(at, batch))
+        taken = np.asarray(terms.make(run.settings.penalty, jnp.float64).in_reward(at, batch))
         alone = library(ours, theirs, mask, 0.0 * score, 1.0)  # the penalty's own returns, at beta = 1
-        np.testing.assert_allclose(np.cumsum(terms[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
+        np.testing.assert_allclose(np.cumsum(taken[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
         if preset != "trl_rloo":  # there it is the sequence's
-            np.testing.assert_allclose(terms, (ours - theirs) * mask, atol=1e-12)
+            np.testing.assert_allclose(taken, (ours - theirs) * mask, atol=1e-12)
         learned = losses.experience(bare, at, batch, jnp.asarray(0.0))
         np.testing.assert_allclose(np.asarray(learned.advantages) * mask, expected * mask, atol=1e-12)
         told = lambda at, batch, run=run, learned=learned: losses.surrogate(run, at, batch, learned)  # noqa: E731

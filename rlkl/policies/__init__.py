@@ -3,8 +3,9 @@
 from rlkl.policies import gaussian, gru, ngram, tabular, transformer
 from rlkl.policies.base import REGISTRY, AnyPolicy, Family, Network, Policy, register, table_of
 from rlkl.policies.fixed import Fixed
+from rlkl.policies.rounded import rounded
 
 __all__ = [
     "REGISTRY", "AnyPolicy", "Family", "Fixed", "Network", "Policy",
-    "gaussian", "gru", "ngram", "register", "table_of", "tabular", "transformer",
+    "gaussian", "gru", "ngram", "register", "rounded", "table_of", "tabular", "transformer",
 ]  # fmt: skip

@@ -100,6 +100,12 @@ class Automaton:
         return np.flatnonzero(ends)
 
     @cached_property
+    def lengths_vary(self) -> bool:
+        """Whether some legal sequence ends before the horizon (all that do not are as long as it)."""
+        early = (self.reachable[t][:, None] & self.ends_at(t) for t in range(self.horizon - 1))
+        return any(ends.any() for ends in early)
+
+    @cached_property
     def sequences(self) -> int:
         """How many legal sequences there are."""
         ahead = [1] * self.states  # of sequences that go on from a state; Python's integers, for they grow without bound

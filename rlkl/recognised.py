@@ -1,0 +1,97 @@
+"""Which gradient one turns out to be: the exact gradients of every divergence, by name."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from rlkl import descent, divergences, exact, penalty, rollout
+from rlkl.divergences import REGISTRY, Divergence
+from rlkl.job import Run
+from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.rollout import Batch
+
+SAME = 1e-8  # of the larger norm: gradients that agree to this are one
+
+
+class Exact(NamedTuple):
+    """A divergence of a policy from its reference, and its gradient by the policy's parameters."""
+
+    value: Float[Array, ""]
+    gradient: Float[Array, " P"]
+
+
+def exact_gradient(run: Run, policy: AnyPolicy, div: Divergence) -> Exact:
+    """D between the distributions of whole sequences, and its gradient."""
+    value, gradient = _gradient(policy, lambda p: _divergence(run, p, div))
+    return Exact(value, gradient)
+
+
+def _gradient(policy: AnyPolicy, of) -> tuple[Any, Any]:
+    trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: of(eqx.combine(p, rest))))(trainable)
+    return value, ravel_pytree(gradient)[0]
+
+
+def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
+    """D between the distributions of whole sequences."""
+    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    return exact.between(run.task.automaton, div, params, policy, run.reference)
+
+
+def known(run: Run, policy: AnyPolicy, own: Batch) -> dict[str, np.ndarray]:
+    """The gradients that one may turn out to be, by name: every divergence's, twice the total variation's, the difference of
+    the KLs, and on several tokens each one's semi-gradient and its sum over the policy's own states (`own`: all sequences)."""
+    return dict(_known(run, policy, own))
+
+
+def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.ndarray]]:
+    whole = {name: np.asarray(exact_gradient(run, policy, div).gradient) for name, div in REGISTRY.items()}
+    for name, gradient in whole.items():
+        yield descent.formula({name: 1.0}), gradient
+    yield descent.formula({"total_variation": 2.0}), 2.0 * whole["total_variation"]
+    difference = {"kl_pi_ref": 1.0, "kl_ref_pi": -1.0}
+    yield descent.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
+    if run.task.automaton.horizon == 1:
+        return
+    params, weight = penalty.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(own.weight)
+    semi = {
+        name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, own))[1])
+        for name, div in REGISTRY.items()
+    }
+    for name, gradient in semi.items():
+        yield descent.semi({name: 1.0}).says, gradient
+    yield descent.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
+    yield descent.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
+    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
+        for name, div in REGISTRY.items():
+            summed = np.asarray(_gradient(policy, lambda p, div=div: _own_states(run, p, div, params))[1])
+            yield descent.own_states(name), summed
+            yield descent.later_alone(name).says, summed - semi[name]
+
+
+def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, own: Batch) -> Float[Array, ""]:
+    at = rollout.positions(run.task.automaton, policy, run.reference, own)
+    rows = divergences.exact(div, params, at.log_pi, at.log_ref)
+    return jnp.sum(weight[:, None] * jnp.where(own.mask, rows[at.row], 0.0))
+
+
+def _own_states(run: Run, policy: AnyPolicy, div: Divergence, params) -> Float[Array, ""]:
+    log_pi, log_ref = table_of(policy), table_of(run.reference)
+    return exact.visited(exact.occupancy(run.task.automaton, log_pi), divergences.exact(div, params, log_pi, log_ref))
+
+
+def name_of(gradient: np.ndarray, known: dict[str, np.ndarray]) -> str:
+    """The first name whose gradient this is."""
+    scale = max(float(np.linalg.norm(each)) for each in known.values())
+    if np.linalg.norm(gradient) <= SAME * scale:
+        return "nothing: its expected gradient is zero"
+    for name, each in known.items():
+        if np.linalg.norm(gradient - each) <= SAME * max(np.linalg.norm(each), np.linalg.norm(gradient)):
+            return name
+    return descent.NO_DIVERGENCE

@@ -1,0 +1,115 @@
+"""Log-ratios of +-200, tokens that the reference never takes, and identical policies: finite where an answer is, never NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rlkl import divergences, estimators, losses, penalty, policies, rollout, terms
+from rlkl.divergences import REGISTRY
+from rlkl.job import Run
+from rlkl.settings import Penalty
+from tests.conftest import PARAMS
+from tests.test_audit import run_of, short_task
+
+FAR = st.floats(-200.0, 200.0)
+LOGIT = st.floats(-50.0, 50.0)  # of two policies: their log-ratio may be as far as +-200
+ROWS = st.lists(st.tuples(LOGIT, LOGIT, st.booleans()), min_size=3, max_size=3)
+
+
+def rows(drawn) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of a policy and of a reference that leaves out what is marked (but never the last token)."""
+    logits, of_ref, out = (np.array(column) for column in zip(*drawn, strict=True))
+    kept = ~out.astype(bool) | (np.arange(3) == 2)
+    log_pi = logits - np.logaddexp.reduce(logits)
+    return log_pi, np.where(kept, of_ref - np.logaddexp.reduce(of_ref[kept]), -np.inf)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+@settings(max_examples=60, deadline=None)
+@given(drawn=ROWS)
+@example(drawn=[(50.0, -50.0, False), (0.0, 0.0, False), (-50.0, 50.0, False)])
+@example(drawn=[(0.0, 0.0, True), (0.0, 0.0, False), (0.0, 0.0, False)])
+@example(drawn=[(0.5, 0.5, False), (-3.0, -3.0, False), (1.0, 1.0, False)])
+def test_a_divergence_is_a_number_or_infinite_and_its_gradient_is_finite_where_it_is(name, drawn):
+    log_pi, log_ref = rows(drawn)
+    div = REGISTRY[name]
+    of = lambda x: divergences.exact(div, PARAMS, jax.nn.log_softmax(x), jnp.asarray(log_ref))  # noqa: E731
+    value, gradient = jax.value_and_grad(of)(jnp.asarray(log_pi))
+    off_support = bool(np.isneginf(log_ref).any())
+    unbounded = not np.isfinite(float(div.limit("infinity", PARAMS, jnp.float64)))
+    assert not np.isnan(value)
+    assert np.isposinf(value) == (off_support and unbounded)
+    if not (off_support and unbounded):
+        assert np.isfinite(gradient).all()
+    if (log_pi == log_ref).all():
+        np.testing.assert_allclose(value, 0.0, atol=1e-12)
+        assert name == "total_variation" or np.abs(gradient).max() <= 1e-12  # which has a kink there
+
+
+@pytest.mark.parametrize("name", sorted(estimators.REGISTRY))
+@settings(max_examples=60, deadline=None)
+@given(u=FAR)
+@example(u=0.0)
+@example(u=200.0)
+@example(u=-200.0)
+def test_an_estimate_and_its_slope_are_finite_at_any_log_ratio_and_zero_at_none(name, u):
+    value, slope = jax.value_and_grad(estimators.REGISTRY[name])(jnp.asarray(u))
+    assert np.isfinite(value) and np.isfinite(slope)
+    assert value == 0.0 if u == 0.0 else True
+
+
+@pytest.mark.parametrize("name", sorted(estimators.REGISTRY))
+def test_a_token_that_the_reference_never_takes_is_infinite_and_never_nan(name):
+    assert np.isposinf(estimators.REGISTRY[name](jnp.asarray(np.inf)))
+
+
+def ways() -> list[Penalty]:
+    every = [*penalty.combinations("kl_pi_ref", 2), *penalty.combinations("kl_ref_pi", 2)]
+    return [way for way in every if way.sampler == "policy"]
+
+
+@pytest.fixture(scope="module")
+def surrogates():
+    """A function of (logits, the reference's) a combination: the training's own loss on every sequence, and its gradient."""
+    task, _ = short_task(2, 2)
+    run, legal = run_of(task), jnp.asarray(task.automaton.legal)
+    every = rollout.enumerate_all(task.automaton)
+
+    def of(way):
+        import dataclasses
+
+        chosen = dataclasses.replace(run.settings, penalty=dataclasses.replace(way, beta=1.0))
+        chosen = dataclasses.replace(chosen, algorithm=dataclasses.replace(chosen.algorithm, name="reinforce"))
+
+        def loss(logits, reference):
+            policy = policies.tabular.Tabular(logits, legal)
+            own = dataclasses.replace(run, settings=chosen, reference=policies.tabular.Tabular(reference, legal))
+            assert isinstance(own, Run)
+            batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(rollout.log_probability(policy, every))))
+            at = rollout.positions(task.automaton, policy, own.reference, batch)
+            made = terms.make(chosen.penalty, jnp.float64)
+            value = jnp.sum(batch.weight * jnp.sum(made.in_loss(at, batch), axis=1))
+            return losses.surrogate(own, at, batch, losses.experience(own, at, batch, jnp.zeros(()))), value
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    return (task.automaton.horizon, *legal.shape), {way: of(way) for way in ways()}
+
+
+def test_no_combination_of_estimator_and_placement_turns_far_log_ratios_into_nan(surrogates):
+    """In float64, where e^400 is a number: logits as far apart as +-200, and policies that are their reference."""
+    shape, made = surrogates
+    draw = np.random.default_rng(0)
+    cases = [(draw.normal(size=shape), None)]
+    for scale in (1.0, 40.0, 200.0):
+        cases += [(scale * draw.uniform(-0.5, 0.5, size=shape), scale * draw.uniform(-0.5, 0.5, size=shape))]
+    for way, loss in made.items():
+        for logits, reference in cases:
+            same = reference is None
+            (value, term), gradient = loss(jnp.asarray(logits), jnp.asarray(logits if same else reference))
+            assert np.isfinite(value) and np.isfinite(gradient).all(), way
+            if same:
+                np.testing.assert_allclose(term, 0.0, atol=1e-12)
