@@ -9,7 +9,7 @@ rlkl.load_policy("outputs/...")   # the policy it left
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Result", "audit", "load", "load_policy", "train"]
+__all__ = ["Result", "load", "load_policy", "train"]
 
 if TYPE_CHECKING:
     from rlkl.records import load_policy
