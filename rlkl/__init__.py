@@ -4,19 +4,27 @@ import rlkl
 rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
 rlkl.load("outputs/...")          # pandas frames of a run or a sweep
 rlkl.load_policy("outputs/...")   # the policy it left
+rlkl.grade(["my_penalty.py"])     # a penalty's scorecard
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Result", "load", "load_policy", "train"]
+__all__ = ["Result", "grade", "load", "load_policy", "train"]
 
 if TYPE_CHECKING:
     from rlkl.records import load_policy
     from rlkl.results import load
     from rlkl.runs import Result, train
+    from rlkl.scorecard import grade
 
-_HOMES = {"train": "rlkl.runs", "Result": "rlkl.runs", "load": "rlkl.results", "load_policy": "rlkl.records"}
+_HOMES = {
+    "train": "rlkl.runs",
+    "Result": "rlkl.runs",
+    "load": "rlkl.results",
+    "load_policy": "rlkl.records",
+    "grade": "rlkl.scorecard",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    commands = {"list": _list, "plot": _plot, "audit": _audit}
+    commands = {"list": _list, "plot": _plot, "audit": _audit, "grade": _grade}
     try:
         if argv and argv[0] in commands:
             return commands[argv[0]](list(argv[1:]))
@@ -186,4 +186,12 @@ def _audit(argv: list[str]) -> int:
     from rlkl import audits
 
     audits.command(argv)
+    return 0
+
+
+def _grade(argv: list[str]) -> int:
+    configure_jax()
+    from rlkl import scorecard
+
+    scorecard.command(argv)
     return 0

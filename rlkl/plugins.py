@@ -15,10 +15,12 @@ REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.R
 _REGISTERED: dict[str, list[dict]] = {}  # what each file, by its content, registered: it is run once a process
 
 
-def load(paths: Sequence[str]) -> None:
-    """Register what these files define; raises `SettingsError` for one that is missing, fails or contradicts itself."""
+def load(paths: Sequence[str]) -> list[str]:
+    """Register what these files define; returns the divergences among it. Raises `SettingsError` for a file that is missing,
+    fails or contradicts itself."""
     if isinstance(paths, str) or not isinstance(paths, Sequence):
         raise SettingsError("plugins", paths, "must be a list of Python files, as in [my_penalty.py]")
+    found: list[str] = []
     for path in paths:
         file = Path(path).expanduser().resolve()
         if not file.is_file():
@@ -28,6 +30,8 @@ def load(paths: Sequence[str]) -> None:
             _REGISTERED[name] = _run(name, file, str(path))
         for registry, entries in zip(REGISTRIES, _REGISTERED[name], strict=True):
             registry.update(entries)
+        found += _REGISTERED[name][0]
+    return found
 
 
 def _run(name: str, file: Path, shown: str) -> list[dict]:

@@ -20,7 +20,8 @@ FLOORS = {
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
     "references": 6, "texts": 6, "portrait": 6,
-    "runs": 7, "plots": 7, "audits": 8,
+    "scores": 0, "probes": 6,
+    "runs": 7, "plots": 7, "suite": 7, "audits": 8, "grading": 8, "scorecard": 8,
     "cli": 8,
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
@@ -34,7 +35,7 @@ SAME_FLOOR = {
     ("references", "config"), ("references", "records"), ("references", "pretraining"),
     ("report", "blocks"),
     ("records", "config"), ("tracking", "config"), ("results", "records"), ("report", "config"), ("report", "records"),
-    ("listing", "report"), ("cli", "audits"),
+    ("listing", "report"), ("cli", "audits"), ("scorecard", "grading"), ("cli", "scorecard"),
 }  # fmt: skip
 ROOT = Path(rlkl.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,179 @@
+"""One penalty graded: its measurements on the whole suite, and the six scores that follow from them; kept in the store."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlkl import algorithms, penalty, probes, records, scores, settings, suite
+from rlkl.divergences import REGISTRY
+from rlkl.suite import Reached, Setup, Size
+
+SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
+PARTS = ("gradients and log-ratios", "bandits", *suite.SEQUENCES)
+LEFT = 0.01  # of the gain: what an optimum may leave, or be beaten by, and still count as one
+NO_PENALTY = "there is no penalty"
+
+
+class Entrant(NamedTuple):
+    """A penalty with all settings resolved: for bandits, and for sequences."""
+
+    bandit: settings.Settings
+    sequence: settings.Settings
+
+
+class Detail(NamedTuple):
+    """One measured number. task: or the probe; case: the check, or the number of the policy that gradients were compared at."""
+
+    score: str
+    task: str
+    case: str
+    beta: float | None
+    seed: int | None
+    measure: str
+    value: float
+
+
+class Grade(NamedTuple):
+    """The scores (NaN where undefined, with a reason by the score's name) and every number behind them."""
+
+    scores: dict[str, float]
+    reasons: dict[str, str]
+    details: list[Detail]
+
+
+def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None]) -> tuple[Grade, bool]:
+    """The grade of a penalty, and whether it was in the store; where not, `on_part` hears of each of PARTS. Needs x64."""
+    path = store / "grades" / f"{fingerprint(entrant, size)}.json"
+    kept = _read(path)
+    if kept is not None:
+        return kept, True
+    found = _measure(entrant, size, on_part)
+    named = {name: _none(value) for name, value in found.scores.items()}
+    records.write(path, json.dumps([named, found.reasons, [[*map(_none, row)] for row in found.details]], allow_nan=False))
+    return found, False
+
+
+def fingerprint(entrant: Entrant, size: Size) -> str:
+    """A hash of all that a grade depends on: a plugin's functions by their module's name, which tells its content."""
+    chosen = entrant.bandit
+    divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
+    code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
+    at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
+    return settings.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code)
+
+
+def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
+    on_part(PARTS[0])
+    named = penalty.divergence(entrant.bandit.penalty) is not None
+    probed = {"bandit": (entrant.bandit, probes.ARMS), "automaton": (entrant.sequence, probes.walkway())}
+    compared = {name: probes.gradients(*at, size.policies) for name, at in probed.items()} if named else {}
+    checks = probes.robust(entrant.bandit, 1) + probes.robust(entrant.sequence, 2) if named else []
+    on_part(PARTS[1])
+    setups = suite.bandits()
+    reached = suite.train(entrant.bandit, setups, size)
+    for name in suite.SEQUENCES:
+        on_part(name)
+        setups = (*setups, suite.sequence(name))
+        reached += suite.train(entrant.sequence, setups[-1:], size)
+    details = [
+        *_of_probes(compared, checks),
+        *(row for pair in zip(setups, reached, strict=True) for row in _of_runs(*pair, size)),
+    ]
+    return Grade(*_scored(compared, checks, setups, reached), details)
+
+
+def _scored(compared, checks, setups: tuple[Setup, ...], reached: list[Reached]) -> tuple[dict[str, float], dict[str, str]]:
+    """The scores, each averaged over its tasks, and the reasons of those that are undefined on one of them."""
+    reasons: dict[str, str] = {}
+    learning = [(setup, found) for setup, found in zip(setups, reached, strict=True) if setup.lost is None]
+    parts: dict[str, list[float]] = {name: [] for name in ("regret", "reward_at_kl", "seeds")}
+    for setup, found in learning:
+        best = found.best[:, 0]
+        parts["reward_at_kl"].append(scores.reward_at_kl(found.kl, found.reward, setup.ends, setup.worth))
+        doubt = uncertain(found, setup.first)
+        for name, of in (("regret", scores.regret), ("seeds", scores.seeds)):
+            parts[name].append(np.nan if doubt else of(found.objective, setup.first, best))
+            if doubt:
+                reasons[name] = f"{setup.name}: {doubt}"
+    if not compared:
+        reasons |= {"gradient": NO_PENALTY, "robustness": NO_PENALTY}
+    kept = [found.kept for setup, found in learning if setup.several]
+    returned = [
+        found.ends[..., setup.lost] / setup.reference[setup.lost]
+        for setup, found in zip(setups, reached, strict=True)
+        if setup.lost is not None
+    ]
+    found_scores = {
+        "gradient": scores.gradient(np.concatenate([each.error for each in compared.values()])) if compared else np.nan,
+        **{name: float(np.mean(values)) for name, values in parts.items()},
+        "coverage": scores.coverage(kept, returned),
+        "robustness": scores.robustness(np.array([check.passed for check in checks])) if checks else np.nan,
+    }
+    return {name: found_scores[name] for name in SCORES}, reasons
+
+
+def uncertain(found: Reached, first: float) -> str | None:
+    """Why a task's optimum cannot be trusted to judge by, or None: all coefficients together, relative to their gain."""
+    gain = float(np.sum(found.best[:, 0] - first))
+    if np.isnan(gain):
+        return "no exact optimum is known"
+    if not gain > 0.0:
+        return "its optimum gains nothing over the reference"
+    if not float(np.sum(found.gap[:, 0])) <= LEFT * gain:
+        return "its optimum could not be certified (is f strictly convex, and its slope f'?)"
+    if float(np.sum(np.max(found.objective, axis=1))) > float(np.sum(found.best[:, 0])) + LEFT * gain:
+        return "training beat its optimum, which therefore is none"
+    return None
+
+
+def _of_probes(compared, checks) -> Iterator[Detail]:
+    for name, each in compared.items():
+        for i in range(each.error.size):
+            yield Detail("gradient", name, str(i), None, None, "relative_error", float(each.error[i]))
+            yield Detail("gradient", name, str(i), None, None, "cosine", float(each.cosine[i]))
+    for check in checks:
+        where = ("bandit" if check.horizon == 1 else "sequence") + f", {check.dtype}"
+        yield Detail("robustness", where, check.name, None, None, "passed", float(check.passed))
+
+
+def _of_runs(setup: Setup, found: Reached, size: Size) -> Iterator[Detail]:
+    """Of each run: what its scores are made of."""
+    learning = (
+        ("objective", found.objective),
+        ("optimal_objective", found.best),
+        ("reward", found.reward),
+        ("kl_pi_ref", found.kl),
+    )
+    measured = [("regret, reward_at_kl, seeds", name, values) for name, values in learning] if setup.lost is None else []
+    measured += [("coverage", "kept", found.kept)] if setup.several else []
+    if setup.lost is not None:
+        measured += [("coverage", "returned", found.ends[..., setup.lost] / setup.reference[setup.lost])]
+    measured += [("", "steps", found.steps)]
+    for score, name, values in measured:
+        for (b, beta), s in ((pair, s) for pair in enumerate(size.betas) for s in range(size.seeds)):
+            yield Detail(score, setup.name, "", beta, s, name, float(values[b, s]))
+
+
+def _none(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null, and text."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else str(value)
+    return value
+
+
+def _read(path: Path) -> Grade | None:
+    """What was kept, or None where it is missing or not whole."""
+    try:
+        named, reasons, rows = json.loads(path.read_text())
+        details = [Detail(*row)._replace(value=_number(row[-1])) for row in rows]
+        return Grade({name: _number(named[name]) for name in SCORES}, reasons, details)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _number(value: Any) -> float:
+    return np.nan if value is None else float(value)

@@ -1,0 +1,169 @@
+"""A penalty put through the training's own losses without training: its expected gradient against the exact one, and what it
+does at extreme log-ratios. The reward is zero and the coefficient 1."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rlkl import exact, job, losses, penalty, policies, rollout, settings
+from rlkl.policies import Policy
+from rlkl.policies.tabular import Tabular
+from rlkl.rollout import Batch
+from rlkl.tasks.automaton import Automaton, Task
+
+FAR = 200.0  # an extreme log-ratio
+ROUNDING = 64.0  # machine epsilons that a zero may be off by
+ARMS = Automaton(np.arange(1, 11)[None, :], states=11, horizon=1)
+
+
+class Compared(NamedTuple):
+    """An expected gradient against the exact one: relative error, and cosine (NaN for a zero gradient)."""
+
+    error: Float[Array, " I"]
+    cosine: Float[Array, " I"]
+
+
+class Check(NamedTuple):
+    """One check of robustness, by name."""
+
+    name: str
+    horizon: int
+    dtype: str
+    passed: bool
+
+
+def walkway(seed: int = 0) -> Automaton:
+    """A random automaton of 4 decision states, 3 tokens and at most 3 of them, with early ends and an illegal token."""
+    following = np.random.default_rng(seed).integers(1, 8, size=(4, 3))
+    following[0], following[1, 2] = (1, 2, 3), -1
+    return Automaton(following, states=8, horizon=3)
+
+
+def gradients(chosen: settings.Settings, automaton: Automaton, count: int, seed: int = 0) -> Compared:
+    """At `count` random policies beside random references: the penalty's expected gradient by enumeration, under the plainest
+    algorithm, and the exact gradient of the divergence that it names. Needs x64."""
+    draw = np.random.default_rng(seed)
+    shape = (count, automaton.decisions, automaton.vocabulary)
+    log_ref = np.where(automaton.legal, draw.normal(size=shape), -np.inf)
+    log_ref -= np.logaddexp.reduce(log_ref, axis=-1, keepdims=True)
+    logits = draw.normal(size=(count, automaton.horizon, *shape[1:]))
+    if chosen.algorithm.name != "exact":
+        plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+        chosen = dataclasses.replace(chosen, algorithm=plain)
+    return jax.tree.map(np.asarray, _compared(_run(chosen, automaton), logits, log_ref))
+
+
+def _run(chosen: settings.Settings, automaton: Automaton) -> job.Run:
+    """Nothing but the penalty, at coefficient 1; the reference is put in later."""
+    chosen = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=1.0))
+    with np.errstate(divide="ignore"):
+        even = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
+    task = Task(automaton, np.zeros(automaton.states), even, np.zeros(()), np.zeros(automaton.vocabulary))
+    return job.make(chosen, task)
+
+
+def _beside(run: job.Run, log_ref: Float[Array, "D V"]) -> job.Run:
+    reference = policies.Fixed(log_ref, run.task.automaton.horizon)
+    return dataclasses.replace(run, task=dataclasses.replace(run.task, log_reference=log_ref), reference=reference)
+
+
+@jax.jit
+def _compared(run: job.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> Compared:
+    legal, chosen = jnp.asarray(run.task.automaton.legal), run.settings.penalty
+    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
+    assert div is not None
+
+    def one(at, beside) -> Compared:
+        held, listed = _beside(run, beside), rollout.enumerate_all(run.task.automaton)
+        source = held.reference if chosen.sampler == "reference" else Tabular(at, legal)
+        batch = _weighted(listed, jnp.exp(rollout.log_probability(source, listed)))
+        found = jax.grad(lambda x: _descended(held, Tabular(x, legal), batch)[0])(at)
+        between = lambda x: exact.between(held.task.automaton, div, params, Tabular(x, legal), held.reference)  # noqa: E731
+        right = jax.grad(between)(at)
+        size, norm = jnp.linalg.norm(found.ravel()), jnp.linalg.norm(right.ravel())
+        cosine = jnp.where(size > 1e-9 * norm, jnp.vdot(found, right) / (size * norm), jnp.nan)
+        return Compared(jnp.linalg.norm((found - right).ravel()) / norm, cosine)
+
+    return jax.vmap(one)(logits, log_ref)
+
+
+def _weighted(listed: Batch, weight: Float[Array, " N"]) -> Batch:
+    tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
+    return Batch(tokens, states, mask, jax.lax.stop_gradient(weight), listed.size)
+
+
+def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """What a step descends on this batch, and the mean of the penalty's own terms."""
+    chosen = run.settings.penalty
+    if chosen.estimator == "exact":
+        value = losses.exact_loss(run, policy)
+        return value, value
+    at = rollout.positions(run.task.automaton, policy, run.reference, batch)
+    if chosen.sampler == "reference":
+        value = penalty.from_reference(chosen, at, batch)
+        return value, value
+    terms = penalty.make(chosen, at.log_pi.dtype)
+    value = jnp.sum(batch.weight * jnp.sum(terms.in_reward(at, batch) + terms.in_loss(at, batch), axis=1))
+    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
+    return losses.surrogate(run, at, batch, learned), value
+
+
+# Log-probabilities of three tokens: whose first is likely, next to impossible, or impossible.
+LIKELY = np.log([0.5, 0.3, 0.2])
+RARE, GONE = (np.append(first, np.log([0.6, 0.4])) for first in (LIKELY[0] - FAR, -np.inf))
+# Of a policy and its reference, as in `scores.robustness`.
+CASES = {
+    f"+{FAR:g}": (LIKELY, RARE),
+    f"-{FAR:g}": (RARE, LIKELY),
+    "equal": (LIKELY, LIKELY),
+    "off the reference": (LIKELY, GONE),
+}
+# A fourth token is illegal in the first state. Of two tokens the first is extreme, and the second as the reference has it.
+ONE = Automaton(np.array([[1, 2, 3, -1]]), states=4, horizon=1)
+TWO = Automaton(np.array([[1, 1, 1, -1], [2, 3, 4, 5]]), states=6, horizon=2)
+SECOND = np.log([0.4, 0.3, 0.2, 0.1])
+
+
+def robust(chosen: settings.Settings, horizon: int) -> list[Check]:
+    """The checks of `scores.robustness` on a bandit (horizon 1) or on sequences of two tokens. Every sequence is in the batch
+    once, however unlikely; where policies are equal, as often as it is likely. Needs x64."""
+    run, div = _run(chosen, TWO if horizon > 1 else ONE), penalty.divergence(chosen.penalty)
+    assert div is not None
+    first = np.array([[np.append(row, -np.inf) for row in pair] for pair in CASES.values()])
+    second = np.broadcast_to(SECOND, (*first.shape[:2], run.task.automaton.decisions - 1, 4))
+    rows = np.concatenate([first[:, :, None], second], axis=2)
+    infinite = np.isinf(float(div.limit("infinity", penalty.parameters(chosen.penalty, jnp.float64), jnp.float64)))
+    checks = []
+    for dtype in ("float32", "float64"):
+        found = _extreme(run, rows.astype(dtype), np.array([name == "equal" for name in CASES]))
+        for name, loss, value, gradient in zip(CASES, *map(np.asarray, found), strict=True):
+            passed = bool(np.isfinite(loss) & np.isfinite(value) & np.isfinite(gradient).all())
+            if name == "equal":
+                passed &= max(abs(value), np.abs(gradient).max()) <= ROUNDING * np.finfo(dtype).eps
+            elif name == "off the reference" and infinite:
+                passed = bool(value == np.inf)
+            checks.append(Check(name, horizon, dtype, bool(passed)))
+    return checks
+
+
+@jax.jit
+def _extreme(run: job.Run, rows: Float[Array, "C 2 D V"], likely) -> tuple[Array, Array, Array]:
+    """Loss, value and gradient of each case, in the rows' dtype."""
+    automaton, dtype = run.task.automaton, rows.dtype
+    legal, low = jnp.asarray(automaton.legal), job.cast(run, dtype)
+
+    def one(pair, likely):
+        logits = jnp.broadcast_to(jnp.where(legal, pair[0], 0.0), (automaton.horizon, *pair[0].shape))
+        listed = rollout.enumerate_all(automaton)
+        own = jnp.exp(rollout.log_probability(Tabular(logits, legal), listed))
+        batch = _weighted(listed, jnp.where(likely, own, jnp.asarray(1.0 / listed.size, dtype)))
+        held = _beside(low, pair[1])
+        of = lambda x: _descended(held, Tabular(x, legal), batch)  # noqa: E731
+        (loss, value), gradient = jax.value_and_grad(of, has_aux=True)(logits)
+        return loss, value, gradient
+
+    return jax.vmap(one)(rows, likely)

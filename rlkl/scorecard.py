@@ -1,0 +1,257 @@
+"""`rlkl grade`: a penalty's scores beside the shipped ones', as a table, CSVs and a radar figure."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rlkl import config, grading, job, plots, plugins, records, report, suite
+from rlkl.descent import Descent
+from rlkl.grading import SCORES, Entrant, Grade
+from rlkl.settings import SettingsError
+from rlkl.suite import Size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path("outputs") / "grade"
+SHIPPED = ("reverse_kl", "forward_kl", "mixed", "hellinger", "trl_grpo")
+HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
+OWN = ("penalty", "algorithm", "optimizer", "plugins", "store")  # what an override may set; the rest is the suite's
+NAMES = ("penalty", "penalty.divergence")  # the overrides that name a penalty
+Part = Callable[[str, str], None]  # hears of (penalty, what is done)
+
+
+class Named(NamedTuple):
+    """A penalty to be graded, by the overrides that name it. candidate: the caller's own, not a shipped one."""
+
+    name: str
+    overrides: tuple[str, ...]
+    candidate: bool
+
+
+class Scorecard(NamedTuple):
+    """Frames. scores: a row a penalty, as in grade.csv; details: a row a measured number, as in details.csv."""
+
+    scores: "pd.DataFrame"
+    details: "pd.DataFrame"
+
+
+class Entry(NamedTuple):
+    """A graded penalty. descends: what it descends on bandits, and on sequences; reused: whether its grade was in the store."""
+
+    named: Named
+    grade: Grade
+    descends: tuple[Descent, Descent]
+    reused: bool
+
+    @property
+    def biased(self) -> bool:
+        """Whether it anywhere descends something else than its divergence."""
+        return any(each.kind != "exact" for each in self.descends)
+
+
+def grade(
+    arguments: Sequence[str] = (),
+    size: Size = suite.FULL,
+    shipped: Sequence[str] = SHIPPED,
+    on_part: Part | None = None,
+) -> Scorecard:
+    """Grade penalties on the suite: rlkl.grade(["my_penalty.py"]).scores, or rlkl.grade(["penalty=trl_grpo"]).
+
+    arguments: as of the command: a plugin's file, of which every divergence is graded, and overrides. Those of `penalty` are
+    the candidate's; `algorithm`, `optimizer`, `plugins` and `store` hold for every row. size: how much of the suite; grades of
+    different sizes cannot be compared. shipped: the presets that are graded beside. Raises `SettingsError` for a bad argument.
+    jax's global settings are left as they were.
+    """
+    return frames(graded(arguments, size, shipped, on_part or (lambda name, part: None)))
+
+
+def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part: Part) -> list[Entry]:
+    """The candidates, then the shipped penalties that are none of them, in order."""
+    named, files, shared = entrants(arguments, shipped)
+    with jax.enable_x64(True):
+        built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
+        once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
+        entries = []
+        for each, chosen, store, descends in built:
+            if each in once.values():
+                found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name))
+                entries.append(Entry(each, found, descends, reused))
+    return entries
+
+
+def entrants(arguments: Sequence[str], shipped: Sequence[str]) -> tuple[list[Named], list[str], list[str]]:
+    """The penalties that the arguments name, the plugins' files, and the overrides that hold for every row."""
+    if isinstance(arguments, str):
+        raise SettingsError("arguments", arguments, "must be a list of strings, as in ['my_penalty.py']")
+    files = [argument for argument in arguments if argument.endswith(".py") and "=" not in argument]
+    overrides = [argument for argument in arguments if argument not in files]
+    config.compose(overrides)  # refuses what is no override of anything
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key == "penalty.beta":
+            betas = ", ".join(f"{beta:g}" for beta in suite.FULL.betas)
+            raise SettingsError(key, value, f"every penalty is graded at the same coefficients: {betas}")
+        if key.split(".")[0] not in OWN:
+            raise SettingsError(key, value, "is fixed, so that grades can be compared; rlkl grade takes " + ", ".join(OWN))
+    registered = plugins.load(files)
+    own = [override for override in overrides if _key(override).split(".")[0] == "penalty"]
+    shared = [override for override in overrides if override not in own]
+    if any(_key(override) in NAMES for override in own):
+        found = [own]
+    elif files:
+        if not registered:
+            raise SettingsError("plugins", files[0], "registers no divergence: there is no penalty in it to grade")
+        found = [[f"penalty.divergence={name}", *own] for name in dict.fromkeys(registered)]
+    else:
+        found = [["penalty=reverse_kl", *own]] if own else []
+    candidates = [Named(_label(each), tuple(each), True) for each in found]
+    beside = [Named(preset, (f"penalty={preset}",), False) for preset in shipped]
+    return [*candidates, *beside], files, shared
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _label(overrides: Sequence[str]) -> str:
+    """The penalty's name, and what else was set."""
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
+    names = [value for key, value in pairs if key in NAMES]
+    return " ".join(names[-1:] + [f"{key.removeprefix('penalty.')}={value}" for key, value in pairs if key not in NAMES])
+
+
+def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[Descent, Descent]]:
+    """A penalty's settings on bandits and on sequences, the store, and what it descends on either."""
+    sampled = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
+
+    def built(task: str) -> config.Built:
+        values = config.compose([f"task={task}", *sampled, *shared, *each.overrides])
+        return config.build(values | {"plugins": [*(values.get("plugins") or []), *files]})
+
+    bandit, sequence = built("bandit/random"), built("sequence/brackets")
+    chosen = bandit.run.settings
+    if chosen.penalty.controller != "fixed":
+        raise SettingsError("penalty.controller", chosen.penalty.controller, "penalties are graded at fixed coefficients")
+    return Entrant(chosen, sequence.run.settings), bandit.store, (job.descends(bandit.run), job.descends(sequence.run))
+
+
+def frames(entries: Sequence[Entry]) -> Scorecard:
+    """The frames of graded penalties."""
+    import pandas as pd
+
+    def row(entry: Entry) -> dict[str, Any]:
+        reasons = "; ".join(f"{name}: {why}" for name, why in entry.grade.reasons.items())
+        first = {"penalty": entry.named.name, "candidate": entry.named.candidate}
+        on = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
+        return first | entry.grade.scores | on | {"undefined": reasons}
+
+    columns = ["penalty", *grading.Detail._fields]
+    details = [(entry.named.name, *detail) for entry in entries for detail in entry.grade.details]
+    return Scorecard(pd.DataFrame([row(entry) for entry in entries]), pd.DataFrame(details, columns=columns))
+
+
+def command(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.FULL) -> None:
+    """Grade, print the table, and write grade.csv, details.csv and the figure."""
+    with progress() as on_part:
+        entries = graded(arguments, size, SHIPPED, on_part)
+    report.console.print(table(entries))
+    for line in notes(entries):
+        report.console.print(line, markup=False)
+    reused = sum(entry.reused for entry in entries)
+    if reused:
+        report.console.print(f"{reused} of {len(entries)} grades were in the store", markup=False)
+    found = frames(entries)
+    for name, frame in (("grade", found.scores), ("details", found.details)):
+        records.write(folder / f"{name}.csv", records.table(list(frame.columns), frame.itertuples(index=False)))
+    paths = [folder / "grade.csv", folder / "details.csv", *plots.save(draw(entries), folder / "grade")]
+    report.console.print("wrote " + ", ".join(map(str, paths)), markup=False)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Part]:
+    """A callable that hears of each part: a line that changes on a terminal, plain lines elsewhere."""
+    if not report.console.is_terminal:
+        yield lambda name, part: report.console.print(f"grading {name}: {part}", markup=False)
+        return
+    columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=report.console, transient=True) as bar:
+        shown = bar.add_task("composing the penalties", total=None)
+        yield lambda name, part: bar.update(shown, description=f"grading {name}: {part}")
+
+
+def table(entries: Sequence[Entry]) -> Table:
+    """A row a penalty, the candidates first and bold; a dash where a score is undefined."""
+    shown = Table("penalty", title="scores from 0 to 1, 1 the best", title_justify="left")
+    for name in SCORES:
+        shown.add_column(HEADINGS[name], justify="right")
+    for entry in entries:
+        cells = ["-" if np.isnan(value) else f"{value:.2f}" for value in entry.grade.scores.values()]
+        mark = " *" if entry.biased else ""
+        shown.add_row(entry.named.name + mark, *cells, style="bold" if entry.named.candidate else "")
+    return shown
+
+
+def notes(entries: Sequence[Entry]) -> Iterator[str]:
+    """What a reader of the table must know: what biased penalties descend, and why a score is undefined."""
+    for entry in entries:
+        if entry.biased:
+            bandit, sequence = (each.says for each in entry.descends)
+            where = bandit if bandit == sequence else f"{bandit}, on sequences {sequence}"
+            yield f"* {entry.named.name} descends {where}"
+        steps = [detail.value for detail in entry.grade.details if detail.measure == "steps"]
+        stopped = sum(taken < max(steps) for taken in steps)
+        if stopped:
+            yield f"! {entry.named.name}: {stopped} of {len(steps)} runs stopped, their gradients not being finite"
+        for name, why in entry.grade.reasons.items():
+            yield f"- {entry.named.name}, {HEADINGS[name]}".replace("\n", " ") + f": undefined ({why})"
+
+
+def draw(entries: Sequence[Entry]) -> Figure:
+    """A radar a penalty; the candidate's outline, where there is one candidate, is repeated in those of the shipped ones."""
+    candidates = [entry for entry in entries if entry.named.candidate]
+    across = min(3, len(entries))
+    down = -(-len(entries) // across)
+    angles = 2.0 * np.pi * np.arange(len(SCORES)) / len(SCORES)
+    with plots.styled():
+        figure = Figure(figsize=(2.25 * across, 2.35 * down))
+        for i, entry in enumerate(entries):
+            axes: Any = figure.add_subplot(down, across, i + 1, projection="polar")
+            axes.set_theta_offset(np.pi / 2.0)
+            axes.set_theta_direction(-1)
+            axes.set_xticks(angles, [HEADINGS[name] for name in SCORES], fontsize=6)
+            axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
+            axes.set_ylim(0.0, 1.0)
+            for ring in (0.5, 1.0):
+                axes.text(0.5 * angles[1], ring, f"{ring:g}", ha="center", va="center", fontsize=5, color=plots.GREY)
+            axes.spines["polar"].set_visible(False)
+            axes.grid(lw=0.4, color=plots.GREY, alpha=0.5)
+            colour = plots.VERMILION if entry.named.candidate else plots.BLUE
+            _outline(axes, angles, entry.grade, color=colour, lw=1.3, marker="o", ms=2.5, fill=True)
+            if len(candidates) == 1 and not entry.named.candidate:
+                _outline(axes, angles, candidates[0].grade, color=plots.VERMILION, lw=0.8, ls="--", fill=False)
+            axes.set_title(entry.named.name.replace(" ", "\n", 1) + (" *" if entry.biased else ""), fontsize=7.5, pad=9)
+        said = [f"dashed: {candidates[0].named.name}"] if len(candidates) == 1 and len(entries) > 1 else []
+        said += ["* descends something else than the divergence it names"] if any(entry.biased for entry in entries) else []
+        figure.supxlabel("     ".join(said), fontsize=6.5)
+    return figure
+
+
+def _outline(axes: Any, angles: np.ndarray, found: Grade, fill: bool, **look: Any) -> None:
+    """A closed polygon through the defined scores; at an undefined one, a dash near the middle."""
+    values = np.array(list(found.scores.values()))
+    known = ~np.isnan(values)
+    around = np.append(np.flatnonzero(known), np.flatnonzero(known)[:1])
+    axes.plot(angles[around], values[around], clip_on=False, **look)
+    if fill:
+        axes.fill(angles[around], values[around], color=look["color"], alpha=0.15, lw=0)
+        for angle in angles[~known]:
+            axes.text(angle, 0.12, "–", ha="center", va="center", fontsize=8)
