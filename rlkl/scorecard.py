@@ -228,6 +228,7 @@ def draw(entries: Sequence[Entry]) -> Figure:
             axes.set_theta_offset(np.pi / 2.0)
             axes.set_theta_direction(-1)
             axes.set_xticks(angles, [HEADINGS[name] for name in SCORES], fontsize=6)
+            axes.tick_params(axis="x", pad=5)
             axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
             axes.set_ylim(0.0, 1.0)
             for ring in (0.5, 1.0):
