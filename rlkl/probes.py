@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import exact, job, losses, penalty, policies, rollout, settings
+from rlkl import exact, job, losses, penalty, policies, rollout, settings, terms
 from rlkl.policies import Policy
 from rlkl.policies.tabular import Tabular
 from rlkl.rollout import Batch
@@ -59,7 +59,8 @@ def gradients(chosen: settings.Settings, automaton: Automaton, count: int, seed:
 
 def _run(chosen: settings.Settings, automaton: Automaton) -> job.Run:
     """Nothing but the penalty, at coefficient 1; the reference is put in later."""
-    chosen = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=1.0))
+    alone = dataclasses.replace(chosen.algorithm, entropy_coef=None)
+    chosen = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=1.0), algorithm=alone)
     with np.errstate(divide="ignore"):
         even = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
     task = Task(automaton, np.zeros(automaton.states), even, np.zeros(()), np.zeros(automaton.vocabulary))
@@ -99,15 +100,16 @@ def _weighted(listed: Batch, weight: Float[Array, " N"]) -> Batch:
 def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends on this batch, and the mean of the penalty's own terms."""
     chosen = run.settings.penalty
-    if chosen.estimator == "exact":
-        value = losses.exact_loss(run, policy)
-        return value, value
+    if chosen.sampler == "exact":
+        exactly = run.settings.algorithm.name == "exact"
+        value = losses.exact_loss(run, policy) if exactly else losses.beside(run, policy, jax.random.key(0))
+        return jnp.asarray(value), jnp.asarray(value)
     at = rollout.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
-        value = penalty.from_reference(chosen, at, batch)
+        value = terms.from_reference(chosen, at, batch)
         return value, value
-    terms = penalty.make(chosen, at.log_pi.dtype)
-    value = jnp.sum(batch.weight * jnp.sum(terms.in_reward(at, batch) + terms.in_loss(at, batch), axis=1))
+    made = terms.make(chosen, at.log_pi.dtype)
+    value = jnp.sum(batch.weight * jnp.sum(made.in_reward(at, batch) + made.in_loss(at, batch), axis=1))
     learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
     return losses.surrogate(run, at, batch, learned), value
 

@@ -45,11 +45,13 @@ class Scorecard(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A graded penalty. descends: what it descends on bandits, and on sequences; reused: whether its grade was in the store."""
+    """A graded penalty. descends: what it descends on bandits, and on sequences; caveats: what else keeps a step from it;
+    reused: whether its grade was in the store."""
 
     named: Named
     grade: Grade
     descends: tuple[Descent, Descent]
+    caveats: tuple[str, ...]
     reused: bool
 
     @property
@@ -81,10 +83,12 @@ def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
         once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
         entries = []
-        for each, chosen, store, descends in built:
+        for each, chosen, store, runs in built:
             if each in once.values():
                 found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name))
-                entries.append(Entry(each, found, descends, reused))
+                descends = (job.descends(runs[0]), job.descends(runs[1]))
+                caveats = tuple(dict.fromkeys(said for run in runs for said in job.caveats(run)))
+                entries.append(Entry(each, found, descends, caveats, reused))
     return entries
 
 
@@ -129,8 +133,8 @@ def _label(overrides: Sequence[str]) -> str:
     return " ".join(names[-1:] + [f"{key.removeprefix('penalty.')}={value}" for key, value in pairs if key not in NAMES])
 
 
-def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[Descent, Descent]]:
-    """A penalty's settings on bandits and on sequences, the store, and what it descends on either."""
+def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[job.Run, job.Run]]:
+    """A penalty's settings on bandits and on sequences, the store, and a run of either."""
     sampled = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
 
     def built(task: str) -> config.Built:
@@ -141,7 +145,7 @@ def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[E
     chosen = bandit.run.settings
     if chosen.penalty.controller != "fixed":
         raise SettingsError("penalty.controller", chosen.penalty.controller, "penalties are graded at fixed coefficients")
-    return Entrant(chosen, sequence.run.settings), bandit.store, (job.descends(bandit.run), job.descends(sequence.run))
+    return Entrant(chosen, sequence.run.settings), bandit.store, (bandit.run, sequence.run)
 
 
 def frames(entries: Sequence[Entry]) -> Scorecard:
@@ -201,12 +205,13 @@ def table(entries: Sequence[Entry]) -> Table:
 
 
 def notes(entries: Sequence[Entry]) -> Iterator[str]:
-    """What a reader of the table must know: what biased penalties descend, and why a score is undefined."""
+    """What a reader of the table must know: what biased penalties descend, what went wrong, why a score is undefined."""
     for entry in entries:
         if entry.biased:
             bandit, sequence = (each.says for each in entry.descends)
             where = bandit if bandit == sequence else f"{bandit}, on sequences {sequence}"
             yield f"* {entry.named.name} descends {where}"
+        yield from (f"! {entry.named.name}: {said}" for said in entry.caveats)
         steps = [detail.value for detail in entry.grade.details if detail.measure == "steps"]
         stopped = sum(taken < max(steps) for taken in steps)
         if stopped:

@@ -210,7 +210,11 @@ def test_what_is_undefined_is_a_dash_with_a_reason():
     assert "gains nothing" in grading.uncertain(reached, 0.5)
     named = dict.fromkeys(grading.SCORES, 0.5) | {"regret": np.nan}
     entry = scorecard.Entry(
-        scorecard.Named("mine", (), True), grading.Grade(named, {"regret": "zipf: why"}, []), (Descent("exact", ""),) * 2, False
+        scorecard.Named("mine", (), True),
+        grading.Grade(named, {"regret": "zipf: why"}, []),
+        (Descent("exact", ""),) * 2,
+        (),
+        False,
     )
     assert list(scorecard.notes([entry])) == ["- mine, regret: undefined (zipf: why)"]
     inert = entry._replace(descends=(Descent("inert", "nothing"), Descent("semi", "a part")))
