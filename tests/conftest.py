@@ -14,10 +14,21 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from rlkl import plugins  # noqa: E402
 from rlkl.divergences import Params  # noqa: E402
 from rlkl.tasks import Automaton, Task  # noqa: E402
 
 PARAMS = Params(0.5)
+SHIPPED = [dict(registry) for registry in plugins.REGISTRIES]
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """What a test's plugins registered is gone after it: other tests speak of what is shipped."""
+    yield
+    for registry, shipped in zip(plugins.REGISTRIES, SHIPPED, strict=True):
+        registry.clear()
+        registry.update(shipped)
 
 
 @pytest.fixture(scope="session", autouse=True)
