@@ -1,0 +1,60 @@
+"""Where a way of penalising should lead: the optimum of what `rlkl.descent` says that it descends, found without descending."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlkl import descent, divergences, exact, oracle, penalty, rollout
+from rlkl.divergences import REGISTRY
+from rlkl.job import Run
+from rlkl.policies import table_of
+
+DESCENDED = (*((name, 1.0) for name in REGISTRY), ("total_variation", 2.0))
+
+
+def of(run: Run) -> Float[Array, " N"] | None:
+    """log pi(y) of every listed sequence at the end of a run's way: of the optimum of E[r] alone where its penalty is inert; of
+    the divergence's that it descends; of the myopic policy where that is a semi-gradient. None where no end is known."""
+    chosen, horizon = run.settings.penalty, run.task.automaton.horizon
+    found = descent.of(chosen, horizon)
+    if found.kind == "inert" or chosen.divergence == "none":
+        return optimum(run, None)
+    for name, times in DESCENDED:
+        if found.says == descent.formula({name: times}):
+            return optimum(run, name, times)
+        if found.says == descent.semi({name: times}).says:
+            return by_rows(run, name, times, paid=False)
+        if times == 1.0 and found.says == descent.own_states(name):
+            return by_rows(run, name, times, paid=True)
+    return None
+
+
+def optimum(run: Run, name: str | None, times: float = 1.0) -> Float[Array, " N"]:
+    """The exact optimum of E[r] - times beta D over whole sequences; of E[r] alone for None."""
+    div, params = None if name is None else REGISTRY[name], penalty.parameters(run.settings.penalty, jnp.float64)
+    best = oracle.solve(run.task, div, params, jnp.asarray(times * run.settings.penalty.beta, jnp.float64), run.reference)
+    listed = rollout.enumerate_all(run.task.automaton)
+    return best.log_probability(listed, rollout.log_probability(run.reference, listed))
+
+
+def by_rows(run: Run, name: str, times: float, paid: bool) -> Float[Array, " N"]:
+    """The policy whose every row is the optimum of a bandit of its own, from the last token back: a token is worth what the
+    rows after it earn, less (paid) what they pay in divergence.
+
+    Not paid, it is the myopic policy, the only fixed point of a semi-gradient that keeps every token alive: a row's expected
+    gradient is its bandit's own, times how often it is visited.
+    """
+    automaton, div = run.task.automaton, REGISTRY[name]
+    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    beta = jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
+    log_ref, earned = table_of(run.reference), exact.token_rewards(run.task, jnp.float64)
+    inside, onward = jnp.asarray(automaton.legal), jnp.asarray(automaton.inner_next)
+    ahead, rows = jnp.zeros((automaton.decisions + 1,), jnp.float64), []
+    for t in reversed(range(automaton.horizon)):
+        worth = jnp.where(inside, earned[t] + jnp.where(jnp.asarray(automaton.ends[t]), 0.0, ahead[onward]), -jnp.inf)
+        row = jax.vmap(lambda ref, r: oracle.solve_bandit(div, params, ref, r, beta))(log_ref[t], worth)
+        value = exact.mean(jnp.exp(row), worth)
+        value -= beta * divergences.exact(div, params, row, log_ref[t]) if paid else 0.0
+        ahead = jnp.append(value, jnp.zeros((), jnp.float64))
+        rows.append(row)
+    return jnp.sum(rollout.along(jnp.stack(rows[::-1]), rollout.enumerate_all(automaton)), axis=1)

@@ -1,0 +1,225 @@
+"""The wrong gradient: descents against closed forms, its table from runs, its claims and figure from the committed numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import build
+from experiments.wrong_gradient import figure, fixed_points, measured, targets
+from rlkl import cli, config, penalty, plots, results, rollout, training
+from rlkl.policies.tabular import Tabular
+
+HOME = build.HERE / "wrong_gradient"
+LADDER, BANDIT = {"name": "automaton/custom", "path": str(HOME / "ladder.json")}, {"name": "bandit/random", "size": 4}
+REF = np.array([0.4, 0.2, 0.4])  # of every rung: stop, climb, slip
+
+
+def run_of(task: dict, divergence: str = "kl_pi_ref", **chosen):
+    given = {"divergence": divergence, "beta": 0.2, "allow_biased": True, **chosen}
+    built = config.build({"task": task, "algorithm": {"name": "reinforce"}, "dtype": "float64", "penalty": given})
+    return jax.tree.map(jnp.asarray, built.run)
+
+
+def listed(run, policy) -> np.ndarray:
+    return np.asarray(rollout.log_probability(policy, rollout.enumerate_all(run.task.automaton)))
+
+
+def bandit_optimum(run, divergence: str) -> np.ndarray:
+    """From the closed forms: p e^(r/beta)/Z, and beta p/(L - r) with L by bisection."""
+    p, r, beta = np.exp(run.task.log_reference[0]), np.asarray(run.task.reward[1:]), float(run.settings.penalty.beta)
+    if divergence == "kl_pi_ref":
+        weight = p * np.exp(r / beta)
+        return weight / weight.sum()
+    low, high = r.max(), r.max() + beta
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if (beta * p / (middle - r)).sum() > 1 else (low, middle)
+    return beta * p / (high - r)
+
+
+def climbed(beta: float, direction: str, paid: bool) -> np.ndarray:
+    """The ladder by hand: rung by rung from the top, each row the optimum of its own bandit. stop, climb, slip a rung."""
+    above, rows = 1.0, []
+    for ground in (False, False, True):
+        r = np.array([0.5 if ground else 0.0, above, 0.0])
+        row = REF * np.exp(r / beta) / (REF * np.exp(r / beta)).sum()
+        if direction == "kl_ref_pi":
+            low, high = r.max(), r.max() + beta
+            for _ in range(200):
+                middle = 0.5 * (low + high)
+                low, high = (middle, high) if (beta * REF / (middle - r)).sum() > 1 else (low, middle)
+            row = beta * REF / (high - r)
+        kl = (row * np.log(row / REF)).sum() if direction == "kl_pi_ref" else (REF * np.log(REF / row)).sum()
+        above = row @ r - (beta * kl if paid else 0.0)
+        rows.append(row)
+    third, second, first = rows
+    ends = [first[0], first[2], *(first[1] * second[[0, 2]]), *(first[1] * second[1] * third)]
+    return np.sort(ends)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "lands_on"),
+    [
+        ({"estimator": "k1", "placement": "reward"}, "kl_pi_ref"),
+        ({"estimator": "k2", "placement": "loss"}, "kl_pi_ref"),
+        ({"estimator": "k3", "placement": "loss"}, "kl_ref_pi"),
+        ({"divergence": "kl_ref_pi", "estimator": "k1", "placement": "loss", "sampler": "reference"}, "kl_ref_pi"),
+    ],
+)
+def test_on_a_bandit_a_descent_lands_on_the_closed_form_of_what_it_descends(chosen, lands_on):
+    run = run_of(BANDIT, **chosen)
+    reached = fixed_points.descend(run, training.start(run).policy)
+    assert float(reached.gradient_norm) < 1e-8
+    np.testing.assert_allclose(np.exp(listed(run, reached.policy)), bandit_optimum(run, lands_on), atol=1e-9)
+    np.testing.assert_allclose(np.exp(targets.of(run)), bandit_optimum(run, lands_on), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("paid", [False, True])
+def test_the_ladder_by_rows_is_the_ladder_by_hand(name, paid):
+    found = np.sort(np.exp(targets.by_rows(run_of(LADDER), name, 1.0, paid)))
+    np.testing.assert_allclose(found, climbed(0.2, name, paid), atol=1e-12)
+
+
+def test_rows_that_pay_kl_pi_ref_are_the_optimum_of_sequences():
+    run = run_of(LADDER)
+    np.testing.assert_allclose(targets.by_rows(run, "kl_pi_ref", 1.0, True), targets.optimum(run, "kl_pi_ref"), atol=1e-10)
+
+
+@pytest.mark.parametrize(("estimator", "name"), [("k2", "kl_pi_ref"), ("k3", "kl_ref_pi")])
+def test_a_semi_gradient_ends_at_the_myopic_policy(estimator, name):
+    run = run_of(LADDER, estimator=estimator, placement="loss")
+    reached = np.exp(listed(run, fixed_points.descend(run, training.start(run).policy).policy))
+    np.testing.assert_allclose(np.sort(reached), climbed(0.2, name, False), atol=1e-8)
+    assert np.abs(reached - np.exp(targets.optimum(run, name))).sum() > 0.2
+
+
+def test_k1_in_the_loss_ends_at_the_best_arm_and_k3_in_the_reward_runs_away():
+    inert, wild = (run_of(BANDIT, estimator=e, placement=p) for e, p in (("k1", "loss"), ("k3", "reward")))
+    ended, away = (fixed_points.descend(run, training.start(run).policy) for run in (inert, wild))
+    best = np.asarray(inert.task.reward[1:]).argmax()
+    np.testing.assert_allclose(np.exp(listed(inert, ended.policy))[best], 1.0, atol=1e-8)
+    assert int(ended.steps) == fixed_points.STEPS and float(ended.gradient_norm) < 1e-8
+    assert int(away.steps) < fixed_points.STEPS and float(away.least) < -fixed_points.FAR
+    assert float(away.gradient_norm) > 1e-2 and targets.of(wild) is None
+
+
+def test_the_expected_gradient_is_that_of_the_objective_by_finite_differences():
+    run = run_of(LADDER, estimator="k1", placement="reward", level="sequence")
+    automaton = run.task.automaton
+    logits = np.random.default_rng(0).normal(size=(automaton.horizon, automaton.decisions, automaton.vocabulary))
+    batch = rollout.enumerate_all(automaton)
+    worth = np.asarray(run.task.reward)[batch.states[:, -1]]
+    log_ref = listed(run, run.reference)
+
+    def objective(x):
+        log_pi = x - np.log(np.exp(x).sum(-1, keepdims=True))
+        steps = [log_pi[t, np.minimum(batch.states[:, t], 2), batch.tokens[:, t]] for t in range(3)]
+        log_y = (np.stack(steps, 1) * batch.mask).sum(1)
+        return np.exp(log_y) @ (worth - 0.2 * (log_y - log_ref))
+
+    policy = Tabular(jnp.asarray(logits), jnp.ones(logits.shape[1:], bool))
+    found = jax.jit(jax.grad(lambda x: fixed_points.expected_loss(run, dataclasses.replace(policy, logits=x))))(policy.logits)
+    h = 1e-6
+    for at in [(0, 0, 1), (1, 1, 0), (2, 2, 1), (0, 0, 2)]:
+        step = np.zeros_like(logits)
+        step[at] = h
+        slope = (objective(logits + step) - objective(logits - step)) / (2 * h)
+        np.testing.assert_allclose(-found[at], slope, atol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return pd.read_csv(HOME / "figure.csv")
+
+
+@pytest.mark.parametrize(
+    ("way", "direction", "chosen"),
+    [
+        ("k2 in loss, token", "kl_pi_ref", {"estimator": "k2", "placement": "loss"}),
+        ("k3 in loss, token + future KL", "kl_pi_ref", {"estimator": "k3", "placement": "loss", "future_kl": True}),
+        ("full in loss + future KL", "kl_ref_pi", {"estimator": "full", "placement": "loss", "future_kl": True}),
+    ],
+)
+def test_the_committed_numbers_are_current(drawn, way, direction, chosen):
+    run = run_of(LADDER, direction, **chosen)
+    committed = drawn.query("task == 'ladder' and direction == @direction and way == @way and series == 'descended'")
+    assert measured.label(run.settings.penalty) == way
+    found = measured._descended(measured._way(run, direction, 0.2))
+    for key in ("regret", "to_own", "reward", "kl_pi_ref", "kl_ref_pi"):
+        np.testing.assert_allclose(found[key], committed[key].item(), atol=1e-6)
+    assert found["end"] == committed["end"].item()
+
+
+def test_claims_hold_on_the_committed_numbers(drawn):
+    assert [claim for claim in figure.claims(drawn) if not claim.verdict] == []
+
+
+def test_every_claim_turns_false_on_some_other_numbers(drawn):
+    numbers = ["regret", "to_own", "to_descended", "reward", "least", "gradient_norm"]
+    flat = drawn.assign(**dict.fromkeys(numbers, 0.0))
+    far = drawn.assign(**dict.fromkeys(numbers, 0.9))
+    noisy = drawn.assign(regret=drawn["regret"] + 0.5 * (drawn["seed"] % 2).fillna(0.0), reward=drawn["reward"] * drawn["seed"])
+    halved = drawn[drawn["seed"].isna() | (drawn["seed"] < 3)].drop_duplicates(["direction", "kind", "series", "seed"])
+    false = [{claim.claim for claim in figure.claims(wrong) if not claim.verdict} for wrong in (flat, far, noisy, halved)]
+    assert {claim.claim for claim in figure.claims(drawn)} - set.union(*false) == set()
+
+
+@pytest.mark.parametrize("series", ["reference", "descended", "trained"])
+def test_claims_never_raise_where_a_series_is_missing(drawn, series):
+    assert not all(claim.verdict for claim in figure.claims(drawn[drawn["series"] != series]))
+
+
+def test_no_claim_holds_of_nothing(drawn):
+    assert not any(claim.verdict for claim in figure.claims(drawn.iloc[:0]))
+
+
+@pytest.mark.parametrize("column", ["regret", "to_own", "to_descended"])
+def test_a_policy_that_is_not_finite_is_seen(drawn, column):
+    wrong = drawn.copy()
+    wrong.loc[(wrong["series"] == "descended") & (wrong["way"] == "k2 in loss, sequence"), column] = float("nan")
+    assert not all(claim.verdict for claim in figure.claims(wrong))
+
+
+def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(drawn, tmp_path):
+    first, second = (plots.save(figure.draw(drawn), tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_the_table_of_short_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bandit = [
+        "task=bandit/custom",
+        "task.reward=[0,1]",
+        "task.reference=[0.8,0.2]",
+        "algorithm=rloo",
+        "steps=2",
+        "tracking=none",
+    ]
+    for number, chosen in enumerate(
+        (["penalty=none"], ["penalty.beta=0.5", "penalty.estimator=k1", "penalty.placement=reward"])
+    ):
+        assert cli.main(["-m", *bandit, *chosen, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'runs' / str(number)}"]) == 0
+    runs = results.load(tmp_path / "runs")
+    rows = figure.table(runs)
+    assert list(rows["series"]) == ["reference", "descended", "trained", "trained", "descended", "trained", "trained"]
+    odds = 0.25 * np.e**2
+    best = odds / (1 + odds)
+    worth = best - 0.5 * (best * np.log(best / 0.2) + (1 - best) * np.log((1 - best) / 0.8))
+    np.testing.assert_allclose(rows["regret"][0], worth - 0.2, atol=1e-12)
+    np.testing.assert_allclose(rows["to_own"][0], best - 0.2, atol=1e-12)
+    np.testing.assert_allclose(rows[["to_own", "to_descended"]].loc[1], [1 - best, 0.0], atol=1e-8)
+    np.testing.assert_allclose(rows[["regret", "to_own", "to_descended"]].loc[4], 0.0, atol=1e-9)
+    graded = runs.summary[runs.summary["divergence"] == "kl_pi_ref"]
+    np.testing.assert_allclose(rows["regret"][5:], graded["regret"], atol=1e-6)
+
+
+def test_labels_tell_every_way_apart():
+    for horizon in (1, 3):
+        for direction in ("kl_pi_ref", "kl_ref_pi"):
+            ways = [way for way in penalty.combinations(direction, horizon) if way.gradient != "straight_through"]
+            assert len({measured.label(way) for way in ways}) == len(ways)
