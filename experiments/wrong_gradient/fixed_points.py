@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from rlkl import losses, penalty, rollout
+from rlkl import losses, rollout, terms
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
 from rlkl.rollout import Batch
@@ -40,7 +40,9 @@ def expected_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     if chosen.penalty.sampler == "reference":
         theirs = _listed(run, run.reference)
         there = rollout.positions(automaton, policy, run.reference, theirs)
-        value += chosen.penalty.beta * penalty.from_reference(chosen.penalty, there, theirs)
+        value += chosen.penalty.beta * terms.from_reference(chosen.penalty, there, theirs)
+    elif chosen.penalty.sampler == "exact":
+        value += losses.beside(run, policy, jax.random.key(0))  # nothing is drawn
     return value
 
 

@@ -84,7 +84,7 @@ def label(chosen: settings.Penalty) -> str:
     if chosen.sampler == "reference":
         return f"{chosen.estimator} on pi_ref's sequences"
     words = [f"{chosen.estimator} in {chosen.placement}"]
-    words += [] if chosen.estimator in ("full", "score") else [str(chosen.level)]
+    words += [] if chosen.estimator in ("exact", "full", "score") else [str(chosen.level)]
     words += [] if chosen.gradient == "naive" else [chosen.gradient]
     words += ["immediate"] if chosen.credit == "immediate" else []
     return ", ".join(words) + (" + future KL" if chosen.future_kl else "")
