@@ -115,14 +115,15 @@ def exact(
     Infinite where the divergence is (KL(pi||pi_ref) off the reference's support, KL(pi_ref||pi) on a lost token).
     Its gradient comes from the slope, so it is right wherever the ratio is representable; `params` are taken as fixed.
     """
+    dtype, wide = log_pi.dtype, jax.dtypes.canonicalize_dtype(jnp.float64)  # in 32 bits e^200 is infinite, and e^-200 zero
+    params, log_pi, log_ref = jax.tree.map(lambda x: jnp.asarray(x, wide), (params, log_pi, log_ref))
     u, on_both, ref_only, pi_only = _split(log_pi, log_ref)
     f, _ = div.both(u, params)
-    zero = div.limit("zero", params, log_pi.dtype)
-    infinity = div.limit("infinity", params, log_pi.dtype)
+    zero, infinity = div.limit("zero", params, wide), div.limit("infinity", params, wide)
     value = jnp.where(on_both, jnp.exp(log_ref) * f, 0.0)
     value = jnp.where(ref_only, jnp.exp(log_ref) * zero, value)
     value = jnp.where(pi_only, jnp.exp(log_pi) * infinity, value)
-    return jnp.sum(value, axis=-1)
+    return jnp.sum(value, axis=-1).astype(dtype)
 
 
 def _split(log_pi, log_ref):

@@ -44,6 +44,10 @@ def test_a_divergence_is_a_number_or_infinite_and_its_gradient_is_finite_where_i
     assert np.isposinf(value) == (off_support and unbounded)
     if not (off_support and unbounded):
         assert np.isfinite(gradient).all()
+    narrow = divergences.exact(div, PARAMS, *(jnp.asarray(x, jnp.float32) for x in (log_pi, log_ref)))
+    if not np.isfinite(value) or value < 1e30:  # what 32 bits can hold they hold
+        np.testing.assert_allclose(narrow, value, rtol=1e-3, atol=1e-5)
+    assert not np.isnan(narrow)
     if (log_pi == log_ref).all():
         np.testing.assert_allclose(value, 0.0, atol=1e-12)
         assert name == "total_variation" or np.abs(gradient).max() <= 1e-12  # which has a kink there
