@@ -34,6 +34,12 @@ def load(paths: Sequence[str]) -> list[str]:
     return found
 
 
+def digest(paths: Sequence[str]) -> list[str]:
+    """A hash of each file's place and source."""
+    files = [Path(path).expanduser().resolve() for path in paths]
+    return [hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest() for file in files]
+
+
 def _run(name: str, file: Path, shown: str) -> list[dict]:
     """Run one file as a module; returns what it put into each registry, and leaves nothing behind where it fails."""
     spec = importlib.util.spec_from_file_location(name, file)

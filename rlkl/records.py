@@ -3,6 +3,7 @@
 The files' names, columns and fields are rlkl's contract: others read them.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -28,14 +29,16 @@ PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """A file written beside its place and moved there, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file written beside its place and moved there, so that no reader ever sees half of it; an `OSError` names it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -233,19 +236,35 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(leaf) for leaf in leaves])
 
 
-def save(folder: Path, built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
-    """Write a run's files into its folder; returns the summary."""
+def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
+    """What a run leaves in its folder, by name; the summary comes last, and says that the others are there."""
     columns = history(trained.rows)
     written = texts.sequences(built, trained) if built.card.tokens else {}
     portraits = portrait.draw(built, trained, written)
-    graded = summary(built, trained, seconds, portraits)
-    write(folder / "history.csv", table(list(columns), zip(*columns.values(), strict=True)))
-    write(folder / "outcomes.csv", outcomes(built, trained))
     names = ["metric", "reference", "policy", "optimum", "policy_stderr"]
-    write(folder / "diversity.csv", table(names, portrait.shares(portraits)))
+    kept: dict[str, str | bytes] = {
+        "history.csv": table(list(columns), zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)),
+        "outcomes.csv": outcomes(built, trained),
+        "diversity.csv": table(names, portrait.shares(portraits)),
+    }
     if written:
-        write(folder / "samples.txt", texts.side_by_side(built, written))
-        write(folder / "positions.csv", along(trained))
-    write(folder / "checkpoint.npz", checkpoint(built, trained))
-    write(folder / "summary.json", json.dumps(graded, indent=2, allow_nan=False) + "\n")
-    return graded
+        kept |= {"samples.txt": texts.side_by_side(built, written), "positions.csv": along(trained)}
+    kept["checkpoint.npz"] = checkpoint(built, trained)
+    graded = summary(built, trained, seconds, portraits)
+    kept["summary.json"] = json.dumps(graded, indent=2, allow_nan=False) + "\n"
+    return {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
+
+
+def fill(folder: Path, kept: Mapping[str, bytes]) -> None:
+    """Write a run's files into its folder, in their order; what a killed command left half-written there goes."""
+    for beside in folder.glob(".*.part"):
+        beside.unlink(missing_ok=True)
+    for name, content in kept.items():
+        write(folder / name, content)
+
+
+def columns_of(history_csv: bytes) -> dict[str, list[float]]:
+    """The columns of a history.csv, NaN where a cell is empty."""
+    names, *rows = csv.reader(io.StringIO(history_csv.decode()))
+    cells = zip(*([float(cell or "nan") for cell in row] for row in rows), strict=True)
+    return {name: list(column) for name, column in zip(names, cells, strict=True)}

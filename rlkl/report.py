@@ -2,6 +2,8 @@
 
 import contextlib
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +21,11 @@ from rlkl.training import Row
 
 console = Console(highlight=False, soft_wrap=True, width=shutil.get_terminal_size((120, 25)).columns)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """A warning, on standard error."""
+    errors.print(f"warning: {message}", markup=False)
 
 
 def header(built: Built) -> str:
@@ -73,6 +80,41 @@ def progress(steps: int) -> Iterator[Any]:
             bar.update(shown, completed=int(rows.step[-1]), description=f"regret {regret:.2e}")
 
         yield update
+
+
+EVERY = 10.0  # seconds between two lines on a sweep's progress, where there is no terminal
+
+
+@contextlib.contextmanager
+def sweep_progress(runs: int, steps: int, names: Mapping[str, str]) -> Iterator[Any]:
+    """A callable that takes what `sweeps.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
+    now and then elsewhere. names: the jobs' numbers, by key. Called from several threads."""
+    lock, started, said = threading.Lock(), time.perf_counter(), time.perf_counter()
+    done, finished = 0, 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}% of the steps"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    shown = bar.add_task(f"0 of {runs} runs", total=steps)
+
+    def tell(told: Any) -> None:
+        nonlocal done, finished, said
+        with lock:
+            done, finished = done + told.steps, finished + told.finished
+            for key, step in told.diverged:
+                console.print(f"job {names[key]} diverged at step {step}", markup=False)
+            bar.update(shown, completed=done, description=f"{finished} of {runs} runs")
+            now = time.perf_counter()
+            if console.is_terminal or now - said < EVERY or not 0 < done < steps:
+                return
+            said = now
+            left = (now - started) * (steps - done) / done
+            console.print(f"{finished} of {runs} runs, {done:,} of {steps:,} steps, about {_span(left)} left", markup=False)
+
+    with bar:
+        yield tell
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
