@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain, configure_jax
+from rlkl import machine
+from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
 from rlkl.settings import BadJobsError, DivergedError, SettingsError, config_directory
 
 INTERRUPTED = 130
@@ -22,7 +23,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    commands = {"list": _list, "plot": _plot, "audit": _audit, "grade": _grade}
+    commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade}
     try:
         if argv and argv[0] in commands:
             return commands[argv[0]](list(argv[1:]))
@@ -106,8 +107,18 @@ def _plot(argv: list[str]) -> int:
     return 0
 
 
+def _summary(argv: list[str]) -> int:
+    if not argv:
+        return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
+    from rlkl import report, results, statistics
+
+    found = statistics.grouped(results.load(argv[0]).summary, argv[1:])
+    report.console.print(report.over_seeds(found))
+    return 0
+
+
 def _audit(argv: list[str]) -> int:
-    configure_jax()
+    machine.configure()
     from rlkl import audits
 
     audits.command(argv)
@@ -115,7 +126,7 @@ def _audit(argv: list[str]) -> int:
 
 
 def _grade(argv: list[str]) -> int:
-    configure_jax()
+    machine.configure()
     from rlkl import scorecard
 
     scorecard.command(argv)

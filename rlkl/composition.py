@@ -25,7 +25,7 @@ class Composer:
         self._parse = cache(lambda text: self._parser.parse_overrides([text])[0])
         self._is_group = cache(lambda key: loader.repository.group_exists(key))
         self._base = cache(lambda groups: loader.load_sweep_config(master, list(groups)))
-        self._base_task = cache(lambda groups: _task_part(self._base(groups)))
+        self._base_values = cache(lambda groups: own(self._base(groups), resolve=False))
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """The job's whole config, as `load_sweep_config` of Hydra's loader gives it."""
@@ -43,22 +43,25 @@ class Composer:
             )
         return config
 
-    def task(self, overrides: Sequence[str]) -> DictConfig:
-        """The job's config without Hydra's own part, unresolved."""
+    def values(self, overrides: Sequence[str]) -> dict[str, Any] | None:
+        """The job's config without Hydra's own part, as plain values; None where only the whole config can tell (it
+        interpolates, or an override is of another kind, or wrong)."""
         parsed = [self._parse(text) for text in overrides]
         if not all(self._is_quick(each) for each in parsed):
-            return _task_part(self._loader.load_sweep_config(self._master, list(overrides)))
-        groups, values = self._split(parsed)
-        config = copy.deepcopy(self._base_task(groups))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        return config
+            return None
+        groups, given = self._split(parsed)
+        base = self._base_values(groups)
+        values = None if _interpolates(base) else copy.deepcopy(base)
+        for each in given:
+            values = None if values is None else _with(values, each.key_or_group.split("."), each.value())
+        return values
 
     def _is_quick(self, override: Override) -> bool:
         """Whether this is `group=choice` or `key=value`, without a package, an interpolation or Hydra's own keys."""
         if self._searches_elsewhere:
             return False
         plain = override.type == OverrideType.CHANGE and override.package is None and override.value_type == ValueType.ELEMENT
-        return plain and not override.is_hydra_override() and "${" not in str(override.input_line)
+        return plain and not override.is_hydra_override() and "$" not in str(override.input_line)
 
     def _split(self, parsed: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
         """What chooses config groups, as text, and what gives a value."""
@@ -67,22 +70,25 @@ class Composer:
         return groups, [each for each, group in zip(parsed, chooses, strict=True) if not group]
 
 
-def _task_part(config: DictConfig) -> DictConfig:
-    part = copy.deepcopy(config)
-    with open_dict(part):
-        del part["hydra"]
-    return part
+def _with(values: dict[str, Any], path: list[str], value: Any) -> dict[str, Any] | None:
+    """The values with one that is no mapping in the place of another, or None."""
+    at: Any = values
+    for key in path[:-1]:
+        at = at.get(key) if isinstance(at, dict) else None
+    if not isinstance(at, dict) or path[-1] not in at or isinstance(at[path[-1]], dict) or isinstance(value, dict):
+        return None
+    at[path[-1]] = value
+    return values
 
 
-def interpolates(values: Any) -> bool:
-    """Whether an unresolved config refers to something that is still to be resolved."""
-    if isinstance(values, dict):
-        return any(map(interpolates, values.values()))
-    if isinstance(values, list):
-        return any(map(interpolates, values))
+def _interpolates(values: Any) -> bool:
+    if isinstance(values, (dict, list)):
+        return any(map(_interpolates, values.values() if isinstance(values, dict) else values))
     return isinstance(values, str) and "${" in values
 
 
-def unresolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, its interpolations as they were written."""
-    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+def own(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """A whole config as plain values, without Hydra's own part."""
+    part = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    part._set_parent(config)  # absolute interpolations may lead into Hydra's part
+    return OmegaConf.to_container(part, resolve=resolve)  # type: ignore[return-value]

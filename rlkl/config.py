@@ -73,7 +73,11 @@ def plain(config: Any) -> dict[str, Any]:
     """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
     from omegaconf import OmegaConf
 
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+    return complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False)))
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values less the keys that are no run's; raises `SettingsError` for one that is missing."""
     for key, value in values.items():
         for inner, entry in value.items() if isinstance(value, dict) else ():
             if isinstance(entry, str) and entry == "???":

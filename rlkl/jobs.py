@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlkl import machine
 from rlkl.settings import DivergedError, SettingsError
 
 if TYPE_CHECKING:
@@ -23,18 +24,6 @@ def complain(message: str) -> None:
 def shown(folder: Path) -> str:
     """A folder as a person would type it."""
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-def configure_jax() -> None:
-    """The command's global settings: 64 bits, and compiled programs kept in the user's cache folder."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "rlkl", "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @dataclass
@@ -71,7 +60,7 @@ class Jobs:
         return float(graded["objective"])
 
     def _alone(self, config: Any, hydra: Any) -> dict[str, Any]:
-        configure_jax()
+        machine.configure()
         from rlkl import config as configs
         from rlkl import report, runs
 
@@ -92,7 +81,7 @@ class Jobs:
         return graded
 
     def _in_sweep(self, config: Any, hydra: Any, finished: "tuple[Built, Entry] | None") -> dict[str, Any]:
-        configure_jax()
+        machine.configure()
         from rlkl import config as configs
         from rlkl import report, results, runs
 

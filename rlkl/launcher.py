@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlkl import composition
@@ -42,12 +42,12 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run these jobs; raises `BadJobsError`, with nothing trained, where one of them cannot be run."""
-        from rlkl import jobs
+        from rlkl import jobs, machine
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs.configure_jax()
+        machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
         assert isinstance(self.task_function, jobs.Jobs)
@@ -59,6 +59,7 @@ class FusedLauncher(Launcher):
                     raise StoppedError
             if last:
                 self.task_function.write_results()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [returns[number] for number in sorted(returns)]
 
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
@@ -82,16 +83,16 @@ class FusedLauncher(Launcher):
         return prepared
 
     def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
-        """The job's own config, resolved: beside Hydra's own part where it refers to anything."""
+        """The job's own config, resolved: beside Hydra's part where it refers to anything."""
         from rlkl import config as configs
 
-        task = self._compose.task(overrides)
-        if not composition.interpolates(OmegaConf.to_container(task, resolve=False)):
-            return configs.plain(task)
+        quick = self._compose.values(overrides)
+        if quick is not None:
+            return configs.complete(quick)
         whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(whole)
-            return configs.plain(OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]))
+            return configs.complete(composition.own(whole, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 
@@ -112,7 +113,6 @@ class FusedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
         )
         job.entry = None
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         _ = returned.return_value  # raises what the task function raised
         return returned
 
@@ -159,13 +159,24 @@ def _finish(prepared: dict[int, Prepared], told: Any) -> Iterator[tuple[list[int
     names = {job.key: str(numbers[job.key][0]) for job in left}
     with report.sweep_progress(len(left), steps, names) as tell:
         for group in sweeps.groups(left):
-            first = group[0].built
-            for entries in sweeps.train(group, first.store, tell, first.execution.resume):
+            for entries in _trained(group, tell):
                 for key, entry in entries:
                     for number in numbers[key]:
                         prepared[number].entry = entry
                     yield numbers[key], False
             yield [], True
+
+
+def _trained(group: Any, tell: Any) -> Any:
+    """The group's training, here or by a cluster."""
+    first = group[0].built
+    if first.engine.name == "local":
+        from rlkl import sweeps
+
+        return sweeps.train(group, first.store, tell, first.execution.resume)
+    from rlkl import cluster
+
+    return cluster.train(group, first.store, first.engine, tell, first.execution.resume)
 
 
 class FusedSweeper(BasicSweeper):

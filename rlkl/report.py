@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,30 @@ def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
         "effective_support": np.exp(values.entropy),
     }
     return {key: None if np.isnan(objective) or np.isnan(value) else float(value) for key, value in named.items()}
+
+
+def over_seeds(groups: Sequence[Any]) -> Table:
+    """What `statistics.grouped` found: each measure's interquartile mean, and below it its interval."""
+    names = list(groups[0].overrides)
+    labels = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}
+    diverged = any(group.diverged for group in groups)
+    title = "interquartile means over seeds, with 95% bootstrap intervals"
+    shown = Table(title=title, title_justify="left")
+    for name in names:
+        shown.add_column(escape(name), overflow="fold")
+    for name in ("runs", *(["diverged"] if diverged else []), *labels.values()):
+        shown.add_column(escape(name), justify="right")
+    for group in groups:
+        counts = [str(group.runs), *([str(group.diverged)] if diverged else [])]
+        shown.add_row(*map(escape, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))
+    return shown
+
+
+def _spread(found: Any) -> str:
+    if found is None:
+        return "-"
+    interval = "" if np.isnan(found.low) else f"\n{number(found.low)}..{number(found.high)}"
+    return number(found.mean) + interval
 
 
 def number(value: Any) -> str:
