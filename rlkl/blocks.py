@@ -79,7 +79,11 @@ class Standing(NamedTuple):
     def of(self, i: int) -> list[np.ndarray]:
         """Run i's part of it, as arrays to be kept."""
         rows = jax.tree.map(lambda *parts: np.concatenate([part[i] for part in parts]), *self.rows)
-        return [np.asarray(self.step), *(_data(leaf)[i] for leaf in jax.tree.leaves(self.state)), *jax.tree.leaves(rows)]
+        return [
+            np.asarray(self.step),
+            *(np.asarray(_data(leaf)[i]) for leaf in jax.tree.leaves(self.state)),
+            *jax.tree.leaves(rows),
+        ]
 
 
 def _is_key(leaf) -> bool:
@@ -97,9 +101,10 @@ def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> S
     size, columns = like[0].shape[0], []
     for i, leaf in enumerate(like, start=1):
         column = np.stack([arrays[i] for arrays in [*kept, *[kept[-1]] * (size - len(kept))]])
-        columns.append(jax.random.wrap_key_data(column) if _is_key(leaf) else jnp.asarray(column))
+        columns.append(jax.random.wrap_key_data(jnp.asarray(column)) if _is_key(leaf) else jnp.asarray(column))
     rows = [np.stack(column) for column in zip(*(arrays[1 + len(like) :] for arrays in kept), strict=True)]
-    return Standing(int(kept[0][0]), structure.unflatten(columns), [jax.tree.structure(row).unflatten(rows)])
+    table = jax.tree.unflatten(jax.tree.structure(row), rows)
+    return Standing(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
 
 
 def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
@@ -109,8 +114,12 @@ def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None
     """
     done: list[Trained] = []
     for members in blocks(runs):
-        done += train_block(members, lambda i, rows, at=len(done): on_rows(at + i, rows) if on_rows else None)
+        done += train_block(members, None if on_rows is None else _from(len(done), on_rows))
     return done
+
+
+def _from(offset: int, on_rows: Callable[[int, Row], None]) -> Callable[[int, Row], None]:
+    return lambda i, rows: on_rows(offset + i, rows)
 
 
 def train_block(
@@ -125,16 +134,13 @@ def train_block(
     block = stack(members, width(members[0]))
     state = _start(block)
     optimum, row = _prepare(block, state)
-    if kept is None:
-        at = Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
-    else:
-        at = _restored(state, row, kept)
+    at = _restored(state, row, kept) if kept else Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
     while at.step < chosen.steps and not _all_diverged(at):
         state, rows = _advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
         fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
-        before = at.rows[-1].step[:, -1]
+        before = np.asarray(at.rows[-1].step)[:, -1]
         at = Standing(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
         _tell(on_rows, fresh, before)
         if on_chunk:

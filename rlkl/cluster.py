@@ -18,7 +18,6 @@ def train(
     A job's files lie below `root`/submitit. Raises `SettingsError` where submitit is missing or refuses a parameter, and
     what submitit raises for a job that failed; the other jobs go on, and the same command finds what they finished.
     """
-    root = root.resolve()
     executor = _executor(engine, root / "submitit")
     parts = [group[first : first + engine.runs_per_job] for first in range(0, len(group), engine.runs_per_job)]
     with executor.batch():

@@ -12,13 +12,13 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 
 class Composer:
     """Composes jobs beside the sweep's own config, `master`."""
 
-    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig):
+    def __init__(self, loader: ConfigLoaderImpl, master: Any):
         self._loader, self._master = loader, master
         self._parser = OverridesParser.create()
         self._searches_elsewhere = bool(OmegaConf.select(master, "hydra.searchpath"))
@@ -27,7 +27,7 @@ class Composer:
         self._base = cache(lambda groups: loader.load_sweep_config(master, list(groups)))
         self._base_values = cache(lambda groups: own(self._base(groups), resolve=False))
 
-    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+    def __call__(self, overrides: Sequence[str]) -> Any:
         """The job's whole config, as `load_sweep_config` of Hydra's loader gives it."""
         parsed = [self._parse(text) for text in overrides]
         if not all(self._is_quick(each) for each in parsed):
@@ -87,8 +87,8 @@ def _interpolates(values: Any) -> bool:
     return isinstance(values, str) and "${" in values
 
 
-def own(config: DictConfig, resolve: bool) -> dict[str, Any]:
+def own(config: Any, resolve: bool) -> dict[str, Any]:
     """A whole config as plain values, without Hydra's own part."""
-    part = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    part = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     part._set_parent(config)  # absolute interpolations may lead into Hydra's part
     return OmegaConf.to_container(part, resolve=resolve)  # type: ignore[return-value]

@@ -47,6 +47,7 @@ class Built(NamedTuple):
     resolved: dict[str, Any]
     execution: settings.Execution = settings.Execution()
     engine: settings.Engine = settings.Engine()
+    plugins: tuple[str, ...] = ()  # of the files, wherever the process goes later on
 
     @property
     def store(self) -> Path:
@@ -115,7 +116,8 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
 
     cards: of the tasks built so far, to which this one's is added; a task of the same options is built once.
     """
-    plugins.load(config.get("plugins") or [])
+    files = config.get("plugins") or []
+    plugins.load(files)
     groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
     execution = {field.name for field in dataclasses.fields(settings.Execution)}
     beside = {"task", "tracking", "plugins", "engine"} | execution
@@ -138,7 +140,7 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
         cards[named] = _card(config.get("task") or {}, memory)
     card = cards[named]
     chosen = resolve(chosen, card.task)
-    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), carried_out, engine)
+    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
 
 
 def _card(given: Mapping[str, Any], memory: int | None) -> tasks.Card:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Jobs:
 
         hydra = HydraConfig.get()
         sweeping = hydra.mode == RunMode.MULTIRUN
-        self.sweep = Path(hydra.sweep.dir).resolve() if sweeping else None
+        self.sweep = (Path(hydra.runtime.cwd) / hydra.sweep.dir).resolve() if sweeping else None
         try:
             graded = self._in_sweep(config, hydra, finished) if sweeping else self._alone(config, hydra)
             if graded["diverged_at"] is not None:
@@ -64,7 +64,7 @@ class Jobs:
         from rlkl import config as configs
         from rlkl import report, runs
 
-        built = configs.build(configs.plain(config))
+        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config)))
         folder = Path(hydra.runtime.output_dir)
         _save_resolved(config, built, folder, hydra.output_subdir)
         report.console.print(report.header(built), markup=False)
@@ -86,7 +86,7 @@ class Jobs:
         from rlkl import report, results, runs
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
-        built = configs.build(configs.plain(config)) if finished is None else finished[0]
+        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished[0]
         _save_resolved(config, built, folder, hydra.output_subdir)
         self.tracked |= built.tracking.name == "wandb_offline"
         if finished is None:
@@ -130,21 +130,15 @@ class Jobs:
             report.console.print(f"to upload: wandb sync {shown(self.sweep)}/*/wandb/offline-run-*", markup=False)
 
 
+def _at(folder: Path, built: "Built") -> "Built":
+    """The run with its store below the folder that the command was given in, even where Hydra changes it for the job."""
+    return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
+
+
 def _save_resolved(config: Any, built: "Built", folder: Path, subfolder: str | None) -> None:
     """Hydra has written the config as it was composed; put the resolved one in its place."""
-    import yaml
+    from rlkl.records import write, yaml_text
 
-    from rlkl.records import write
-
-    if subfolder is None:
-        return
-    experiment = {"experiment": config.experiment} if "experiment" in config else {}
-    text = yaml.dump(built.resolved | experiment, Dumper=_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False)
-    write(folder / subfolder / "config.yaml", text)
-
-
-def _dumper() -> Any:
-    """PyYAML's own dumper in C, where it has one."""
-    import yaml
-
-    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    if subfolder is not None:
+        experiment = {"experiment": config.experiment} if "experiment" in config else {}
+        write(folder / subfolder / "config.yaml", yaml_text(built.resolved | experiment))

@@ -14,10 +14,11 @@ from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlkl import composition
+from rlkl import composition, machine
+from rlkl.jobs import Jobs
 from rlkl.settings import BadJobsError, SettingsError
 
 Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
@@ -32,25 +33,23 @@ class FusedLauncher(Launcher):
     """Composes and checks all jobs, trains those of one static part as one program, and records each as Hydra's own
     launcher would: through `run_job`, in a folder of its own, with its number, log and callbacks."""
 
-    config: DictConfig
+    config: Any
     hydra_context: HydraContext
-    task_function: TaskFunction
+    task_function: Jobs
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: Any) -> None:
         """Called by Hydra."""
+        assert isinstance(task_function, Jobs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run these jobs; raises `BadJobsError`, with nothing trained, where one of them cannot be run."""
-        from rlkl import jobs, machine
-
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
-        assert isinstance(self.task_function, jobs.Jobs)
         for numbers, last in _finish(prepared, self.task_function):
             for number in numbers:
                 returns[number] = self._record(prepared[number])
@@ -67,7 +66,7 @@ class FusedLauncher(Launcher):
         from rlkl import config as configs
         from rlkl import store
 
-        self._compose = composition.Composer(self.hydra_context.config_loader, self.config)
+        self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
         cards: dict[str, Any] = {}
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
@@ -96,7 +95,7 @@ class FusedLauncher(Launcher):
         finally:
             HydraConfig.instance().cfg = before
 
-    def _whole(self, overrides: Sequence[str], number: int) -> DictConfig:
+    def _whole(self, overrides: Sequence[str], number: int) -> Any:
         config = self._compose(overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
@@ -169,14 +168,14 @@ def _finish(prepared: dict[int, Prepared], told: Any) -> Iterator[tuple[list[int
 
 def _trained(group: Any, tell: Any) -> Any:
     """The group's training, here or by a cluster."""
-    first = group[0].built
+    first, root = group[0].built, group[0].built.store.resolve()
     if first.engine.name == "local":
         from rlkl import sweeps
 
-        return sweeps.train(group, first.store, tell, first.execution.resume)
+        return sweeps.train(group, root, tell, first.execution.resume)
     from rlkl import cluster
 
-    return cluster.train(group, first.store, first.engine, tell, first.execution.resume)
+    return cluster.train(group, root, first.engine, tell, first.execution.resume)
 
 
 class FusedSweeper(BasicSweeper):

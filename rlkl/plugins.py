@@ -34,10 +34,14 @@ def load(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def digest(paths: Sequence[str]) -> list[str]:
+def places(paths: Sequence[str]) -> tuple[str, ...]:
+    """The files' absolute paths."""
+    return tuple(str(Path(path).expanduser().resolve()) for path in paths)
+
+
+def digest(files: Sequence[str]) -> list[str]:
     """A hash of each file's place and source."""
-    files = [Path(path).expanduser().resolve() for path in paths]
-    return [hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest() for file in files]
+    return [hashlib.sha256(file.encode() + Path(file).read_bytes()).hexdigest() for file in files]
 
 
 def _run(name: str, file: Path, shown: str) -> list[dict]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import yaml
 
 from rlkl import divergences, job, losses, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
@@ -54,6 +55,26 @@ def _plain(value):
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
     return value.item() if isinstance(value, np.generic) else value
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """PyYAML's dumper, in C where it has one, that quotes text which Hydra would read as a number."""
+
+
+def _quoted(dumper, text: str):
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted)
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that Hydra reads back as they are."""
+    return yaml.dump(dict(values), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def history(rows: Row) -> dict[str, Any]:
@@ -203,7 +224,7 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "start": automaton.start,
         "context": automaton.context.tolist(),
         "step": int(trained.state.step),
-        "plugins": [str(Path(path).expanduser().resolve()) for path in built.resolved.get("plugins") or []],
+        "plugins": list(built.plugins),
     }
     leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One run from its config to its result: trained, or taken from the store; and, where there is a folder, recorded and tracked."""
+"""One run from its config to its result: trained or taken from the store and, where there is a folder, recorded and tracked."""
 
 import time
 from collections.abc import Callable, Sequence

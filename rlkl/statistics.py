@@ -28,7 +28,7 @@ class Spread(NamedTuple):
 
 def interquartile_mean(values: Float[np.ndarray, "*B N"]) -> Float[np.ndarray, "*B"]:
     """The mean of the middle half along the last axis (a quarter of N, rounded down, is cut at either end)."""
-    return trim_mean(values, 0.25, axis=-1)
+    return np.asarray(trim_mean(values, 0.25, axis=-1))
 
 
 def spread(strata: Sequence[Float[np.ndarray, " N"]], seed: int = 0) -> Spread:
@@ -37,7 +37,9 @@ def spread(strata: Sequence[Float[np.ndarray, " N"]], seed: int = 0) -> Spread:
     if max(map(len, strata)) < 2:
         return Spread(mean, np.nan, np.nan)
     drawn = [values[draw.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
-    low, high = np.quantile(interquartile_mean(np.concatenate(drawn, axis=1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(
+        interquartile_mean(np.concatenate(drawn, axis=1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"
+    )
     return Spread(mean, float(low), float(high))
 
 
@@ -55,7 +57,8 @@ def grouped(summary: "pd.DataFrame", by: Sequence[str] = ()) -> list[Group]:
 
     Runs that differ in another override than the seed are strata of their group. A run that diverged counts as it ended.
     """
-    given = {column.removeprefix("override."): summary[column].fillna("").astype(str) for column in summary if is_override(column)}
+    columns = [column for column in summary if column.startswith("override.")]
+    given = {column.removeprefix("override."): summary[column].fillna("").astype(str) for column in columns}
     for key in by:
         if key not in given:
             raise SettingsError("summary", key, "no such override in this folder; " + nearest(key, given))
@@ -66,11 +69,6 @@ def grouped(summary: "pd.DataFrame", by: Sequence[str] = ()) -> list[Group]:
         name, stratum = tuple(given[key].iloc[i] for key in shown), tuple(given[key].iloc[i] for key in apart)
         found.setdefault(name, {}).setdefault(stratum, []).append(i)
     return [_group(summary, dict(zip(shown, name, strict=True)), list(strata.values())) for name, strata in found.items()]
-
-
-def is_override(column: str) -> bool:
-    """Whether a column of a summary is an override."""
-    return str(column).startswith("override.")
 
 
 def _group(summary, overrides: dict[str, str], strata: list[list[int]]) -> Group:

@@ -40,7 +40,7 @@ def key(built: Built) -> str:
     aside = {"tracking", "engine", "plugins", *vars(built.execution)}
     resolved = {name: value for name, value in built.resolved.items() if name not in aside}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
-    return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.resolved.get("plugins") or []))
+    return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.plugins))
 
 
 def read(root: Path, named: str) -> Entry | None:

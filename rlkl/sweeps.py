@@ -56,7 +56,8 @@ def train(
     a block, and on which device, changes no bit of any of them.
     """
     pending = deque(_blocks(group, root, resume))
-    devices, done, stop = jax.local_devices(), queue.SimpleQueue(), threading.Event()
+    devices, stop = jax.local_devices(), threading.Event()
+    done: queue.SimpleQueue[_Finished | BaseException] = queue.SimpleQueue()
     workers: list[threading.Thread] = []
 
     def work(device: jax.Device):
@@ -111,20 +112,20 @@ def _blocks(group: Sequence[Job], root: Path, resume: bool) -> Iterator[tuple[li
     size = blocks.width(group[0].built.run)
     for step in sorted(at, reverse=True):
         for first in range(0, len(at[step]), size):
-            members, kept = zip(*at[step][first : first + size], strict=True)
-            yield list(members), list(kept) if step else None
+            part = at[step][first : first + size]
+            yield [each for each, _ in part], [kept for _, kept in part] if step else None
 
 
-def _train_block(members, kept, root, device, tell, stop) -> _Finished:
+def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop) -> _Finished:
     started = saved = time.perf_counter()
     steps = members[0].built.run.settings.steps
-    at, stopped = (int(kept[0][0]) if kept else 0), set()
+    at, stopped = (int(kept[0][0]) if kept else 0), set[int]()
     tell(Told(steps=at * len(members)))
 
     def on_chunk(standing: blocks.Standing):
         nonlocal saved, at
         reached = standing.rows[-1].step[:, -1]
-        fresh = [i for i in np.flatnonzero(reached < standing.step) if i not in stopped]
+        fresh = [int(i) for i in np.flatnonzero(reached < standing.step) if i not in stopped]
         stopped.update(fresh)
         noticed = tuple((members[i].key, int(reached[i]) + 1) for i in fresh)
         tell(Told(steps=(standing.step - at) * len(members), diverged=noticed))
