@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,7 +37,7 @@ class FusedLauncher(Launcher):
     hydra_context: HydraContext
     task_function: Jobs
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: Any) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: Any) -> None:
         """Called by Hydra."""
         assert isinstance(task_function, Jobs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -112,7 +112,8 @@ class FusedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
         )
         job.entry = None
-        _ = returned.return_value  # raises what the task function raised
+        if returned.status == JobStatus.FAILED:
+            raise returned._return_value  # its property would print a line of its own first
         return returned
 
 

@@ -175,7 +175,7 @@ def over_seeds(groups: Sequence[Any]) -> Table:
     for name in names:
         shown.add_column(escape(name), overflow="fold")
     for name in ("runs", *(["diverged"] if diverged else []), *labels.values()):
-        shown.add_column(escape(name), justify="right")
+        shown.add_column(escape(name), justify="right", overflow="fold")
     for group in groups:
         counts = [str(group.runs), *([str(group.diverged)] if diverged else [])]
         shown.add_row(*map(escape, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import types
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ PROCESS = (
 class Executor:
     """submitit's interface, as far as it is used: every job is pickled and runs in a process of its own."""
 
-    made: list["Executor"] = []
+    made: ClassVar[list["Executor"]] = []
 
     def __init__(self, folder, cluster=None):
         self.folder, self.cluster, self.parameters, self.shipped = folder, cluster, {}, []
@@ -76,16 +77,18 @@ def test_a_bad_parameter_and_a_missing_submitit_are_one_line(tmp_path, fake, mon
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed (an extra)")
 def test_submitit_s_local_executor_trains_a_sweep(command, tmp_path):
-    done = command("-m", "task=bandit/random", "steps=20", "tracking=none", "seed=0,1", "engine=submitit", "engine.cluster=local",
-                   "hydra.sweep.dir=sweep")  # fmt: skip
+    sweep = ("-m", "task=bandit/random", "steps=20", "tracking=none", "seed=0,1", "engine=submitit")
+    done = command(*sweep, "engine.cluster=local", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 2
 
 
 def test_without_submitit_the_command_says_what_is_missing(command, tmp_path):
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / "submitit.py").write_text("raise ImportError\n")
-    done = command("-m", "task=bandit/random", "steps=20", "tracking=none", "seed=0,1", "engine=submitit",
-                   environment={"PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), os.environ.get("PYTHONPATH", "")])})  # fmt: skip
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "submitit.py").write_text("raise ImportError\n")
+    environment = {"PYTHONPATH": os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])}
+    sweep = ("-m", "task=bandit/random", "steps=20", "tracking=none", "seed=0,1", "engine=submitit")
+    done = command(*sweep, environment=environment)
     assert done.returncode == 2
     assert done.stderr == "error: engine='submitit': needs the package submitit (pip install 'rlkl[submitit]')\n"

@@ -1,8 +1,11 @@
 """Interquartile means and their intervals: closed forms, coverage, and what `rlkl summary` prints."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from rlkl import report, statistics
 from rlkl.settings import SettingsError
@@ -65,13 +68,14 @@ def test_groups_are_all_overrides_that_differ_but_the_seed(summary):
 def test_groups_can_be_named_and_an_unknown_one_is_refused(summary):
     found = statistics.grouped(summary, ["penalty.beta"])
     assert [(group.overrides, group.runs) for group in found] == [({"penalty.beta": "0.1"}, 4), ({"penalty.beta": "0.2"}, 4)]
-    with pytest.raises(SettingsError, match="did you mean 'penalty.beta'"):
+    with pytest.raises(SettingsError, match=r"did you mean 'penalty\.beta'"):
         statistics.grouped(summary, ["penalty.bta"])
 
 
-def test_the_table_has_every_group_and_interval(summary, capsys):
-    report.console.print(report.over_seeds(statistics.grouped(summary)))
-    shown = capsys.readouterr().out
+def test_the_table_has_every_group_and_interval(summary):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(report.over_seeds(statistics.grouped(summary)))
+    shown = console.export_text()
     assert shown.count("0.1000..1.1000") == 2
     assert "diverged" in shown
     assert "inf" in shown
