@@ -68,6 +68,45 @@ def blocks(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
     return (runs[first : first + size] for first in range(0, len(runs), size))
 
 
+class Standing(NamedTuple):
+    """Where a block stands after a chunk: the step of its schedule, its states, and its rows so far (on the host, leaves
+    with leading axes of run and row)."""
+
+    step: int
+    state: State
+    rows: list[Row]
+
+    def of(self, i: int) -> list[np.ndarray]:
+        """Run i's part of it, as arrays to be kept."""
+        rows = jax.tree.map(lambda *parts: np.concatenate([part[i] for part in parts]), *self.rows)
+        return [
+            np.asarray(self.step),
+            *(np.asarray(_data(leaf)[i]) for leaf in jax.tree.leaves(self.state)),
+            *jax.tree.leaves(rows),
+        ]
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf) -> np.ndarray:
+    """A leaf on the host; a random key as its numbers."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> Standing:
+    """The standing of a block whose runs were kept at one step; `state` and `row`, of its start, say what is what."""
+    like, structure = jax.tree.flatten(state)
+    size, columns = like[0].shape[0], []
+    for i, leaf in enumerate(like, start=1):
+        column = np.stack([arrays[i] for arrays in [*kept, *[kept[-1]] * (size - len(kept))]])
+        columns.append(jax.random.wrap_key_data(jnp.asarray(column)) if _is_key(leaf) else jnp.asarray(column))
+    rows = [np.stack(column) for column in zip(*(arrays[1 + len(like) :] for arrays in kept), strict=True)]
+    table = jax.tree.unflatten(jax.tree.structure(row), rows)
+    return Standing(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
+
+
 def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
     """Train runs that share their static part. `on_rows(i, rows)` hears of run i's new rows after every chunk.
 
@@ -75,34 +114,52 @@ def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None
     """
     done: list[Trained] = []
     for members in blocks(runs):
-        done += _train_block(members, len(done), on_rows)
+        done += train_block(members, None if on_rows is None else _from(len(done), on_rows))
     return done
 
 
-def _train_block(members: Sequence[Run], offset: int, on_rows) -> list[Trained]:
+def _from(offset: int, on_rows: Callable[[int, Row], None]) -> Callable[[int, Row], None]:
+    return lambda i, rows: on_rows(offset + i, rows)
+
+
+def train_block(
+    members: Sequence[Run],
+    on_rows: Callable[[int, Row], None] | None = None,
+    on_chunk: Callable[[Standing], None] | None = None,
+    kept: Sequence[Sequence[np.ndarray]] | None = None,
+) -> list[Trained]:
+    """Train one block. `on_chunk` hears where it stands after every chunk; kept: what `Standing.of` gave of each run at one
+    step, to go on from there, to the same bits."""
     chosen, count = members[0].settings, len(members)
     block = stack(members, width(members[0]))
     state = _start(block)
     optimum, row = _prepare(block, state)
-    chunks = [_on_host(row, lambda x: x[:count, None])]
-    _tell(on_rows, offset, chunks[0], np.full(count, -1))
-    for first in range(0, chosen.steps, ROWS * chosen.log_every):
-        state, rows = _advance(block, optimum, state, np.int32(first))
-        left = -(-(chosen.steps - first) // chosen.log_every)
-        chunks.append(_on_host(rows, lambda x, left=left: x[:count, :left]))
-        _tell(on_rows, offset, chunks[-1], chunks[-2].step[:, -1])
-        if (chunks[-1].step[:, -1] < min(chosen.steps, first + ROWS * chosen.log_every)).all():
-            break  # every run of the block has diverged
-    table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
-    graded = _on_host(_close(block, optimum, state))
+    at = _restored(state, row, kept) if kept else Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
+    _tell(on_rows, at.rows[0], np.full(count, -1))
+    while at.step < chosen.steps and not _all_diverged(at):
+        state, rows = _advance(block, optimum, at.state, np.int32(at.step))
+        left = -(-(chosen.steps - at.step) // chosen.log_every)
+        fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
+        before = np.asarray(at.rows[-1].step)[:, -1]
+        at = Standing(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
+        _tell(on_rows, fresh, before)
+        if on_chunk:
+            on_chunk(at)
+    table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *at.rows)
+    graded = _on_host(_close(block, optimum, at.state))
     searched = policies.REGISTRY[chosen.policy.name].box is not None
     best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
+    last_state = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), at.state)
 
     def finished(i: int) -> Trained:
-        rows, last, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, state, graded))
+        rows, last, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, last_state, graded))
         return Trained(_closed(_moved(rows, -1), closed.last), last, closed.optimum, closed, best[i])
 
     return [finished(i) for i in range(count)]
+
+
+def _all_diverged(at: Standing) -> bool:
+    return bool((at.rows[-1].step[:, -1] < at.step).all())
 
 
 def _closed(rows: Row, last: Row | None) -> Row:
@@ -116,9 +173,9 @@ def _on_host(tree, select=lambda x: x):
     return jax.tree.map(lambda x: select(np.asarray(x)), tree)
 
 
-def _tell(on_rows, offset: int, rows: Row, before: np.ndarray) -> None:
+def _tell(on_rows, rows: Row, before: np.ndarray) -> None:
     for i in range(len(before)) if on_rows else ():
-        on_rows(offset + i, _moved(jax.tree.map(lambda x, i=i: x[i], rows), before[i]))
+        on_rows(i, _moved(jax.tree.map(lambda x, i=i: x[i], rows), before[i]))
 
 
 def _moved(rows: Row, before: int | np.integer) -> Row:

@@ -1,6 +1,7 @@
 """From Hydra's composed config to a run: names checked against the registries, nulls resolved from one table."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,9 +37,6 @@ RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
 }
 
 
-DEFAULT_STORE = "outputs/.rlkl"
-
-
 class Built(NamedTuple):
     """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
     is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
@@ -47,7 +45,14 @@ class Built(NamedTuple):
     card: tasks.Card
     tracking: settings.Tracking
     resolved: dict[str, Any]
-    store: Path
+    execution: settings.Execution = settings.Execution()
+    engine: settings.Engine = settings.Engine()
+    plugins: tuple[str, ...] = ()  # of the files, wherever the process goes later on
+
+    @property
+    def store(self) -> Path:
+        """The folder of what is kept."""
+        return Path(self.execution.store).expanduser()
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -69,7 +74,11 @@ def plain(config: Any) -> dict[str, Any]:
     """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
     from omegaconf import OmegaConf
 
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
+    return complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False)))
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values less the keys that are no run's; raises `SettingsError` for one that is missing."""
     for key, value in values.items():
         for inner, entry in value.items() if isinstance(value, dict) else ():
             if isinstance(entry, str) and entry == "???":
@@ -85,7 +94,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
-            return SettingsError(override, "", "is no command (list, plot, audit, grade) and no override (key=value)")
+            return SettingsError(override, "", "is no command (list, plot, summary, audit, grade) and no override (key=value)")
         if key.startswith("hydra"):
             continue
         if key in groups:
@@ -102,11 +111,16 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     return SettingsError("overrides", " ".join(overrides), f"{type(error).__name__}: {error}")
 
 
-def build(config: Mapping[str, Any]) -> Built:
-    """The run that a plain config names; raises `SettingsError` at the first bad setting."""
-    plugins.load(config.get("plugins") or [])
+def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None) -> Built:
+    """The run that a plain config names; raises `SettingsError` at the first bad setting.
+
+    cards: of the tasks built so far, to which this one's is added; a task of the same options is built once.
+    """
+    files = config.get("plugins") or []
+    plugins.load(files)
     groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
-    beside = {"task", "tracking", "plugins", "store"}
+    execution = {field.name for field in dataclasses.fields(settings.Execution)}
+    beside = {"task", "tracking", "plugins", "engine"} | execution
     known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
     for key in config:
         if key not in known:
@@ -116,7 +130,22 @@ def build(config: Mapping[str, Any]) -> Built:
     if chosen.seed >= settings.SEED_LIMIT:
         raise SettingsError("seed", chosen.seed, f"must be below {settings.SEED_LIMIT}")
     tracking = settings.read(settings.Tracking, config.get("tracking") or {}, "tracking.")
-    options = dict(config.get("task") or {})
+    carried_out = settings.read(settings.Execution, {key: config[key] for key in execution if key in config})
+    engine = settings.read(settings.Engine, config.get("engine") or {}, "engine.")
+    family = policies.REGISTRY.get(chosen.policy.name)
+    memory = None if family is None or family.memory is None else family.memory(chosen.policy)
+    named = json.dumps([config.get("task"), config.get("plugins"), memory], default=str)
+    cards = {} if cards is None else cards
+    if named not in cards:
+        cards[named] = _card(config.get("task") or {}, memory)
+    card = cards[named]
+    chosen = resolve(chosen, card.task)
+    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
+
+
+def _card(given: Mapping[str, Any], memory: int | None) -> tasks.Card:
+    """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens."""
+    options = dict(given)
     name = options.pop("name", None)
     if name is None:
         raise SettingsError("task.name", "null", "allowed: " + ", ".join(tasks.REGISTRY))
@@ -124,12 +153,7 @@ def build(config: Mapping[str, Any]) -> Built:
     card = tasks.build(name, **options)
     if exported is not None:
         _export(card, exported)
-    family = policies.REGISTRY.get(chosen.policy.name)
-    if family is not None and family.memory is not None:
-        card = remember(card, family.memory(chosen.policy))
-    chosen = resolve(chosen, card.task)
-    store = Path(str(config.get("store") or DEFAULT_STORE)).expanduser()
-    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), store)
+    return card if memory is None else remember(card, memory)
 
 
 def _export(card: tasks.Card, path: Any) -> None:

@@ -34,6 +34,16 @@ def load(paths: Sequence[str]) -> list[str]:
     return found
 
 
+def places(paths: Sequence[str]) -> tuple[str, ...]:
+    """The files' absolute paths."""
+    return tuple(str(Path(path).expanduser().resolve()) for path in paths)
+
+
+def digest(files: Sequence[str]) -> list[str]:
+    """A hash of each file's place and source."""
+    return [hashlib.sha256(file.encode() + Path(file).read_bytes()).hexdigest() for file in files]
+
+
 def _run(name: str, file: Path, shown: str) -> list[dict]:
     """Run one file as a module; returns what it put into each registry, and leaves nothing behind where it fails."""
     spec = importlib.util.spec_from_file_location(name, file)

@@ -3,6 +3,7 @@
 The files' names, columns and fields are rlkl's contract: others read them.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import yaml
 
 from rlkl import divergences, job, losses, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
@@ -28,14 +30,16 @@ PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """A file written beside its place and moved there, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file written beside its place and moved there, so that no reader ever sees half of it; an `OSError` names it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -51,6 +55,26 @@ def _plain(value):
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
     return value.item() if isinstance(value, np.generic) else value
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """PyYAML's dumper, in C where it has one, that quotes text which Hydra would read as a number."""
+
+
+def _quoted(dumper, text: str):
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _quoted)
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that Hydra reads back as they are."""
+    return yaml.dump(dict(values), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def history(rows: Row) -> dict[str, Any]:
@@ -200,7 +224,7 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "start": automaton.start,
         "context": automaton.context.tolist(),
         "step": int(trained.state.step),
-        "plugins": [str(Path(path).expanduser().resolve()) for path in built.resolved.get("plugins") or []],
+        "plugins": list(built.plugins),
     }
     leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
     out = io.BytesIO()
@@ -233,19 +257,35 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(leaf) for leaf in leaves])
 
 
-def save(folder: Path, built: Built, trained: Trained, seconds: float) -> dict[str, Any]:
-    """Write a run's files into its folder; returns the summary."""
+def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
+    """What a run leaves in its folder, by name; the summary comes last, and says that the others are there."""
     columns = history(trained.rows)
     written = texts.sequences(built, trained) if built.card.tokens else {}
     portraits = portrait.draw(built, trained, written)
-    graded = summary(built, trained, seconds, portraits)
-    write(folder / "history.csv", table(list(columns), zip(*columns.values(), strict=True)))
-    write(folder / "outcomes.csv", outcomes(built, trained))
     names = ["metric", "reference", "policy", "optimum", "policy_stderr"]
-    write(folder / "diversity.csv", table(names, portrait.shares(portraits)))
+    kept: dict[str, str | bytes] = {
+        "history.csv": table(list(columns), zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)),
+        "outcomes.csv": outcomes(built, trained),
+        "diversity.csv": table(names, portrait.shares(portraits)),
+    }
     if written:
-        write(folder / "samples.txt", texts.side_by_side(built, written))
-        write(folder / "positions.csv", along(trained))
-    write(folder / "checkpoint.npz", checkpoint(built, trained))
-    write(folder / "summary.json", json.dumps(graded, indent=2, allow_nan=False) + "\n")
-    return graded
+        kept |= {"samples.txt": texts.side_by_side(built, written), "positions.csv": along(trained)}
+    kept["checkpoint.npz"] = checkpoint(built, trained)
+    graded = summary(built, trained, seconds, portraits)
+    kept["summary.json"] = json.dumps(graded, indent=2, allow_nan=False) + "\n"
+    return {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
+
+
+def fill(folder: Path, kept: Mapping[str, bytes]) -> None:
+    """Write a run's files into its folder, in their order; what a killed command left half-written there goes."""
+    for beside in folder.glob(".*.part"):
+        beside.unlink(missing_ok=True)
+    for name, content in kept.items():
+        write(folder / name, content)
+
+
+def columns_of(history_csv: bytes) -> dict[str, list[float]]:
+    """The columns of a history.csv, NaN where a cell is empty."""
+    names, *rows = csv.reader(io.StringIO(history_csv.decode()))
+    cells = zip(*([float(cell or "nan") for cell in row] for row in rows), strict=True)
+    return {name: list(column) for name, column in zip(names, cells, strict=True)}

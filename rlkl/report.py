@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,11 @@ from rlkl.training import Row
 
 console = Console(highlight=False, soft_wrap=True, width=shutil.get_terminal_size((120, 25)).columns)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """A warning, on standard error."""
+    errors.print(f"warning: {message}", markup=False)
 
 
 def header(built: Built) -> str:
@@ -75,6 +82,41 @@ def progress(steps: int) -> Iterator[Any]:
         yield update
 
 
+EVERY = 10.0  # seconds between two lines on a sweep's progress, where there is no terminal
+
+
+@contextlib.contextmanager
+def sweep_progress(runs: int, steps: int, names: Mapping[str, str]) -> Iterator[Any]:
+    """A callable that takes what `sweeps.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
+    now and then elsewhere. names: the jobs' numbers, by key. Called from several threads."""
+    lock, started, said = threading.Lock(), time.perf_counter(), time.perf_counter()
+    done, finished = 0, 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}% of the steps"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    shown = bar.add_task(f"0 of {runs} runs", total=steps)
+
+    def tell(told: Any) -> None:
+        nonlocal done, finished, said
+        with lock:
+            done, finished = done + told.steps, finished + told.finished
+            for key, step in told.diverged:
+                console.print(f"job {names[key]} diverged at step {step}", markup=False)
+            bar.update(shown, completed=done, description=f"{finished} of {runs} runs")
+            now = time.perf_counter()
+            if console.is_terminal or now - said < EVERY or not 0 < done < steps:
+                return
+            said = now
+            left = (now - started) * (steps - done) / done
+            console.print(f"{finished} of {runs} runs, {done:,} of {steps:,} steps, about {_span(left)} left", markup=False)
+
+    with bar:
+        yield tell
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
     """The closing table: the policy beside the exact optimum. Nats, per sequence."""
     shown = Table(title=f"after {graded['steps']} steps", title_justify="left")
@@ -121,6 +163,30 @@ def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
         "effective_support": np.exp(values.entropy),
     }
     return {key: None if np.isnan(objective) or np.isnan(value) else float(value) for key, value in named.items()}
+
+
+def over_seeds(groups: Sequence[Any]) -> Table:
+    """What `statistics.grouped` found: each measure's interquartile mean, and below it its interval."""
+    names = list(groups[0].overrides)
+    labels = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}
+    diverged = any(group.diverged for group in groups)
+    title = "interquartile means over seeds, with 95% bootstrap intervals"
+    shown = Table(title=title, title_justify="left")
+    for name in names:
+        shown.add_column(escape(name), overflow="fold")
+    for name in ("runs", *(["diverged"] if diverged else []), *labels.values()):
+        shown.add_column(escape(name), justify="right", overflow="fold")
+    for group in groups:
+        counts = [str(group.runs), *([str(group.diverged)] if diverged else [])]
+        shown.add_row(*map(escape, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))
+    return shown
+
+
+def _spread(found: Any) -> str:
+    if found is None:
+        return "-"
+    interval = "" if np.isnan(found.low) else f"\n{number(found.low)}..{number(found.high)}"
+    return number(found.mean) + interval
 
 
 def number(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Reading back what runs and sweeps left in their folders."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,16 +41,24 @@ def overrides(folder: Path) -> dict[str, str]:
         return {}
     from omegaconf import OmegaConf
 
-    pairs = (str(entry).lstrip("+").partition("=") for entry in OmegaConf.load(record))
+    return split(map(str, OmegaConf.load(record)))
+
+
+def split(overrides: Iterable[str]) -> dict[str, str]:
+    """Overrides (`key=value`) by key."""
+    pairs = (entry.lstrip("+").partition("=") for entry in overrides)
     return {key: value for key, _, value in pairs}
+
+
+def record(run: str, overrides: Mapping[str, str], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A finished run as one row: its folder, its overrides as `override.<key>`, its summary."""
+    return {"run": run} | {f"override.{key}": value for key, value in overrides.items()} | dict(summary)
 
 
 def summaries(root: Path) -> list[dict[str, Any]]:
     """One record a finished run: its folder, its overrides, its summary."""
     return [
-        {"run": str(folder.relative_to(root))}
-        | {f"override.{key}": value for key, value in overrides(folder).items()}
-        | json.loads((folder / "summary.json").read_text())
+        record(str(folder.relative_to(root)), overrides(folder), json.loads((folder / "summary.json").read_text()))
         for folder in folders(root)
     ]
 

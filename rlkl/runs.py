@@ -1,4 +1,4 @@
-"""One run from its config to its result: trained, and, where there is a folder, recorded and tracked."""
+"""One run from its config to its result: trained or taken from the store and, where there is a folder, recorded and tracked."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from rlkl import blocks, config, portrait, records, references, texts
+from rlkl import blocks, config, portrait, records, references, report, store, texts
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy
 from rlkl.settings import DivergedError
+from rlkl.store import Entry
 from rlkl.tracking import Tracker
 from rlkl.training import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KEEP_EVERY = 2.0  # seconds between two chunks that are kept
 
 
 class Result(NamedTuple):
@@ -28,7 +31,7 @@ class Result(NamedTuple):
 
 
 def train(overrides: Sequence[str] = ()) -> Result:
-    """Train the run that these overrides name, as on the command line, in memory: no folder, no tracking.
+    """Train the run that these overrides name, as on the command line, in memory: no folder, no tracking, no store.
 
     rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]. Raises `SettingsError` for a bad
     setting and `DivergedError` for a run that stops being finite. jax's global settings are left as they were.
@@ -47,27 +50,79 @@ def train(overrides: Sequence[str] = ()) -> Result:
     return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
 
 
+def entry(built: Built, trained: Trained, seconds: float) -> Entry:
+    """A trained run as it is kept."""
+    return Entry(records.files(built, trained, seconds), report.of_optimum(built, trained))
+
+
+def finish(built: Built, on_rows: Callable[[Row], None]) -> tuple[Entry, bool]:
+    """The run out of the store, else trained and put there; and whether it was there. `on_rows` hears what is trained."""
+    started = saved = time.perf_counter()
+    root, key, resume = built.store, store.key(built), built.execution.resume
+    found = store.read(root, key) if resume else None
+    if found is not None:
+        return found, True
+    built = references.attach(built)
+    kept = store.read_chunk(root, key) if resume else None
+
+    def on_chunk(standing: blocks.Standing):
+        nonlocal saved
+        if time.perf_counter() - saved >= KEEP_EVERY:
+            store.put_chunk(root, key, standing.of(0))
+            saved = time.perf_counter()
+
+    tell = lambda _, rows: on_rows(rows) if rows.step.size else None  # noqa: E731
+    trained = blocks.train_block([built.run], tell, on_chunk, None if kept is None else [kept])[0]
+    made = entry(built, trained, time.perf_counter() - started)
+    store.put(root, key, made)
+    return made, False
+
+
+class Recorded(NamedTuple):
+    """A run in its folder: as it is kept, whether it had been, and wandb's line to upload it."""
+
+    entry: Entry
+    reused: bool
+    upload: str | None
+
+
 def execute(
     built: Built, folder: Path, group: str | None, on_rows: Callable[[Row], None], warn: Callable[[str], None]
-) -> tuple[dict[str, Any], Trained, str | None]:
-    """Train a run, record it in `folder`, track it; returns its summary, itself, and wandb's line to upload it."""
-    started = time.perf_counter()
-    tracker = None if built.tracking.name == "none" else Tracker(built, folder, group, warn)
+) -> Recorded:
+    """Finish a run, fill its folder, track it."""
+    tracker = tracked(built, folder, group, warn)
+    found, upload, live = None, None, False
 
-    def tell(_: int, rows: Row) -> None:
-        if rows.step.size:
-            on_rows(rows)
-            if tracker is not None:
-                tracker.log(records.history(rows))
+    def tell(rows: Row) -> None:
+        nonlocal live
+        live = True
+        on_rows(rows)
+        if tracker is not None:
+            tracker.log(records.history(rows))
 
-    graded = None
     try:
-        built = references.attach(built)
-        trained = blocks.train([built.run], tell)[0]
-        graded = records.save(folder, built, trained, time.perf_counter() - started)
+        found, reused = finish(built, tell)
+        records.fill(folder, found.files)
+        if tracker is not None and not live:
+            tracker.log(records.columns_of(found.files["history.csv"]))
     finally:
-        upload = tracker.finish(graded) if tracker is not None else None
-    return graded, trained, upload
+        upload = tracker.finish(found.summary if found else None) if tracker is not None else None
+    return Recorded(found, reused, upload)
+
+
+def deliver(built: Built, found: Entry, folder: Path, group: str | None, warn: Callable[[str], None]) -> str | None:
+    """Fill a finished run's folder, and track it; returns wandb's line to upload it."""
+    records.fill(folder, found.files)
+    tracker = tracked(built, folder, group, warn)
+    if tracker is None:
+        return None
+    tracker.log(records.columns_of(found.files["history.csv"]))
+    return tracker.finish(found.summary)
+
+
+def tracked(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
+    """The run's tracker, if it is to be tracked."""
+    return None if built.tracking.name == "none" else Tracker(built, folder, group, warn)
 
 
 def raise_if_diverged(graded: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ Names that live in registries (tasks, policies, divergences, algorithms) are che
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -43,6 +44,28 @@ class DivergedError(RuntimeError):
             f"the run diverged at step {step}: its gradient or parameters are not finite. What it had until then is "
             "kept; a smaller optimizer.learning_rate, or optimizer.max_grad_norm, may help."
         )
+
+
+class BadJobsError(ValueError):
+    """Jobs of a sweep that cannot be run, each with its complaint; nothing was trained."""
+
+    def __init__(self, complaints: Mapping[int, str]):
+        said: dict[str, list[int]] = {}
+        for number, complaint in complaints.items():
+            said.setdefault(" ".join(complaint.split()), []).append(number)
+        self.lines = [f"job{'s' if len(those) > 1 else ''} {spans(those)}: {words}" for words, those in said.items()]
+        super().__init__("\n".join(self.lines))
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers in rising order as a person writes them: 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def config_directory() -> Path:
@@ -195,6 +218,25 @@ class Tracking:
     tags: tuple = static((), kind=tuple)
 
 
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How runs are carried out; nothing here changes a number. These are top-level keys, as `seed` is."""
+
+    store: str = static("outputs/.rlkl", kind=str)  # the folder of finished and unfinished runs, and of references
+    resume: bool = static(True, kind=bool)  # take from the store what it has
+    fail_fast: bool = static(False, kind=bool)  # stop a sweep at the first run that diverges
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Where a sweep's groups are trained."""
+
+    name: str = static("local", allowed=("local", "submitit"))
+    cluster: str | None = static(None, kind=str)  # of submitit: slurm, local, debug; null takes what there is
+    runs_per_job: int = static(64, kind=int, at_least=1)  # runs that one job of the cluster trains
+    parameters: Any = dataclasses.field(default_factory=dict)  # submitit's own: timeout_min, slurm_partition, ...
+
+
 GROUPS = {
     "policy": Policy,
     "algorithm": Algorithm,
@@ -253,12 +295,18 @@ def read(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 def fingerprint(*parts: Any) -> str:
     """A hash of JSON-like values, of the package's source, and of the versions of what computes."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode() + _program()).hexdigest()[:24]
+
+
+@functools.cache
+def _program() -> bytes:
+    """A hash of what computes, as this process loaded it."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     for name in ("jax", "jaxlib", "numpy", "optax", "equinox"):
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())
-    return digest.hexdigest()[:24]
+    return digest.digest()
 
 
 def known_keys() -> set[str]:
@@ -266,4 +314,6 @@ def known_keys() -> set[str]:
     nested = {f"{group}.{field.name}" for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
     tracking = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
     top = {field.name for field in dataclasses.fields(Settings) if field.name not in GROUPS}
-    return nested | tracking | top | {"task.name", "task.export", "plugins", "store"}
+    execution = {field.name for field in dataclasses.fields(Execution)}
+    engine = {f"engine.{field.name}" for field in dataclasses.fields(Engine)}
+    return nested | tracking | top | execution | engine | {"task.name", "task.export", "plugins"}

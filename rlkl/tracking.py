@@ -32,7 +32,16 @@ class Tracker:
             config=built.resolved,
             dir=str(folder),
             mode="offline" if chosen.name == "wandb_offline" else "online",
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+            ),
         )
 
     def log(self, columns: Mapping[str, Any]) -> None:

@@ -134,8 +134,19 @@ def test_a_sweep_leaves_a_row_a_job(command, tmp_path):
     assert (tmp_path / "alone" / "history.csv").read_bytes() == (tmp_path / "sweep" / "3" / "history.csv").read_bytes()
 
 
-def test_a_sweep_goes_on_past_a_bad_job_and_says_so(command, tmp_path):
-    done = command("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "hydra.sweep.dir=sweep")
+def test_a_sweep_with_bad_jobs_names_them_all_and_trains_nothing(command, tmp_path):
+    done = command("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "seed=0,1,-1", "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: jobs 2, 8: seed=-1: must be at least 0",
+        "error: jobs 3-5: penalty.beta=-1.0: must be above 0 (penalty=none trains without a penalty)",
+    ]
+    assert not (tmp_path / "sweep" / "0").exists()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_one_after_the_other_a_sweep_goes_on_past_a_bad_job(command, tmp_path):
+    done = command("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "hydra.sweep.dir=sweep", "hydra/launcher=basic")
     assert done.returncode == 2
     assert "job 1: penalty.beta=-1.0: must be above 0" in done.stderr
     assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 2

@@ -21,8 +21,9 @@ FLOORS = {
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
     "references": 6, "texts": 6, "portrait": 6,
     "scores": 0, "probes": 6,
-    "runs": 7, "plots": 7, "suite": 7, "audits": 8, "grading": 8, "scorecard": 8,
-    "cli": 8,
+    "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7,
+    "audits": 8, "grading": 8, "scorecard": 8, "sweeps": 8, "composition": 8, "jobs": 8,
+    "machine": 0, "cluster": 9, "launcher": 10, "cli": 11,
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
@@ -35,7 +36,7 @@ SAME_FLOOR = {
     ("references", "config"), ("references", "records"), ("references", "pretraining"),
     ("report", "blocks"),
     ("records", "config"), ("tracking", "config"), ("results", "records"), ("report", "config"), ("report", "records"),
-    ("listing", "report"), ("cli", "audits"), ("scorecard", "grading"), ("cli", "scorecard"),
+    ("listing", "report"), ("runs", "store"), ("scorecard", "grading"),
 }  # fmt: skip
 ROOT = Path(rlkl.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,8 +1,11 @@
 """Tasks, by name. A task is one function that returns a `Card`; its arguments are its options in the config."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,16 @@ class Card:
     tokens: tuple[str, ...] = ()
     joiner: str = " "
     corpus: np.ndarray | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the content: of all that a run can read off its task, wherever that came from."""
+        names = json.dumps([self.outcomes, self.facts, self.tokens, self.joiner], sort_keys=True, default=str)
+        hashed = hashlib.sha256((self.task.automaton.digest + names).encode())
+        arrays = (self.task.reward, self.task.log_reference, self.task.typicality, self.task.coordinates, self.corpus)
+        for array in arrays:
+            hashed.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
 
 
 REGISTRY: dict[str, Callable[..., Card]] = {}

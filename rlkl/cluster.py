@@ -1,0 +1,54 @@
+"""A sweep's groups trained by jobs of a cluster, through submitit; it is imported only where it is asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlkl import machine, settings, store, sweeps
+from rlkl.settings import SettingsError
+from rlkl.store import Entry
+from rlkl.sweeps import Job, Told
+
+
+def train(
+    group: Sequence[Job], root: Path, engine: settings.Engine, tell: Callable[[Told], None], resume: bool = True
+) -> Iterator[list[tuple[str, Entry]]]:
+    """As `sweeps.train`, by jobs of at most `engine.runs_per_job` runs each, which all write to the store under `root`.
+
+    A job's files lie below `root`/submitit. Raises `SettingsError` where submitit is missing or refuses a parameter, and
+    what submitit raises for a job that failed; the other jobs go on, and the same command finds what they finished.
+    """
+    executor = _executor(engine, root / "submitit")
+    parts = [group[first : first + engine.runs_per_job] for first in range(0, len(group), engine.runs_per_job)]
+    with executor.batch():
+        jobs = [executor.submit(work, [each.built.resolved for each in part], str(root), resume) for part in parts]
+    for part, job in zip(parts, jobs, strict=True):
+        job.result()
+        found = [(each.key, store.read(root, each.key)) for each in part]
+        tell(Told(steps=sum(each.built.run.settings.steps for each in part), finished=len(part)))
+        yield [(key, _there(key, entry, root)) for key, entry in found]
+
+
+def work(configs: Sequence[dict[str, Any]], root: str, resume: bool) -> list[str]:
+    """What a job of the cluster does: `sweeps.run_group`, with jax as the command has it."""
+    machine.configure()
+    return sweeps.run_group(configs, root, resume)
+
+
+def _there(key: str, entry: Entry | None, root: Path) -> Entry:
+    if entry is None:
+        raise SettingsError("store", str(root), f"the cluster's jobs did not leave run {key} here: it must be a folder all see")
+    return entry
+
+
+def _executor(engine: settings.Engine, folder: Path) -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise SettingsError("engine", "submitit", "needs the package submitit (pip install 'rlkl[submitit]')") from None
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=engine.cluster)
+        executor.update_parameters(**dict(engine.parameters))
+    except (NameError, TypeError, ValueError, RuntimeError) as error:
+        raise SettingsError("engine.parameters", str(dict(engine.parameters)), f"submitit says: {error}") from None
+    return executor

@@ -1,0 +1,144 @@
+"""What a job of the command does: Hydra's task function. Heavy imports wait until they are needed."""
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlkl import machine
+from rlkl.settings import DivergedError, SettingsError
+
+if TYPE_CHECKING:
+    from rlkl.config import Built
+    from rlkl.store import Entry
+
+BAD_SETTING, FAILED = 2, 1  # exit statuses
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def shown(folder: Path) -> str:
+    """A folder as a person would type it."""
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+@dataclass
+class Jobs:
+    """Hydra's task function: finishes each job it is called with, and remembers what became of it."""
+
+    sweep: Path | None = None
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # a sweep's finished jobs, by number
+    failed: dict[int, str] = field(default_factory=dict)
+    reused: int = 0
+    status: int = 0
+    tracked: bool = False
+
+    def __call__(self, config: Any, finished: "tuple[Built, Entry] | None" = None) -> float:
+        """Run a job, or only record one that is finished already; returns its objective, NaN where it failed.
+
+        The objective is what a sweeper that optimises reads; it is to be maximised.
+        """
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra = HydraConfig.get()
+        sweeping = hydra.mode == RunMode.MULTIRUN
+        self.sweep = (Path(hydra.runtime.cwd) / hydra.sweep.dir).resolve() if sweeping else None
+        try:
+            graded = self._in_sweep(config, hydra, finished) if sweeping else self._alone(config, hydra)
+            if graded["diverged_at"] is not None:
+                raise DivergedError(graded["diverged_at"])
+        except (SettingsError, DivergedError) as error:
+            self.status = max(self.status, BAD_SETTING if isinstance(error, SettingsError) else FAILED)
+            self.failed[hydra.job.num if sweeping else 0] = str(error)
+            complain(f"job {hydra.job.num}: {error}" if sweeping else str(error))
+            return float("nan")
+        return float(graded["objective"])
+
+    def _alone(self, config: Any, hydra: Any) -> dict[str, Any]:
+        machine.configure()
+        from rlkl import config as configs
+        from rlkl import report, runs
+
+        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config)))
+        folder = Path(hydra.runtime.output_dir)
+        _save_resolved(config, built, folder, hydra.output_subdir)
+        report.console.print(report.header(built), markup=False)
+        with report.progress(built.run.settings.steps) as on_rows:
+            done = runs.execute(built, folder, None, on_rows, report.warn)
+        graded = done.entry.summary
+        report.console.print(report.result(graded, done.entry.optimum))
+        if done.reused:
+            where = f"reused: it was finished before, in {shown(built.store)} (resume=false runs it anew)"
+            report.console.print(where, markup=False)
+        report.console.print(f"in {shown(folder)}   (rlkl plot {shown(folder)})", markup=False)
+        if done.upload:
+            report.console.print(f"to upload: {done.upload}", markup=False)
+        return graded
+
+    def _in_sweep(self, config: Any, hydra: Any, finished: "tuple[Built, Entry] | None") -> dict[str, Any]:
+        machine.configure()
+        from rlkl import config as configs
+        from rlkl import report, results, runs
+
+        folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
+        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished[0]
+        _save_resolved(config, built, folder, hydra.output_subdir)
+        self.tracked |= built.tracking.name == "wandb_offline"
+        if finished is None:
+            done = runs.execute(built, folder, group, lambda rows: None, report.warn)
+            found, self.reused = done.entry, self.reused + done.reused
+        else:
+            found = finished[1]
+            runs.deliver(built, found, folder, group, report.warn)
+        graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
+        self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
+        report.console.print(f"job {hydra.job.num}  {' '.join(given) or 'defaults'}\n  {report.brief(graded)}", markup=False)
+        return graded
+
+    def write_results(self) -> None:
+        """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
+        from rlkl import records
+
+        if self.sweep is None or not self.rows:
+            return
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "seconds"]
+        records.write(self.sweep / "results.csv", records.table(columns, ([row.get(key) for key in columns] for row in rows)))
+
+    def close(self) -> None:
+        """Write a sweep's results, and say how it ended."""
+        from rlkl import report
+
+        if self.sweep is None:
+            return
+        try:
+            self.write_results()
+        except OSError as error:
+            self.status = self.status or FAILED
+            complain(f"results.csv cannot be written ({error.strerror}: {error.filename})")
+        reused = f", {self.reused} of them before (resume=false runs them anew)" if self.reused else ""
+        failures = f", {len(self.failed)} failed" if self.failed else ""
+        report.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {shown(self.sweep)}", markup=False)
+        for number in sorted(self.failed):
+            report.console.print(f"  job {number}: {self.failed[number]}", markup=False)
+        if self.tracked:
+            report.console.print(f"to upload: wandb sync {shown(self.sweep)}/*/wandb/offline-run-*", markup=False)
+
+
+def _at(folder: Path, built: "Built") -> "Built":
+    """The run with its store below the folder that the command was given in, even where Hydra changes it for the job."""
+    return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
+
+
+def _save_resolved(config: Any, built: "Built", folder: Path, subfolder: str | None) -> None:
+    """Hydra has written the config as it was composed; put the resolved one in its place."""
+    from rlkl.records import write, yaml_text
+
+    if subfolder is not None:
+        experiment = {"experiment": config.experiment} if "experiment" in config else {}
+        write(folder / subfolder / "config.yaml", yaml_text(built.resolved | experiment))

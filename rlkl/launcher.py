@@ -1,0 +1,202 @@
+"""Hydra's launcher and sweeper for sweeps that train together. Heavy imports wait until a sweep is launched."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rlkl import composition, machine
+from rlkl.jobs import Jobs
+from rlkl.settings import BadJobsError, SettingsError
+
+Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+
+if TYPE_CHECKING:
+    from rlkl.config import Built
+    from rlkl.store import Entry
+
+
+class FusedLauncher(Launcher):
+    """Composes and checks all jobs, trains those of one static part as one program, and records each as Hydra's own
+    launcher would: through `run_job`, in a folder of its own, with its number, log and callbacks."""
+
+    config: Any
+    hydra_context: HydraContext
+    task_function: Jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: Any) -> None:
+        """Called by Hydra."""
+        assert isinstance(task_function, Jobs)
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run these jobs; raises `BadJobsError`, with nothing trained, where one of them cannot be run."""
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        machine.configure()
+        prepared = self._prepare(job_overrides, initial_job_idx)
+        returns: dict[int, JobReturn] = {}
+        for numbers, last in _finish(prepared, self.task_function):
+            for number in numbers:
+                returns[number] = self._record(prepared[number])
+                if prepared[number].fails_fast and number in self.task_function.failed:
+                    self.task_function.write_results()
+                    raise StoppedError
+            if last:
+                self.task_function.write_results()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return [returns[number] for number in sorted(returns)]
+
+    def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
+        """Every job composed and built."""
+        from rlkl import config as configs
+        from rlkl import store
+
+        self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
+        cards: dict[str, Any] = {}
+        prepared, complaints = {}, {}
+        for number, overrides in enumerate(job_overrides, start=first):
+            try:
+                built = configs.build(self._plain(overrides, number), cards)
+                prepared[number] = Prepared(number, overrides, built, store.key(built))
+            except (HydraException, OmegaConfBaseException) as error:
+                complaints[number] = str(configs.refusal(error, overrides))
+            except SettingsError as error:
+                complaints[number] = str(error)
+        if complaints:
+            raise BadJobsError(complaints)
+        return prepared
+
+    def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+        """The job's own config, resolved: beside Hydra's part where it refers to anything."""
+        from rlkl import config as configs
+
+        quick = self._compose.values(overrides)
+        if quick is not None:
+            return configs.complete(quick)
+        whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
+        try:
+            HydraConfig.instance().set_config(whole)
+            return configs.complete(composition.own(whole, resolve=True))
+        finally:
+            HydraConfig.instance().cfg = before
+
+    def _whole(self, overrides: Sequence[str], number: int) -> Any:
+        config = self._compose(overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
+
+    def _record(self, job: "Prepared") -> JobReturn:
+        """Hand a finished job through Hydra's own `run_job`."""
+        assert job.entry is not None
+        returned = run_job(
+            hydra_context=self.hydra_context,
+            task_function=partial(self.task_function, finished=(job.built, job.entry)),
+            config=self._whole(job.overrides, job.number),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        job.entry = None
+        if returned.status == JobStatus.FAILED:
+            raise returned._return_value  # its property would print a line of its own first
+        return returned
+
+
+class StoppedError(Exception):
+    """A sweep under fail_fast met a job that failed."""
+
+
+@dataclass
+class Prepared:
+    """A job that was composed and checked, and its result once there is one."""
+
+    number: int
+    overrides: Sequence[str]
+    built: "Built"
+    key: str
+    entry: "Entry | None" = field(default=None, repr=False)
+
+    @property
+    def fails_fast(self) -> bool:
+        """Whether the sweep ends where this job fails."""
+        return self.built.execution.fail_fast
+
+
+def _finish(prepared: dict[int, Prepared], told: Any) -> Iterator[tuple[list[int], bool]]:
+    """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group."""
+    from rlkl import references, report, store, sweeps
+
+    numbers: dict[str, list[int]] = {}
+    for number, job in prepared.items():
+        numbers.setdefault(job.key, []).append(number)
+    left = []
+    for number, job in prepared.items():
+        job.entry = store.read(job.built.store, job.key) if job.built.execution.resume else None
+        if job.entry is not None:
+            told.reused += 1
+            yield [number], False
+        elif numbers[job.key][0] == number:
+            left.append(sweeps.Job(job.key, references.attach(job.built)))
+    if not left:
+        yield [], True
+        return
+    steps = sum(job.built.run.settings.steps for job in left)
+    names = {job.key: str(numbers[job.key][0]) for job in left}
+    with report.sweep_progress(len(left), steps, names) as tell:
+        for group in sweeps.groups(left):
+            for entries in _trained(group, tell):
+                for key, entry in entries:
+                    for number in numbers[key]:
+                        prepared[number].entry = entry
+                    yield numbers[key], False
+            yield [], True
+
+
+def _trained(group: Any, tell: Any) -> Any:
+    """The group's training, here or by a cluster."""
+    first, root = group[0].built, group[0].built.store.resolve()
+    if first.engine.name == "local":
+        from rlkl import sweeps
+
+        return sweeps.train(group, root, tell, first.execution.resume)
+    from rlkl import cluster
+
+    return cluster.train(group, root, first.engine, tell, first.execution.resume)
+
+
+class FusedSweeper(BasicSweeper):
+    """Hydra's basic sweeper, which leaves checking the jobs to the launcher where that checks them anyway."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose every job, to see whether it can be."""
+        if not isinstance(self.launcher, FusedLauncher):
+            super().validate_batch_is_legal(batch)
+
+
+def register() -> None:
+    """Make both known to Hydra, which takes plugins from the package `hydra_plugins` alone: there this module is `rlkl`."""
+    plugins = Plugins.instance()
+    try:
+        import hydra_plugins as package
+    except ImportError:
+        package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+        package.__path__ = []
+    package.rlkl = sys.modules["hydra_plugins.rlkl"] = sys.modules[__name__]
+    for plugin in (FusedLauncher, FusedSweeper):
+        plugin.__module__ = "hydra_plugins.rlkl"
+        plugins.register(plugin)

@@ -1,0 +1,165 @@
+"""Runs of a sweep trained together: grouped by what is compiled, in blocks, over all devices, from the store and into it."""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlkl import blocks, config, job, references, runs, store
+from rlkl.config import Built
+from rlkl.store import Entry
+
+ANOTHER = 4.0  # what is left, in times the first block's, that makes another device worth its compilation
+
+
+class Job(NamedTuple):
+    """One run of a sweep: its fingerprint, and what is to be trained."""
+
+    key: str
+    built: Built
+
+
+class Told(NamedTuple):
+    """What a group's training says as it goes on: steps taken since the last time, runs finished, and what diverged where."""
+
+    steps: int = 0
+    finished: int = 0
+    diverged: tuple[tuple[str, int], ...] = ()
+
+
+def static_part(run: job.Run) -> tuple:
+    """What a program is compiled for: the tree's structure, and its leaves' shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(run)
+    return structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
+
+
+def groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs by static part, in the order in which each first comes up."""
+    found: dict[tuple, list[Job]] = {}
+    for each in jobs:
+        found.setdefault(static_part(each.built.run), []).append(each)
+    return list(found.values())
+
+
+def train(
+    group: Sequence[Job], root: Path, tell: Callable[[Told], None], resume: bool = True
+) -> Iterator[list[tuple[str, Entry]]]:
+    """Train a group, and keep each run in the store under `root` as its block finishes; yields every block's entries.
+
+    Runs that stopped half-way go on from their last kept chunk, in blocks of runs that stand at one step. Which runs share
+    a block, and on which device, changes no bit of any of them.
+    """
+    pending = deque(_blocks(group, root, resume))
+    devices, stop = jax.local_devices(), threading.Event()
+    done: queue.SimpleQueue[_Finished | BaseException] = queue.SimpleQueue()
+    workers: list[threading.Thread] = []
+
+    def work(device: jax.Device):
+        while pending and not stop.is_set():
+            try:
+                members, kept = pending.popleft()
+            except IndexError:
+                break
+            try:
+                done.put(_train_block(members, kept, root, device, tell, stop))
+            except BaseException as error:
+                done.put(error)
+                return
+
+    def employ():
+        workers.append(threading.Thread(target=work, args=(devices[len(workers)],), daemon=True))
+        workers[-1].start()
+
+    first, left = None, len(pending)
+    employ()
+    try:
+        while left:
+            finished = done.get()
+            if isinstance(finished, BaseException):
+                raise finished
+            left -= 1
+            first = first or finished.seconds
+            if len(workers) < len(devices) and len(pending) * finished.seconds > ANOTHER * first:
+                employ()
+            yield finished.entries
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+class _Finished(NamedTuple):
+    entries: list[tuple[str, Entry]]
+    seconds: float
+
+
+class _StoppedError(Exception):
+    """The sweep ends while this block trains."""
+
+
+def _blocks(group: Sequence[Job], root: Path, resume: bool) -> Iterator[tuple[list[Job], list | None]]:
+    """Blocks of jobs that stand at one step, with what was kept of them: those that are furthest come first."""
+    at: dict[int, list[tuple[Job, Any]]] = {}
+    for each in group:
+        kept = store.read_chunk(root, each.key) if resume else None
+        at.setdefault(0 if kept is None else int(kept[0]), []).append((each, kept))
+    size = blocks.width(group[0].built.run)
+    for step in sorted(at, reverse=True):
+        for first in range(0, len(at[step]), size):
+            part = at[step][first : first + size]
+            yield [each for each, _ in part], [kept for _, kept in part] if step else None
+
+
+def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop) -> _Finished:
+    started = saved = time.perf_counter()
+    steps = members[0].built.run.settings.steps
+    at, stopped = (int(kept[0][0]) if kept else 0), set[int]()
+    tell(Told(steps=at * len(members)))
+
+    def on_chunk(standing: blocks.Standing):
+        nonlocal saved, at
+        reached = standing.rows[-1].step[:, -1]
+        fresh = [int(i) for i in np.flatnonzero(reached < standing.step) if i not in stopped]
+        stopped.update(fresh)
+        noticed = tuple((members[i].key, int(reached[i]) + 1) for i in fresh)
+        tell(Told(steps=(standing.step - at) * len(members), diverged=noticed))
+        at = standing.step
+        if stop.is_set() or time.perf_counter() - saved >= runs.KEEP_EVERY:
+            for i, each in enumerate(members):
+                store.put_chunk(root, each.key, standing.of(i))
+            saved = time.perf_counter()
+        if stop.is_set():
+            raise _StoppedError
+
+    with jax.default_device(device), jax.enable_x64(True):
+        trained = blocks.train_block([each.built.run for each in members], on_chunk=on_chunk, kept=kept)
+        share = (time.perf_counter() - started) / len(members)
+        entries = []
+        for each, one in zip(members, trained, strict=True):
+            entry = runs.entry(each.built, one, share)
+            store.put(root, each.key, entry)
+            entries.append((each.key, entry))
+    tell(Told(steps=(steps - at) * len(members), finished=len(members)))
+    return _Finished(entries, time.perf_counter() - started)
+
+
+def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True) -> list[str]:
+    """Train runs of one static part, given as plain configs, into the store under `root`; returns their keys.
+
+    All that it needs is pickled with its arguments (plugins and texts by path), so that it can be shipped to another machine.
+    """
+    cards: dict = {}
+    with jax.enable_x64(True):
+        made = [config.build(each, cards) for each in configs]
+        jobs = [Job(store.key(each), references.attach(each)) for each in made]
+        jobs = [each for each in jobs if not resume or store.read(Path(root), each.key) is None]
+        for group in groups(jobs):
+            for _ in train(group, Path(root), lambda told: None, resume):
+                pass
+    return [store.key(each) for each in made]

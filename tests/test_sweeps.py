@@ -1,0 +1,169 @@
+"""Runs trained together: the same bits however they are grouped, stopped, resumed, or spread over devices."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rlkl import blocks, config, runs, store, sweeps
+
+PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
+TASK = {"name": "bandit/random", "size": 3}
+
+
+def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
+    made = config.build({"task": TASK, **PLAIN, "penalty": {"beta": beta}, "seed": seed, **plain})
+    return sweeps.Job(store.key(made), made)
+
+
+def finished(jobs, root, **options) -> dict[str, store.Entry]:
+    found = {}
+    for group in sweeps.groups(jobs):
+        for entries in sweeps.train(group, root, lambda told: None, **options):
+            found |= dict(entries)
+    return found
+
+
+def files(entry: store.Entry) -> dict[str, bytes]:
+    """What is the same to the last bit: all but the summary's seconds."""
+    return {name: content for name, content in entry.files.items() if name != "summary.json"}
+
+
+def test_jobs_are_grouped_by_what_is_compiled():
+    jobs = [
+        job(0),
+        job(1, 0.2),
+        job(2, task={"name": "bandit/random", "size": 4}),
+        job(0, steps=30),
+        job(3, optimizer={"b1": 0.5}),
+    ]
+    assert [[each.built.run.settings.seed for each in group] for group in sweeps.groups(jobs)] == [[0, 1, 3], [2], [0]]
+
+
+@pytest.mark.parametrize("plain", [PLAIN, {"steps": 60, "log_every": 2}], ids=["rloo", "exact"])
+def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_path, plain):
+    """Kept after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
+    members = [job(seed, algorithm=plain.get("algorithm", {})) for seed in range(5)]
+    whole = [files(runs.entry(each.built, one, 0.0)) for each, one in zip(
+        members, blocks.train([each.built.run for each in members]), strict=True)]  # fmt: skip
+    kept: list[list] = []
+    blocks.train_block([each.built.run for each in members], on_chunk=lambda at: kept.append([at.of(i) for i in range(5)]))
+    assert [int(arrays[0][0]) for arrays in kept] == [20, 40, 60]
+    for number, arrays in enumerate(kept):
+        root = tmp_path / str(number)
+        for i in (3, 1, 4):
+            store.put_chunk(root, members[i].key, arrays[i])
+        there = finished([members[4], job(9, algorithm=plain.get("algorithm", {})), members[0], members[3]], root)
+        for i in (0, 3, 4):
+            assert files(there[members[i].key]) == whole[i], (number, i)
+        assert {path.stem for path in (root / "unfinished").iterdir()} == {members[1].key}
+
+
+def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    jobs = [job(seed) for seed in range(40)]
+    whole = finished(jobs, tmp_path / "whole")
+    monkeypatch.setattr(runs, "KEEP_EVERY", 0.0)
+    going = sweeps.train(jobs, tmp_path / "cut", lambda told: None)
+    next(going)
+    going.close()
+    done = len(list((tmp_path / "cut" / "runs").iterdir()))
+    assert 16 <= done < 40
+    left = [each for each in jobs if store.read(tmp_path / "cut", each.key) is None]
+    again = finished(left, tmp_path / "cut")
+    for each in jobs:
+        entry = store.read(tmp_path / "cut", each.key)
+        assert entry is not None
+        assert files(entry) == files(whole[each.key])
+        assert each.key not in again or files(again[each.key]) == files(whole[each.key])
+    assert not list((tmp_path / "cut" / "unfinished").glob("*"))
+
+
+def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
+    good = [
+        job(seed, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd"}) for seed in range(2)
+    ]
+    bad = job(
+        7, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd", "learning_rate": 1e308}
+    )
+    told: list[sweeps.Told] = []
+    found = {key: entry for part in sweeps.train([*good, bad], tmp_path, told.append) for key, entry in part}
+    assert sum(each.steps for each in told) == 3 * 60
+    assert sum(each.finished for each in told) == 3
+    noticed = [pair for each in told for pair in each.diverged]
+    assert noticed == [(bad.key, found[bad.key].summary["diverged_at"])]
+    assert found[good[0].key].summary["diverged_at"] is None
+
+
+def test_run_group_needs_nothing_but_its_arguments(tmp_path):
+    """As on another machine: from plain values, in another process, into a store that is read here."""
+    jobs = [job(seed) for seed in range(3)]
+    here = finished(jobs, tmp_path / "here")
+    configs = [each.built.resolved for each in jobs]
+    code = f"from rlkl import machine, sweeps; machine.configure(); sweeps.run_group({configs!r}, {str(tmp_path / 'there')!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    for each in jobs:
+        entry = store.read(tmp_path / "there", each.key)
+        assert entry is not None
+        assert files(entry) == files(here[each.key])
+
+
+DEVICES = """
+import sys
+from pathlib import Path
+from rlkl import machine, sweeps
+machine.configure()
+import jax
+assert jax.local_device_count() == int(sys.argv[2]), jax.local_devices()
+used, block = set(), sweeps.blocks.train_block
+def noted(*arguments, **named):
+    used.add(jax.config.jax_default_device.id)
+    return block(*arguments, **named)
+sweeps.blocks.train_block = noted
+sweeps.ANOTHER = 0.0
+sys.path.insert(0, sys.argv[3])
+from tests.test_sweeps import finished, job
+finished([job(seed) for seed in range(70)], Path(sys.argv[1]))
+assert len(used) == int(sys.argv[2]), used
+"""
+
+
+def test_one_device_and_two_give_the_same_bits(tmp_path, cache):
+    import os
+
+    from rlkl import machine
+
+    found = {}
+    for count in (1, 2):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --{machine.FLAG}={count}"
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags}
+        where = [str(tmp_path / str(count)), str(count), os.getcwd()]
+        subprocess.run([sys.executable, "-c", DEVICES, *where], check=True, timeout=500, env=environment)
+        entries = {
+            path.stem: store.read(tmp_path / str(count), path.stem) for path in (tmp_path / str(count) / "runs").iterdir()
+        }
+        found[count] = {key: files(entry) for key, entry in entries.items() if entry is not None}
+    assert len(found[1]) == 70
+    assert found[1] == found[2]
+
+
+def test_a_device_a_core_unless_the_user_says_otherwise():
+    import os
+
+    code = "from rlkl import machine; machine.configure(); import jax; print(jax.local_device_count())"
+    for flags, expected in (("", len(os.sched_getaffinity(0))), ("--xla_force_host_platform_device_count=3", 3)):
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "XLA_FLAGS": flags}
+        )
+        assert int(said.stdout) == expected
+
+
+def test_random_keys_are_kept_as_their_numbers():
+    block = blocks.stack([job(3).built.run], 16)
+    state = blocks._start(block)
+    _, row = blocks._prepare(block, state)
+    rows = [blocks._on_host(row, lambda x: x[:1, None])]
+    at = blocks._restored(state, row, [blocks.Standing(7, state, rows).of(0)])
+    assert at.step == 7
+    np.testing.assert_array_equal(jax.random.key_data(at.state.key)[0], jax.random.key_data(state.key)[0])
