@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
 import pandas as pd
 import yaml
 
@@ -73,6 +74,7 @@ def train(name: str, folder: Path) -> results.Runs:
 def build(name: str, runs_in: Path, out: Path) -> Finished:
     """Train, then write figure.png, figure.pdf, figure.csv and claims.json into `out`."""
     runs, figure = train(name, runs_in), module(name)
+    jax.clear_caches()  # the sweep's programs: hundreds more for the table would exceed the mappings that Linux gives a process
     table = figure.table(runs)
     claims = figure.claims(table)
     records.write(out / "figure.csv", table.to_csv(index=False, lineterminator="\n"))
