@@ -1,7 +1,8 @@
 """Hydra's launcher and sweeper for sweeps that train together. Heavy imports wait until a sweep is launched."""
 
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,14 @@ class FusedLauncher(Launcher):
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
-        for numbers, last in _finish(prepared, self.task_function):
-            for number in numbers:
-                returns[number] = self._record(prepared[number])
-                if prepared[number].fails_fast and number in self.task_function.failed:
+        with contextlib.closing(_finish(prepared, self.task_function)) as finishing:  # so that training ends where this does
+            for numbers, last in finishing:
+                for number in numbers:
+                    returns[number] = self._record(prepared[number])
+                    if prepared[number].fails_fast and number in self.task_function.failed:
+                        raise StoppedError
+                if last:
                     self.task_function.write_results()
-                    raise StoppedError
-            if last:
-                self.task_function.write_results()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [returns[number] for number in sorted(returns)]
 
@@ -137,7 +138,7 @@ class Prepared:
         return self.built.execution.fail_fast
 
 
-def _finish(prepared: dict[int, Prepared], told: Any) -> Iterator[tuple[list[int], bool]]:
+def _finish(prepared: dict[int, Prepared], told: Any) -> Generator[tuple[list[int], bool], None, None]:
     """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group."""
     from rlkl import references, report, store, sweeps
 

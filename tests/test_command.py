@@ -138,8 +138,8 @@ def test_a_sweep_with_bad_jobs_names_them_all_and_trains_nothing(command, tmp_pa
     done = command("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "seed=0,1,-1", "hydra.sweep.dir=sweep")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: jobs 2, 8: seed=-1: must be at least 0",
-        "error: jobs 3-5: penalty.beta=-1.0: must be above 0 (penalty=none trains without a penalty)",
+        "error: jobs 2, 5, 8: seed=-1: must be at least 0",
+        "error: jobs 3-4: penalty.beta=-1.0: must be above 0 (penalty=none trains without a penalty)",
     ]
     assert not (tmp_path / "sweep" / "0").exists()
     assert not (tmp_path / "outputs").exists()
