@@ -22,12 +22,13 @@ GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks
 
 
 class Outcomes(NamedTuple):
-    """Probabilities of the end states that can be reached, in state order."""
+    """Probabilities of the end states that can be reached, in state order; gold: the gold reward, where there is one."""
 
     reward: Float[Array, " E"]
     reference: Float[Array, " E"]
     policy: Float[Array, " E"]
     optimum: Float[Array, " E"]
+    gold: Float[Array, " E"] | None
 
 
 class Detail(NamedTuple):
@@ -98,7 +99,8 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     else:
         best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
     at = task.automaton.outcomes
-    outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at])
+    gold = None if task.gold is None else task.gold[at]
+    outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at], gold)
     return Closing(optimum, last, values, outcomes, details, distances(task, policy, reference, optimum, keys[3], drawn))
 
 

@@ -36,6 +36,9 @@ def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     merged["reward"][at] = ends.reward
     for key in WHO:
         merged[key] = np.bincount(at, weights=np.asarray(getattr(ends, key)), minlength=len(names))
+    if ends.gold is not None:
+        merged["gold"] = np.zeros(len(names))
+        merged["gold"][at] = ends.gold
     return merged
 
 

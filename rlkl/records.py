@@ -108,6 +108,8 @@ def history(rows: Row) -> dict[str, Any]:
         exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             exactly["kl_pi_anchor"] = rows.kl_pi_anchor
+        if report.gold_reward is not None:
+            exactly |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
         return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 
@@ -116,7 +118,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
     chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
     div = penalty.divergence(chosen.penalty)
-    step = int(trained.rows.step[-1])
+    step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
     sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -137,12 +139,17 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         **{key: getattr(chosen.penalty, key) for key in PENALTY},
         "descends": job.descends(run).says,
         "seed": chosen.seed,
-        "diverged_at": step + 1 if step < chosen.steps else None,
+        "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
         **_portrayed(trained, portraits, set(last)),
         **built.card.facts,
     }
     if sampled:
         values["exact_reason"] = metrics.why_sampled(run.task, trained.state.policy, div)
+    if stopped:
+        values["stopped_at"] = step
+        values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
+    if trained.optimum.gold_objective is not None:
+        values |= _gold(trained)
     if float(trained.optimum.stderr) > 0.0:
         values["optimal_objective_stderr"] = float(trained.optimum.stderr)
     if div is None:
@@ -151,6 +158,15 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
     return _valid(values, _reasons(built, trained, div))
+
+
+def _gold(trained: Trained) -> dict[str, float]:
+    """What is best by the gold reward, and what the optimum of the fitted one earns of it."""
+    best, ends = trained.optimum, trained.closing.outcomes
+    assert best.gold_objective is not None
+    assert ends.gold is not None
+    values = {"gold_optimal_objective": float(best.gold_objective), "optimum_gold_reward": float(ends.optimum @ ends.gold)}
+    return values | ({"gold_optimal_objective_stderr": float(best.gold_stderr)} if float(best.gold_stderr) > 0.0 else {})
 
 
 def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
@@ -170,7 +186,9 @@ def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None)
     return {
         "divergence_value": "there is no penalty",
         "mode_entropy": "no sequence ends in a mode",
-    } | dict.fromkeys(("kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimal_objective", "regret"), unknown)
+    } | dict.fromkeys(
+        ("kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimal_objective", "regret", "optimum_gold_reward"), unknown
+    )
 
 
 def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
