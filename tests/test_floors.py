@@ -30,7 +30,7 @@ SAME_FLOOR = {
     ("estimators", "divergences"), ("penalty", "descent"), ("terms", "penalty"), ("audit", "recognised"),
     ("policies", "tasks"), ("metrics", "oracle"), ("shaping", "oracle"), ("best_of_n", "oracle"),
     ("losses", "job"), ("training", "job"), ("training", "losses"),
-    ("blocks", "closing"), ("records", "blocks"), ("texts", "blocks"), ("texts", "config"),
+    ("blocks", "closing"), ("records", "blocks"), ("records", "closing"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),
     ("records", "texts"), ("records", "portrait"),
     ("references", "config"), ("references", "records"), ("references", "pretraining"),
