@@ -32,6 +32,10 @@ class Algorithm:
 
 
 REGISTRY: dict[str, Algorithm] = {}
+EXACT = {  # algorithms that sample nothing
+    "exact": "The gradient of the exact objective.",
+    "dpo": "The log-loss of the preferences that the reward was fitted to (task=preference/...), without that reward.",
+}
 
 
 def register(name: str, **rest):
@@ -46,12 +50,12 @@ def register(name: str, **rest):
 
 def names() -> tuple[str, ...]:
     """Every value of `algorithm`."""
-    return ("exact", *REGISTRY)
+    return (*EXACT, *REGISTRY)
 
 
 def kind(name: str) -> str:
     """What `penalty.resolve` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
-    if name == "exact":
+    if name in EXACT:
         return "exact"
     return "sampled" if REGISTRY[name].factor is None else "scaled"
 

@@ -16,18 +16,21 @@ from rlkl.rollout import Batch, Positions
 from rlkl.tasks.automaton import Task
 from rlkl.training import Row, State, coefficient, optimum_at, row
 
-CLOSING = 2**31 - 2  # purpose of a key; steps count from 0
+CLOSING, DECODING = 2**31 - 2, 2**31 - 4  # purposes of keys; steps count from 0
 TOP = (1, 5)  # of the reference's likeliest tokens
 GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks 16-fold a time
 
 
 class Outcomes(NamedTuple):
-    """Probabilities of the end states that can be reached, in state order."""
+    """Probabilities of the end states that can be reached, in state order. gold: the gold reward, and decoded: under the
+    decoding distribution, where there is one."""
 
     reward: Float[Array, " E"]
     reference: Float[Array, " E"]
     policy: Float[Array, " E"]
     optimum: Float[Array, " E"]
+    gold: Float[Array, " E"] | None
+    decoded: Float[Array, " E"] | None
 
 
 class Detail(NamedTuple):
@@ -55,13 +58,22 @@ class Seen(NamedTuple):
     ends: Float[Array, " S"]
 
 
+class Decoded(NamedTuple):
+    """The policy as it is decoded: graded as a policy of its own, and its KL(decoded‖policy) with a standard error (0 where
+    exact)."""
+
+    report: metrics.Report
+    kl_policy: Float[Array, ""]
+    kl_policy_stderr: Float[Array, ""]
+
+
 class Closing(NamedTuple):
     """What a run is graded by at its end.
 
     optimum: at the coefficient that the run ended with. last: where rows are sampled, its last row of more samples; else
     None. optimum_values: None where the optimum is no table. details: of reference, policy, and the optimum where it is a
-    table. distances: to the optimum, with standard errors. Of a network whose sequences cannot be listed, end states and
-    details are frequencies in LAST_SAMPLES sequences.
+    table, and of the policy as decoded where a rule is set. distances: to the optimum, with standard errors. Of a network whose
+    sequences cannot be listed, end states and details are frequencies in LAST_SAMPLES sequences.
     """
 
     optimum: Optimum
@@ -70,6 +82,7 @@ class Closing(NamedTuple):
     outcomes: Outcomes
     details: dict[str, Detail]
     distances: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+    decoded: Decoded | None
 
 
 def close(run: Run, optimum: Optimum, state: State) -> Closing:
@@ -98,8 +111,25 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     else:
         best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
     at = task.automaton.outcomes
-    outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at])
-    return Closing(optimum, last, values, outcomes, details, distances(task, policy, reference, optimum, keys[3], drawn))
+    gold, decoded, ends = None if task.gold is None else task.gold[at], None, None
+    if run.settings.decoding.on:
+        decoded, cut = decode(run, optimum, state)
+        details["decoded"], ends = detail(cut), cut.ends[at]
+    outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at], gold, ends)
+    apart = distances(task, policy, reference, optimum, keys[3], drawn)
+    return Closing(optimum, last, values, outcomes, details, apart, decoded)
+
+
+def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
+    """A run's last policy graded under its decoding rules: whether it has collapsed, or is only decoded sharply."""
+    task, chosen = run.task, run.settings.penalty
+    policy = cast(state.policy, jnp.float64)
+    cut, keys = policies.decoded(policy, run.settings.decoding), jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
+    div, params, beta = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64), coefficient(run, state)
+    report = metrics.evaluate(task, cut, run.reference, div, params, beta, optimum, keys[0], LAST_SAMPLES)
+    away, error = metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES)
+    graded = Decoded(report, away, jnp.zeros(()) if error is None else error)
+    return graded, see(task, cut, run.reference, keys[2])
 
 
 def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, estimators, exact, job, penalty, plugins, policies, rollout, settings, tasks
+from rlkl import algorithms, divergences, estimators, exact, job, penalty, plugins, policies, rollout, settings, shaping, tasks
 from rlkl.settings import SettingsError, nearest
+from rlkl.tasks import annotators
 from rlkl.tasks.contexts import remember
 from rlkl.tasks.export import export
+from rlkl.tasks.unfolded import unfold
 
 
 class Recipe(NamedTuple):
@@ -90,7 +92,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     """What Hydra refused, as one line: the first override that names no group, choice or key, else Hydra's words."""
     root = settings.config_directory()
     groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "hydra")
-    keys = settings.known_keys() | {f"task.{option}" for name in tasks.REGISTRY for option in tasks.options(name)} | set(groups)
+    options = {option for name in tasks.REGISTRY for option in tasks.options(name)}
+    keys = settings.known_keys() | {f"task.{option}" for option in options} | {f"task.base.{option}" for option in options}
+    keys |= {*groups, "task@task.base"}
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
@@ -134,17 +138,22 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     engine = settings.read(settings.Engine, config.get("engine") or {}, "engine.")
     family = policies.REGISTRY.get(chosen.policy.name)
     memory = None if family is None or family.memory is None else family.memory(chosen.policy)
-    named = json.dumps([config.get("task"), config.get("plugins"), memory], default=str)
+    tree = chosen.reward_shaping.name == "mara"
+    named = json.dumps([config.get("task"), config.get("plugins"), memory, tree], default=str)
     cards = {} if cards is None else cards
     if named not in cards:
-        cards[named] = _card(config.get("task") or {}, memory)
+        cards[named] = _card(config.get("task") or {}, memory, tree)
     card = cards[named]
+    chosen = dataclasses.replace(chosen, reward_shaping=shaping.resolve(chosen, card))
     chosen = resolve(chosen, card.task)
+    if chosen.algorithm.name == "dpo":
+        card = _compared(chosen, card)
     return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
 
 
-def _card(given: Mapping[str, Any], memory: int | None) -> tasks.Card:
-    """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens."""
+def _card(given: Mapping[str, Any], memory: int | None, tree: bool) -> tasks.Card:
+    """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens; on the
+    tree of its sequences where each is to have a reward of its own."""
     options = dict(given)
     name = options.pop("name", None)
     if name is None:
@@ -153,7 +162,24 @@ def _card(given: Mapping[str, Any], memory: int | None) -> tasks.Card:
     card = tasks.build(name, **options)
     if exported is not None:
         _export(card, exported)
+    card = unfold(card, "reward_shaping", "mara") if tree else card
     return card if memory is None else remember(card, memory)
+
+
+def _compared(chosen: settings.Settings, card: tasks.Card) -> tasks.Card:
+    """The card with the pairs that direct preference optimisation learns from."""
+    if card.preferences is None:
+        raise SettingsError("algorithm", "dpo", "learns from preferences, and this task has none (task=preference/... has)")
+    if chosen.penalty.divergence != "kl_pi_ref":
+        raise SettingsError("penalty.divergence", chosen.penalty.divergence, "algorithm=dpo is of KL(pi‖pi_ref) alone")
+    if chosen.algorithm.entropy_coef is not None:
+        raise SettingsError(
+            "algorithm.entropy_coef", chosen.algorithm.entropy_coef, "algorithm=dpo maximises no reward beside it"
+        )
+    if chosen.reward_shaping.name != "none":
+        raise SettingsError("reward_shaping", chosen.reward_shaping.name, "algorithm=dpo learns from no reward")
+    pairs = annotators.comparisons(card.task, card.preferences)
+    return dataclasses.replace(card, task=dataclasses.replace(card.task, comparisons=pairs))
 
 
 def _export(card: tasks.Card, path: Any) -> None:
@@ -175,7 +201,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
     chosen = dataclasses.replace(chosen, penalty=_weighed(chosen.penalty))
-    kind = "exact" if chosen.algorithm.name == "exact" else "sampled"
+    kind = "exact" if algorithms.kind(chosen.algorithm.name) == "exact" else "sampled"
     length = "bandit" if task.automaton.horizon == 1 else "sequence"
     row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
@@ -212,7 +238,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
             raise SettingsError(f"penalty.{key}", "null", f"controller={given.controller} needs the {what}")
     if chosen.algorithm.name == "exact" or "exact" in (given.estimator, given.sampler):
         _exactly_known(chosen, task, penalty.divergence(given))
-    if chosen.algorithm.name == "exact" and chosen.rollout != settings.Rollout():
+    if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
         key, value = (
             ("staleness", chosen.rollout.staleness)
             if chosen.rollout.staleness
@@ -249,7 +275,7 @@ def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences
 
 def _algorithm(chosen: settings.Settings) -> settings.Algorithm:
     given = chosen.algorithm
-    own = algorithms.REGISTRY[given.name].aggregation if given.name != "exact" else settings.AGGREGATIONS[0]
+    own = algorithms.REGISTRY[given.name].aggregation if given.name in algorithms.REGISTRY else settings.AGGREGATIONS[0]
     return dataclasses.replace(given, loss_aggregation=given.loss_aggregation or own)
 
 

@@ -191,6 +191,11 @@ def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
     return mean(jnp.exp(log_pi), -log_pi)
 
 
+def gold_reward(task: Task, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
+    """E_pi[gold] of a table policy."""
+    return mean(outcome_probabilities(task.automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
+
+
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
     """What each token of a batch earns, without any penalty."""
     return rollout.along(token_rewards(task, dtype), batch)

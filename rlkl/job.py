@@ -45,6 +45,8 @@ def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = No
 
 def descends(run: Run) -> descent.Descent:
     """What the run's penalty descends in expectation."""
+    if run.settings.algorithm.name == "dpo":
+        return descent.Descent("exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best")
     scaled = algorithms.kind(run.settings.algorithm.name) == "scaled"
     return descent.of(run.settings.penalty, run.task.automaton.horizon, scaled)
 
@@ -52,6 +54,7 @@ def descends(run: Run) -> descent.Descent:
 def caveats(run: Run) -> list[str]:
     """What else keeps a sampled step from descending what its penalty does, in words."""
     chosen, found = run.settings, []
+    samples, shaping = algorithms.kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
     if chosen.rollout.staleness or chosen.rollout.log_prob_dtype:
         stale = f"{chosen.rollout.staleness} batches old" if chosen.rollout.staleness else ""
         rounded = f"rounded to {chosen.rollout.log_prob_dtype}" if chosen.rollout.log_prob_dtype else ""
@@ -62,12 +65,24 @@ def caveats(run: Run) -> list[str]:
         found.append(f"truncated: importance weights are at most {chosen.penalty.truncation:g} (batch_truncated: how often)")
     if chosen.penalty.clamp is not None:
         found.append(f"clamped: log-ratios are read within ±{chosen.penalty.clamp:g} (batch_clamped: how often)")
-    normalised = chosen.algorithm.name != "exact" and chosen.algorithm.loss_aggregation != settings.AGGREGATIONS[0]
+    normalised = samples and chosen.algorithm.loss_aggregation != settings.AGGREGATIONS[0]
     if normalised and run.task.automaton.lengths_vary:
         found.append(f"weighed: {chosen.algorithm.loss_aggregation} weighs sequences by their lengths, which differ here")
     if chosen.algorithm.entropy_coef is not None:
-        how = "of each next token, the states held fixed" if chosen.algorithm.name != "exact" else "of the policy"
+        how = "of each next token, the states held fixed" if samples else "of the policy"
         found.append(f"bonus: {chosen.algorithm.entropy_coef:g} times the entropy {how}; no objective or regret counts it")
+    if chosen.algorithm.name == "dpo":
+        found.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
+    if shaping.name == "mara":
+        rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
+        found.append(f"shaped: {rule}; no objective or regret counts it")
+    if shaping.name == "typicality":
+        found.append(f"shaped: {shaping.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
+    if chosen.reference.temperature is not None:
+        power = f"pi_ref^(1/{chosen.reference.temperature:g}), token by token,"
+        found.append(f"tempered: {power} penalises; objective and regret are against pi_ref")
+    if chosen.stop_kl is not None:
+        found.append(f"stops at the first logged row whose KL(pi‖pi_ref) is above {chosen.stop_kl:g}")
     return found
 
 

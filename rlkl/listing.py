@@ -38,7 +38,7 @@ def _tasks():
 
 
 def _algorithms():
-    yield "exact", "The gradient of the exact objective."
+    yield from algorithms.EXACT.items()
     for name, algorithm in algorithms.REGISTRY.items():
         yield name, _first_paragraph(algorithm.advantage)
 

@@ -75,6 +75,22 @@ def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
 
 
+def preference_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
+    """Direct preference optimisation: the mean log-loss of the preferences where beta log pi/pi_ref is the reward (Rafailov et
+    al. 2023, arXiv 2305.18290). Each answer counts once a step.
+
+    The reward counts `comparisons.scale` times in the log-odds, as the fitted one does: so with infinitely many answers the
+    optimum is that of E[r] - beta KL(pi‖pi_ref).
+    """
+    asked = run.task.comparisons
+    assert asked is not None
+    mask, weight = asked.states[:, :-1] < run.task.automaton.decisions, jnp.zeros(asked.tokens.shape[0], asked.weight.dtype)
+    batch = Batch(asked.tokens, asked.states, mask, weight, 0)
+    u = rollout.log_probability(policy, batch) - rollout.log_probability(run.reference, batch)
+    odds = asked.scale * run.settings.penalty.beta * (u[asked.first] - u[asked.second])
+    return jnp.sum(asked.weight * (jax.nn.softplus(odds) - asked.preferred * odds))
+
+
 def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray) -> Gathered:
     """A batch for the policy to learn from, drawn from it, or from a `sampler` of its own (`rollout.staleness`), its
     log-probabilities rounded where `rollout.log_prob_dtype` says so."""
@@ -141,8 +157,8 @@ def loss(
     run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray, sampler: AnyPolicy | None = None
 ) -> tuple[Array, Seen]:
     """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
-    if run.settings.algorithm.name == "exact":
-        value = exact_loss(run, policy)
+    if algorithms.kind(run.settings.algorithm.name) == "exact":
+        value = exact_loss(run, policy) if run.settings.algorithm.name == "exact" else preference_loss(run, policy)
         return value, nothing(-value, jnp.asarray(_kl(run, policy), value.dtype))
     batch, positions, reported = gather(run, sampler, policy, key)
     learned = experience(run, positions, batch, baseline, reported)

@@ -22,7 +22,8 @@ class Report(NamedTuple):
     """A policy graded: scalars, nats, per sequence.
 
     objective: E[r] - beta D; regret: the optimum's objective less it; kl_pi_optimum: KL(pi||pi*). stderr: by the names of
-    the history's columns, the standard error of what was estimated; empty where everything is exact.
+    the history's columns, the standard error of what was estimated; empty where everything is exact. On a task with a gold
+    reward: gold_reward, its mean, and gold_regret, what the best policy's E[gold] - beta D has more.
     """
 
     values: Values
@@ -30,6 +31,8 @@ class Report(NamedTuple):
     regret: Float[Array, ""]
     kl_pi_optimum: Float[Array, ""]
     stderr: dict[str, Float[Array, ""]]
+    gold_reward: Float[Array, ""] | None = None
+    gold_regret: Float[Array, ""] | None = None
 
 
 def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
@@ -63,10 +66,11 @@ def evaluate(
     way = known(task, policy, reference, div)
     if way == "sampled":
         return estimate(task, sample(task, policy, reference, key, size), div, params, beta, optimum)
-    kl = divergences.REGISTRY["kl_pi_ref"]
+    kl, gold = divergences.REGISTRY["kl_pi_ref"], None
     if way == "table":
         log_pi, log_ref = table_of(policy), table_of(reference)
         values = exact.values(task, div or kl, params, log_pi, log_ref)
+        gold = None if task.gold is None else exact.gold_reward(task, log_pi)
         if optimum.log_pi is not None:
             to_optimum = exact.sequence_divergence(task.automaton, kl, params, log_pi, optimum.log_pi)
         else:
@@ -76,9 +80,19 @@ def evaluate(
         listed = rollout.enumerate_all(task.automaton)
         log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(reference, listed)
         values = exact.enumerated_values(task, div or kl, params, listed, log_pi, log_ref)
+        gold = None if task.gold is None else exact.mean(jnp.exp(log_pi), task.gold[oracle.final_states(listed)])
         to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
     objective = values.reward if div is None else values.reward - beta * values.divergence
-    return Report(values, objective, optimum.objective - objective, jnp.where(optimum.tied, jnp.nan, to_optimum), {})
+    to_optimum = jnp.where(optimum.tied, jnp.nan, to_optimum)
+    report = Report(values, objective, optimum.objective - objective, to_optimum, {})
+    return report if gold is None else _with_gold(report, optimum, gold)
+
+
+def _with_gold(report: Report, optimum: Optimum, gold: Float[Array, ""]) -> Report:
+    """The report with E[gold], whose objective differs from the reward's by the difference of the two means."""
+    objective = report.objective - report.values.reward + gold
+    assert optimum.gold_objective is not None
+    return report._replace(gold_reward=gold, gold_regret=optimum.gold_objective - objective)
 
 
 def distance(
@@ -167,4 +181,10 @@ def estimate(
         "length": error(length),
     }
     to_optimum = jnp.where(optimum.tied, jnp.nan, jnp.mean(gap))
-    return Report(values, objective, optimum.objective - objective, to_optimum, stderr)
+    report = Report(values, objective, optimum.objective - objective, to_optimum, stderr)
+    if task.gold is None:
+        return report
+    gold = jnp.asarray(task.gold, reward.dtype)[oracle.final_states(own)]
+    beside = jnp.hypot(error(gold - weight * penalised), error(weight * elsewhere))
+    stderr |= {"gold_reward": error(gold), "gold_regret": jnp.hypot(beside, jnp.asarray(optimum.gold_stderr, beside.dtype))}
+    return _with_gold(report, optimum, jnp.mean(gold))

@@ -30,7 +30,7 @@ class Optimum(NamedTuple):
     The policy is given in one of three ways, the others being None: log_pi, a table; log_listed, the log-probability of
     every listed sequence; log_weight, of each end state, the log-ratio to a network reference of the sequences that end
     there. objective is NaN where no optimum is known (see `reason`), and has a standard error where the reference's end
-    states could only be sampled.
+    states could only be sampled. gold_objective: on a task with a gold reward, the best policy's for that, with its own.
     """
 
     log_pi: Float[Array, "T D V"] | None
@@ -39,6 +39,8 @@ class Optimum(NamedTuple):
     log_listed: Float[Array, " N"] | None = None
     log_weight: Float[Array, " S"] | None = None
     stderr: Float[Array, ""] | float = 0.0
+    gold_objective: Float[Array, ""] | None = None
+    gold_stderr: Float[Array, ""] | float = 0.0
 
     def log_probability(self, batch: Batch, log_ref: Float[Array, " N"]) -> Float[Array, " N"]:
         """log pi*(y) of each sequence, whose log-probability under the reference is given."""

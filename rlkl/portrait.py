@@ -25,6 +25,11 @@ class Portraits(NamedTuple):
     stderr: dict[str, float]
 
 
+def who(trained: Trained) -> tuple[str, ...]:
+    """Whose portraits a run has: the policy as decoded too, where a decoding rule is set."""
+    return WHO if trained.closing.decoded is None else (*WHO, "decoded")
+
+
 def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     """Reward, reference, policy and optimum of each named outcome, in state order: end states that differ only in what a
     policy remembers are one outcome."""
@@ -34,8 +39,11 @@ def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     ends = trained.closing.outcomes
     merged: dict[str, np.ndarray] = {"outcome": np.array(names, object), "reward": np.zeros(len(names))}
     merged["reward"][at] = ends.reward
-    for key in WHO:
+    for key in who(trained):
         merged[key] = np.bincount(at, weights=np.asarray(getattr(ends, key)), minlength=len(names))
+    if ends.gold is not None:
+        merged["gold"] = np.zeros(len(names))
+        merged["gold"][at] = ends.gold
     return merged
 
 
@@ -50,7 +58,7 @@ def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]
     ends = outcomes(built, trained)
     modes = diversity.modes(ends["reward"])
     of: dict[str, dict[str, float]] = {}
-    for name in WHO:
+    for name in who(trained):
         seen = trained.closing.details.get(name)
         of[name] = {} if seen is None else _along(seen)
         if np.isfinite(ends[name]).all():
@@ -109,6 +117,10 @@ def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray)
 
 
 def shares(portraits: Portraits) -> list[tuple[Any, ...]]:
-    """The rows of diversity.csv: metric, reference, policy, optimum, and the policy's standard error."""
+    """The lines of diversity.csv, its header first: metric, reference, policy, optimum, the policy's standard error, and the
+    policy as decoded where a rule is set."""
     names = dict.fromkeys(name for numbers in portraits.of.values() for name in numbers)
-    return [(name, *(portraits.of[who].get(name) for who in WHO), portraits.stderr.get(name)) for name in names]
+    beyond = [name for name in portraits.of if name not in WHO]
+    header = ("metric", *WHO, "policy_stderr", *beyond)
+    numbers = lambda name, of: tuple(portraits.of[each].get(name) for each in of)  # noqa: E731
+    return [header, *((name, *numbers(name, WHO), portraits.stderr.get(name), *numbers(name, beyond)) for name in names)]

@@ -19,6 +19,7 @@ import yaml
 
 from rlkl import divergences, job, losses, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
+from rlkl.closing import Decoded
 from rlkl.config import Built
 from rlkl.portrait import Portraits
 from rlkl.tasks import Automaton, Task
@@ -108,6 +109,8 @@ def history(rows: Row) -> dict[str, Any]:
         exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             exactly["kl_pi_anchor"] = rows.kl_pi_anchor
+        if report.gold_reward is not None:
+            exactly |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
         return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
 
 
@@ -116,7 +119,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
     chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
     div = penalty.divergence(chosen.penalty)
-    step = int(trained.rows.step[-1])
+    step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
     sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -137,12 +140,19 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         **{key: getattr(chosen.penalty, key) for key in PENALTY},
         "descends": job.descends(run).says,
         "seed": chosen.seed,
-        "diverged_at": step + 1 if step < chosen.steps else None,
+        "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
         **_portrayed(trained, portraits, set(last)),
         **built.card.facts,
     }
     if sampled:
         values["exact_reason"] = metrics.why_sampled(run.task, trained.state.policy, div)
+    if stopped:
+        values["stopped_at"] = step
+        values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
+    if trained.optimum.gold_objective is not None:
+        values |= _gold(trained)
+    if trained.closing.decoded is not None:
+        values |= _decoded(trained.closing.decoded)
     if float(trained.optimum.stderr) > 0.0:
         values["optimal_objective_stderr"] = float(trained.optimum.stderr)
     if div is None:
@@ -151,6 +161,31 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
     return _valid(values, _reasons(built, trained, div))
+
+
+def _gold(trained: Trained) -> dict[str, float]:
+    """What is best by the gold reward, and what the optimum of the fitted one earns of it."""
+    best, ends = trained.optimum, trained.closing.outcomes
+    assert best.gold_objective is not None
+    assert ends.gold is not None
+    values = {"gold_optimal_objective": float(best.gold_objective), "optimum_gold_reward": float(ends.optimum @ ends.gold)}
+    return values | ({"gold_optimal_objective_stderr": float(best.gold_stderr)} if float(best.gold_stderr) > 0.0 else {})
+
+
+def _decoded(seen: Decoded) -> dict[str, float]:
+    """The decoding distribution, graded; log-probabilities of what it writes, by itself and by the policy that it decodes."""
+    report, values, away = seen.report, seen.report.values, float(seen.kl_policy)
+    named: dict[str, Any] = {"reward": values.reward, "objective": report.objective, "regret": report.regret}
+    named |= {"kl_pi_ref": values.kl_pi_ref}
+    named |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
+    named |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": away}
+    named |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - away}
+    if report.gold_reward is not None:
+        named |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+    stderr = {name: error for name, error in report.stderr.items() if name in named}
+    stderr |= {"kl_policy": seen.kl_policy_stderr} if float(seen.kl_policy_stderr) > 0.0 else {}
+    named |= {f"{name}_stderr": error for name, error in stderr.items()}
+    return {f"decoded_{name}": float(value) for name, value in named.items()}
 
 
 def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
@@ -170,7 +205,18 @@ def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None)
     return {
         "divergence_value": "there is no penalty",
         "mode_entropy": "no sequence ends in a mode",
-    } | dict.fromkeys(("kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimal_objective", "regret"), unknown)
+    } | dict.fromkeys(
+        (
+            "kl_pi_optimum",
+            "kl_optimum_pi",
+            "tv_optimum",
+            "optimal_objective",
+            "regret",
+            "optimum_gold_reward",
+            "decoded_regret",
+        ),
+        unknown,
+    )
 
 
 def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
@@ -205,7 +251,7 @@ def outcomes(built: Built, trained: Trained) -> str:
 def along(trained: Trained) -> str:
     """positions.csv: at each position, who is still writing, and the next token's mean entropy and KL(pi‖pi_ref) there."""
     details = trained.closing.details
-    names = [name for name in portrait.WHO if name in details]
+    names = [name for name in portrait.who(trained) if name in details]
     columns = [f"{name}.{key}" for name in names for key in ("alive", "entropy", "kl_pi_ref")]
     kept = [details[name] for name in names]
     rows = zip(*(column for seen in kept for column in (seen.alive, seen.entropy_at, seen.kl_at)), strict=True)
@@ -262,11 +308,11 @@ def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
     columns = history(trained.rows)
     written = texts.sequences(built, trained) if built.card.tokens else {}
     portraits = portrait.draw(built, trained, written)
-    names = ["metric", "reference", "policy", "optimum", "policy_stderr"]
+    header, *rows = portrait.shares(portraits)
     kept: dict[str, str | bytes] = {
         "history.csv": table(list(columns), zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)),
         "outcomes.csv": outcomes(built, trained),
-        "diversity.csv": table(names, portrait.shares(portraits)),
+        "diversity.csv": table(header, rows),
     }
     if written:
         kept |= {"samples.txt": texts.side_by_side(built, written), "positions.csv": along(trained)}

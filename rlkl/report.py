@@ -135,8 +135,12 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
         if key == "divergence_value" and graded["divergence"] in ("none", "kl_pi_ref", "kl_ref_pi"):
             continue
         shown.add_row(escape(name), _measured(graded, key), number(optimum.get(key)))
+    if "gold_reward" in graded:
+        shown.add_row(escape("E[gold]"), _measured(graded, "gold_reward"), number(graded["optimum_gold_reward"]))
     shown.add_row("KL(pi‖pi*)", _measured(graded, "kl_pi_optimum"), "0")
     shown.add_row("regret", _measured(graded, "regret"), "0")
+    if "gold_regret" in graded:
+        shown.add_row("gold regret (against the gold reward's own optimum)", _measured(graded, "gold_regret"), "")
     if "regret_in_family" in graded:
         shown.add_row("regret against the family's best", number(graded["regret_in_family"]), "")
     return shown

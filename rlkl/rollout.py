@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.tasks.automaton import Automaton
+from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
 
-MOST_SEQUENCES = 2**18  # that are enumerated
 AT_ONCE = 1024  # sequences that a network scores at once where there are many
 
 
@@ -151,18 +150,7 @@ def is_enumerable(automaton: Automaton) -> bool:
 @lru_cache(maxsize=8)
 def enumerate_all(automaton: Automaton) -> Batch:
     """Every legal sequence (NumPy arrays, on the host); its weight is for the caller to set, and NaN until then."""
-    tokens = np.zeros((1, 0), np.int32)
-    states = np.full((1, 1), automaton.start, np.int32)
-    for _ in range(automaton.horizon):
-        here = states[:, -1]
-        going = here < automaton.decisions
-        row = np.minimum(here, automaton.decisions - 1)
-        onward = automaton.legal[row] & going[:, None]
-        onward[~going, 0] = True  # a sequence that has ended stays as it is, padded with token 0
-        parent, token = np.nonzero(onward)
-        after = np.where(going[parent], automaton.next_state[row[parent], token], here[parent])
-        tokens = np.concatenate([tokens[parent], token[:, None].astype(np.int32)], axis=1)
-        states = np.concatenate([states[parent], after[:, None].astype(np.int32)], axis=1)
+    tokens, states = automaton.enumerated()
     return Batch(tokens, states, states[:, :-1] < automaton.decisions, np.full(len(tokens), np.nan), len(tokens))
 
 

@@ -168,6 +168,7 @@ class Reference:
     update: str = static("none", allowed=("none", "ema", "reset"))  # of the reference that penalises; the one that grades stays
     sync_steps: int = static(100, kind=int, at_least=1)  # between updates
     mixup_alpha: Traced = traced(0.6, above=0.0, below=1.0)  # the policy's share in an ema update of the parameters
+    temperature: Traced = traced(None, above=0.0)  # pi_ref^(1/temperature), renormalised a token, penalises; pi_ref grades
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,31 @@ class Rollout:
 
     staleness: int = static(0, kind=int, at_least=0)  # how many batches old the policy is that samples
     log_prob_dtype: Resolved = static(None, allowed=("bfloat16", "float16"))  # what its log-probabilities are rounded to
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardShaping:
+    """What is learned from in place of the reward; the reward itself grades."""
+
+    name: str = static("none", allowed=("none", "mara", "typicality"))
+    threshold: Traced = traced(None)  # of mara: what earns at least that is to be equally likely
+    variant: int = static(1, allowed=(1, 2))  # of mara: the paper's algorithm 1 or 2
+    weight: Traced = traced(None)  # of typicality, taken off times log pi_ref; null: what was recovered from the preferences
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How a trained policy is decoded when it is graded a second time; null leaves out a rule, all null the second grade."""
+
+    temperature: Traced = traced(None, above=0.0)
+    top_k: Resolved = static(None, kind=int, at_least=1)
+    top_p: Traced = traced(None, above=0.0, below=1.0)
+    min_p: Traced = traced(None, above=0.0, below=1.0)
+
+    @property
+    def on(self) -> bool:
+        """Whether any rule is set."""
+        return any(rule is not None for rule in (self.temperature, self.top_k, self.top_p, self.min_p))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +227,14 @@ class Settings:
     optimizer: Optimizer = Optimizer()
     reference: Reference = Reference()
     rollout: Rollout = Rollout()
+    reward_shaping: RewardShaping = RewardShaping()
+    decoding: Decoding = Decoding()
     seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
     steps: Resolved = static(None, kind=int, at_least=1)
     batch_size: Resolved = static(None, kind=int, at_least=2)
     log_every: Resolved = static(None, kind=int, at_least=1)
     dtype: Resolved = static(None, allowed=("float32", "float64"))
+    stop_kl: Traced = traced(None, above=0.0)  # nats of KL(pi‖pi_ref), beyond which a run stops at the logged row that shows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +273,8 @@ GROUPS = {
     "optimizer": Optimizer,
     "reference": Reference,
     "rollout": Rollout,
+    "reward_shaping": RewardShaping,
+    "decoding": Decoding,
 }
 SEED_LIMIT = 2**32
 

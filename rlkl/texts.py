@@ -6,7 +6,7 @@ import numpy as np
 from rlkl import job, oracle, rollout
 from rlkl.blocks import Trained
 from rlkl.config import Built
-from rlkl.policies import AnyPolicy, Fixed
+from rlkl.policies import AnyPolicy, Fixed, decoded
 
 SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
 CANDIDATES = 16  # of the reference a sequence of an optimum that is no table
@@ -28,6 +28,8 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
             "reference": built.run.reference,
             "policy": job.cast(trained.state.policy, np.float64),
         }
+        if trained.closing.decoded is not None:
+            policies["decoded"] = decoded(policies["policy"], built.run.settings.decoding)
         if trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
         written = {name: _cut(_walk(uniform, automaton, policy)) for name, policy in policies.items()}

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings
+from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings, shaping
 from rlkl.job import Run, cast, first_policy
 from rlkl.losses import Seen, beside, experience, gather, loss, nothing, surrogate
-from rlkl.policies import AnyPolicy
+from rlkl.policies import AnyPolicy, tempered
 from rlkl.settings import SCHEDULES
 
 ROWS = 10  # logged rows a chunk
@@ -22,7 +22,8 @@ ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
 class State(NamedTuple):
     """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it.
 
-    anchor: the reference that penalises, where it moves (`reference.update`). older: the last `rollout.staleness` policies, on
+    anchor: the reference that penalises, where it moves (`reference.update`). stopped: whether KL(pi‖pi_ref) went beyond
+    `stop_kl`, where there is such a limit: nothing moves after it either. older: the last `rollout.staleness` policies, on
     a leading axis, step t's in place t mod staleness.
     """
 
@@ -37,6 +38,7 @@ class State(NamedTuple):
     seen: Seen
     beta: Float[Array, ""]
     steered_by: Float[Array, ""]
+    stopped: Bool[Array, ""] | None
 
 
 class Row(NamedTuple):
@@ -73,7 +75,8 @@ def start(run: Run) -> State:
     slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
     zero = jnp.zeros((), dtype)
     beta = jnp.asarray(chosen.penalty.beta, dtype)
-    return State(policy, anchor, older, slots, zero, onward, jnp.zeros((), jnp.int32), zero, nothing(zero, zero), beta, zero)
+    count, stopped = jnp.zeros((), jnp.int32), None if chosen.stop_kl is None else jnp.asarray(False)
+    return State(policy, anchor, older, slots, zero, onward, count, zero, nothing(zero, zero), beta, zero, stopped)
 
 
 def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
@@ -90,7 +93,13 @@ def optimum_at(run: Run, beta: Float[Array, ""]) -> oracle.Optimum:
     """The optimum that grades a run at this coefficient."""
     chosen = run.settings.penalty
     params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
-    return oracle.solve(run.task, div, params, beta, run.reference, run.typical, jax.random.key(ORACLE))
+    key = jax.random.key(ORACLE)
+    best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, key)
+    if run.task.gold is None:
+        return best
+    golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=jnp.zeros_like(jnp.asarray(run.task.typicality)))
+    gold = oracle.solve(golden, div, params, beta, run.reference, False, key)
+    return best._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
 
 
 def coefficient(run: Run, state: State) -> Float[Array, ""]:
@@ -194,6 +203,7 @@ def step(run: Run, state: State) -> State:
         seen=after.seen,
         beta=beta,
         steered_by=steered_by,
+        stopped=state.stopped,
     )
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 
@@ -215,9 +225,14 @@ def _synchronised(chosen: settings.Reference, state: State, policy: AnyPolicy) -
 
 
 def _held_at(run: Run, state: State) -> Run:
-    """The run with the state's coefficient, and its anchor as the reference where that moves."""
-    held = dataclasses.replace(run.settings, penalty=dataclasses.replace(run.settings.penalty, beta=state.beta))
-    return dataclasses.replace(run, settings=held, reference=run.reference if state.anchor is None else state.anchor)
+    """What a step learns from: the run with the state's coefficient, its anchor as the reference where that moves, the
+    reference's temperature, and its reward as it is shaped."""
+    chosen, reference = run.settings, run.reference if state.anchor is None else state.anchor
+    if chosen.reference.temperature is not None:
+        reference = tempered(reference, chosen.reference.temperature)
+    made = shaping.shaped(chosen.reward_shaping, run.task, reference, penalty.divergence(chosen.penalty), state.beta)
+    held = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=made.beta))
+    return dataclasses.replace(run, settings=held, task=made.task, reference=made.reference)
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
@@ -232,7 +247,11 @@ def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, "
 
     def chunk(state, first):
         count = jnp.clip(chosen.steps - first, 0, chosen.log_every)
+        count = count if state.stopped is None else jnp.where(state.stopped, 0, count)
         state = jax.lax.fori_loop(0, count, lambda _, state: step(low, state), state)
-        return state, observe(run, optimum, state)
+        seen = observe(run, optimum, state)
+        if state.stopped is not None:
+            state = state._replace(stopped=state.stopped | (seen.report.values.kl_pi_ref > chosen.stop_kl))
+        return state, seen
 
     return jax.lax.scan(chunk, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))

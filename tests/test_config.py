@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, job, penalty, policies, rollout, settings, tasks, training
+from rlkl import algorithms, config, job, penalty, policies, rollout, settings, tasks, training
 from rlkl.settings import SettingsError
 
 ROOT = settings.config_directory()
@@ -21,7 +21,7 @@ def choices(group: str) -> list[str]:
 
 SHIPPED = [
     [f"{group}={choice}"]
-    for group in ("task", "policy", "algorithm", "penalty", "optimizer", "tracking", "experiment")
+    for group in ("task", "policy", "algorithm", "penalty", "optimizer", "tracking", "experiment", "reward_shaping")
     for choice in choices(group)
     if choice != "plugin"
 ]
@@ -34,6 +34,14 @@ def extra(overrides):
         return [f"task.path={Path(__file__).parent / 'chain.json'}"]
     if overrides == ["policy=gaussian"]:
         return ["task=bandit/bimodal"]  # arms closer together than the default scale
+    if overrides == ["algorithm=dpo"]:
+        return ["task=preference/words"]
+    if overrides == ["task=preference/brackets"]:
+        return ["task.fit_steps=5"]
+    if overrides == ["reward_shaping=mara"]:
+        return ["reward_shaping.threshold=0.5"]
+    if overrides == ["reward_shaping=typicality"]:
+        return ["reward_shaping.weight=0.5"]
     group, _, choice = overrides[0].partition("=")
     if group == "penalty" and yaml.safe_load((ROOT / group / f"{choice}.yaml").read_text())["estimator"]:
         return ["algorithm=rloo"]  # an estimator by name is a sampled algorithm's
@@ -61,7 +69,9 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
 
 
 OPTIONAL = {
-    "optimizer.max_grad_norm", "algorithm.entropy_coef", "rollout.log_prob_dtype",
+    "optimizer.max_grad_norm", "algorithm.entropy_coef", "rollout.log_prob_dtype", "stop_kl", "reference.temperature",
+    "reward_shaping.threshold", "reward_shaping.weight",
+    *(f"decoding.{key}" for key in ("temperature", "top_k", "top_p", "min_p")),
     *(f"penalty.{key}" for key in ("target_kl", "beta_end", "clamp", "truncation")),
 }  # fmt: skip
 
@@ -75,7 +85,7 @@ def test_nothing_that_is_needed_is_left_unresolved(overrides):
     }
     unset |= {key for key, value in vars(chosen).items() if value is None}
     assert unset <= {"batch_size", *OPTIONAL}
-    assert (chosen.batch_size is None) == (chosen.algorithm.name == "exact")
+    assert (chosen.batch_size is None) == (chosen.algorithm.name in algorithms.EXACT)
     assert config.build(built.resolved).run.settings == chosen  # the resolved config is the same run
 
 
@@ -83,13 +93,15 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
     declared = settings.known_keys()
     for path in ROOT.rglob("*.yaml"):
         group = path.relative_to(ROOT).parts[0]
-        if group in ("policy", "algorithm", "penalty", "optimizer", "tracking"):
+        if group in ("policy", "algorithm", "penalty", "optimizer", "tracking", "reward_shaping"):
             assert {f"{group}.{key}" for key in yaml.safe_load(path.read_text())} <= declared
     for name in tasks.REGISTRY:
         shipped = yaml.safe_load((ROOT / "task" / f"{name}.yaml").read_text())
         defaults = tasks.options(name)
         assert shipped.pop("name") == name
         assert shipped.pop("export") is None  # of every task alike
+        if shipped.pop("defaults", None):  # whose other groups bring what is not written here
+            defaults.pop("base")
         assert set(shipped) == set(defaults)
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
         assert all(value == plain[key] for key, value in shipped.items() if value != "???")

@@ -10,11 +10,11 @@ import pytest
 import rlkl
 
 FLOORS = {
-    "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0,
+    "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0, "bradley_terry": 0,
     "tasks": 1, "policies": 1,
     "rollout": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
-    "oracle": 4, "algorithms": 4, "metrics": 4,
+    "oracle": 4, "algorithms": 4, "metrics": 4, "shaping": 4, "best_of_n": 4,
     "job": 5, "losses": 5, "training": 5, "recognised": 6, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
@@ -28,9 +28,9 @@ FLOORS = {
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
     ("estimators", "divergences"), ("penalty", "descent"), ("terms", "penalty"), ("audit", "recognised"),
-    ("policies", "tasks"), ("metrics", "oracle"),
+    ("policies", "tasks"), ("metrics", "oracle"), ("shaping", "oracle"), ("best_of_n", "oracle"),
     ("losses", "job"), ("training", "job"), ("training", "losses"),
-    ("blocks", "closing"), ("records", "blocks"), ("texts", "blocks"), ("texts", "config"),
+    ("blocks", "closing"), ("records", "blocks"), ("records", "closing"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),
     ("records", "texts"), ("records", "portrait"),
     ("references", "config"), ("references", "records"), ("references", "pretraining"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlkl.settings import SettingsError, nearest
+from rlkl.tasks.annotators import Preferences
 from rlkl.tasks.automaton import Automaton, Task
 
 
@@ -20,7 +21,8 @@ class Card:
 
     outcomes: a name for each end state in `task.automaton.outcomes`; facts: what a record should say of it (the hash
     of a text, ...), as plain JSON values; tokens: the vocabulary, where it is not the outcomes themselves, and joiner
-    what stands between two tokens of a text; corpus: sequences (Int["N T"]) of the text that the task was made from.
+    what stands between two tokens of a text; corpus: sequences (Int["N T"]) of the text that the task was made from;
+    preferences: what the reward was fitted to, where it was.
     """
 
     task: Task
@@ -29,6 +31,7 @@ class Card:
     tokens: tuple[str, ...] = ()
     joiner: str = " "
     corpus: np.ndarray | None = None
+    preferences: Preferences | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -73,6 +76,6 @@ def build(name: str, **chosen: Any) -> Card:
     return REGISTRY[name](**chosen)
 
 
-from rlkl.tasks import bandits, brackets, custom, grammar, motif, text, words  # noqa: E402, F401  (they register themselves)
+from rlkl.tasks import bandits, brackets, custom, grammar, motif, preference, text, words  # noqa: E402, F401  (they register themselves)
 
 __all__ = ["REGISTRY", "Automaton", "Card", "Task", "build", "options", "register"]

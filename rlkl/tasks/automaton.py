@@ -10,6 +10,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+MOST_SEQUENCES = 2**18  # that are enumerated
+
 
 class Automaton:
     """States that read tokens: static, equal and hashed by content.
@@ -105,6 +107,30 @@ class Automaton:
         early = (self.reachable[t][:, None] & self.ends_at(t) for t in range(self.horizon - 1))
         return any(ends.any() for ends in early)
 
+    def walk(self, tokens: Int[np.ndarray, "N T"]) -> Int[np.ndarray, "N T1"]:
+        """The states along legal sequences: the start, then the one after each token; what has ended stays where it is."""
+        states = np.full((len(tokens), tokens.shape[1] + 1), self.start, np.int32)
+        for t in range(tokens.shape[1]):
+            here = states[:, t]
+            after = self.next_state[np.minimum(here, self.decisions - 1), tokens[:, t]]
+            states[:, t + 1] = np.where(here < self.decisions, after, here)
+        return states
+
+    def enumerated(self) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N T1"]]:
+        """Tokens and states of every legal sequence; one that has ended stays as it is, padded with token 0."""
+        tokens, states = np.zeros((1, 0), np.int32), np.full((1, 1), self.start, np.int32)
+        for _ in range(self.horizon):
+            here = states[:, -1]
+            going = here < self.decisions
+            row = np.minimum(here, self.decisions - 1)
+            onward = self.legal[row] & going[:, None]
+            onward[~going, 0] = True
+            parent, token = np.nonzero(onward)
+            after = np.where(going[parent], self.next_state[row[parent], token], here[parent])
+            tokens = np.concatenate([tokens[parent], token[:, None].astype(np.int32)], axis=1)
+            states = np.concatenate([states[parent], after[:, None].astype(np.int32)], axis=1)
+        return tokens, states
+
     @cached_property
     def sequences(self) -> int:
         """How many legal sequences there are."""
@@ -116,12 +142,26 @@ class Automaton:
         return ahead[self.start]
 
 
+class Comparisons(eqx.Module):
+    """Pairs of M sequences. first, second: which ones; preferred: the probability, or 0 or 1, that the first was preferred;
+    weight: of each pair, summing to 1; scale: of the reward in the log-odds of a preference."""
+
+    tokens: Int[Array | np.ndarray, "M T"]
+    states: Int[Array | np.ndarray, "M T1"]
+    first: Int[Array | np.ndarray, " n"]
+    second: Int[Array | np.ndarray, " n"]
+    preferred: Float[Array | np.ndarray, " n"]
+    weight: Float[Array | np.ndarray, " n"]
+    scale: Float[Array | np.ndarray, ""]
+
+
 class Task(eqx.Module):
     """An automaton with a reference policy and a reward on its final state.
 
     reward: of each state; log_reference: log-probability of each token in each decision state (-inf for zero and for
     an illegal token); typicality: the weight `a` of a per-token reward `a log pi_ref(v|s)`; coordinates: where each
-    token stands on a line, for policies that use an order.
+    token stands on a line, for policies that use an order. Where the reward was fitted to preferences: gold, the reward that
+    the annotators saw, of each state; comparisons, the pairs that they were shown, where an algorithm learns from those.
     """
 
     automaton: Automaton = eqx.field(static=True)
@@ -129,3 +169,5 @@ class Task(eqx.Module):
     log_reference: Float[Array | np.ndarray, "D V"]
     typicality: Float[Array | np.ndarray, ""]
     coordinates: Float[Array | np.ndarray, " V"]
+    gold: Float[Array | np.ndarray, " S"] | None = None
+    comparisons: Comparisons | None = None

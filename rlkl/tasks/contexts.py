@@ -6,7 +6,7 @@ import numpy as np
 
 from rlkl.tasks import Card
 from rlkl.tasks.arguments import fits
-from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.automaton import Automaton
 
 
 def remember(card: Card, order: int) -> Card:
@@ -41,5 +41,11 @@ def remember(card: Card, order: int) -> Card:
     refined = Automaton(following, len(before), automaton.horizon, 0, context)
     named = dict(zip(automaton.outcomes.tolist(), card.outcomes, strict=True))
     log_reference = np.asarray(task.log_reference)[[state for state, _ in decisions]]
-    remembered = Task(refined, np.asarray(task.reward)[before], log_reference, task.typicality, task.coordinates)
+    remembered = dataclasses.replace(
+        task,
+        automaton=refined,
+        reward=np.asarray(task.reward)[before],
+        log_reference=log_reference,
+        gold=None if task.gold is None else np.asarray(task.gold)[before],
+    )
     return dataclasses.replace(card, task=remembered, outcomes=tuple(named[before[i]] for i in refined.outcomes))

@@ -1,0 +1,74 @@
+"""A policy as it is decoded: at a temperature, and cut to the tokens that top-k, top-p and min-p keep.
+
+The log-probabilities are those of the decoding distribution, each row renormalised over what is kept: not the policy's own.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlkl import settings
+from rlkl.policies.base import AnyPolicy, normalise
+from rlkl.policies.mapped import mapped
+
+
+class Temper(eqx.Module):
+    """Each row to the power 1/temperature, renormalised."""
+
+    temperature: Float[Array, ""] | float
+
+    def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+        return normalise(log_pi / jnp.asarray(self.temperature, log_pi.dtype), log_pi > -jnp.inf)
+
+
+class TopK(eqx.Module):
+    """The k likeliest tokens of each row, and what is exactly as likely as the last of them (Fan et al. 2018, arXiv
+    1805.04833)."""
+
+    k: int = eqx.field(static=True)
+
+    def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+        last = jax.lax.top_k(log_pi, min(self.k, log_pi.shape[-1]))[0][..., -1:]
+        return normalise(log_pi, (log_pi >= last) & (log_pi > -jnp.inf))
+
+
+class TopP(eqx.Module):
+    """The fewest likeliest tokens of each row that hold probability p together (Holtzman et al. 2020, arXiv 1904.09751)."""
+
+    p: Float[Array, ""] | float
+
+    def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+        falling = -jnp.sort(-log_pi, axis=-1)
+        before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
+        kept = jnp.maximum(jnp.sum(before < jnp.asarray(self.p, log_pi.dtype), axis=-1, keepdims=True), 1)
+        order = jnp.argsort(jnp.argsort(-log_pi, axis=-1, stable=True), axis=-1)  # a token's place among the likeliest
+        return normalise(log_pi, (order < kept) & (log_pi > -jnp.inf))
+
+
+class MinP(eqx.Module):
+    """The tokens of each row at least `share` times as likely as its likeliest (Nguyen et al. 2024, arXiv 2407.01082)."""
+
+    share: Float[Array, ""] | float
+
+    def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+        least = jnp.max(log_pi, axis=-1, keepdims=True) + jnp.log(jnp.asarray(self.share, log_pi.dtype))
+        return normalise(log_pi, (log_pi >= least) & (log_pi > -jnp.inf))
+
+
+def tempered(policy: AnyPolicy, temperature: Float[Array, ""] | float) -> AnyPolicy:
+    """pi(v|s)^(1/temperature), renormalised token by token (of a whole sequence it is no power, but on one token)."""
+    return mapped(policy, Temper(temperature))
+
+
+def decoded(policy: AnyPolicy, rules: settings.Decoding) -> AnyPolicy:
+    """The policy under the rules that are set, one after another: temperature, top-k, top-p, min-p."""
+    if rules.temperature is not None:
+        policy = tempered(policy, rules.temperature)
+    if rules.top_k is not None:
+        policy = mapped(policy, TopK(rules.top_k))
+    if rules.top_p is not None:
+        policy = mapped(policy, TopP(rules.top_p))
+    if rules.min_p is not None:
+        policy = mapped(policy, MinP(rules.min_p))
+    return policy

@@ -1,0 +1,111 @@
+"""Rewards that are learned from in place of the task's own, which still grades: remedies against lost diversity."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rlkl import oracle, policies, rollout, settings
+from rlkl.divergences import Divergence
+from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
+from rlkl.settings import SettingsError
+from rlkl.tasks import Card
+from rlkl.tasks.automaton import Task
+
+
+class Shaped(NamedTuple):
+    """What a step learns from: the task, the reference that penalises, and the penalty's coefficient."""
+
+    task: Task
+    reference: AnyPolicy
+    beta: Float[Array, ""]
+
+
+def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
+    """Check what goes with a shaped reward, and fill in the recovered typicality weight."""
+    given, task = chosen.reward_shaping, card.task
+    if given.name == "typicality" and given.weight is None:
+        told = card.facts.get("recovered_typicality")
+        if told is None:
+            rule = "needs a number: this task has no preferences that tell one (task=preference/...)"
+            raise SettingsError("reward_shaping.weight", "null", rule)
+        return dataclasses.replace(given, weight=float(told))
+    if given.name != "mara":
+        return given
+    if given.threshold is None:
+        raise SettingsError("reward_shaping.threshold", "null", "mara needs the reward from which outcomes are to be alike")
+    best = float(np.max(np.asarray(task.reward)[task.automaton.outcomes]))
+    if float(task.typicality) == 0.0 and best < given.threshold:
+        raise SettingsError(
+            "reward_shaping.threshold", given.threshold, f"no outcome earns it; the largest reward is {best:.6g}"
+        )
+    if chosen.penalty.divergence not in ("kl_pi_ref", "kl_ref_pi"):
+        rule = "is of KL(pi‖pi_ref) and KL(pi_ref‖pi) (penalty=reverse_kl, forward_kl)"
+        raise SettingsError("reward_shaping", "mara", rule)
+    moves = chosen.reference.name != "task" or chosen.reference.update != "none"
+    network = chosen.policy.name in policies.REGISTRY and policies.REGISTRY[chosen.policy.name].network
+    if given.variant == 2 and network and moves:
+        raise SettingsError("reward_shaping.variant", 2, "flattens the reference, which must be a table (reference=task does)")
+    return given
+
+
+def shaped(
+    chosen: settings.RewardShaping, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]
+) -> Shaped:
+    """The task under the chosen shaping at this coefficient; what goes with what was checked by `resolve`."""
+    if chosen.name == "typicality":
+        own = jnp.asarray(task.typicality)
+        task = dataclasses.replace(task, typicality=own - jnp.asarray(chosen.weight, own.dtype))
+    elif chosen.name == "mara":
+        return _mara(chosen, task, reference, div, beta)
+    return Shaped(task, reference, beta)
+
+
+def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]) -> Shaped:
+    """Mode-anchored reward augmentation (GX-Chen et al. 2025, "KL-regularized reinforcement learning is designed to mode
+    collapse", arXiv 2510.20817) on an automaton where each sequence has its own end state.
+
+    The anchor z is the reference's likeliest sequence, of all (not of a batch), whose reward R reaches the threshold. Of each
+    sequence y that does, variant 1 makes the reward R(z) + beta (log pi_ref(z) - log pi_ref(y)); variant 2 makes it R(z), and
+    the reference pi_ref(z), which then sums to more than 1: KL(p‖pi) of p = Z q is Z KL(q‖pi) plus a constant, and KL(pi‖p)
+    KL(pi‖q) plus one.
+    """
+    log_p = end_log_probability(task, reference)
+    reward = _whole_reward(task)
+    above = (reward >= jnp.asarray(chosen.threshold, reward.dtype)) & (log_p > -jnp.inf)
+    anchor = jnp.argmax(jnp.where(above, log_p, -jnp.inf))
+    gap = jnp.where(above, log_p[anchor] - jnp.where(above, log_p, 0.0), 0.0)
+    level = jnp.where(above, reward[anchor], reward)
+    still = dataclasses.replace(task, typicality=jnp.zeros_like(jnp.asarray(task.typicality)))
+    if chosen.variant == 1:
+        return Shaped(dataclasses.replace(still, reward=level + beta * gap), reference, beta)
+    automaton = task.automaton
+    tilt = jnp.where(automaton.ends, gap[np.maximum(automaton.next_state, 0)][None], 0.0)
+    flattened = Fixed(oracle.pull_back(automaton, table_of(reference) + tilt), automaton.horizon)
+    total = jnp.exp(jax.nn.logsumexp(log_p + gap))
+    weight = beta * total if div is not None and div.name == "kl_ref_pi" else beta
+    return Shaped(dataclasses.replace(still, reward=level), flattened, weight)
+
+
+def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
+    """log-probability of each end state, where each sequence has its own; -inf of every other state."""
+    automaton = task.automaton
+    if isinstance(policy, Policy) and automaton.horizon == 1:
+        row = policy.table()[0, automaton.start]
+        ends, found = automaton.next_state[automaton.start], row
+    else:
+        listed = rollout.enumerate_all(automaton)
+        ends, found = listed.states[:, -1], rollout.log_probability(policy, listed)
+    kept = jnp.asarray(np.where(ends >= 0, ends, automaton.states))  # an illegal token leads past the last state
+    return jnp.full((automaton.states + 1,), -jnp.inf, found.dtype).at[kept].set(found)[:-1]
+
+
+def _whole_reward(task: Task) -> Float[Array, " S"]:
+    """The reward of each end state, the typicality reward included."""
+    reward, weight = jnp.asarray(task.reward), jnp.asarray(task.typicality)
+    log_p = end_log_probability(task, Fixed(jnp.asarray(task.log_reference), task.automaton.horizon))
+    typical = jnp.where((weight == 0.0) | (log_p == -jnp.inf), 0.0, weight * jnp.where(log_p == -jnp.inf, 0.0, log_p))
+    return reward + typical

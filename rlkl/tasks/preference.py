@@ -1,0 +1,177 @@
+"""RLHF in miniature: a reward model fitted to preferences, over any bandit or sequence task."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from rlkl import bradley_terry
+from rlkl.settings import SettingsError
+from rlkl.tasks import Card, annotators, build, register, reward_network
+from rlkl.tasks.annotators import Preferences
+from rlkl.tasks.arguments import choice, number, whole
+from rlkl.tasks.automaton import Task
+from rlkl.tasks.unfolded import unfold
+
+MODELS = ("tabular", "features", "network")
+FLAT = 1e-12  # a standard deviation at which there is nothing to standardise
+
+
+@register("preference/any")
+def preference(
+    base,
+    pairs=1000,
+    typicality=0.0,
+    temperature=1.0,
+    model="tabular",
+    ridge=0.01,
+    standardise=False,
+    width=32,
+    fit_steps=1000,
+    seed=0,
+) -> Card:
+    """A reward fitted to `pairs` preferences (null: infinitely many) between sequences of the reference, in place of the reward
+    of the task `base`, which becomes the gold reward.
+
+    The annotators prefer by (gold + `typicality` log pi_ref)/`temperature`, by Bradley-Terry. The model of their log-odds is
+    tabular (a value for each end state), features (such a value, and a coefficient on log pi_ref of the sequence) or network
+    (a recurrent one that reads the tokens, `width` units, `fit_steps` steps), fitted by maximum likelihood; `ridge`/2 times the
+    sum of squares is taken off for the first two, so that separated pairs have a finite fit (0: none), and an end state in no
+    pair gets the mean of all. The reward is `temperature` times the log-odds, its mean under the reference 0, and, where
+    `standardise` is true, its standard deviation 1.
+    """
+    card = _base(base, choice("task.model", model, MODELS))
+    asked = Preferences(number("task.typicality", typicality), number("task.temperature", temperature, above=0.0))
+    seed, ridge = whole("task.seed", seed, at_least=0), number("task.ridge", ridge, at_least=0.0)
+    sizes = whole("task.width", width, at_least=1), whole("task.fit_steps", fit_steps, at_least=1)
+    if not isinstance(standardise, bool):
+        raise SettingsError("task.standardise", standardise, "must be true or false")
+    if pairs is not None:
+        asked = annotators.ask(card.task, asked, whole("task.pairs", pairs, at_least=1), seed)
+    task = card.task
+    task = _by_network(task, asked, *sizes, seed) if model == "network" else _by_values(task, asked, model, ridge)
+    mean, spread = moments(task)
+    factor = spread if standardise else 1.0
+    if factor < FLAT:
+        raise SettingsError("task.standardise", True, "the fitted reward is the same everywhere")
+    ends = np.isin(np.arange(task.automaton.states), task.automaton.outcomes)
+    reward = np.where(ends, (np.asarray(task.reward) - mean) / factor, 0.0)
+    task = dataclasses.replace(task, reward=reward, typicality=np.asarray(float(task.typicality) / factor))
+    asked = dataclasses.replace(asked, scale=factor / asked.temperature)
+    return dataclasses.replace(card, task=task, preferences=asked, facts=card.facts | _facts(card, task, asked, base, model))
+
+
+def _base(base: Any, model: str) -> Card:
+    """The base task's card with its reward as gold; on the tree of its sequences where the reward will read them."""
+    if not isinstance(base, dict) or not isinstance(base.get("name"), str):
+        raise SettingsError("task.base", base, "must hold a task's name and options, as in task.base.name=bandit/words")
+    chosen = {key: value for key, value in base.items() if key not in ("name", "export")}
+    for key, value in chosen.items():
+        if isinstance(value, str) and value == "???":
+            raise SettingsError(f"task.base.{key}", "", "needs a value")
+    if base["name"].startswith("preference"):
+        raise SettingsError("task.base.name", base["name"], "must be a task with a reward of its own")
+    try:
+        card = build(base["name"], **chosen)
+    except SettingsError as error:
+        raise SettingsError(error.key.replace("task.", "task.base.", 1), error.value, error.allowed) from None
+    if float(card.task.typicality) != 0.0:
+        rule = "must be 0: the annotators' is task.typicality"
+        raise SettingsError("task.base.typicality", float(card.task.typicality), rule)
+    if model == "features" and card.task.automaton.horizon == 1:
+        rule = "a bandit's log pi_ref is a function of the arm, whose own value holds it (task.model=tabular)"
+        raise SettingsError("task.model", "features", rule)
+    card = dataclasses.replace(card, task=dataclasses.replace(card.task, gold=np.asarray(card.task.reward, np.float64)))
+    return unfold(card, "task.model", "network") if model == "network" else card
+
+
+def _by_values(task: Task, asked: Preferences, model: str, ridge: float) -> Task:
+    """The task under a value for each end state, and a coefficient on log pi_ref of `features`."""
+    features = model == "features"
+    automaton, gold = task.automaton, np.asarray(task.gold)
+    if asked.pairs is None and (features or asked.typicality == 0.0):  # the model holds the truth, which all pairs tell
+        return dataclasses.replace(task, reward=gold, typicality=np.asarray(asked.typicality))
+    if asked.pairs is None and automaton.horizon == 1:
+        return dataclasses.replace(task, reward=_of_arms(task, asked))
+    laid = asked if asked.pairs is not None else annotators.every_pair(task, asked)
+    sequences, judged = laid.sequences, laid.pairs
+    assert sequences is not None
+    assert judged is not None
+    covariates = sequences.log_reference[:, None] if features else np.zeros((len(sequences.end), 0))
+    fit = bradley_terry.fit(judged, sequences.end, automaton.states, covariates, 0.0 if asked.pairs is None else ridge)
+    if fit is None:
+        rule = "the pairs are separated, or leave end states uncompared: no finite fit is the most likely; take it above 0"
+        raise SettingsError("task.ridge", ridge, rule)
+    reward = asked.temperature * fit.values
+    return dataclasses.replace(task, reward=reward, typicality=np.asarray(asked.temperature * fit.coefficients.sum()))
+
+
+def _of_arms(task: Task, asked: Preferences) -> np.ndarray:
+    """What infinitely many answers tell of a bandit's arms; an arm that the reference never draws gets the mean of the rest."""
+    automaton = task.automaton
+    every = annotators.read(task, np.flatnonzero(automaton.legal[automaton.start])[:, None].astype(np.int32))
+    drawn = every.log_reference > -np.inf
+    worth = np.zeros(len(drawn))
+    worth[drawn] = asked.temperature * asked.scores(task, annotators.Read(*(x[drawn] for x in every)))
+    worth[~drawn] = worth[drawn].mean()
+    reward = np.zeros(automaton.states)
+    reward[every.end] = worth
+    return reward
+
+
+def _by_network(task: Task, asked: Preferences, width: int, steps: int, seed: int) -> Task:
+    """The task, on the tree of its sequences, under a network's score of each."""
+    automaton = task.automaton
+    every = annotators.listed(task, "task.model", "network")
+    mask = automaton.walk(every.tokens)[:, :-1] < automaton.decisions
+    if asked.pairs is None or asked.sequences is None:
+        given: Any = np.exp(every.log_reference), asked.scores(task, every)
+    else:
+        place = np.zeros(automaton.states, int)
+        place[every.end] = np.arange(len(every.end))
+        drawn = place[asked.sequences.end]
+        given = asked.pairs._replace(first=drawn[asked.pairs.first], second=drawn[asked.pairs.second])
+    score = reward_network.fit(every.tokens, mask, given, width, steps, seed)
+    reward = np.zeros(automaton.states)
+    reward[every.end] = asked.temperature * score
+    return dataclasses.replace(task, reward=reward)
+
+
+def moments(task: Task) -> tuple[float, float]:
+    """Mean and standard deviation of a sequence's reward under the reference, the typicality reward included: a backward
+    recursion over tokens."""
+    automaton, log_reference = task.automaton, np.asarray(task.log_reference)
+    p = np.exp(log_reference)
+    typical = np.where(p > 0.0, float(task.typicality) * np.where(p > 0.0, log_reference, 0.0), 0.0)
+    final = np.asarray(task.reward)[np.maximum(automaton.next_state, 0)]
+    first, second = np.zeros(automaton.decisions + 1), np.zeros(automaton.decisions + 1)
+    for t in range(automaton.horizon - 1, -1, -1):
+        ends = automaton.ends_at(t)
+        earned = np.where(ends, final, 0.0) + typical
+        ahead, squares = (np.where(ends, 0.0, x[automaton.inner_next]) for x in (first, second))
+        first = np.append((p * (earned + ahead)).sum(axis=1), 0.0)
+        second = np.append((p * (earned**2 + 2.0 * earned * ahead + squares)).sum(axis=1), 0.0)
+    mean = first[automaton.start]
+    return float(mean), float(np.sqrt(max(0.0, second[automaton.start] - mean**2)))
+
+
+def _facts(card: Card, task: Task, asked: Preferences, base: dict[str, Any], model: str) -> dict[str, Any]:
+    """What a record says of it."""
+    facts: dict[str, Any] = {
+        "gold_task": base["name"],
+        "pairs": "inf" if asked.pairs is None else len(asked.pairs.first),
+        "annotators_typicality": asked.typicality,
+        "annotators_temperature": asked.temperature,
+        "reward_model": model,
+    }
+    if model == "features":
+        facts["reward_model_typicality"] = float(task.typicality)
+    if asked.sequences is not None:
+        facts["unseen_outcomes"] = len(np.setdiff1d(task.automaton.outcomes, asked.sequences.end))
+    told = annotators.recovered(card.task, asked)
+    if told is None:
+        return facts | {
+            "recovered_typicality": None,
+            "recovered_typicality_reason": "no two sequences differ in log pi_ref, or the pairs are separated",
+        }
+    return facts | {"recovered_typicality": told[0]} | ({"recovered_typicality_stderr": told[1]} if told[1] > 0.0 else {})
