@@ -153,9 +153,16 @@ def train_block(
 
     def finished(i: int) -> Trained:
         rows, last, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, last_state, graded))
-        return Trained(_closed(_moved(rows, -1), closed.last), last, closed.optimum, closed, best[i])
+        return Trained(_closed(_moved(rows, -1), closed.last), last, closed.optimum, _without_unknown(closed), best[i])
 
     return [finished(i) for i in range(count)]
+
+
+def _without_unknown(closed: Closing) -> Closing:
+    """The closing without the details of an optimum that is not known."""
+    if not np.isnan(closed.optimum.objective):
+        return closed
+    return closed._replace(details={name: seen for name, seen in closed.details.items() if name != "optimum"})
 
 
 def _all_diverged(at: Standing) -> bool:

@@ -213,7 +213,7 @@ def distances(
     """
     automaton, params, zero = task.automaton, Params(), jnp.zeros(())
     kl = divergences.REGISTRY["kl_pi_ref"]
-    defined = lambda x: jnp.where(optimum.tied, jnp.nan, x)  # noqa: E731
+    defined = lambda x: jnp.where(optimum.is_none, jnp.nan, x)  # noqa: E731
     if rollout.is_enumerable(automaton):
         listed = rollout.enumerate_all(automaton)
         log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(reference, listed)

@@ -83,7 +83,7 @@ def evaluate(
         gold = None if task.gold is None else exact.mean(jnp.exp(log_pi), task.gold[oracle.final_states(listed)])
         to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
     objective = values.reward if div is None else values.reward - beta * values.divergence
-    to_optimum = jnp.where(optimum.tied, jnp.nan, to_optimum)
+    to_optimum = jnp.where(optimum.is_none, jnp.nan, to_optimum)
     report = Report(values, objective, optimum.objective - objective, to_optimum, {})
     return report if gold is None else _with_gold(report, optimum, gold)
 
@@ -180,7 +180,7 @@ def estimate(
         "kl_ref_pi_per_token": ratio_error(reverse, length_ref),
         "length": error(length),
     }
-    to_optimum = jnp.where(optimum.tied, jnp.nan, jnp.mean(gap))
+    to_optimum = jnp.where(optimum.is_none, jnp.nan, jnp.mean(gap))
     report = Report(values, objective, optimum.objective - objective, to_optimum, stderr)
     if task.gold is None:
         return report

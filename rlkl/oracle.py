@@ -29,7 +29,7 @@ class Optimum(NamedTuple):
 
     The policy is given in one of three ways, the others being None: log_pi, a table; log_listed, the log-probability of
     every listed sequence; log_weight, of each end state, the log-ratio to a network reference of the sequences that end
-    there. objective is NaN where no optimum is known (see `reason`), and has a standard error where the reference's end
+    there. All of it is NaN where no optimum is known (see `reason`); objective has a standard error where the reference's end
     states could only be sampled. gold_objective: on a task with a gold reward, the best policy's for that, with its own.
     """
 
@@ -41,6 +41,11 @@ class Optimum(NamedTuple):
     stderr: Float[Array, ""] | float = 0.0
     gold_objective: Float[Array, ""] | None = None
     gold_stderr: Float[Array, ""] | float = 0.0
+
+    @property
+    def is_none(self) -> Bool[Array, ""]:
+        """Whether there is no one policy to be far from: none is known, or several are as good."""
+        return self.tied | jnp.isnan(self.objective)
 
     def log_probability(self, batch: Batch, log_ref: Float[Array, " N"]) -> Float[Array, " N"]:
         """log pi*(y) of each sequence, whose log-probability under the reference is given."""
@@ -110,14 +115,15 @@ def solve(
         log_weight, value, _ = _over_ends(task, div, params, beta, ends)
         tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
         value = jnp.where(typical, jnp.nan, value)
-        return Optimum(jnp.where(jnp.isnan(value), log_ref, pull_back(automaton, log_ref + tilt)), value, no)
+        return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, no)
     else:
         assert key is not None
         batch = rollout.draw(key, automaton, reference, SAMPLES)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
         log_weight, value, slope = _over_ends(task, div, params, beta, ends.astype(beta.dtype))
         spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
-        return Optimum(None, jnp.where(typical, jnp.nan, value), no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
+        value, log_weight = (jnp.where(typical, jnp.nan, x) for x in (value, log_weight))
+        return Optimum(None, value, no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
     return Optimum(log_pi, exact.objective(task, div, params, beta, log_pi, log_ref), no)
 
 

@@ -241,7 +241,7 @@ def outcomes(built: Built, trained: Trained) -> str:
     count = len(ends["outcome"])
     kept = np.arange(count)
     if kept.size > MOST_OUTCOMES:
-        likely = np.max(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
+        likely = np.nanmax(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
         kept = np.sort(np.argsort(-likely, kind="stable")[:MOST_OUTCOMES])
     text = table(list(ends), ([column[i] for column in ends.values()] for i in kept))
     dropped = count - kept.size

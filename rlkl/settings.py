@@ -335,7 +335,7 @@ def _program() -> bytes:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    for name in ("jax", "jaxlib", "numpy", "optax", "equinox"):
+    for name in ("jax", "jaxlib", "numpy", "scipy", "optax", "equinox"):
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.digest()
 

@@ -30,10 +30,11 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
         }
         if trained.closing.decoded is not None:
             policies["decoded"] = decoded(policies["policy"], built.run.settings.decoding)
-        if trained.optimum.log_pi is not None:
+        known = not np.isnan(trained.optimum.objective)
+        if known and trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
         written = {name: _cut(_walk(uniform, automaton, policy)) for name, policy in policies.items()}
-        if "optimum" not in written and trained.optimum.objective == trained.optimum.objective:
+        if known and "optimum" not in written:
             written["optimum"] = _resampled(built, trained.optimum, size)
     return written
 

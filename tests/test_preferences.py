@@ -2,15 +2,17 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlkl import blocks, bradley_terry, config, exact, metrics, rollout, tasks, training
+from rlkl import blocks, bradley_terry, config, exact, losses, metrics, records, rollout, tasks, training
 from rlkl.bradley_terry import Pairs
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
@@ -305,8 +307,6 @@ def test_estimated_gold_is_within_its_standard_errors():
 
 def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
     """With all pairs, on a bandit and on sequences: the gradient of its loss vanishes there; elsewhere it does not."""
-    from rlkl import losses
-
     for extra in ([], ["task@task.base=sequence/motif", "task.base.horizon=3", "task.model=features", "task.standardise=true"]):
         made = jax.tree.map(jnp.asarray, run(*BIASED, "algorithm=dpo", *extra))
         best = training.optimum_at(made, jnp.asarray(0.25))
@@ -375,3 +375,20 @@ def test_exact_gold_is_the_sum_over_sequences():
     p = np.exp(sequence_log_probability(table, task.automaton))
     expected = sum(q * float(task.gold[end]) for q, (_, end) in zip(p, sequences(task.automaton), strict=True))
     np.testing.assert_allclose(exact.gold_reward(task, jnp.asarray(table)), expected, rtol=1e-12)
+
+
+def test_where_no_optimum_is_known_nothing_stands_in_for_it(tmp_path):
+    """Under KL(pi_ref‖pi) the features' optimum depends on the history: it is null, never the reference. The gold's is
+    known."""
+    task = ["task=preference/grammar", "task.pairs=200", "penalty=forward_kl", "steps=2"]
+    made = config.build(config.compose(["tracking=none", *task]))
+    trained = blocks.train([made.run])[0]
+    records.fill(tmp_path, records.files(made, trained, 0.0))
+    graded = json.loads((tmp_path / "summary.json").read_text())
+    for key in ("optimal_objective", "regret", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimum_gold_reward"):
+        assert graded[key] is None, key
+        assert "depends on the history" in graded[f"{key}_reason"]
+    assert graded["gold_regret"] > 0.1
+    assert pd.read_csv(tmp_path / "outcomes.csv")["optimum"].isna().all()
+    assert pd.read_csv(tmp_path / "diversity.csv")["optimum"].isna().all()
+    assert "optimum" not in (tmp_path / "samples.txt").read_text() + (tmp_path / "positions.csv").read_text()

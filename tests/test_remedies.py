@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ import pandas as pd
 import pytest
 from jax.nn import log_softmax
 
-from rlkl import blocks, config, exact, job, penalty, policies, rollout, runs, settings, training
+from rlkl import blocks, config, exact, job, penalty, policies, records, rollout, settings, training
 from rlkl.policies import Fixed
 from rlkl.settings import SettingsError
-from tests.conftest import random_rows, random_task, shortened
+from tests.conftest import random_rows
 
 SIX = [
     "task=bandit/custom", "task.reward=[1,1.2,0.9,0.2,0,1]", "task.reference=[0.4,0.05,0.2,0.2,0.1,0.05]", "penalty.beta=0.3",
@@ -25,6 +26,14 @@ GOOD = np.array([0, 1, 2, 5])
 
 def built(*overrides: str):
     return config.build(config.compose(["tracking=none", *overrides]))
+
+
+def recorded(folder: Path, *overrides: str):
+    """A run trained and written to a folder: its summary, and itself."""
+    made = built(*overrides)
+    trained = blocks.train([made.run])[0]
+    records.fill(folder, records.files(made, trained, 0.0))
+    return json.loads((folder / "summary.json").read_text()), trained
 
 
 def end(*overrides: str) -> np.ndarray:
@@ -39,8 +48,9 @@ def spread(policy: np.ndarray) -> float:
 
 @pytest.mark.parametrize("variant", [1, 2])
 def test_mara_is_uniform_above_the_threshold_under_reverse_kl(variant):
-    """And below it the ratios are those of R(z) and R: pi(y)/pi(z) = pi_ref(y)/pi_ref(z) e^((R(y) - R(z))/beta), z the anchor."""
-    policy = end(*MARA, f"+reward_shaping.variant={variant}" if variant == 1 else "reward_shaping.variant=2")
+    """And below it the ratios are those of R(z) and R: pi(y)/pi(z) = pi_ref(y)/pi_ref(z) e^((R(y) - R(z))/beta), z the
+    anchor."""
+    policy = end(*MARA, f"reward_shaping.variant={variant}")
     assert spread(policy) <= 1e-6
     np.testing.assert_allclose(policy[3] / policy[0], 0.2 / 0.4 * math.exp((0.2 - 1.0) / 0.3), rtol=1e-5)
 
@@ -70,12 +80,11 @@ def test_mara_on_sequences_is_uniform_over_those_above_the_threshold(name, varia
     assert above.sum() == 2
     assert np.ptp(log_pi[above]) <= 1e-9
     assert np.ptp(log_pi[~above]) > 1.0
-    value, slope = objective_and_slope(held, best.log_pi)
-    np.testing.assert_allclose(slope, 0.0, atol=1e-9)  # exact training stands still there
+    np.testing.assert_allclose(slope_of(held, best.log_pi), 0.0, atol=1e-9)  # exact training stands still there
 
 
-def objective_and_slope(run: job.Run, log_pi):
-    """J of logits, and its gradient, on the automaton of a run."""
+def slope_of(run: job.Run, log_pi):
+    """The gradient of J by logits, on the automaton of a run."""
     support = jnp.asarray(run.task.automaton.legal)
     chosen = run.settings.penalty
     div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
@@ -84,7 +93,7 @@ def objective_and_slope(run: job.Run, log_pi):
         rows = jnp.where(support, log_softmax(jnp.where(support, logits, -jnp.inf), axis=-1), -jnp.inf)
         return exact.objective(run.task, div, params, chosen.beta, rows, policies.table_of(run.reference))
 
-    return jax.value_and_grad(worth)(jnp.where(jnp.isfinite(log_pi), log_pi, 0.0))
+    return jax.grad(worth)(jnp.where(jnp.isfinite(log_pi), log_pi, 0.0))
 
 
 def test_the_objective_that_grades_is_never_shaped():
@@ -115,20 +124,19 @@ def test_a_tempered_reference_penalises_and_the_reference_grades():
     weight = p**0.5 * np.exp(reward / 0.3)
     np.testing.assert_allclose(policy, weight / weight.sum(), atol=1e-6)
     trained = blocks.train([built(*SIX, "reference.temperature=2", "steps=5").run])[0]
-    assert trained.rows.report.values.kl_pi_ref[0] == 0.0  # a run starts at the reference itself
+    assert trained.rows.report.values.kl_pi_ref[0] <= 1e-20  # a run starts at the reference itself
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_run_stops_at_the_first_logged_row_beyond_its_budget(sampled, tmp_path):
     algorithm = ["algorithm=rloo", "steps=300", "log_every=10"] if sampled else ["steps=200", "log_every=5"]
-    made, free = (built(*SIX, *algorithm, *extra) for extra in (["stop_kl=0.1"], []))
-    graded, trained, _ = runs.execute(made, tmp_path, None, lambda rows: None, print)[:3]
-    path = blocks.train([free.run])[0].rows
+    graded, trained = recorded(tmp_path, *SIX, *algorithm, "stop_kl=0.1")
+    path = blocks.train([built(*SIX, *algorithm).run])[0].rows
     kl = path.report.values.kl_pi_ref
     first = int(np.flatnonzero(kl > 0.1)[0])
     assert 0 < first < len(kl) - 1
     assert graded["stopped_at"] == graded["steps"] == int(path.step[first]) == int(trained.state.step)
-    assert graded["kl_pi_ref"] == kl[first]
+    np.testing.assert_allclose(graded["kl_pi_ref"], kl[first], rtol=1e-4)
     assert graded["diverged_at"] is None
     assert "stop_kl=0.1" in graded["stopped_reason"]
     assert len(pd.read_csv(tmp_path / "history.csv")) == first + 1
@@ -175,7 +183,6 @@ def test_decoding_keeps_what_its_rules_keep(rules):
 
 
 def test_a_network_is_decoded_as_the_table_that_it_equals():
-    task = jax.tree.map(jnp.asarray, shortened(random_task(np.random.default_rng(3)), 100))
     run = built("task=sequence/motif", "task.horizon=2", "task.motifs=[ab]", "policy=gru", "policy.width=4").run
     state = training.start(jax.tree.map(jnp.asarray, run))  # it starts at the reference
     rules, listed = settings.Decoding(temperature=0.6, top_p=0.8), rollout.enumerate_all(run.task.automaton)
@@ -183,13 +190,11 @@ def test_a_network_is_decoded_as_the_table_that_it_equals():
     told = [np.asarray(rollout.log_probability(policies.decoded(policy, rules), listed)) for policy in both]
     np.testing.assert_allclose(np.exp(told[0]), np.exp(told[1]), atol=1e-6)
     np.testing.assert_allclose(np.exp(told[0]).sum(), 1.0, rtol=1e-9)
-    assert task.automaton.horizon >= 1
 
 
 def test_the_decoded_policy_is_graded_beside_the_policy(tmp_path):
-    made = built(*SIX, "steps=50", "decoding.temperature=0.5", "decoding.top_k=4")
-    graded, trained, _ = runs.execute(made, tmp_path, None, lambda rows: None, print)[:3]
-    plain = runs.execute(built(*SIX, "steps=50"), tmp_path / "plain", None, lambda rows: None, print)[0]
+    graded, trained = recorded(tmp_path, *SIX, "steps=50", "decoding.temperature=0.5", "decoding.top_k=4")
+    plain, _ = recorded(tmp_path / "plain", *SIX, "steps=50")
     assert {key: value for key, value in plain.items() if key != "seconds"}.items() <= graded.items()
     assert not any(key.startswith("decoded") for key in plain)
     ends = trained.closing.outcomes
