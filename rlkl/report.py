@@ -89,24 +89,25 @@ EVERY = 10.0  # seconds between two lines on a sweep's progress, where there is 
 def sweep_progress(runs: int, steps: int, names: Mapping[str, str]) -> Iterator[Any]:
     """A callable that takes what `sweeps.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
     now and then elsewhere. names: the jobs' numbers, by key. Called from several threads."""
-    lock, started, said = threading.Lock(), time.perf_counter(), time.perf_counter()
-    done, finished = 0, 0
+    lock, said = threading.Lock(), time.perf_counter()
+    done, finished, since = 0, 0, None  # since: when, and after how many steps, the first chunk was there (it compiled, too)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}% of the steps"))
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
     shown = bar.add_task(f"0 of {runs} runs", total=steps)
 
     def tell(told: Any) -> None:
-        nonlocal done, finished, said
+        nonlocal done, finished, said, since
         with lock:
             done, finished = done + told.steps, finished + told.finished
             for key, step in told.diverged:
                 console.print(f"job {names[key]} diverged at step {step}", markup=False)
             bar.update(shown, completed=done, description=f"{finished} of {runs} runs")
             now = time.perf_counter()
-            if console.is_terminal or now - said < EVERY or not 0 < done < steps:
+            since = since or ((now, done) if told.steps else None)
+            if console.is_terminal or now - said < EVERY or since is None or not since[1] < done < steps:
                 return
             said = now
-            left = (now - started) * (steps - done) / done
+            left = (now - since[0]) * (steps - done) / (done - since[1])
             console.print(f"{finished} of {runs} runs, {done:,} of {steps:,} steps, about {_span(left)} left", markup=False)
 
     with bar:

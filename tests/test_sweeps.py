@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, runs, store, sweeps
+from rlkl import blocks, config, report, runs, store, sweeps
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
 TASK = {"name": "bandit/random", "size": 3}
@@ -94,6 +94,15 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
     noticed = [pair for each in told for pair in each.diverged]
     assert noticed == [(bad.key, found[bad.key].summary["diverged_at"])]
     assert found[good[0].key].summary["diverged_at"] is None
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(report, "EVERY", 0.0)
+    with report.sweep_progress(2, 100, {"key": "3"}) as tell:
+        tell(sweeps.Told(steps=10))
+        tell(sweeps.Told(steps=40, finished=1, diverged=(("key", 7),)))
+        tell(sweeps.Told(steps=50, finished=1))
+    assert capsys.readouterr().out == "job 3 diverged at step 7\n1 of 2 runs, 50 of 100 steps, about 0 s left\n"
 
 
 def test_run_group_needs_nothing_but_its_arguments(tmp_path):
