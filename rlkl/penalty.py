@@ -56,7 +56,7 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
         first, place = "exact", "loss"
     _among("penalty.estimator", estimator, allowed)
     estimator = estimator or first
-    if estimator != first:
+    if estimator != first and given.sampler != "reference":
         place = PLACES.get(estimator, "loss")
     only = {"exact": ("loss",), "score": ("reward",)}.get(estimator, ("reward", "loss"))
     _among("penalty.placement", given.placement, ("loss",) if given.sampler == "reference" else only)

@@ -279,6 +279,14 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     assert "task='bandit/nope': unknown choice" in refused.stderr
 
 
+def test_what_is_read_on_the_reference_s_sequences_stands_in_the_loss():
+    for estimator in ("full", "k1", None):
+        given = settings.Penalty("kl_ref_pi", sampler="reference", estimator=estimator)
+        filled = penalty.resolve("sampled", given, 3)
+        assert filled.placement == "loss"
+        assert penalty.resolve("sampled", filled, 3) == filled
+
+
 def test_every_estimator_has_its_definition_here():
     assert set(estimators.REGISTRY) == set(VALUE) == set(SLOPE)
     u = np.linspace(-2.0, 2.0, 9)
