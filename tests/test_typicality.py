@@ -21,10 +21,12 @@ def test_claims_hold_on_the_committed_numbers(drawn):
 
 def test_claims_turn_false_on_other_numbers_and_never_raise(drawn):
     numbers = drawn.select_dtypes("number").columns.difference(["beta", "seed", "typicality_weight"])
-    halved = drawn.assign(entropy=0.5 * drawn["entropy"])
-    worse = drawn.assign(**{name: drawn[name] + 0.5 for name in numbers.difference(["entropy"])})
+    policy = drawn["series"] == "policy"
+    halved = drawn.assign(entropy=drawn["entropy"].where(~policy, 0.5 * drawn["entropy"]))
+    raised = drawn.assign(entropy=drawn["entropy"].where(~policy, 10.0))
+    sure = drawn.assign(stderr=0.1 * drawn["stderr"])
     flat = drawn.assign(**dict.fromkeys(numbers, 1.0))
-    false = [{claim.claim for claim in figure.claims(wrong) if not claim.verdict} for wrong in (halved, worse, flat)]
+    false = [{claim.claim for claim in figure.claims(wrong) if not claim.verdict} for wrong in (halved, raised, sure, flat)]
     assert {claim.claim for claim in figure.claims(drawn)} - set.union(*false) == set()
 
 
