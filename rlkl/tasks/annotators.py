@@ -4,7 +4,7 @@ P(first preferred) = sigmoid((s(first) - s(second))/temperature), s = gold rewar
 favour typical text (Zhang et al. 2025, "Verbalized sampling", arXiv 2510.01171). NumPy on the host.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,11 @@ class Preferences:
         """What the annotators hold each sequence to be worth, over their temperature: the log-odds are its differences."""
         typical = self.typicality * read.log_reference if self.typicality != 0.0 else 0.0
         return (np.asarray(task.gold)[read.end] + typical) / self.temperature
+
+
+def under_gold(task: Task) -> Task:
+    """The task whose reward is also the gold reward that annotators go by."""
+    return replace(task, gold=np.asarray(task.reward, np.float64))
 
 
 def read(task: Task, tokens: Int[np.ndarray, "M T"]) -> Read:

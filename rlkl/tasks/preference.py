@@ -81,7 +81,7 @@ def _base(base: Any, model: str) -> Card:
     if model == "features" and card.task.automaton.horizon == 1:
         rule = "a bandit's log pi_ref is a function of the arm, whose own value holds it (task.model=tabular)"
         raise SettingsError("task.model", "features", rule)
-    card = dataclasses.replace(card, task=dataclasses.replace(card.task, gold=np.asarray(card.task.reward, np.float64)))
+    card = dataclasses.replace(card, task=annotators.under_gold(card.task))
     return unfold(card, "task.model", "network") if model == "network" else card
 
 
