@@ -98,7 +98,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
-            return SettingsError(override, "", "is no command (list, plot, summary, audit, grade) and no override (key=value)")
+            return SettingsError(override, "", "is no command (list, plot, summary, audit, grade, compare) and no override (key=value)")
         if key.startswith("hydra"):
             continue
         if key in groups:
