@@ -139,7 +139,7 @@ def _text() -> list[Row]:
 
 
 def _archives() -> list[Row]:
-    """The same sentences as a .zip has them (zlib) and as a .7z has them (lzma), bits a sentence; and text, bytes of the whole."""
+    """The same sentences as a .zip has them (zlib) and as a .7z has them (lzma), bits a sentence; and a text, in bytes."""
     automaton, log_reference = _grammar()
     card, reference = tasks.build("sequence/grammar"), Fixed(log_reference, automaton.horizon)
     entropy = float(exact.entropy(automaton, reference)) / BIT
