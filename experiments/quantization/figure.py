@@ -95,21 +95,17 @@ def _kld(axes, drawn, policy):
     for name, line in (("maximum", ":"), ("mean", "-"), ("median", "--")):
         axes.plot([], [], line, color=plots.GREY, label=name)
     axes.set(yscale="log", xlabel="bits", ylabel=f"{KLD}, nats", title=policy, xticks=place, xticklabels=BITS)
-    axes.legend(loc="upper left", fontsize=6)
+    axes.legend(loc="lower right", fontsize=6)
 
 
 def _square(axes, drawn, policy):
     for way, (colour, marker) in LOOKS.items():
-        x = series.of(drawn, policy, f"{way}: {CHANGE}, RMS")["y"].to_numpy() / 100.0
-        y = series.of(drawn, policy, f"{way}: {KLD}, mean")["y"].to_numpy()
+        change, kld = (series.of(drawn, policy, f"{way}: {what}") for what in (f"{CHANGE}, RMS", f"{KLD}, mean"))
+        x, y = change["y"].to_numpy() / 100.0, kld["y"].to_numpy()
         axes.plot(x, y, marker, color=colour, label=way)
-    x = np.array(axes.get_xlim())
-    x = np.array([x[0] if x[0] > 0 else 1e-6, x[1]])
-    found = series.of(drawn, policy, f"groups of 32: {CHANGE}, RMS")
-    at = BITS.index(6)
-    through = series.of(drawn, policy, f"groups of 32: {KLD}, mean")["y"].iloc[at] / (found["y"].iloc[at] / 100.0) ** 2
-    x = np.geomspace(found["y"].min() / 130.0, 0.3, 2)
-    axes.plot(x, through * x**2, color=plots.BLACK, lw=0.8, label="slope 2")
+    at = BITS.index(6)  # of the last way, through which the line is drawn
+    line = np.geomspace(x.min(), x.max(), 2)
+    axes.plot(line, y[at] * (line / x[at]) ** 2, color=plots.BLACK, lw=0.8, label="slope 2")
     axes.set(xscale="log", yscale="log", xlabel="RMS change of p", ylabel="mean KLD, nats", title="KLD is quadratic")
     axes.legend(loc="upper left")
 
@@ -118,9 +114,10 @@ def _agreement(axes, drawn, policy):
     place = np.arange(len(BITS))
     for way, (colour, marker) in LOOKS.items():
         same = series.of(drawn, policy, f"{way}: same top p, mean")
-        axes.errorbar(place, same["y"], 2.0 * same["error"], color=colour, marker=marker, label="same top p, %")
+        axes.errorbar(place, same["y"], 2.0 * same["error"], color=colour, marker=marker)
         ratio = series.of(drawn, policy, f"{way}: perplexity, quant/base")
-        axes.plot(place, 100.0 / ratio["y"], "--", color=colour, marker=marker, mfc="white", label="base/quant perplexity, %")
+        axes.plot(place, 100.0 / ratio["y"], "--", color=colour, marker=marker, mfc="white")
+    axes.plot([], [], "-o", color=plots.GREY, label="same top p")
+    axes.plot([], [], "--o", color=plots.GREY, mfc="white", label="base/quant perplexity")
     axes.set(xlabel="bits", ylabel="%", title="agreement", xticks=place, xticklabels=BITS)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], labels[:2], loc="lower left", fontsize=6)
+    axes.legend(loc="lower left", fontsize=6)
