@@ -187,10 +187,12 @@ def draw(drawn: pd.DataFrame) -> Figure:
         found = series.of(drawn, "potential", "curve of the claim")
         curve.plot(found["x"], found["y"], color=plots.VERMILION, label="1/(2φ³): the claim")
         s0, v = np.meshgrid(np.linspace(-1.58, 0.58, 60), np.linspace(0.2, 1.1, 60))
-        level = curve.contour(
-            s0, v, np.log10(v**4 / (1.0 - s0 - s0**2)), levels=[-2, -1.5, -0.5, 0, 0.5], colors=plots.GREY, linewidths=0.6
+        levels = (-2.0, -1.5, -0.5, 0.0)
+        lines = curve.contour(
+            s0, v, np.log10(v**4 / (1.0 - s0 - s0**2)), levels, colors=plots.GREY, linewidths=0.6, linestyles="-"
         )
-        curve.clabel(level, fmt=lambda x: f"{10**x:.2g}", fontsize=6)
+        crest = [(-0.5, (1.25 * 10**x) ** 0.25) for x in levels]
+        curve.clabel(lines, fmt=lambda x: f"{10**x:.2g}", fontsize=6, manual=crest)
         curve.set(xlabel="s0", ylabel="v", title="half the potential's curvature")
         curve.legend(loc="lower center", fontsize=6)
         return figure
