@@ -105,7 +105,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
                 axes.plot(line["x"], line["y"], color=colour, lw=width, label=divergences.REGISTRY[name].formula)
                 axes.plot(trained["x"], trained["y"], marker, color=colour, ms=3.5)
             axes.set(
-                xlabel=f"{divergences.REGISTRY[kl].formula}, nats", ylabel="E[r]", title="optima and policies", xlim=(0, 2.5)
+                xlabel=f"{divergences.REGISTRY[kl].formula}, nats", ylabel="E[r]", title="optima and policies", xlim=(0, reach)
             )
         others = MATCHED["kl_pi_ref"]
         for place, name in enumerate(others):
