@@ -51,9 +51,14 @@ def smallest(values: Iterable[float]) -> float:
     return -largest(-value for value in values)
 
 
+def ratio(first: float, second: float) -> float:
+    """first/second; NaN where that is not defined."""
+    return first / second if second else math.nan
+
+
 def slope(found: pd.DataFrame) -> float:
-    """The least-squares slope of log y over log x; NaN of fewer than two points or where a logarithm is not defined."""
+    """The least-squares slope of log y over log x; NaN of fewer than two points or where a logarithm is not finite."""
     x, y = found["x"].to_numpy(float), found["y"].to_numpy(float)
-    if len(x) < 2 or (x <= 0.0).any() or not (y > 0.0).all():
+    if len(x) < 2 or not (np.isfinite(x * y) & (x > 0.0) & (y > 0.0)).all():
         return math.nan
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -58,7 +58,7 @@ def _mars() -> list[Row]:
 
 def _pool() -> list[Row]:
     """One Gaussian for a pool of two beliefs, the best under each KL, by search over mean and scale."""
-    pool = sum(weight * bell(centre, WIDTH) for weight, centre in zip(WEIGHTS, CENTRES, strict=True))
+    pool = np.asarray(WEIGHTS) @ np.stack([bell(centre, WIDTH) for centre in CENTRES])
     rows = points("pool", "pool", GRID, pool)
     means, scales = np.linspace(-25, 25, 201), np.linspace(3.0, 25.0, 177)
     every = np.stack([[bell(mean, scale) for scale in scales] for mean in means])

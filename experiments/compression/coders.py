@@ -18,7 +18,7 @@ def huffman(probability: np.ndarray) -> list[str]:
     """The codeword of each symbol of positive probability, at least two of them; the others have none ('')."""
     held = np.flatnonzero(probability > 0.0).tolist()
     order = count()  # ties go to what was made first, so that the code is the same everywhere
-    heap = [(float(probability[symbol]), next(order), (symbol,)) for symbol in held]
+    heap: list[tuple[float, int, tuple[int, ...]]] = [(float(probability[symbol]), next(order), (symbol,)) for symbol in held]
     words = [""] * len(probability)
     heapq.heapify(heap)
     while len(heap) > 1:

@@ -1,5 +1,7 @@
 """What the coders send: streams coded for the wrong model, blocks, a trained policy's sentences, text, and archives."""
 
+from typing import Literal
+
 import jax
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ PAIRS, SYMBOLS, STREAM = 12, 16, 20_000
 COIN, BLOCKS = 0.05, range(1, 11)
 SENTENCES = 4_000  # of each trained policy
 SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000)  # sentences in an archive
+METHODS: tuple[Literal["zlib", "lzma"], ...] = ("zlib", "lzma")
 ORDER = 3  # letters of context on the real text
 
 
@@ -144,24 +147,24 @@ def _archives() -> list[Row]:
     card, reference = tasks.build("sequence/grammar"), Fixed(log_reference, automaton.horizon)
     entropy = float(exact.entropy(automaton, reference)) / BIT
     batch = _sentences(automaton, reference, max(SIZES), 3)
-    mask = np.asarray(batch.mask)
-    lines = [
-        " ".join(card.tokens[token] for token in row[m]) + "\n" for row, m in zip(np.asarray(batch.tokens), mask, strict=True)
-    ]
+    pairs = zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True)
+    lines = [" ".join(card.tokens[token] for token in row[kept]) + "\n" for row, kept in pairs]
     rows: list[Row] = []
     for size in SIZES:
         sample = "".join(lines[:size])
-        for method in ("zlib", "lzma"):
+        for method in METHODS:
             compressed = len(sample) / diversity.compression_ratio(sample, method)
             rows += points("archives", method, [size], [8.0 * compressed / size])
-        part = rollout.Batch(*(jax.numpy.asarray(x)[:size] for x in batch[:4]), size)
+        tokens, states, mask, weight = (
+            jax.numpy.asarray(x)[:size] for x in (batch.tokens, batch.states, batch.mask, batch.weight)
+        )
+        part = rollout.Batch(tokens, states, mask, weight, size)
         sent = _sent(automaton, part, np.asarray(reference.table()))
         rows += points("archives", "arithmetic code", [size], [sent / size])
         surprise = -np.asarray(rollout.log_probability(reference, part)) / BIT
         rows += points("archives", "entropy", [size], [entropy], surprise.std(ddof=1) / np.sqrt(size))
     whole = read_text(None)[0]
-    for method in ("zlib", "lzma"):
-        rows += points(
-            "archives", f"real text, {method}", [1], [len(whole.encode()) / diversity.compression_ratio(whole, method)]
-        )
+    for method in METHODS:
+        packed = len(whole.encode()) / diversity.compression_ratio(whole, method)
+        rows += points("archives", f"real text, {method}", [1], [packed])
     return rows

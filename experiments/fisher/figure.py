@@ -122,7 +122,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     best = series.of(drawn, "paths", "optimum")
     on = series.of(drawn, "curvature", "on the curve")["y"]
     errors = [
-        abs(a / b - 1.0)
+        abs(series.ratio(a, b) - 1.0)
         for at in (0.5, 0.8, 1.0)
         for a, b in zip(*(series.of(drawn, panel, f"v = {at:g}")["y"] for panel in ("curvature", "formula")), strict=True)
     ]

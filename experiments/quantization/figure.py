@@ -33,6 +33,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
         both = tensor / of("per tensor", f"{REVERSE}, mean")
         same, tail = of("groups of 32", "same top p, mean"), of("groups of 32", f"{KLD}, maximum")
         median = of("groups of 32", f"{KLD}, median")
+        worst = series.ratio(_at(tail, 4), _at(median, 4))
         found += [near(f"{policy}, {way}: slope of log KLD over log RMS change of p", _slope(drawn, policy, way), 2.0, 0.1)
                   for way in WAYS]  # fmt: skip
         found += [
@@ -43,7 +44,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
             at_least(f"{policy}: the same at 2 bits, how far from 1", abs(_at(both, 2) - 1.0), 0.05),
             at_least(f"{policy}: same top p at 8 bits by groups, %", _at(same, 8), 99.0),
             at_most(f"{policy}: same top p at 2 bits by groups, %", _at(same, 2), 95.0),
-            at_least(f"{policy}: the worst position's KLD over the median's at 4 bits", _at(tail, 4) / _at(median, 4), 10.0),
+            at_least(f"{policy}: the worst position's KLD over the median's at 4 bits", worst, 10.0),
         ]
     return found
 
@@ -69,7 +70,7 @@ def _least_gain(of_ways) -> float:
 
 
 def _a_bit(mean: pd.Series, many: int, few: int) -> float:
-    ratio = _at(mean, few) / _at(mean, many)
+    ratio = series.ratio(_at(mean, few), _at(mean, many))
     return math.log(ratio, 4.0) / (many - few) if ratio > 0.0 else math.nan
 
 

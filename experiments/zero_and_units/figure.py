@@ -16,7 +16,7 @@ from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
 from rlkl import divergences, plots
 
-PAIRS, ARMS = 800, (2, 3, 10, 100)
+PAIRS, ARMS = 400, (2, 3, 10, 100)
 EVERY = [name for name in divergences.REGISTRY if name in plots.LOOKS]
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 
