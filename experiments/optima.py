@@ -1,17 +1,65 @@
-"""Exact optima of a bandit over beta, for the lines under the dots."""
+"""Exact optima of a bandit over beta, for the lines under the dots, and the beta at which one has a wanted KL or reward."""
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlkl import divergences, oracle
+from rlkl.settings import SettingsError
 from rlkl.tasks import Task
+
+DIVERGENCES = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon", "hellinger", "pearson", "neyman", "total_variation")
+
+
+@partial(jax.jit, static_argnums=0)
+def _best(divergence: str, log_ref, reward, betas):
+    solve = partial(oracle.solve_bandit, divergences.REGISTRY[divergence], divergences.Params())
+    return jax.vmap(lambda beta: solve(log_ref, reward, beta))(betas)
 
 
 def over_beta(task: Task, divergence: str, betas: np.ndarray) -> np.ndarray:
     """log pi* of each arm at each beta: Float["B A"], in float64."""
-    div = divergences.REGISTRY[divergence]
     with jax.enable_x64(True):
         log_ref, reward = jnp.asarray(task.log_reference[0]), jnp.asarray(task.reward[1:])
-        best = jax.vmap(lambda beta: oracle.solve_bandit(div, divergences.Params(), log_ref, reward, beta))
-        return np.asarray(jax.jit(best)(jnp.asarray(betas)))
+        return np.asarray(_best(divergence, log_ref, reward, jnp.asarray(betas, jnp.float64)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _value(divergence: str, log_pi, log_ref):
+    return divergences.exact(divergences.REGISTRY[divergence], divergences.Params(), log_pi, log_ref)
+
+
+def value(task: Task, divergence: str, log_pi: np.ndarray) -> np.ndarray:
+    """D(pi, pi_ref) of each row of a bandit's log-probabilities."""
+    with jax.enable_x64(True):
+        log_ref = jnp.broadcast_to(jnp.asarray(task.log_reference[0]), log_pi.shape)
+        return np.asarray(_value(divergence, jnp.asarray(log_pi), log_ref))
+
+
+def reward(task: Task, log_pi: np.ndarray) -> np.ndarray:
+    """E[r] of each row of a bandit's log-probabilities."""
+    return np.exp(log_pi) @ np.asarray(task.reward[1:])
+
+
+def beta_for(
+    task: Task, divergence: str, of: Callable[[np.ndarray], np.ndarray], wanted: float, low: float = 1e-4, high: float = 1e4
+) -> float:
+    """The beta in [low, high] at which the optimum has `of(log_pi) = wanted`, so that sweeps can be matched instead of run at
+    equal beta.
+
+    of: rows of log-probabilities -> a number each that falls as beta grows, as reward and KL do. Raises `SettingsError` where
+    no optimum has it: it is out of reach, or jumped over (as by optima that drop an arm).
+    """
+    at = lambda beta: float(of(over_beta(task, divergence, np.array([beta])))[0])  # noqa: E731
+    most, least = at(low), at(high)
+    if not least <= wanted <= most:
+        raise SettingsError("wanted", wanted, f"optima under {divergence} have {least:.4g} to {most:.4g}")
+    for _ in range(60):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if at(middle) >= wanted else (low, middle)
+    if not abs(at(low) - wanted) <= 1e-6 * (1.0 + abs(wanted)):
+        raise SettingsError("wanted", wanted, f"optima under {divergence} jump over it, at beta = {low:.4g}")
+    return low

@@ -5,14 +5,16 @@ rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
 rlkl.load("outputs/...")          # pandas frames of a run or a sweep
 rlkl.load_policy("outputs/...")   # the policy it left
 rlkl.grade(["my_penalty.py"])     # a penalty's scorecard
+rlkl.compare("base.npz", "quant.npz")   # how far one model's log-probabilities lie from another's
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Result", "grade", "load", "load_policy", "train"]
+__all__ = ["Comparison", "Result", "compare", "grade", "load", "load_policy", "train"]
 
 if TYPE_CHECKING:
+    from rlkl.comparison import Comparison, compare
     from rlkl.records import load_policy
     from rlkl.results import load
     from rlkl.runs import Result, train
@@ -24,6 +26,8 @@ _HOMES = {
     "load": "rlkl.results",
     "load_policy": "rlkl.records",
     "grade": "rlkl.scorecard",
+    "compare": "rlkl.comparison",
+    "Comparison": "rlkl.comparison",
 }
 
 

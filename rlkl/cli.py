@@ -23,7 +23,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade}
+    commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade, "compare": _compare}
     try:
         if argv and argv[0] in commands:
             return commands[argv[0]](list(argv[1:]))
@@ -130,4 +130,11 @@ def _grade(argv: list[str]) -> int:
     from rlkl import scorecard
 
     scorecard.command(argv)
+    return 0
+
+
+def _compare(argv: list[str]) -> int:
+    from rlkl import comparisons
+
+    comparisons.command(argv)
     return 0

@@ -98,7 +98,9 @@ def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
-            return SettingsError(override, "", "is no command (list, plot, summary, audit, grade) and no override (key=value)")
+            return SettingsError(
+                override, "", "is no command (list, plot, summary, audit, grade, compare) and no override (key=value)"
+            )
         if key.startswith("hydra"):
             continue
         if key in groups:
@@ -236,7 +238,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
         key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
         if getattr(given, key) is None:
             raise SettingsError(f"penalty.{key}", "null", f"controller={given.controller} needs the {what}")
-    if chosen.algorithm.name == "exact" or "exact" in (given.estimator, given.sampler):
+    if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
         _exactly_known(chosen, task, penalty.divergence(given))
     if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
         key, value = (
@@ -259,7 +261,7 @@ def _weighed(given: settings.Penalty) -> settings.Penalty:
 
 def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
     """Exact gradients need the objective, or the penalty, without sampling."""
-    key = "algorithm" if chosen.algorithm.name == "exact" else "penalty.sampler"
+    key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
     many = f"{float(task.automaton.sequences):.2g} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
     if rollout.is_enumerable(task.automaton):
         return
@@ -275,6 +277,8 @@ def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences
 
 def _algorithm(chosen: settings.Settings) -> settings.Algorithm:
     given = chosen.algorithm
+    if given.name == "natural" and chosen.policy.name != "tabular":
+        raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {chosen.policy.name}")
     own = algorithms.REGISTRY[given.name].aggregation if given.name in algorithms.REGISTRY else settings.AGGREGATIONS[0]
     return dataclasses.replace(given, loss_aggregation=given.loss_aggregation or own)
 

@@ -71,6 +71,10 @@ def caveats(run: Run) -> list[str]:
     if chosen.algorithm.entropy_coef is not None:
         how = "of each next token, the states held fixed" if samples else "of the policy"
         found.append(f"bonus: {chosen.algorithm.entropy_coef:g} times the entropy {how}; no objective or regret counts it")
+    if chosen.algorithm.name == "natural" and chosen.optimizer.name != "sgd":
+        found.append(
+            f"rescaled: {chosen.optimizer.name} changes the natural gradient's steps; optimizer=sgd takes them as they are"
+        )
     if chosen.algorithm.name == "dpo":
         found.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
     if shaping.name == "mara":

@@ -75,6 +75,16 @@ def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
 
 
+def natural_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
+    """-J(pi), with the natural gradient in place of the plain one."""
+    assert isinstance(policy, policies.tabular.Tabular)
+    worth = lambda logits: exact_loss(run, policies.tabular.Tabular(logits, policy.support))  # noqa: E731
+    value, gradient = jax.value_and_grad(worth)(jax.lax.stop_gradient(policy.logits))
+    steepest = algorithms.natural_gradient(run.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
+    along = jnp.sum(steepest * policy.logits)
+    return value + along - jax.lax.stop_gradient(along)
+
+
 def preference_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     """Direct preference optimisation: the mean log-loss of the preferences where beta log pi/pi_ref is the reward (Rafailov et
     al. 2023, arXiv 2305.18290). Each answer counts once a step.
@@ -158,7 +168,7 @@ def loss(
 ) -> tuple[Array, Seen]:
     """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
     if algorithms.kind(run.settings.algorithm.name) == "exact":
-        value = exact_loss(run, policy) if run.settings.algorithm.name == "exact" else preference_loss(run, policy)
+        value = {"exact": exact_loss, "natural": natural_loss, "dpo": preference_loss}[run.settings.algorithm.name](run, policy)
         return value, nothing(-value, jnp.asarray(_kl(run, policy), value.dtype))
     batch, positions, reported = gather(run, sampler, policy, key)
     learned = experience(run, positions, batch, baseline, reported)

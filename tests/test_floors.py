@@ -11,8 +11,8 @@ import rlkl
 
 FLOORS = {
     "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0, "bradley_terry": 0,
-    "tasks": 1, "policies": 1,
-    "rollout": 2,
+    "tasks": 1, "policies": 1, "npz": 1,
+    "rollout": 2, "comparison": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4, "shaping": 4, "best_of_n": 4,
     "job": 5, "losses": 5, "training": 5, "recognised": 6, "audit": 6,
@@ -21,7 +21,7 @@ FLOORS = {
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
     "references": 6, "texts": 6, "portrait": 6,
     "scores": 0, "probes": 6,
-    "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7,
+    "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7, "comparisons": 7,
     "audits": 8, "grading": 8, "scorecard": 8, "sweeps": 8, "composition": 8, "jobs": 8,
     "machine": 0, "cluster": 9, "launcher": 10, "cli": 11,
 }  # fmt: skip

@@ -1,0 +1,170 @@
+"""What the coders send: streams coded for the wrong model, blocks, a trained policy's sentences, text, and archives."""
+
+from typing import Literal
+
+import jax
+import numpy as np
+import pandas as pd
+
+from experiments import series
+from experiments.compression import coders
+from experiments.series import Row, points
+from rlkl import diversity, exact, records, rollout, tasks
+from rlkl.policies import Fixed, Policy
+from rlkl.results import Runs
+from rlkl.tasks import text
+from rlkl.tasks.words import read_text
+
+BIT = np.log(2.0)
+PAIRS, SYMBOLS, STREAM = 12, 16, 20_000
+COIN, BLOCKS = 0.05, range(1, 11)
+SENTENCES = 4_000  # of each trained policy
+SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000)  # sentences in an archive
+METHODS: tuple[Literal["zlib", "lzma"], ...] = ("zlib", "lzma")
+ORDER = 3  # letters of context on the real text
+
+
+def table(runs: Runs) -> pd.DataFrame:
+    """Every number that is drawn or claimed; bits and bytes."""
+    with jax.enable_x64(True):
+        return series.frame([*_wire(), *_blocks(), *_policies(runs), *_text(), *_archives()])
+
+
+def _wire() -> list[Row]:
+    """Streams drawn from p, sent with q's code and sent anew with p's: bits a token saved, by KL(p‖q)."""
+    rows: list[Row] = []
+    draw = np.random.default_rng(0)
+    for pair in range(PAIRS):
+        p, q = draw.dirichlet(np.ones(SYMBOLS)), draw.dirichlet(np.ones(SYMBOLS))
+        share = (pair + 1) / PAIRS  # from close to far
+        p = p**share * q ** (1.0 - share)
+        p /= p.sum()
+        stream = draw.choice(SYMBOLS, STREAM, p=p).tolist()
+        kl, gain = float(p @ np.log2(p / q)), np.log2(p / q)[stream]
+        sent = {name: len(_arithmetic(stream, [0] * STREAM, by)) / STREAM for name, by in (("p", p), ("q", q))}
+        words = {name: coders.huffman(by) for name, by in (("p", p), ("q", q))}
+        huffman = {name: "".join(code[token] for token in stream) for name, code in words.items()}
+        assert coders.huffman_decode(huffman["q"], words["q"]) == stream
+        error = gain.std(ddof=1) / np.sqrt(STREAM)
+        rows += points("wire", "arithmetic code", [kl], [sent["q"] - sent["p"]], error)
+        rows += points("wire", "Huffman's code", [kl], [(len(huffman["q"]) - len(huffman["p"])) / STREAM], error)
+        rows += points("wire", "the misprint", [kl], [float(-p @ np.log2(p) - p @ np.log2(q))])
+        ideal = -np.log2(q)[stream].mean()
+        rows += points("sent", "arithmetic code less cross-entropy", [kl], [sent["q"] - ideal])
+        rows += points("sent", "Huffman's code less cross-entropy", [kl], [len(huffman["q"]) / STREAM - ideal])
+    return rows
+
+
+def _arithmetic(tokens: list[int], at: list[int], probability: np.ndarray) -> str:
+    """The message, once the other end has read it."""
+    sums = coders.frequencies(np.atleast_2d(probability))
+    message = coders.encode(tokens, at, sums)
+    assert coders.decode(message, at, sums) == tokens
+    return message
+
+
+def _blocks() -> list[Row]:
+    """A skewed coin in blocks: Huffman's bits a toss above the entropy, expected and sent."""
+    rows: list[Row] = []
+    entropy = -(COIN * np.log2(COIN) + (1 - COIN) * np.log2(1 - COIN))
+    tosses = (np.random.default_rng(1).random(2520 * 40) < COIN).astype(int)  # blocks of 1 to 10 divide it
+    heads = tosses.mean()
+    ideal = -(heads * np.log2(COIN) + (1 - heads) * np.log2(1 - COIN))
+    for n in BLOCKS:
+        block = np.arange(2**n)
+        ones = np.array([int(b).bit_count() for b in block])
+        words = coders.huffman(COIN**ones * (1 - COIN) ** (n - ones))
+        lengths = np.array([len(word) for word in words])
+        expected = float((COIN**ones * (1 - COIN) ** (n - ones)) @ lengths) / n
+        numbered = tosses.reshape(-1, n) @ (1 << np.arange(n))
+        rows += points("blocks", "Huffman, expected", [n], [expected - entropy])
+        rows += points("blocks", "Huffman, sent", [n], [lengths[numbered].sum() / len(tosses) - ideal])
+    sent = len(_arithmetic(tosses.tolist(), [0] * len(tosses), np.array([1 - COIN, COIN])))
+    return [*rows, *points("blocks", "arithmetic code, sent", [1], [sent / len(tosses) - ideal])]
+
+
+def _policies(runs: Runs) -> list[Row]:
+    """Sentences of trained policies: bits a sentence that the reference's code costs more than their own, by KL(pi‖pi_ref)."""
+    rows: list[Row] = []
+    automaton, log_reference = _grammar()
+    reference = Fixed(log_reference, automaton.horizon)
+    for _, graded in runs.summary.iterrows():
+        policy = records.load_policy(runs.root / graded["run"])
+        assert isinstance(policy, Policy)
+        batch = _sentences(automaton, policy, SENTENCES, 2)
+        sent = [_sent(automaton, batch, np.asarray(by.table())) / SENTENCES for by in (reference, policy)]
+        extra = np.asarray(rollout.log_probability(policy, batch) - rollout.log_probability(reference, batch))
+        error = extra.std(ddof=1) / BIT / np.sqrt(SENTENCES)
+        rows += points("policies", f"beta = {graded['beta']:g}", [graded["kl_pi_ref"] / BIT], [sent[0] - sent[1]], error)
+    return rows
+
+
+def _grammar():
+    task = tasks.build("sequence/grammar").task
+    return task.automaton, jax.numpy.asarray(task.log_reference)
+
+
+def _sentences(automaton, policy: Policy, size: int, seed: int) -> rollout.Batch:
+    return rollout.walk(jax.numpy.asarray(np.random.default_rng(seed).random((automaton.horizon, size))), automaton, policy)
+
+
+def _sent(automaton, batch: rollout.Batch, log_rows: np.ndarray) -> int:
+    """Bits of an arithmetic coder that knows the rows (Float["T D V"])."""
+    mask = np.asarray(batch.mask)
+    place = np.arange(automaton.horizon) * automaton.decisions + np.asarray(batch.states)[:, :-1]
+    message = _arithmetic(
+        np.asarray(batch.tokens)[mask].tolist(), place[mask].tolist(), np.exp(log_rows).reshape(-1, automaton.vocabulary)
+    )
+    return len(message)
+
+
+def _text() -> list[Row]:
+    """A model of a text's letters, coding the part that it has not seen: bits a letter."""
+    letters = text.split(read_text(None)[0], "char")
+    vocabulary = tuple(sorted(set(letters)))
+    cut = len(letters) - len(letters) // 10
+    rows: list[Row] = []
+    for order in range(ORDER + 1):
+        counts = {context: n for length in range(order + 1) for context, n in text.followers(letters[:cut], length).items()}
+        model = text.fit(counts, vocabulary, 0.1)
+        contexts = {context: i for i, context in enumerate(model)}
+        probability = np.array([[row[letter] for letter in vocabulary] for row in model.values()])
+        unseen = letters[cut - order :]
+        at = [contexts[text.known(model, tuple(unseen[i - order : i]))] for i in range(order, len(unseen))]
+        tokens = [vocabulary.index(letter) for letter in unseen[order:]]
+        sent = len(_arithmetic(tokens, at, probability)) / len(tokens)
+        cross_entropy = float(np.log2(text.perplexity(model, unseen, order)))
+        rows += points("text", "arithmetic code", [order], [sent]) + points("text", "cross-entropy", [order], [cross_entropy])
+        words = [coders.huffman(row) for row in probability]
+        bits = sum(len(words[row][token]) for row, token in zip(at, tokens, strict=True))
+        rows += points("text", "Huffman's code", [order], [bits / len(tokens)])
+    return rows
+
+
+def _archives() -> list[Row]:
+    """The same sentences as a .zip has them (zlib) and as a .7z has them (lzma), bits a sentence; and a text, in bytes."""
+    automaton, log_reference = _grammar()
+    card, reference = tasks.build("sequence/grammar"), Fixed(log_reference, automaton.horizon)
+    entropy = float(exact.entropy(automaton, reference)) / BIT
+    batch = _sentences(automaton, reference, max(SIZES), 3)
+    pairs = zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True)
+    lines = [" ".join(card.tokens[token] for token in row[kept]) + "\n" for row, kept in pairs]
+    rows: list[Row] = []
+    for size in SIZES:
+        sample = "".join(lines[:size])
+        for method in METHODS:
+            compressed = len(sample) / diversity.compression_ratio(sample, method)
+            rows += points("archives", method, [size], [8.0 * compressed / size])
+        tokens, states, mask, weight = (
+            jax.numpy.asarray(x)[:size] for x in (batch.tokens, batch.states, batch.mask, batch.weight)
+        )
+        part = rollout.Batch(tokens, states, mask, weight, size)
+        sent = _sent(automaton, part, np.asarray(reference.table()))
+        rows += points("archives", "arithmetic code", [size], [sent / size])
+        surprise = -np.asarray(rollout.log_probability(reference, part)) / BIT
+        rows += points("archives", "entropy", [size], [entropy], surprise.std(ddof=1) / np.sqrt(size))
+    whole = read_text(None)[0]
+    for method in METHODS:
+        packed = len(whole.encode()) / diversity.compression_ratio(whole, method)
+        rows += points("archives", f"real text, {method}", [1], [packed])
+    return rows

@@ -1,0 +1,90 @@
+"""Inference: reinforcement learning under KL(pi‖pi_ref) is variational inference, -J/beta = KL(pi‖pi*) - log Z.
+
+Source: Korbak, Perez and Buckley 2022, "RL with KL penalties is better viewed as Bayesian inference", arXiv 2205.11275.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import series
+from experiments.build import Claim, at_least, at_most
+from experiments.series import Row, points
+from rlkl import divergences, exact, oracle, plots, tasks
+from rlkl.divergences import Params
+from rlkl.policies import Fixed
+from rlkl.policies.base import normalise
+
+TASKS = {"bandit/random": (plots.BLUE, "o"), "bandit/zipf": (plots.ORANGE, "v"), "sequence/motif": (plots.GREEN, "^"),
+         "sequence/grammar": (plots.VERMILION, "s")}  # fmt: skip
+BETA, POLICIES = 0.3, 24
+
+
+def table(runs: None) -> pd.DataFrame:
+    """Of random policies, from the reference to far from it: -J/beta by KL(pi‖pi*) - log Z; log Z from the end states alone."""
+    rows: list[Row] = []
+    with jax.enable_x64(True):
+        for name in TASKS:
+            rows += _of(name)
+    return series.frame(rows)
+
+
+def _of(name: str) -> list[Row]:
+    task, kl, beta = tasks.build(name).task, divergences.REGISTRY["kl_pi_ref"], jnp.asarray(BETA)
+    automaton = task.automaton
+    reference = Fixed(jnp.asarray(task.log_reference), automaton.horizon)
+    log_ref = reference.table()
+    ends = exact.outcome_probabilities(automaton, log_ref)[automaton.outcomes]
+    log_z = jax.nn.logsumexp(jnp.log(ends) + jnp.asarray(task.reward)[automaton.outcomes] / beta)
+    best = oracle.solve(task, kl, Params(), beta, reference)
+    assert best.log_pi is not None
+
+    @jax.jit
+    def both(log_pi):
+        value = exact.objective(task, kl, Params(), beta, log_pi, log_ref)
+        return exact.sequence_divergence(automaton, kl, Params(), log_pi, best.log_pi) - log_z, -value / beta
+
+    legal, draw = jnp.asarray(np.asarray(task.log_reference) > -np.inf), np.random.default_rng(0)
+    support = jnp.broadcast_to(legal, log_ref.shape)
+    x, y = [], []
+    for scale in np.linspace(0.0, 3.0, POLICIES):
+        logits = jnp.where(support, log_ref, 0.0) + scale * draw.normal(size=log_ref.shape)
+        inferred, earned = both(normalise(logits, support))
+        x.append(float(inferred))
+        y.append(float(earned))
+    least = both(best.log_pi)[1]
+    return points(name, "policies", x, y) + points(name, "optimum", [float(-log_z)], [float(least)])
+
+
+def claims(drawn: pd.DataFrame) -> list[Claim]:
+    """What the figure says, checked."""
+    found = []
+    for name in TASKS:
+        policies, best = (series.of(drawn, name, kind) for kind in ("policies", "optimum"))
+        apart = (policies["y"] - policies["x"]).abs() / (1.0 + policies["x"].abs())
+        below = series.smallest(policies["y"]) - series.smallest(best["x"])
+        found += [
+            at_most(f"{name}: -J/beta less KL(pi‖pi*) - log Z, relative: the largest", series.largest(apart), 1e-10),
+            at_most(f"{name}: the optimum's -J/beta less -log Z", series.largest((best["y"] - best["x"]).abs()), 1e-10),
+            at_least(f"{name}: the best of these policies above the bound, nats", below, 1e-6),
+        ]
+    return found
+
+
+def draw(drawn: pd.DataFrame) -> Figure:
+    """-J/beta against KL(pi‖pi*) - log Z, on the diagonal."""
+    with plots.styled():
+        figure = Figure(figsize=(3.3, 3.0))
+        axes = figure.subplots()
+        reach = [drawn["x"].min() - 1.0, drawn["x"].max() + 1.0]
+        axes.plot(reach, reach, color=plots.BLACK, lw=0.8)
+        for name, (colour, marker) in TASKS.items():
+            policies, best = (series.of(drawn, name, kind) for kind in ("policies", "optimum"))
+            axes.plot(policies["x"], policies["y"], marker, color=colour, alpha=0.8, label=name)
+            axes.plot(best["x"], best["y"], marker, color=colour, mfc="white", ms=6)
+        axes.plot([], [], "o", color=plots.GREY, mfc="white", ms=6, label="optimum: -log Z")
+        axes.set(xlabel="KL(pi‖pi*) - log Z, nats", ylabel="-J/beta, nats", title="an objective and a posterior")
+        axes.legend(loc="upper left")
+        return figure

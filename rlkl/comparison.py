@@ -1,0 +1,247 @@
+"""How far one model's next-token probabilities lie from another's: the statistics that llama.cpp's perplexity tool reports.
+
+N positions, V tokens. Nats. Standard errors take positions as independent, which those of one text are not quite.
+Source of the statistics: llama.cpp, tools/perplexity, `--kl-divergence`. NumPy on the host, in float64.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from rlkl import npz
+from rlkl.settings import SettingsError
+
+ELEMENTS = 2**17  # read at once, of either file: what a core's cache holds
+QUANTILES = {"99.9%": 0.999, "99%": 0.99, "median": 0.5}
+DIRECTIONS = {"kld": "KL(base‖quant)", "reverse": "KL(quant‖base)"}
+ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-3}  # by which a row's log-sum may miss 0, by bytes a number
+
+
+class Statistic(NamedTuple):
+    """A row of the table; stderr is NaN where there is none."""
+
+    about: str
+    name: str
+    value: float
+    stderr: float
+    unit: str
+
+
+class Positions(NamedTuple):
+    """What is kept of each position.
+
+    kld, reverse: KL(base‖quant), KL(quant‖base). change, square: of the probability that quant gives a token over what base
+    gives it, and its square: of the text's token where that is known, else their expectations over a token that base draws.
+    same: whether both like the same token best. base, quant: log-probability of the text's token, NaN where not known.
+    """
+
+    kld: Float[np.ndarray, " N"]
+    reverse: Float[np.ndarray, " N"]
+    change: Float[np.ndarray, " N"]
+    square: Float[np.ndarray, " N"]
+    same: Shaped[np.ndarray, " N"]
+    base: Float[np.ndarray, " N"]
+    quant: Float[np.ndarray, " N"]
+
+
+class Comparison(NamedTuple):
+    """The table, and what it was made from: length positions; vocabulary and positions are None where only sampled
+    log-probabilities were given."""
+
+    table: list[Statistic]
+    length: int
+    vocabulary: int | None
+    positions: Positions | None
+
+    def value(self, about: str, name: str) -> float:
+        """One number of the table."""
+        return next(row.value for row in self.table if (row.about, row.name) == (about, name))
+
+
+def compare(base: str | Path, quant: str | Path, tell: Callable[[int, int], None] = lambda done, total: None) -> Comparison:
+    """The table of two .npz files; tell(positions done, positions in all) is called as they are read, a few rows at a time.
+
+    Each file holds `log_probs` (or one array of any name): log-probabilities of the next token, positions x vocabulary, each
+    row summing to 1 (it is normalised again, in float64, for rounding's sake); either may hold `tokens`, the text's token at
+    each position. Where `log_probs` has one axis, it is of tokens that base drew, and the table has k1, k2 and k3. Raises
+    `SettingsError` in one line for what does not fit: shapes, rows that are not normalised, NaN, truncated files.
+    """
+    files = {"BASE": Path(base), "QUANT": Path(quant)}
+    found = {key: npz.headers(path, key) for key, path in files.items()}
+    names = {key: _log_probs(held, key, files[key]) for key, held in found.items()}
+    shapes = {key: found[key][names[key]].shape for key in files}
+    if shapes["BASE"] != shapes["QUANT"]:
+        rule = f"has {_shown(shapes['QUANT'])} log-probabilities, and BASE {_shown(shapes['BASE'])}: they must be as many"
+        raise SettingsError("QUANT", str(quant), rule)
+    shape = shapes["BASE"]
+    tokens = _tokens(files, found, shape)
+    at_once = max(1, ELEMENTS // (shape[1] if len(shape) == 2 else 1))
+    kept: list[Positions] = []
+    sampled: list[np.ndarray] = []
+    done = 0
+    with ExitStack() as opened:
+        streams = (npz.rows(path, key, names[key], at_once) for key, path in files.items())
+        for pair in zip(*(opened.enter_context(closing(stream)) for stream in streams), strict=True):
+            if len(shape) == 1:
+                sampled.append(np.stack([_drawn(rows, done, key) for key, rows in zip(files, pair, strict=True)]))
+            else:
+                log_p, log_q = (_normalised(rows, done, key) for key, rows in zip(files, pair, strict=True))
+                kept.append(of_rows(log_p, log_q, None if tokens is None else tokens[done : done + len(log_p)]))
+            done += len(pair[0])
+            tell(done, shape[0])
+    if len(shape) == 1:
+        return Comparison(of_samples(*np.concatenate(sampled, axis=1)), shape[0], None, None)
+    positions = Positions(*(np.concatenate(side) for side in zip(*kept, strict=True)))
+    return Comparison(of_positions(positions), shape[0], shape[1], positions)
+
+
+def of_rows(
+    log_p: Float[np.ndarray, "N V"], log_q: Float[np.ndarray, "N V"], tokens: Int[np.ndarray, " N"] | None = None
+) -> Positions:
+    """Each position of base (log_p) against quant (log_q); rows are normalised, -inf is probability zero."""
+    p, q = np.exp(log_p), np.exp(log_q)
+    with np.errstate(invalid="ignore"):
+        u = log_p - log_q
+        kld, reverse = np.where(p > 0.0, p * u, 0.0).sum(1), -np.where(q > 0.0, q * u, 0.0).sum(1)
+    unknown = np.full(len(p), np.nan)
+    same = p.argmax(1) == q.argmax(1)
+    moved = q - p
+    if tokens is None:
+        return Positions(kld, reverse, (p * moved).sum(1), (p * moved * moved).sum(1), same, unknown, unknown)
+    at = (np.arange(len(p)), tokens)
+    return Positions(kld, reverse, moved[at], moved[at] ** 2, same, log_p[at], log_q[at])
+
+
+def of_positions(at: Positions) -> list[Statistic]:
+    """The table of whole rows; perplexities only where the text's tokens are known."""
+    table = []
+    for field, about in DIRECTIONS.items():
+        kld = getattr(at, field)
+        table += [
+            Statistic(about, "mean", *_mean(kld), "nats"),
+            Statistic(about, "maximum", float(kld.max()), math.nan, "nats"),
+        ]
+        table += [Statistic(about, name, *quantile(kld, level), "nats") for name, level in QUANTILES.items()]
+    known = not np.isnan(at.base).any()
+    about = "change of p, text's token" if known else "change of p, token from base"
+    table += _changes(about, at.change, at.square)
+    share, error = _mean(100.0 * at.same)
+    table.append(Statistic("same top p", "mean", share, error, "%"))
+    return table + (_perplexities(at.base, at.quant) if known else [])
+
+
+def of_samples(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
+    """The table of tokens that base drew, from the log-probabilities that both gave them (Schulman 2020's k1, k2, k3)."""
+    u, moved = log_p - log_q, np.exp(log_q) - np.exp(log_p)
+    with np.errstate(over="ignore"):
+        estimates = {"k1": u, "k2": 0.5 * u * u, "k3": np.expm1(-u) + u}
+    table = [Statistic("KL(base‖quant), estimated", name, *_mean(k), "nats") for name, k in estimates.items()]
+    return table + _changes("change of p, token from base", moved, moved * moved) + _perplexities(log_p, log_q)
+
+
+def quantile(x: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
+    """The level-quantile (between two values, in proportion), and its standard error: half the distance of the values one
+    standard deviation of the binomial rank to either side; NaN where x does not reach so far."""
+    ordered, n = np.sort(x), len(x)
+    method: Literal["linear", "inverted_cdf"] = "linear" if math.isfinite(ordered[-1]) else "inverted_cdf"
+    rank, by = level * (n - 1), math.sqrt(n * level * (1.0 - level))
+    low, high = math.floor(rank - by), math.ceil(rank + by)
+    inside = low >= 0 and high < n and math.isfinite(ordered[high])
+    error = float(ordered[high] - ordered[low]) / 2.0 if inside else math.nan
+    return float(np.quantile(ordered, level, method=method)), error
+
+
+def _changes(about: str, change: Float[np.ndarray, " N"], square: Float[np.ndarray, " N"]) -> list[Statistic]:
+    mean, error = _mean(change)
+    power, spread = _mean(square)
+    root = math.sqrt(power)
+    root_error = spread / (2.0 * root) if root > 0.0 else math.nan  # by the delta method
+    rows = (("mean", mean, error), ("RMS", root, root_error))
+    return [Statistic(about, name, 100.0 * value, 100.0 * stderr, "%") for name, value, stderr in rows]
+
+
+def _perplexities(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
+    """exp of the mean surprise, base's, quant's, and their ratio; standard errors by the delta method."""
+    table = []
+    for name, surprise in (("base", -log_p), ("quant", -log_q), ("quant/base", log_p - log_q)):
+        mean, error = _mean(surprise)
+        with np.errstate(over="ignore"):
+            perplexity = float(np.exp(mean))
+        table.append(Statistic("perplexity", name, perplexity, perplexity * error, ""))
+    return table
+
+
+def _mean(x: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """A mean and its standard error: NaN of a single value or of an infinite mean."""
+    mean = float(x.mean())
+    known = len(x) > 1 and math.isfinite(mean)
+    return mean, float(x.std(ddof=1)) / math.sqrt(len(x)) if known else math.nan
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{size:,}" for size in shape)
+
+
+def _log_probs(held: dict[str, npz.Header], key: str, path: Path) -> str:
+    """The name of a file's log-probabilities, which must be numbers on one axis or two."""
+    others = [name for name in held if name != "tokens"]
+    name = "log_probs" if "log_probs" in held else others[0] if len(others) == 1 else None
+    if name is None:
+        raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(held) or 'nothing'}")
+    shape, dtype = held[name]
+    if dtype.kind != "f" or dtype.itemsize not in ROUNDING or len(shape) not in (1, 2) or 0 in shape:
+        rule = f"`{name}` is {_shown(shape) or 'one number'} of {dtype}, not floats, positions x vocabulary or one a position"
+        raise SettingsError(key, str(path), rule)
+    return name
+
+
+def _tokens(files: dict[str, Path], found: dict[str, dict[str, npz.Header]], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The text's tokens, from either file."""
+    tokens = None
+    for key, path in files.items():
+        if "tokens" not in found[key] or len(shape) == 1:
+            continue
+        size, dtype = found[key]["tokens"]
+        if size != shape[:1] or dtype.kind not in "iu":
+            rule = f"`tokens` must be {shape[0]:,} whole numbers, one a position, and are {_shown(size)} of {dtype}"
+            raise SettingsError(key, str(path), rule)
+        here = np.concatenate(list(npz.rows(path, key, "tokens", ELEMENTS))).astype(np.int64)
+        if here.min() < 0 or here.max() >= shape[1]:
+            raise SettingsError(key, str(path), f"`tokens` must be from 0 to {shape[1] - 1}")
+        if tokens is not None and (tokens != here).any():
+            raise SettingsError(key, str(path), "`tokens` differ from BASE's: the files are of different texts")
+        tokens = here
+    return tokens
+
+
+def _normalised(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, "N V"]:
+    """Rows in float64 that sum to 1; `done` is how many positions lie before them."""
+    log_p = rows.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        total = np.log(np.exp(log_p).sum(1, keepdims=True))
+    _refuse(np.isnan(total)[:, 0], key, done, "has a NaN")
+    wrong = np.abs(total)[:, 0] > ROUNDING[rows.dtype.itemsize]
+    if wrong.any():
+        by = float(np.exp(np.minimum(total[wrong.argmax(), 0], 700.0)))
+        _refuse(wrong, key, done, f"is not normalised: its probabilities sum to {by:.4g} (log_softmax gives log-probabilities)")
+    return log_p - total
+
+
+def _drawn(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, " N"]:
+    """Log-probabilities of drawn tokens, in float64."""
+    log_p = rows.astype(np.float64)
+    _refuse(np.isnan(log_p), key, done, "is NaN")
+    _refuse(log_p > ROUNDING[rows.dtype.itemsize], key, done, "is above 0, which no log-probability is")
+    if key == "BASE":
+        _refuse(log_p == -np.inf, key, done, "is -inf: base cannot have drawn that token")
+    return log_p
+
+
+def _refuse(wrong: np.ndarray, key: str, done: int, rule: str) -> None:
+    if wrong.any():
+        raise SettingsError(f"{key}, position {done + int(wrong.argmax())}", "", rule)
