@@ -136,7 +136,7 @@ def train_block(
     optimum, row = _prepare(block, state)
     at = _restored(state, row, kept) if kept else Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
-    while at.step < chosen.steps and not _all_diverged(at):
+    while at.step < chosen.steps and _goes_on(at):
         state, rows = _advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
         fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
@@ -165,8 +165,9 @@ def _without_unknown(closed: Closing) -> Closing:
     return closed._replace(details={name: seen for name, seen in closed.details.items() if name != "optimum"})
 
 
-def _all_diverged(at: Standing) -> bool:
-    return bool((at.rows[-1].step[:, -1] < at.step).all())
+def _goes_on(at: Standing) -> bool:
+    """Whether any run has taken its last step: it may have diverged, or stopped at a KL."""
+    return bool((at.rows[-1].step[:, -1] == at.step).any())
 
 
 def _closed(rows: Row, last: Row | None) -> Row:

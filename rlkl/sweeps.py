@@ -119,14 +119,15 @@ def _blocks(group: Sequence[Job], root: Path, resume: bool) -> Iterator[tuple[li
 def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop) -> _Finished:
     started = saved = time.perf_counter()
     steps = members[0].built.run.settings.steps
-    at, stopped = (int(kept[0][0]) if kept else 0), set[int]()
+    at, diverged = (int(kept[0][0]) if kept else 0), set[int]()
     tell(Told(steps=at * len(members)))
 
     def on_chunk(standing: blocks.Standing):
         nonlocal saved, at
-        reached = standing.rows[-1].step[:, -1]
-        fresh = [int(i) for i in np.flatnonzero(reached < standing.step) if i not in stopped]
-        stopped.update(fresh)
+        reached, halted = standing.rows[-1].step[:, -1], standing.state.stopped
+        meant = np.zeros(len(members), bool) if halted is None else np.asarray(halted)[: len(members)]
+        fresh = [int(i) for i in np.flatnonzero((reached < standing.step) & ~meant) if i not in diverged]
+        diverged.update(fresh)
         noticed = tuple((members[i].key, int(reached[i]) + 1) for i in fresh)
         tell(Told(steps=(standing.step - at) * len(members), diverged=noticed))
         at = standing.step

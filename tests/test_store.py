@@ -1,7 +1,9 @@
 """The store: what a run is kept under, and that nothing half-written is ever taken for whole."""
 
+import dataclasses
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -101,6 +103,10 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         plugin.write_text(line)
         keys.add(store.key(built(plugins=[str(plugin)])))
     assert len(keys) == 2
+    leaves, structure = jax.tree.flatten(base.card.task)
+    for i, leaf in enumerate(leaves):
+        changed = jax.tree.unflatten(structure, [*leaves[:i], np.asarray(leaf) + 1.0, *leaves[i + 1 :]])
+        assert store.key(base._replace(card=dataclasses.replace(base.card, task=changed))) != store.key(base)
     before = store.key(base)
     monkeypatch.setattr("rlkl.settings._program", lambda: b"another source")
     assert store.key(base) != before

@@ -96,6 +96,15 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
     assert found[good[0].key].summary["diverged_at"] is None
 
 
+def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
+    told: list[sweeps.Told] = []
+    jobs = [job(seed, stop_kl=1e-3) for seed in range(2)]
+    found = {key: entry for part in sweeps.train(jobs, tmp_path, told.append) for key, entry in part}
+    assert all(entry.summary["steps"] < 60 and entry.summary["stopped_at"] for entry in found.values())
+    assert not any(each.diverged for each in told)
+    assert sum(each.steps for each in told) == 120
+
+
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr(report, "EVERY", 0.0)
     with report.sweep_progress(2, 100, {"key": "3"}) as tell:

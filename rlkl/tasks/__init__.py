@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from rlkl.settings import SettingsError, nearest
@@ -38,9 +39,9 @@ class Card:
         """A hash of the content: of all that a run can read off its task, wherever that came from."""
         names = json.dumps([self.outcomes, self.facts, self.tokens, self.joiner], sort_keys=True, default=str)
         hashed = hashlib.sha256((self.task.automaton.digest + names).encode())
-        arrays = (self.task.reward, self.task.log_reference, self.task.typicality, self.task.coordinates, self.corpus)
-        for array in arrays:
-            hashed.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        for leaf in jax.tree.leaves((self.task, self.corpus)):
+            array = np.ascontiguousarray(leaf)
+            hashed.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
         return hashed.hexdigest()
 
 
