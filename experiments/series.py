@@ -57,8 +57,8 @@ def ratio(first: float, second: float) -> float:
 
 
 def slope(found: pd.DataFrame) -> float:
-    """The least-squares slope of log y over log x; NaN of fewer than two points or where a logarithm is not finite."""
+    """The least-squares slope of log y over log x; NaN of fewer than two different x or where a logarithm is not finite."""
     x, y = found["x"].to_numpy(float), found["y"].to_numpy(float)
-    if len(x) < 2 or not (np.isfinite(x * y) & (x > 0.0) & (y > 0.0)).all():
+    if len(np.unique(x)) < 2 or not (np.isfinite(x * y) & (x > 0.0) & (y > 0.0)).all():
         return math.nan
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

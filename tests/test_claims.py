@@ -117,5 +117,6 @@ def test_a_kl_that_optima_jump_over_is_refused():
 
 def test_slopes_and_extremes_of_what_is_not_there():
     assert series.slope(series.frame(series.points("p", "s", [1.0, 2.0, 4.0], [3.0, 12.0, 48.0]))) == pytest.approx(2.0)
-    assert np.isnan(series.slope(series.frame(series.points("p", "s", [1.0, 2.0], [0.0, 1.0]))))
+    for x, y in (([1.0, 2.0], [0.0, 1.0]), ([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0, np.inf]), ([2.0], [1.0])):
+        assert np.isnan(series.slope(series.frame(series.points("p", "s", x, y))))
     assert np.isnan(series.largest([])) and np.isnan(series.largest([1.0, np.nan])) and series.smallest([2.0, 1.0]) == 1.0

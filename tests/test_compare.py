@@ -123,6 +123,12 @@ def test_standard_errors_are_the_spread_over_texts():
             assert said == pytest.approx(seen, rel=0.25 if row.name == "99%" else 0.1), row
 
 
+def test_what_rounding_takes_from_a_rows_sum_is_no_divergence(save):
+    log_p = rows(14, (30, 8))
+    found = rlkl.compare(save("base", log_probs=log_p), save("quant", log_probs=log_p + 5e-4))
+    assert abs(found.value(KLD, "mean")) < 1e-15 and abs(found.value(REVERSE, "maximum")) < 1e-14
+
+
 def test_an_unbroken_model_differs_by_nothing(pair):
     found = rlkl.compare(pair[3], pair[3])
     assert found.value(KLD, "maximum") == found.value(TOKENS, "RMS") == 0.0
