@@ -25,9 +25,9 @@ class Claim(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """An experiment's runs, the numbers it draws, and its claims."""
+    """An experiment's runs (None where it trains nothing), the numbers it draws, and its claims."""
 
-    runs: results.Runs
+    runs: results.Runs | None
     table: pd.DataFrame
     claims: list[Claim]
 
@@ -62,8 +62,10 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}.figure")
 
 
-def train(name: str, folder: Path) -> results.Runs:
-    """Run an experiment's sweeps below a folder."""
+def train(name: str, folder: Path) -> results.Runs | None:
+    """Run an experiment's sweeps below a folder; None where it has none, all that it shows being exact."""
+    if not sweeps(name):
+        return None
     for number, overrides in enumerate(sweeps(name)):
         target = f"hydra.sweep.dir={folder / str(number)}"
         if status := cli.main(["-m", *overrides, target]):
