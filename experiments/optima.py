@@ -63,3 +63,9 @@ def beta_for(
     if not abs(at(low) - wanted) <= 1e-6 * (1.0 + abs(wanted)):
         raise SettingsError("wanted", wanted, f"optima under {divergence} jump over it, at beta = {low:.4g}")
     return low
+
+
+def tilted(log_ref: np.ndarray, reward: np.ndarray, betas: np.ndarray) -> np.ndarray:
+    """log of pi_ref e^(r/beta)/Z, the optimum under KL(pi‖pi_ref), a row a coefficient: Float["B A"]."""
+    weight = log_ref + reward / np.asarray(betas)[:, None]
+    return weight - np.logaddexp.reduce(weight, axis=1)[:, None]

@@ -1,0 +1,139 @@
+"""The experiments on where variety goes: their claims on the committed numbers, on wrong ones and on none; their figures."""
+
+import importlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import build
+from rlkl import plots
+
+NAMES = ("flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism", "typicality")
+
+
+def committed(name: str) -> pd.DataFrame:
+    return pd.read_csv(build.HERE / name / "figure.csv")
+
+
+def false(name: str, drawn: pd.DataFrame) -> set[str]:
+    return {claim.claim for claim in build.module(name).claims(drawn) if not claim.verdict}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_claims_hold_on_the_committed_numbers(name):
+    assert false(name, committed(name)) == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_turns_false_on_other_numbers(name):
+    """Measured columns halved, mirrored, shifted or exchanged: each claim is false of one of them."""
+    drawn = committed(name)
+    measured = importlib.import_module(f"experiments.{name}.figure").MEASURED
+    shuffled = drawn.assign(**{column: drawn[column].to_numpy()[::-1] for column in measured})
+    wrong = [drawn.assign(**{column: change(drawn[column]) for column in measured}) for change in CHANGES]
+    found = set.union(*(false(name, one) for one in [shuffled, *wrong]))
+    assert {claim.claim for claim in build.module(name).claims(drawn)} - found == set()
+
+
+CHANGES = (lambda x: 0.5 * x, lambda x: -x, lambda x: x + 1.0, lambda x: 0.0 * x, lambda x: np.nan * x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_claim_holds_of_nothing(name):
+    assert not any(claim.verdict for claim in build.module(name).claims(committed(name).iloc[:0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figure_is_drawn_from_the_csv_to_the_same_bytes(name, tmp_path):
+    module = build.module(name)
+    first, second = (plots.save(module.draw(committed(name)), tmp_path / part) for part in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_exact_paths_start_where_they_are_told_and_descend():
+    from experiments.flat_reward import paths
+
+    rows = paths.follow("sgd", "kl_pi_ref", (0, 50, 100)).set_index(["start", "step"])
+    p = np.array(paths.REFERENCE)
+    np.testing.assert_allclose(rows.loc[("uniform", 0), "kl_pi_ref"], -np.log(6) - np.log(p).mean(), rtol=1e-12)
+    without = np.where(np.arange(6) == 0, p * np.exp(-5.0), p)
+    without /= without.sum()
+    np.testing.assert_allclose(rows.loc[("lost 5", 0), "kl_ref_pi"], p @ np.log(p / without), rtol=1e-12)
+    advantage = np.log(without / p) - without @ np.log(without / p)
+    np.testing.assert_allclose(rows.loc[("lost 5", 0), "gradient_norm"], np.linalg.norm(without * advantage), rtol=1e-9)
+    assert rows.loc[("lost 5", 100), "kl_pi_ref"] < rows.loc[("lost 5", 50), "kl_pi_ref"] < rows.loc[("lost 5", 0), "kl_pi_ref"]
+
+
+@pytest.mark.parametrize("beta", [0.2, 1.0])
+def test_the_tilted_reference_is_the_oracles_optimum(beta):
+    from experiments import optima
+    from rlkl import tasks
+
+    task = tasks.build("bandit/random").task
+    expected = optima.over_beta(task, "kl_pi_ref", np.array([beta]))
+    found = optima.tilted(task.log_reference[0], task.reward[1:], np.array([beta]))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_the_bandit_that_is_trained_on_is_the_first_of_the_curves():
+    from experiments.over_optimisation import curves
+    from rlkl import config
+
+    for overrides in build.sweeps("over_optimisation"):
+        given = {entry.partition("=")[0]: entry.partition("=")[2] for entry in overrides}
+        base = config.compose([f"{key}={value.split(',')[0] if '[' not in value else value}" for key, value in given.items()])
+        assert {key: base["task"]["base"][key] for key in curves.base(0)} == curves.base(0)
+
+
+def test_the_fitted_shapes_are_recovered():
+    from experiments.over_optimisation import figure
+
+    d = np.linspace(0.05, 3.0, 40)
+    for method, gold in (("best of n", d * (0.5 - 0.2 * d)), ("optimum", d * (0.5 - 0.2 * np.log(d)))):
+        coefficients, explained = figure.fitted(method, pd.DataFrame({"d": d, "gold": gold}))
+        np.testing.assert_allclose(coefficients, [0.5, 0.2], rtol=1e-9)
+        np.testing.assert_allclose(explained, 1.0)
+
+
+def test_the_most_reward_of_a_kl_has_that_kl():
+    from experiments.best_of_n import figure
+
+    p, reward, beta = np.array([0.5, 0.3, 0.2]), np.array([0.0, 0.5, 1.0]), 0.4
+    pi = p * np.exp(reward / beta) / (p @ np.exp(reward / beta))
+    np.testing.assert_allclose(figure.most_reward(p, reward, np.array([pi @ np.log(pi / p)])), [pi @ reward], rtol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.57])
+def test_the_partition_function_is_that_of_every_sequence(bias):
+    import dataclasses
+
+    from experiments.typicality import laws
+    from rlkl import tasks
+    from rlkl.tasks import annotators
+
+    made = tasks.build("sequence/motif", horizon=3).task
+    made = dataclasses.replace(made, gold=np.asarray(made.reward))
+    every = annotators.listed(made, "task", "motif")
+    kept = every.log_reference > -np.inf
+    terms = (1.0 + bias / 0.3) * every.log_reference[kept] + made.gold[every.end[kept]] / 0.3
+    np.testing.assert_allclose(laws.log_partition(made, bias, 0.3), np.logaddexp.reduce(terms), rtol=1e-12)
+
+
+def test_a_step_of_three_arms_is_the_one_worked_out_by_hand():
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.entropy_mechanism import steps
+
+    logits, reward = np.array([0.3, -0.2, 0.5]), np.array([1.0, 0.0, -1.0])
+    pi = np.exp(logits) / np.exp(logits).sum()
+    advantage = reward - pi @ reward
+    for kind, favoured in (("gradient", pi * advantage), ("natural", advantage)):
+        with jax.enable_x64(True):
+            covariance, measured = steps.CHANGES[kind](jnp.asarray(logits), jnp.asarray(reward))
+        expected = pi @ (np.log(pi) * favoured) - (pi @ np.log(pi)) * (pi @ favoured)
+        np.testing.assert_allclose(covariance, expected, rtol=1e-12)
+        moved = np.exp(logits + steps.STEPS[0] * favoured)
+        moved /= moved.sum()
+        np.testing.assert_allclose(measured[0], pi @ np.log(pi) - moved @ np.log(moved), rtol=1e-9)
