@@ -82,10 +82,21 @@ def test_the_biased_optimum_is_the_reference_sharpened(name, beta, request):
     np.testing.assert_allclose(log_pi, wanted - np.logaddexp.reduce(wanted), atol=1e-9)
 
 
+def test_a_hundredth_of_typicality_collapses_the_other_direction_alone(grammar):
+    with jax.enable_x64(True):
+        left = {
+            (direction, a): numbers.of(grammar, places.optimum(grammar, direction, places.gold(grammar, a), 0.1))["entropy"]
+            for direction in measured.DIRECTIONS
+            for a in (0.0, 0.01)
+        }
+    assert left["kl_ref_pi", 0.0] - left["kl_ref_pi", 0.01] > 4.0
+    assert left["kl_pi_ref", 0.0] - left["kl_pi_ref", 0.01] < 0.5
+
+
 @pytest.mark.parametrize("name", ["words", "grammar"])
 def test_the_optimum_of_the_other_direction_has_its_form(name, request):
     """pi = beta pi_ref/(L - r): L is the same for every sequence, and the probabilities sum to 1."""
-    at, reward, beta = request.getfixturevalue(name), None, 0.3
+    at, beta = request.getfixturevalue(name), 0.3
     reward = places.gold(at, places.TYPICALITY)
     with jax.enable_x64(True):
         log_pi = places.optimum(at, "kl_ref_pi", reward, beta)

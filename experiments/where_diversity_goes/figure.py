@@ -41,7 +41,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
                 axes.axhline(begin, color=plots.GREY, lw=0.8, zorder=0)
                 for direction, side in zip(DIRECTIONS, (-APART, APART), strict=True):
                     _waterfall(axes, found, (task, direction, view), begin, side)
-                axes.set_ylim(0.0, 1.07 * begin)
+                axes.set_ylim(-0.07 * begin, 1.07 * begin)
             of_row[0].set_ylabel(f"{SAID[task]}\nentropy (nats)")
         for axes, view in zip(rows[0], DRAWN, strict=True):
             axes.set_title(TITLES.get(view, view))

@@ -67,7 +67,10 @@ def _bias(drawn: pd.DataFrame, found: pd.DataFrame) -> list[Claim]:
     alone, in_turn = (shares.mean(found, f"entropy{order}")(*other, "beta 0.1", "bias") for order in (" first", ""))
     early, matched = (_lost(found, (*at, view, "bias")) for view in ("beta 0.1", "equal KL"))
     forward = _lost(found, (*other, "equal KL", "bias"))
+    in_equal = [{step: shares.mean(found, "entropy")(*of, "equal KL", step) for step in STEPS} for of in SETTINGS]
+    beyond = [_least([steps[step] for step in STEPS if step != "bias"]) - steps["bias"] for steps in in_equal]
     return [
+        at_least("equal KL: the bias loses more than any other step, in both tasks and directions, by", _least(beyond), 0.0),
         at_least("bias alone: least gain of E[log pi_ref], every task, direction, beta", _least(typical), 0.0),
         at_least(f"sentences, KL(pi‖pi_ref), beta .1: lost to the bias, {SURE}", early, 1.5),
         at_most(
