@@ -9,7 +9,7 @@ import pytest
 from experiments import build
 from rlkl import plots
 
-NAMES = ("flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism", "typicality")
+NAMES = ("flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism")
 
 
 def committed(name: str) -> pd.DataFrame:
@@ -102,22 +102,6 @@ def test_the_most_reward_of_a_kl_has_that_kl():
     p, reward, beta = np.array([0.5, 0.3, 0.2]), np.array([0.0, 0.5, 1.0]), 0.4
     pi = p * np.exp(reward / beta) / (p @ np.exp(reward / beta))
     np.testing.assert_allclose(figure.most_reward(p, reward, np.array([pi @ np.log(pi / p)])), [pi @ reward], rtol=1e-9)
-
-
-@pytest.mark.parametrize("bias", [0.0, 0.57])
-def test_the_partition_function_is_that_of_every_sequence(bias):
-    import dataclasses
-
-    from experiments.typicality import laws
-    from rlkl import tasks
-    from rlkl.tasks import annotators
-
-    made = tasks.build("sequence/motif", horizon=3).task
-    made = dataclasses.replace(made, gold=np.asarray(made.reward))
-    every = annotators.listed(made, "task", "motif")
-    kept = every.log_reference > -np.inf
-    terms = (1.0 + bias / 0.3) * every.log_reference[kept] + made.gold[every.end[kept]] / 0.3
-    np.testing.assert_allclose(laws.log_partition(made, bias, 0.3), np.logaddexp.reduce(terms), rtol=1e-12)
 
 
 def test_a_step_of_three_arms_is_the_one_worked_out_by_hand():

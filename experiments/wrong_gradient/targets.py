@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlkl import descent, divergences, exact, oracle, penalty, rollout
-from rlkl.divergences import REGISTRY
+from rlkl.divergences import REGISTRY, Params
 from rlkl.job import Run
 from rlkl.policies import table_of
+from rlkl.tasks.automaton import Task
 
 DESCENDED = (*((name, 1.0) for name in REGISTRY), ("total_variation", 2.0))
 
@@ -38,16 +39,31 @@ def optimum(run: Run, name: str | None, times: float = 1.0) -> Float[Array, " N"
 
 
 def by_rows(run: Run, name: str, times: float, paid: bool) -> Float[Array, " N"]:
+    """log pi of every listed sequence under `myopic` of a run's task, at a multiple of its coefficient."""
+    beta = jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
+    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    table = myopic(run.task, name, beta, params, paid, table_of(run.reference))
+    return jnp.sum(rollout.along(table, rollout.enumerate_all(run.task.automaton)), axis=1)
+
+
+def myopic(
+    task: Task,
+    name: str,
+    beta: Float[Array, ""],
+    params: Params = Params(),
+    paid: bool = False,
+    log_ref: Float[Array, "T D V"] | None = None,
+) -> Float[Array, "T D V"]:
     """The policy whose every row is the optimum of a bandit of its own, from the last token back: a token is worth what the
-    rows after it earn, less (paid) what they pay in divergence.
+    rows after it earn, less (paid) what they pay in divergence. log_ref: the task's own reference where none is given.
 
     Not paid, it is the myopic policy, the only fixed point of a semi-gradient that keeps every token alive: a row's expected
     gradient is its bandit's own, times how often it is visited.
     """
-    automaton, div = run.task.automaton, REGISTRY[name]
-    params = penalty.parameters(run.settings.penalty, jnp.float64)
-    beta = jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
-    log_ref, earned = table_of(run.reference), exact.token_rewards(run.task, jnp.float64)
+    automaton, div = task.automaton, REGISTRY[name]
+    if log_ref is None:
+        log_ref = jnp.broadcast_to(jnp.asarray(task.log_reference), automaton.ends.shape)
+    earned = exact.token_rewards(task, jnp.float64)
     inside, onward = jnp.asarray(automaton.legal), jnp.asarray(automaton.inner_next)
     ahead, rows = jnp.zeros((automaton.decisions + 1,), jnp.float64), []
     for t in reversed(range(automaton.horizon)):
@@ -57,4 +73,4 @@ def by_rows(run: Run, name: str, times: float, paid: bool) -> Float[Array, " N"]
         value -= beta * divergences.exact(div, params, row, log_ref[t]) if paid else 0.0
         ahead = jnp.append(value, jnp.zeros((), jnp.float64))
         rows.append(row)
-    return jnp.sum(rollout.along(jnp.stack(rows[::-1]), rollout.enumerate_all(automaton)), axis=1)
+    return jnp.stack(rows[::-1])
