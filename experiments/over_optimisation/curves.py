@@ -32,7 +32,7 @@ def of(card: tasks.Card) -> pd.DataFrame:
     """A row an optimum (strength: beta) or best of n (strength: n): KL(pi‖pi_ref) and the gain in gold and proxy reward over
     the reference's."""
     task = card.task
-    log_ref, reward, gold = task.log_reference[0], np.asarray(task.reward)[1:], np.asarray(task.gold)[1:]
+    log_ref, reward, gold = np.asarray(task.log_reference[0]), np.asarray(task.reward)[1:], np.asarray(task.gold)[1:]
     p = np.exp(log_ref)
     log_pi = optima.tilted(log_ref, reward, BETAS)
     kept = np.stack([best_of_n.ratios(p, reward, int(n)) for n in DRAWS])
