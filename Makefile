@@ -16,7 +16,8 @@ demo: $(READY)
 	$(BIN)/python -m experiments demo
 
 figures: $(READY)
-	$(BIN)/python -m experiments mode_seeking collapse wrong_gradient steering typicality where_diversity_goes
+	$(BIN)/python -m experiments mode_seeking collapse wrong_gradient steering typicality where_diversity_goes \
+		flat_reward over_optimisation best_of_n mara entropy_mechanism
 
 # Most of the quick tests' time is compilation, and most programs run for milliseconds: compile them without optimisation.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
