@@ -284,6 +284,10 @@ def test_the_optimum_on_sentences_is_the_reference_sharpened():
     log_ref = rollout.log_probability(made.reference, listed)
     weight = np.exp(np.asarray(log_ref) * (1.0 + 0.5 / 0.25)) * np.exp(np.asarray(made.task.gold)[listed.states[:, -1]] / 0.25)
     np.testing.assert_allclose(np.exp(best.log_probability(listed, log_ref)), weight / weight.sum(), atol=1e-12)
+    gold = np.asarray(made.task.gold)[listed.states[:, -1]]
+    np.testing.assert_allclose(
+        best.gold_objective, 0.25 * np.log(np.exp(np.asarray(log_ref)) @ np.exp(gold / 0.25)), atol=1e-12
+    )
 
 
 def test_estimated_gold_is_within_its_standard_errors():

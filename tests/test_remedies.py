@@ -129,7 +129,8 @@ def test_a_tempered_reference_penalises_and_the_reference_grades():
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_run_stops_at_the_first_logged_row_beyond_its_budget(sampled, tmp_path):
-    algorithm = ["algorithm=rloo", "steps=300", "log_every=10"] if sampled else ["steps=200", "log_every=5"]
+    algorithm = ["algorithm=rloo", "steps=300", "log_every=5"] if sampled else ["steps=100", "log_every=1"]
+    algorithm += ["optimizer.learning_rate=0.02"]
     graded, trained = recorded(tmp_path, *SIX, *algorithm, "stop_kl=0.1")
     path = blocks.train([built(*SIX, *algorithm).run])[0].rows
     kl = path.report.values.kl_pi_ref
