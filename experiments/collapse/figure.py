@@ -27,7 +27,7 @@ HOLLOW: dict[str, Any] = {"mfc": "white", "ms": 3.5, "lw": 0.8}
 def draw(drawn: pd.DataFrame) -> Figure:
     """A row a reward, a column a number, over beta: lines are optima, full points exact training, hollow ones rloo's seeds."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.6))
+        figure = Figure(figsize=(plots.PAGE, 3.6))
         rows = figure.subplots(len(REWARDS), len(PANELS), sharex=True)
         for axes_of_row, (task, said) in zip(rows, REWARDS.items(), strict=True):
             for axes, column in zip(axes_of_row, PANELS, strict=True):

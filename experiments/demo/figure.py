@@ -70,7 +70,7 @@ def closing(runs: Runs) -> Table:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A panel a task: E[r] against KL(pi‖pi_ref); lines are exact optima, points are runs."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.8))
+        figure = Figure(figsize=(plots.PAGE, 2.8))
         for axes, name in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
             for direction in DIRECTIONS:
                 colour, marker = plots.look(direction)

@@ -74,7 +74,7 @@ def _worst(values: pd.Series) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A column a task and controller; above the coefficient, below the exact KL, over steps; thin lines are seeds."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.5))
+        figure = Figure(figsize=(plots.PAGE, 3.5))
         upper, lower = figure.subplots(2, len(TASKS) * len(CONTROLLERS), sharex=True, sharey="row")
         columns = [(task, controller) for task in TASKS for controller in CONTROLLERS]
         for above, below, (task, controller) in zip(upper, lower, columns, strict=True):

@@ -42,7 +42,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
     place = _places(drawn)
     seeds = of_seeds(drawn)
     with plots.styled():
-        figure = Figure(figsize=(6.75, 1.5 + 0.125 * len(place)))
+        figure = Figure(figsize=(plots.PAGE, 1.5 + 0.125 * len(place)))
         axes = figure.subplots(1, 2 * len(TASKS), sharey=True)
         columns = [(task, column) for task in TASKS.values() for column in PANELS]
         for panel, (task, column) in zip(axes, columns, strict=True):
