@@ -132,16 +132,11 @@ def redraw(name: str, out: Path) -> Finished:
 
 def finish(name: str, out: Path) -> tuple[pd.DataFrame, list[Claim]]:
     """Write the figure and claims.json beside the figure.csv in `out`; returns its table and its claims."""
-    table = read(out / "figure.csv")
+    table = pd.read_csv(out / "figure.csv")
     claims = module(name).claims(table)
     plots.save(module(name).draw(table), out / "figure", FORMATS)
     records.write(out / "claims.json", _json([claim_record(claim) for claim in claims]))
     return table, claims
-
-
-def read(path: Path) -> pd.DataFrame:
-    """A figure.csv, its numbers to the last bit."""
-    return pd.read_csv(path, float_precision="round_trip")
 
 
 def write_manifest(out: Path, about: dict[str, Any]) -> None:

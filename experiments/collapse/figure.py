@@ -1,5 +1,8 @@
 """Collapse to be read: what of a policy's loss of variety is the objective's (the exact optimum) and what is the sampled
 optimiser's, on a toy English whose sentences a person can read.
+
+Sources: Kirk et al. 2024, "Understanding the effects of RLHF on LLM generalisation and diversity", arXiv 2310.06452; Cui et al.
+2025, "The entropy mechanism", arXiv 2505.22617.
 """
 
 from typing import Any

@@ -68,14 +68,13 @@ def gather(name: str, folder: Path) -> Shown:
     except FileNotFoundError:
         missing = f"{name}: is not built (python -m experiments {name})"
         return Shown(name, about, [], {}, "", "", [missing])
-    complaints = []
     if manifest["quick"]:
-        complaints.append(f"{name}: is reduced (--quick)")
-    elif manifest["inputs"] != provenance.inputs(name):
+        complaints = [f"{name}: is reduced (--quick), so that its claims say nothing"]
+    else:
         changed = [key for key, digest in provenance.inputs(name).items() if manifest["inputs"][key] != digest]
-        complaints.append(f"{name}: is out of date ({', '.join(changed)} changed since)")
-    complaints += [f"{name}: {each} is not what the build wrote" for each in left if left[each] != manifest["files"][each]]
-    complaints += [f"{name}: is false: {claim['claim']}: {claim['value']}, not {claim['bound']}" for claim in false(claims)]
+        complaints = [f"{name}: is out of date: {', '.join(changed)} changed since it was built"] if changed else []
+        complaints += [f"{name}: {file} is not as it was built" for file in left if left[file] != manifest["files"][file]]
+        complaints += [f"{name}: is false: {claim['claim']}: {claim['value']}, not {claim['bound']}" for claim in false(claims)]
     return Shown(name, about, claims, manifest, figure, numbers, complaints)
 
 
@@ -114,6 +113,8 @@ def _saying(given: dict[str, Any], found: Shown | None) -> Saying:
         complaints = ["which does not exist"]
     elif not found.manifest:
         complaints = ["which is not built"]
+    elif found.manifest["quick"]:
+        complaints = ["which is reduced"]
     else:
         complaints = [f"which has no claim that starts with “{start}”" for start in lacking]
         complaints += [f"where this is false: {claim['claim']}" for claim in false(claims)]

@@ -3,6 +3,9 @@ the optimum of the divergence that it names and the optimum of what it descends.
 
 The bandit has three arms. The ladder (ladder.json) has three rungs: stopping on the ground earns .5, the top earns 1, and each
 rung costs a token that the reference draws one time in five: what a token does to the penalty of those after it matters.
+
+Sources: Schulman 2020, "Approximating KL divergence", for k1, k2 and k3; Tang and Munos 2025, "On a few pitfalls in KL
+divergence gradient estimation for RL", arXiv 2506.09477.
 """
 
 from typing import Any
