@@ -164,8 +164,12 @@ def test_what_the_readme_shows_is_put_beside_the_experiment(home, tmp_path):
 
 @pytest.mark.parametrize(
     ("argv", "said"),
-    [(["a_con"], "did you mean 'a_coin'?"), (["a_coin", "--quick", "--redraw"], "--quick"), (["a_coin", "--quick", "--readme"], "--quick")],
-)  # fmt: skip
+    [
+        (["a_con"], "did you mean 'a_coin'?"),
+        (["a_coin", "--quick", "--redraw"], "--quick"),
+        (["a_coin", "--quick", "--readme"], "--quick"),
+    ],
+)
 def test_a_bad_command_line_says_so_in_a_line(home, capsys, argv, said):
     house.add(home, "a_coin")
     with pytest.raises(SystemExit) as stopped:
