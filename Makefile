@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench figures clean
+.PHONY: demo test test-all lint bench paper figures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -15,9 +15,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m experiments demo
 
+# Every experiment, then paper/index.html; fails where a claim is false.
+paper: $(READY)
+	$(BIN)/python -m experiments all
+
+# The figures that the README shows, and the numbers behind them.
 figures: $(READY)
 	$(BIN)/python -m experiments mode_seeking collapse wrong_gradient steering typicality where_diversity_goes \
-		flat_reward over_optimisation best_of_n mara entropy_mechanism
+		flat_reward over_optimisation best_of_n mara entropy_mechanism --readme
 
 # Most of the quick tests' time is compilation, and most programs run for milliseconds: compile them without optimisation.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
@@ -36,4 +41,4 @@ bench: $(READY)
 	$(BIN)/python -m experiments.speed
 
 clean:
-	rm -rf $(VENV) outputs multirun build dist
+	rm -rf $(VENV) outputs multirun paper build dist

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,11 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
+    "svg.fonttype": "path",  # looks the same where the font is missing
+    "svg.hashsalt": "rlkl",
 }
+# Widths in inches, at which the text above is read as it is: a column and the page of ICML, the text of NeurIPS and ICLR.
+COLUMN, TEXT, PAGE = 3.25, 5.5, 6.75
 # Okabe and Ito's palette, safe for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A",
@@ -50,6 +54,11 @@ LOOKS = {
     "none": (GREY, "."),
 }
 MOST_CURVES, MOST_BARS = 40, 30
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None, "Creator": None},
+}
 
 
 def look(divergence: str) -> tuple[str, str]:
@@ -64,13 +73,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """The figure as stem.png and stem.pdf: the same bytes for the same figure, nothing dated."""
+def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """The figure as stem.png, stem.pdf, ... (any of `UNDATED`): the same bytes for the same figure, nothing dated."""
     paths = []
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+    for suffix in formats:
         out = io.BytesIO()
         with styled():
-            figure.savefig(out, format=suffix, metadata=metadata)
+            figure.savefig(out, format=suffix, metadata=UNDATED[suffix])
         paths.append(stem.parent / f"{stem.name}.{suffix}")
         write(paths[-1], out.getvalue())
     return paths

@@ -1,5 +1,8 @@
 """Collapse to be read: what of a policy's loss of variety is the objective's (the exact optimum) and what is the sampled
 optimiser's, on a toy English whose sentences a person can read.
+
+Sources: Kirk et al. 2024, "Understanding the effects of RLHF on LLM generalisation and diversity", arXiv 2310.06452; Cui et al.
+2025, "The entropy mechanism", arXiv 2505.22617.
 """
 
 from typing import Any
@@ -27,7 +30,7 @@ HOLLOW: dict[str, Any] = {"mfc": "white", "ms": 3.5, "lw": 0.8}
 def draw(drawn: pd.DataFrame) -> Figure:
     """A row a reward, a column a number, over beta: lines are optima, full points exact training, hollow ones rloo's seeds."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.6))
+        figure = Figure(figsize=(plots.PAGE, 3.6))
         rows = figure.subplots(len(REWARDS), len(PANELS), sharex=True)
         for axes_of_row, (task, said) in zip(rows, REWARDS.items(), strict=True):
             for axes, column in zip(axes_of_row, PANELS, strict=True):

@@ -1,4 +1,7 @@
-"""The demo: reward against what it costs, sampled runs on the exact frontier of each direction, on two tasks."""
+"""The demo: reward against what it costs, sampled runs on the exact frontier of each direction, on two tasks.
+
+Source: the optima in closed form, p e^(r/beta)/Z and beta p/(L - r), p = pi_ref.
+"""
 
 from typing import Any
 
@@ -70,7 +73,7 @@ def closing(runs: Runs) -> Table:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A panel a task: E[r] against KL(pi‖pi_ref); lines are exact optima, points are runs."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.8))
+        figure = Figure(figsize=(plots.PAGE, 2.8))
         for axes, name in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
             for direction in DIRECTIONS:
                 colour, marker = plots.look(direction)

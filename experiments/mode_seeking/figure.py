@@ -95,7 +95,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Two rows: the restricted policy under both directions; the tabular policy over beta, exact curve under dots."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 4.4))
+        figure = Figure(figsize=(plots.PAGE, 4.4))
         axes = figure.subplots(2, 2, sharey="row")
         for column, direction in enumerate(DIRECTIONS):
             formula = divergences.REGISTRY[direction].formula

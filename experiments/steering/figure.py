@@ -7,15 +7,13 @@ et al. 2020, arXiv 2007.03964).
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, exact, oracle, plots, policies, tasks
+from rlkl import divergences, matching, plots, tasks
 from rlkl.results import Runs
 
 TASKS, CONTROLLERS, TARGETS = ("bandit/zipf", "sequence/grammar"), ("adaptive", "lagrangian"), (0.1, 0.5, 1.0)
@@ -23,7 +21,6 @@ SEEDS = 3
 COLOURS = dict(zip(TARGETS, (plots.ORANGE, plots.GREEN, plots.PURPLE), strict=True))
 SETTING = ["task", "controller", "target"]
 COLUMNS = [*SETTING, "seed", "step", "beta", "kl_pi_ref"]
-HALVINGS, NARROWEST, WIDEST = 50, 1e-3, 1e3  # of the search for a coefficient
 
 
 def table(runs: Runs) -> pd.DataFrame:
@@ -39,21 +36,8 @@ def table(runs: Runs) -> pd.DataFrame:
 
 
 def coefficient(name: str, wanted: float) -> float:
-    """The beta at which the optimum of a task (its defaults) has this KL(pi‖pi_ref), by bisection: KL falls as beta grows."""
-    task, div, params = tasks.build(name).task, divergences.REGISTRY["kl_pi_ref"], divergences.Params()
-    with jax.enable_x64(True):
-        reference = policies.Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-
-        def halve(_, bracket):
-            low, high = bracket
-            middle = jnp.sqrt(low * high)
-            best = oracle.solve(task, div, params, middle, reference).log_pi
-            over = exact.sequence_divergence(task.automaton, div, params, best, reference.table()) > wanted
-            return jnp.where(over, middle, low), jnp.where(over, high, middle)
-
-        bracket = (jnp.asarray(NARROWEST, jnp.float64), jnp.asarray(WIDEST, jnp.float64))
-        low, high = jax.jit(lambda bracket: jax.lax.fori_loop(0, HALVINGS, halve, bracket))(bracket)
-        return float(jnp.sqrt(low * high))
+    """The beta at which the optimum of a task (its defaults) has this KL(pi‖pi_ref)."""
+    return float(matching.betas(tasks.build(name).task, divergences.REGISTRY["kl_pi_ref"], wanted)[0])
 
 
 def late(drawn: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +74,7 @@ def _worst(values: pd.Series) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A column a task and controller; above the coefficient, below the exact KL, over steps; thin lines are seeds."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.5))
+        figure = Figure(figsize=(plots.PAGE, 3.5))
         upper, lower = figure.subplots(2, len(TASKS) * len(CONTROLLERS), sharex=True, sharey="row")
         columns = [(task, controller) for task in TASKS for controller in CONTROLLERS]
         for above, below, (task, controller) in zip(upper, lower, columns, strict=True):
@@ -110,7 +94,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
             axes.set_yticks(ticks, [f"{tick:g}".lstrip("0") for tick in ticks])
             axes.minorticks_off()
         upper[0].set_ylabel("beta")
-        lower[0].set_ylabel("KL(pi‖pi_ref), exact")
+        lower[0].set_ylabel("exact KL(pi‖pi_ref), nats")
         lines = [Line2D([], [], color=COLOURS[target], lw=1.0) for target in TARGETS]
         labels = [f"target {target:g} nat" for target in TARGETS]
         dashed = Line2D([], [], color=plots.BLACK, ls="--", lw=0.8)

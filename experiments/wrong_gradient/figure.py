@@ -3,6 +3,9 @@ the optimum of the divergence that it names and the optimum of what it descends.
 
 The bandit has three arms. The ladder (ladder.json) has three rungs: stopping on the ground earns .5, the top earns 1, and each
 rung costs a token that the reference draws one time in five: what a token does to the penalty of those after it matters.
+
+Sources: Schulman 2020, "Approximating KL divergence", for k1, k2 and k3; Tang and Munos 2025, "On a few pitfalls in KL
+divergence gradient estimation for RL", arXiv 2506.09477.
 """
 
 from typing import Any
@@ -42,7 +45,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
     place = _places(drawn)
     seeds = of_seeds(drawn)
     with plots.styled():
-        figure = Figure(figsize=(6.75, 1.5 + 0.125 * len(place)))
+        figure = Figure(figsize=(plots.PAGE, 1.5 + 0.125 * len(place)))
         axes = figure.subplots(1, 2 * len(TASKS), sharey=True)
         columns = [(task, column) for task in TASKS.values() for column in PANELS]
         for panel, (task, column) in zip(axes, columns, strict=True):

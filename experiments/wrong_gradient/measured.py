@@ -95,7 +95,7 @@ def _way(given: Run, divergence: str, beta: float) -> Way:
     chosen = dataclasses.replace(given.settings, algorithm=plain, dtype="float64")
     run = jax.tree.map(jnp.asarray, job.make(chosen, given.task))
     graded = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=beta))
-    own = targets.optimum(job.make(graded, given.task), divergence)
+    own = targets.optimum(jax.tree.map(jnp.asarray, job.make(graded, given.task)), divergence)
     listed = rollout.enumerate_all(run.task.automaton)
     reward = jnp.sum(exact.sequence_rewards(run.task, listed, jnp.float64), axis=1)
     descended = targets.of(run)
