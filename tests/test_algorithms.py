@@ -72,7 +72,16 @@ def factor(algorithm: str, size: int) -> float:
     return (size - 1) / size if algorithm == "dr_grpo" else 1.0
 
 
-@pytest.mark.parametrize(("algorithm", "divergence", "entry"), OFFERED, ids=lambda value: getattr(value, "estimator", value))
+def quick(algorithm: str, divergence: str, entry) -> bool:
+    """Every divergence under rloo, and every algorithm under one; the rest is as slow as it is many."""
+    return algorithm == "rloo" or divergence == "kl_pi_ref"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "divergence", "entry"),
+    [each if quick(*each) else pytest.param(*each, marks=pytest.mark.slow) for each in OFFERED],
+    ids=lambda value: getattr(value, "estimator", value),
+)
 def test_expected_gradient_of_every_offered_combination_is_exact(algorithm, divergence, entry):
     chosen = {"divergence": divergence, "beta": 0.3, "estimator": entry.estimator, "placement": entry.placement}
     run = bandit_run(algorithm, penalty=chosen, dtype="float64")

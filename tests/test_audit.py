@@ -121,23 +121,7 @@ def short_task(seed: int, horizon: int):
     return tasks.Task(automaton, np.zeros(states + 1), random_rows(draw, automaton.legal), np.zeros(()), np.arange(3.0)), draw
 
 
-def on_automaton(seed: int, chosen: settings.Penalty) -> None:
-    task, draw = short_task(seed, 2 + seed % 2)
-    horizon, shape = task.automaton.horizon, task.log_reference.shape
-    logits = draw.normal(size=(horizon, *shape))
-    log_pi = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    log_ref = np.broadcast_to(task.log_reference, log_pi.shape)
-    expected = summed(task, log_pi, log_ref, weights_of(chosen, log_pi, log_ref))
-    np.testing.assert_allclose(measured(run_of(task), chosen, logits), expected, atol=1e-10)
-
-
-@pytest.mark.parametrize("chosen", ways("kl_pi_ref", 2), ids=label)
-def test_expected_gradients_on_a_random_automaton_are_theory_s(chosen):
-    on_automaton(3, chosen)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(50) if seed != 3)])
 def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
     """All of them in one program: the training's loss on every sequence, weighted by its probability."""
     task, draw = short_task(seed, 2 + seed % 2)
