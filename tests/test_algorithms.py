@@ -105,7 +105,13 @@ ON_SEQUENCES = [(name, "kl_pi_ref", "k1") for name in UNBIASED] + [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "divergence", "estimator"), ON_SEQUENCES)
+@pytest.mark.parametrize(
+    ("algorithm", "divergence", "estimator"),
+    [
+        each if each[0] == "rloo" and each[1].startswith("kl") else pytest.param(*each, marks=pytest.mark.slow)
+        for each in ON_SEQUENCES
+    ],
+)
 def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algorithm, divergence, estimator):
     """k1 in the reward with reward-to-go, and f'(pi/pi_ref) of the whole sequence, on an automaton of several tokens."""
     draw = np.random.default_rng(4)

@@ -44,6 +44,7 @@ def test_no_claim_holds_of_nothing(name):
     assert not any(claim.verdict for claim in build.module(name).claims(committed(name).iloc[:0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figure_is_drawn_from_the_csv_to_the_same_bytes(name, tmp_path):
     module = build.module(name)

@@ -41,7 +41,7 @@ def test_an_experiment_says_what_it_shows_and_where_from(name):
     assert about.sources and all(len(source) > 5 for source in about.sources)
 
 
-SMALL = ("asymmetry", "fisher", "tails", "zero_and_units")
+SMALL = ("asymmetry", "zero_and_units")
 
 
 @pytest.mark.parametrize("name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in build.names()])

@@ -75,7 +75,13 @@ def until(pattern: str, cwd: Path):
     return wait
 
 
-@pytest.mark.parametrize("moment", ["outputs/.rlkl/unfinished/*", "sweep/0/history.csv"], ids=["training", "writing"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("outputs/.rlkl/unfinished/*", id="training"),
+        pytest.param("sweep/0/history.csv", id="writing", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path, cache, whole, moment):
     where = killed(tmp_path, cache, until(moment, tmp_path))
     assert " 36 folders" not in where

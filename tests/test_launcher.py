@@ -54,6 +54,7 @@ def test_importing_the_launcher_loads_neither_jax_nor_wandb():
     assert not {"jax", "wandb", "pandas", "scipy"} & loaded_by("import rlkl.launcher; rlkl.launcher.register()")
 
 
+@pytest.mark.slow
 def test_both_launchers_leave_the_same_and_a_finished_sweep_is_not_run_again(rlkl, tmp_path):
     sweep = ("-m", *SMALL, "penalty=reverse_kl,forward_kl", "seed=0,1", "task.size=3,4")
     status, said, _ = rlkl(*sweep, "hydra.sweep.dir=fused")
@@ -99,7 +100,7 @@ def test_a_job_alone_and_in_company_leaves_the_same_files(rlkl, tmp_path, beside
 @pytest.mark.parametrize("launcher", ["fused", "basic"])
 def test_hydra_s_users_find_what_they_expect(rlkl, tmp_path, monkeypatch, launcher):
     """Callbacks, job numbers, the job's own working folder, interpolations of Hydra's keys, and a sub-folder's name."""
-    (tmp_path / "heard.py").write_text(
+    (tmp_path / f"heard_{launcher}.py").write_text(
         "from pathlib import Path\n"
         "from hydra.experimental.callback import Callback\n"
         "class Heard(Callback):\n"
@@ -112,7 +113,7 @@ def test_hydra_s_users_find_what_they_expect(rlkl, tmp_path, monkeypatch, launch
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     status, _, _ = rlkl(
-        "-m", *SMALL, "seed=0,1", "tracking.tags=[${hydra:job.num}]", "+hydra.callbacks.x._target_=heard.Heard",
+        "-m", *SMALL, "seed=0,1", "tracking.tags=[${hydra:job.num}]", f"+hydra.callbacks.x._target_=heard_{launcher}.Heard",
         "hydra.sweep.dir=sweep", "hydra.sweep.subdir=job_${hydra.job.num}_${seed}", "hydra.job.chdir=true",
         f"hydra/launcher={launcher}",
     )  # fmt: skip
@@ -180,7 +181,7 @@ def test_a_deleted_job_folder_is_filled_again(rlkl, tmp_path):
     assert content(tmp_path / "sweep") == before
 
 
-@pytest.mark.parametrize("writes", [0, 9, 14, 40])
+@pytest.mark.parametrize("writes", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 14, 40))])
 def test_a_full_disk_is_one_line_and_loses_no_finished_job(rlkl, tmp_path, monkeypatch, writes):
     sweep = ("-m", *SMALL, "seed=range(20)")
     rlkl(*sweep, "hydra.sweep.dir=sweep", cwd="whole")

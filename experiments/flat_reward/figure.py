@@ -1,6 +1,8 @@
 """A flat reward: what the penalty does alone. Every optimum is then the reference; what does not return to it was lost by the
-gradient, not by the objective. Source of the vanishing gradient: a softmax's is the probability times the advantage
-(cf. Mei et al. 2020, arXiv 2005.06392).
+gradient, not by the objective.
+
+Source: Mei et al. 2020, "On the global convergence rates of softmax policy gradient methods", arXiv 2005.06392 (a softmax's
+gradient is the probability times the advantage).
 """
 
 import math

@@ -1,4 +1,8 @@
-"""Where diversity goes: entropy from the reference to the trained policy, cause by cause, at equal beta, KL and reward."""
+"""Where diversity goes: entropy from the reference to the trained policy, cause by cause, at equal beta, KL and reward.
+
+Sources: Zhang et al. 2025, "Verbalized sampling", arXiv 2510.01171 (annotators' taste for typical text); GX-Chen et al. 2025,
+arXiv 2510.20817 (what directions decide).
+"""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -33,7 +37,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
     95% interval over seeds; a diamond is the entropy under that cause alone, beside the reward."""
     found = shares.table(drawn)
     with plots.styled():
-        figure = Figure(figsize=(7.2, 4.3))
+        figure = Figure(figsize=(plots.PAGE, 4.3))
         rows = figure.subplots(len(TASKS), len(DRAWN), sharex=True, sharey="row", squeeze=False)
         for of_row, task in zip(rows, TASKS, strict=True):
             begin = float(drawn.loc[(drawn["task"] == task) & (drawn["series"] == "reference"), "entropy"].iloc[0])
