@@ -1,6 +1,5 @@
-"""Exact optima of a bandit over beta, for the lines under the dots, and the beta at which one has a wanted KL or reward."""
+"""Exact optima of a bandit over beta, for the lines under the dots."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlkl import divergences, oracle
-from rlkl.settings import SettingsError
 from rlkl.tasks import Task
 
 DIVERGENCES = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon", "hellinger", "pearson", "neyman", "total_variation")
@@ -42,27 +40,6 @@ def value(task: Task, divergence: str, log_pi: np.ndarray) -> np.ndarray:
 def reward(task: Task, log_pi: np.ndarray) -> np.ndarray:
     """E[r] of each row of a bandit's log-probabilities."""
     return np.exp(log_pi) @ np.asarray(task.reward[1:])
-
-
-def beta_for(
-    task: Task, divergence: str, of: Callable[[np.ndarray], np.ndarray], wanted: float, low: float = 1e-4, high: float = 1e4
-) -> float:
-    """The beta in [low, high] at which the optimum has `of(log_pi) = wanted`, so that sweeps can be matched instead of run at
-    equal beta.
-
-    of: rows of log-probabilities -> a number each that falls as beta grows, as reward and KL do. Raises `SettingsError` where
-    no optimum has it: it is out of reach, or jumped over (as by optima that drop an arm).
-    """
-    at = lambda beta: float(of(over_beta(task, divergence, np.array([beta])))[0])  # noqa: E731
-    most, least = at(low), at(high)
-    if not least <= wanted <= most:
-        raise SettingsError("wanted", wanted, f"optima under {divergence} have {least:.4g} to {most:.4g}")
-    for _ in range(60):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if at(middle) >= wanted else (low, middle)
-    if not abs(at(low) - wanted) <= 1e-6 * (1.0 + abs(wanted)):
-        raise SettingsError("wanted", wanted, f"optima under {divergence} jump over it, at beta = {low:.4g}")
-    return low
 
 
 def tilted(log_ref: np.ndarray, reward: np.ndarray, betas: np.ndarray) -> np.ndarray:

@@ -4,6 +4,9 @@ The optimal objective is convex in beta, so that both the reward and the diverge
 optimum's other KL is found by the same bisection.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,50 +17,61 @@ from rlkl.divergences import Divergence, Params
 from rlkl.settings import SettingsError
 from rlkl.tasks import Task
 
+Quantity = Callable[[Array], Array]
 QUANTITIES = ("kl_pi_ref", "kl_ref_pi", "divergence", "reward")
 NARROWEST, WIDEST = 1e-4, 1e4  # betas that are searched, times the range of the rewards
 HALVINGS = 60
 CLOSE = 1e-6  # relative: what the optimum at the found beta must have of what was wanted
 
 
-def betas(task: Task, div: Divergence, wanted, quantity: str = "kl_pi_ref", params: Params | None = None) -> np.ndarray:
-    """The beta at which the task's optimum under a divergence has each wanted value of a quantity: Float["K"].
+def betas(
+    task: Task, div: Divergence, wanted, quantity: str | Quantity = "kl_pi_ref", params: Params | None = None
+) -> Float[np.ndarray, " K"]:
+    """The beta at which the task's optimum under a divergence has each wanted value of a quantity.
 
-    quantity: "kl_pi_ref", "kl_ref_pi", "divergence" (the one that is penalised), all in nats a sequence, or "reward". wanted:
-    one number or K of them. Needs no x64 of the caller's. `SettingsError` names what no optimum has, and the range that
-    optima span. Source: bisection in log beta on `oracle.solve_bandit` over the task's end states, on which alone the ratio
-    of optimum and reference depends; a typicality reward is therefore refused over several tokens.
+    quantity: "kl_pi_ref", "kl_ref_pi", "divergence" (the one that is penalised), all in nats a sequence, "reward", or a
+    function of log pi* over arms (over several tokens: end states) that falls as beta grows. wanted: one number or K of them.
+    `SettingsError` names what no optimum has, and the range that optima span, or what they jump over.
+    Source: bisection in log beta on `oracle.solve_bandit`. Over several tokens the ratio of optimum and reference depends on
+    the end state alone, so that it is a bandit, too; a typicality reward is therefore refused there.
     """
-    if quantity not in QUANTITIES:
+    if isinstance(quantity, str) and quantity not in QUANTITIES:
         raise SettingsError("quantity", quantity, f"must be one of {', '.join(QUANTITIES)}")
     if task.automaton.horizon > 1 and float(task.typicality) != 0.0:
         raise SettingsError("task.typicality", float(task.typicality), "must be 0 where optima are matched over several tokens")
-    params = Params() if params is None else params
+    named = quantity if isinstance(quantity, str) else "quantity"
     values = np.atleast_1d(np.asarray(wanted, np.float64))
     with jax.enable_x64(True):
         log_p, reward = _outcomes(task)
         spread = float(jnp.max(reward) - jnp.min(reward))
         if not spread > 0.0:
             raise SettingsError("task.reward", float(reward[0]), "is earned everywhere: every beta has the same optimum")
-        reached = jax.jit(jax.vmap(lambda beta: _value(div, params, log_p, reward, beta, quantity)))
-        most, least = (float(reached(jnp.asarray([scale * spread]))[0]) for scale in (NARROWEST, WIDEST))
-        for value in values:
-            if not least <= value <= most:
-                raise SettingsError("wanted", value, f"no optimum has this {quantity}: they span {least:.6g} to {most:.6g}")
+        ends = spread * jnp.asarray([NARROWEST, WIDEST])
+        found = _search(div, quantity, Params() if params is None else params, log_p, reward, jnp.asarray(values), ends)
+        beta, got, (most, least) = (np.asarray(each) for each in found)
+    for value, near in zip(values, got, strict=True):
+        if not least <= value <= most:
+            raise SettingsError("wanted", value, f"no optimum has this {named}: they span {least:.6g} to {most:.6g}")
+        if not abs(near - value) <= CLOSE * (abs(value) + CLOSE):
+            raise SettingsError("wanted", value, f"no optimum has this {named}: it jumps there, to {near:.6g}")
+    return beta
 
-        def halve(_, bracket):
-            low, high = bracket
-            middle = jnp.sqrt(low * high)
-            over = reached(middle) > values
-            return jnp.where(over, middle, low), jnp.where(over, high, middle)
 
-        bracket = (jnp.full(values.shape, NARROWEST * spread), jnp.full(values.shape, WIDEST * spread))
-        low, high = jax.lax.fori_loop(0, HALVINGS, halve, bracket)
-        found = jnp.sqrt(low * high)
-        for value, got in zip(values, np.asarray(reached(found)), strict=True):
-            if abs(got - value) > CLOSE * max(abs(value), CLOSE * spread):
-                raise SettingsError("wanted", value, f"no optimum has this {quantity}: it jumps there, to {got:.6g}")
-        return np.asarray(found)
+@partial(jax.jit, static_argnums=(0, 1))
+def _search(div: Divergence, quantity: str | Quantity, params: Params, log_p, reward, wanted, ends):
+    """The beta of each wanted value, what the optimum has there, and what it has at both ends of the bracket."""
+    reached = jax.vmap(lambda beta: _value(div, quantity, params, log_p, reward, beta))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = jnp.sqrt(low * high)
+        over = reached(middle) > wanted
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    low, high = jax.lax.fori_loop(0, HALVINGS, halve, tuple(jnp.broadcast_to(end, wanted.shape) for end in ends))
+    found = jnp.concatenate([jnp.sqrt(low * high), ends])
+    got = reached(found)
+    return found[:-2], got[:-2], got[-2:]
 
 
 def _outcomes(task: Task) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
@@ -74,9 +88,11 @@ def _outcomes(task: Task) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
     return jnp.log(ends)[automaton.outcomes], jnp.asarray(task.reward)[automaton.outcomes]
 
 
-def _value(div: Divergence, params: Params, log_p, reward, beta: Float[Array, ""], quantity: str) -> Float[Array, ""]:
+def _value(div: Divergence, quantity: str | Quantity, params: Params, log_p, reward, beta) -> Float[Array, ""]:
     """What the optimum at a beta has of a quantity."""
     best = oracle.solve_bandit(div, params, log_p, reward, beta)
+    if not isinstance(quantity, str):
+        return quantity(best)
     if quantity == "reward":
         return jnp.sum(jnp.exp(best) * reward)
     measured = div if quantity == "divergence" else divergences.REGISTRY[quantity]

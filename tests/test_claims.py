@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build, optima, series
+from experiments import build, series
 from rlkl import plots
-from rlkl.settings import SettingsError
-from rlkl.tasks.bandits import bandit
 
 NAMES = [
     "asymmetry", "beta_is_the_knob", "compression", "equal_rewards", "fisher", "inference", "likelihood", "quantization",
@@ -96,23 +94,6 @@ def test_the_committed_numbers_are_current(name, tmp_path):
     if name not in ("compression", "quantization"):  # the one depends on Python's own text, the other on the machine's rounding
         committed, fresh = (pd.read_csv(folder / "figure.csv") for folder in (build.HERE / name, tmp_path / "out"))
         pd.testing.assert_frame_equal(committed, fresh, check_exact=False, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi", "hellinger"])
-def test_the_beta_of_a_wanted_kl_or_reward_gives_it(divergence):
-    task = bandit([0.0, 0.3, 1.0], [0.5, 0.3, 0.2])
-    kl, reward = (lambda log_pi: optima.value(task, divergence, log_pi)), (lambda log_pi: optima.reward(task, log_pi))
-    for of, wanted in ((kl, 0.1), (reward, 0.6)):
-        beta = optima.beta_for(task, divergence, of, wanted)
-        assert of(optima.over_beta(task, divergence, np.array([beta])))[0] == pytest.approx(wanted, abs=1e-9)
-    with pytest.raises(SettingsError, match="optima under"):
-        optima.beta_for(task, divergence, reward, 2.0)
-
-
-def test_a_kl_that_optima_jump_over_is_refused():
-    task = bandit([0.0, 0.3, 1.0], [0.5, 0.3, 0.2])
-    with pytest.raises(SettingsError, match="jump over it"):
-        optima.beta_for(task, "total_variation", lambda log_pi: optima.reward(task, log_pi), 0.6)
 
 
 def test_slopes_and_extremes_of_what_is_not_there():

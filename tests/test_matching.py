@@ -79,6 +79,12 @@ def test_sequences_are_matched_as_the_dynamic_programs_measure_them(name, quanti
     np.testing.assert_allclose(found[0], 0.7, rtol=1e-6)
 
 
+def test_where_two_arms_swap():
+    task = bandit([0.75, 1.0, 0.0], [0.3, 0.1, 0.6])  # they weigh the same where the gap in reward over beta is log 3
+    found = matching.betas(task, KL_PI_REF, 0.0, lambda log_pi: log_pi[1] - log_pi[0])
+    np.testing.assert_allclose(found, [0.25 / np.log(3.0)], rtol=1e-10)
+
+
 def test_what_no_optimum_has_is_refused_with_the_range():
     task = bandit([0.0, 1.0], [0.8, 0.2])
     for wanted, quantity in ((1.7, "kl_pi_ref"), (-0.1, "kl_pi_ref"), (1.01, "reward"), (0.1, "reward")):

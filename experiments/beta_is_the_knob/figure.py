@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import points
-from rlkl import divergences, plots, tasks
+from rlkl import divergences, matching, plots, tasks
 from rlkl.tasks.bandits import bandit
 
 BETA_STAR = (1.0 - 0.75) / (5.95 - 4.05)
@@ -34,10 +34,8 @@ def table(runs: None) -> pd.DataFrame:
             same = optima.over_beta(alike, name, BETAS)
             rows += points("equal mass", name, GAP / BETAS, same[:, 0] - same[:, 1])
 
-    def lead(log_pi):
-        return log_pi[:, 1] - log_pi[:, 0]
-
-    return series.frame([*rows, *points("swap", "kl_pi_ref", [0], [optima.beta_for(task, "kl_pi_ref", lead, 0.0)])])
+    swap = matching.betas(task, divergences.REGISTRY["kl_pi_ref"], 0.0, lambda log_pi: log_pi[1] - log_pi[0])
+    return series.frame([*rows, *points("swap", "kl_pi_ref", [0], swap)])
 
 
 def claims(drawn: pd.DataFrame) -> list[Claim]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots, tasks
+from rlkl import divergences, matching, plots, tasks
 from rlkl.results import Runs
 
 KLS = ("kl_pi_ref", "kl_ref_pi")
@@ -43,11 +43,11 @@ def table(runs: Runs) -> pd.DataFrame:
 
 def _matched(task, name: str, kl: str) -> list[Row]:
     """The reward of this divergence's optimum that has the matched KL, and the KL of the one that has the matched reward."""
+    div = divergences.REGISTRY[name]
     of_kl = lambda log_pi: optima.value(task, kl, log_pi)  # noqa: E731
     of_reward = lambda log_pi: optima.reward(task, log_pi)  # noqa: E731
-    at = lambda beta: optima.over_beta(task, name, np.array([beta]))  # noqa: E731
-    same_kl = at(optima.beta_for(task, name, of_kl, MATCHED_KL, 0.02, 1e3))
-    same_reward = at(optima.beta_for(task, name, of_reward, MATCHED_REWARD, 0.02, 1e3))
+    at = lambda wanted, what: optima.over_beta(task, name, matching.betas(task, div, wanted, what))  # noqa: E731
+    same_kl, same_reward = at(MATCHED_KL, kl), at(MATCHED_REWARD, "reward")
     rows = points(f"at {kl} = {MATCHED_KL:g}", f"{name}: reward", [MATCHED_KL], of_reward(same_kl))
     rows += points(f"at {kl} = {MATCHED_KL:g}", f"{name}: it", [MATCHED_KL], of_kl(same_kl))
     return rows + points(f"at reward = {MATCHED_REWARD:g}", f"{name}: {kl}", of_reward(same_reward), of_kl(same_reward))
