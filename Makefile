@@ -27,7 +27,7 @@ figures: $(READY)
 # Most of the quick tests' time is compilation, and most programs run for milliseconds: compile them without optimisation.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: $(READY) lint
 	$(BIN)/python -m pytest -n 2

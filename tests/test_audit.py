@@ -160,46 +160,45 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def audited():
-    """The audits of a bandit, and of one automaton of three tokens."""
-    return {kind: KINDS[kind]() for kind in ("bandit", "sequences")}
+SLOWLY = ["bandit", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "bandit")]
 
 
-@pytest.mark.parametrize(
-    "kind", ["bandit", "sequences", pytest.param("sequences, the other direction", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", SLOWLY)
 def test_what_is_measured_is_what_is_declared(kind):
     rows = KINDS[kind]()
     assert [(row.descends, row.declared) for row in rows if row.descends != row.declared] == []
     assert len(rows) > (30 if kind == "bandit" else 50)
 
 
-def rows_of(audited, kind, **which):
-    return [row for row in audited[kind] if all(getattr(row, key) == value for key, value in which.items())]
+def rows_of(kind, **which):
+    return [row for row in KINDS[kind]() if all(getattr(row, key) == value for key, value in which.items())]
 
 
-def test_the_audit_says_what_theory_says(audited):
-    """The tables of THEORY, section 4, and that the future-KL term closes the gap of the semi-gradients."""
-    naive = {"divergence": "kl_pi_ref", "gradient": "naive", "sampler": "policy", "future_kl": False}
-    on_bandit = lambda **which: rows_of(audited, "bandit", **naive, **which)[0].descends  # noqa: E731
+NAIVE = {"divergence": "kl_pi_ref", "gradient": "naive", "sampler": "policy", "future_kl": False}
+
+
+def test_the_audit_of_a_bandit_says_what_theory_says():
+    """The table of THEORY, section 4."""
+    on_bandit = lambda **which: rows_of("bandit", **NAIVE, **which)[0].descends  # noqa: E731
     assert on_bandit(estimator="k1", placement="reward") == "KL(pi‖pi_ref)"
     assert on_bandit(estimator="k1", placement="loss") == "nothing: its expected gradient is zero"
     assert on_bandit(estimator="k2", placement="loss") == "KL(pi‖pi_ref)"
     assert on_bandit(estimator="k3", placement="loss") == "KL(pi_ref‖pi)"
     assert on_bandit(estimator="k3", placement="reward") == "KL(pi‖pi_ref) - KL(pi_ref‖pi)"
+
+
+@pytest.mark.slow
+def test_the_future_kl_term_closes_the_gap_of_the_semi_gradients():
     for estimator in ("k2", "full"):
-        token = {**naive, "estimator": estimator, "placement": "loss", "level": "token"}
-        left_out, put_back = (
-            rows_of(audited, "sequences", **token)[0],
-            rows_of(audited, "sequences", **{**token, "future_kl": True})[0],
-        )
+        token = {**NAIVE, "estimator": estimator, "placement": "loss", "level": "token"}
+        left_out, put_back = rows_of("sequences", **token)[0], rows_of("sequences", **{**token, "future_kl": True})[0]
         assert left_out.relative_error > 1e-2
         assert put_back.relative_error <= 1e-10
 
 
-def test_exact_rows_have_no_error_and_biased_ones_have_one(audited):
-    for row in (*audited["bandit"], *audited["sequences"]):
+@pytest.mark.parametrize("kind", SLOWLY)
+def test_exact_rows_have_no_error_and_biased_ones_have_one(kind):
+    for row in KINDS[kind]():
         exactly = row.declared == REGISTRY[row.divergence].formula
         assert (row.relative_error <= 1e-10) == exactly, row
         if exactly:
@@ -258,12 +257,12 @@ def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(command):
     assert "k3 in the loss" in done.stdout
 
 
-def test_the_audit_is_a_table_and_a_figure(audited):
-    for rows in audited.values():
-        named = [row for row in rows if row.divergence == "kl_pi_ref"]
-        assert audits.table(named, "kl_pi_ref").row_count == len(named)
-        assert len(audits.draw(rows).axes) == 2
-        assert {audits.kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
+def test_the_audit_is_a_table_and_a_figure():
+    rows = KINDS["bandit"]()
+    named = [row for row in rows if row.divergence == "kl_pi_ref"]
+    assert audits.table(named, "kl_pi_ref").row_count == len(named)
+    assert len(audits.draw(rows).axes) == 2
+    assert {audits.kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
 
 
 @pytest.mark.slow

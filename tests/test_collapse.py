@@ -40,6 +40,7 @@ def test_no_claim_holds_of_nothing(drawn):
     assert not any(claim.verdict for claim in figure.claims(drawn.iloc[:0]))
 
 
+@pytest.mark.slow
 def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(drawn, tmp_path):
     first, second = (plots.save(figure.draw(pd.read_csv(COMMITTED)), tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -52,6 +53,7 @@ def test_its_text_fits_a_readme(drawn):
     assert all(line.endswith((".", "!", "?")) for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_the_table_of_short_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["-m", "task=sequence/grammar", "task.reward=ending", "penalty.beta=0.3", "steps=2", "tracking=none"]

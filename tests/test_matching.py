@@ -56,7 +56,13 @@ def test_an_arm_that_the_reference_never_takes_is_no_matter():
 
 @pytest.mark.parametrize(
     ("name", "quantity"),
-    [("kl_pi_ref", "kl_pi_ref"), ("kl_pi_ref", "reward"), ("kl_ref_pi", "kl_pi_ref"), ("pearson", "divergence")],
+    [
+        ("kl_pi_ref", "reward"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("kl_pi_ref", "kl_pi_ref"), ("kl_ref_pi", "kl_pi_ref"), ("pearson", "divergence"))
+        ),
+    ],
 )
 def test_sequences_are_matched_as_the_dynamic_programs_measure_them(name, quantity):
     task, div = random_task(np.random.default_rng(7)), REGISTRY[name]

@@ -58,6 +58,7 @@ def test_a_network_reads_its_whole_history_and_nothing_ahead(name):
         assert (np.abs(other - rows)[0, at + 1 :].max(axis=-1) > 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_the_same(name, monkeypatch):
     run, policy = random_network(name, FEW)

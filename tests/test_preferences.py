@@ -232,6 +232,7 @@ def test_the_tree_of_a_task_s_sequences_is_the_same_task(seed):
         np.testing.assert_allclose(now[key], value)
 
 
+@pytest.mark.slow
 def test_a_network_reads_the_reward_off_the_tokens():
     card = fitted({"name": "sequence/brackets", "horizon": 4}, pairs=None, model="network", fit_steps=400, width=16)
     ends = card.task.automaton.outcomes

@@ -278,6 +278,7 @@ def test_what_a_preset_says_it_descends_is_what_it_descends(preset):
     assert len(re.findall(r"\([0-9a-f]{12}[:)]", said)) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_s_own_command_takes_a_step(preset):
     run = built(preset, "task=bandit/random")

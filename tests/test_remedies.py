@@ -193,6 +193,7 @@ def test_a_network_is_decoded_as_the_table_that_it_equals():
     np.testing.assert_allclose(np.exp(told[0]).sum(), 1.0, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_decoded_policy_is_graded_beside_the_policy(tmp_path):
     graded, trained = recorded(tmp_path, *SIX, "steps=50", "decoding.temperature=0.5", "decoding.top_k=4")
     plain, _ = recorded(tmp_path / "plain", *SIX, "steps=50")

@@ -111,6 +111,7 @@ def mini(tmp_path_factory):
     return rlkl.grade(["penalty=reverse_kl", store], MINI, ()), store
 
 
+@pytest.mark.slow
 def test_a_good_penalty_s_scores_are_high(mini):
     scored = mini[0].scores
     assert scored[["penalty", "candidate"]].to_numpy().tolist() == [["reverse_kl", True]]
@@ -270,6 +271,7 @@ def test_what_cannot_be_graded_is_refused_in_one_line(arguments, said, tmp_path,
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_no_penalty_has_no_gradient_to_be_right_about():
     chosen = resolved("bandit/random", "penalty=none")
     assert {run.settings.penalty.beta for run in suite.runs(chosen, suite.bandits()[0].task, MINI)} == {0.0}

@@ -90,6 +90,7 @@ def test_without_a_penalty_the_largest_reward_is_reached():
     assert 0.0 <= trained.rows.report.regret[-1] <= 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("divergence", "init"), [("kl_pi_ref", "uniform"), ("kl_ref_pi", "random")])
 def test_a_flat_reward_leads_back_to_the_reference(divergence, init):
     trained = blocks.train([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
@@ -113,6 +114,7 @@ def gaussians(divergence: str):
         yield mean, np.sum((x - mean) ** 2 * pi), report.values.divergence[-1], report.objective[-1], trained.best_in_family
 
 
+@pytest.mark.slow
 def test_a_gaussian_covers_both_modes_under_forward_kl_from_either_start():
     for mean, variance, _, objective, best in gaussians("kl_ref_pi"):
         np.testing.assert_allclose((mean, variance), (-1.2, 8.56), atol=1e-3)

@@ -48,6 +48,7 @@ def test_its_text_is_the_readme_s(drawn):
     assert figure.text(drawn) in (build.HERE.parent / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_table_of_short_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(figure, "SEEDS", 2)

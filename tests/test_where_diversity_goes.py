@@ -66,6 +66,7 @@ def test_no_claim_holds_of_nothing(drawn):
     assert [claim.claim for claim in figure.claims(drawn.iloc[:0]) if claim.verdict] == []
 
 
+@pytest.mark.slow
 def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(drawn, tmp_path):
     first, second = (plots.save(figure.draw(pd.read_csv(COMMITTED)), tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

@@ -90,6 +90,7 @@ def test_rows_that_pay_kl_pi_ref_are_the_optimum_of_sequences():
     np.testing.assert_allclose(targets.by_rows(run, "kl_pi_ref", 1.0, True), targets.optimum(run, "kl_pi_ref"), atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("estimator", "name"), [("k2", "kl_pi_ref"), ("k3", "kl_ref_pi")])
 def test_a_semi_gradient_ends_at_the_myopic_policy(estimator, name):
     run = run_of(LADDER, estimator=estimator, placement="loss")
@@ -185,11 +186,13 @@ def test_a_policy_that_is_not_finite_is_seen(drawn, column):
     assert not all(claim.verdict for claim in figure.claims(wrong))
 
 
+@pytest.mark.slow
 def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(drawn, tmp_path):
     first, second = (plots.save(figure.draw(drawn), tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+@pytest.mark.slow
 def test_the_table_of_short_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bandit = [
