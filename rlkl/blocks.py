@@ -153,6 +153,7 @@ def train_block(
 
     def finished(i: int) -> Trained:
         rows, last, closed = (jax.tree.map(lambda x: x[i], tree) for tree in (table, last_state, graded))
+        last = last._replace(policy=jax.tree.map(jnp.asarray, last.policy))  # which is to be called, and not only read
         return Trained(_closed(_moved(rows, -1), closed.last), last, closed.optimum, _without_unknown(closed), best[i])
 
     return [finished(i) for i in range(count)]
