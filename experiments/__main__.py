@@ -1,10 +1,16 @@
 """`python -m experiments`: the command, on a machine that is set up before anything imports jax."""
 
+import os
 import sys
 
 from rlkl import machine
 
+# What is reduced takes longer to compile well than to run badly.
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 if __name__ == "__main__":
+    if "--quick" in sys.argv:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
     machine.configure()
     from experiments import command
 

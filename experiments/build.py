@@ -75,8 +75,9 @@ def sweeps(name: str, quick: bool = False) -> list[list[str]]:
 
 
 def _few(overrides: list[str]) -> list[str]:
-    """The same sweep with one seed and few steps."""
-    return [entry for entry in overrides if not entry.startswith(("seed=", "steps="))] + ["seed=0", f"steps={QUICK_STEPS}"]
+    """The same sweep with one seed, few steps and no tracking."""
+    kept = [entry for entry in overrides if not entry.startswith(("seed=", "steps=", "tracking="))]
+    return [*kept, "seed=0", f"steps={QUICK_STEPS}", "tracking=none"]
 
 
 def module(name: str) -> ModuleType:

@@ -137,7 +137,7 @@ def test_a_redrawing_after_a_change_of_style_is_told_from_the_making_of_the_numb
 def test_reduced_sweeps(home):
     house.add(home, "a_coin", house.TRAINED)
     assert build.sweeps("a_coin", quick=True) == [
-        ["task=bandit/two_modes", "penalty.beta=0.1,0.2", "tracking=none", "seed=0", f"steps={build.QUICK_STEPS}"]
+        ["task=bandit/two_modes", "penalty.beta=0.1,0.2", "seed=0", f"steps={build.QUICK_STEPS}", "tracking=none"]
     ]
     house.add(home, "a_coin", f"{house.TRAINED}---\n- [task=bandit/zipf, steps=3]\n")
     assert build.sweeps("a_coin", quick=True) == [["task=bandit/zipf", "steps=3"]]

@@ -112,7 +112,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Two coins; random pairs; two observers; a pool of beliefs."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 4.2))
+        figure = Figure(figsize=(plots.PAGE, 4.2))
         (coins, triples), (mars, pool) = figure.subplots(2, 2)
         for name, colour in (("KL(p‖q)", plots.BLUE), ("KL(q‖p)", plots.VERMILION)):
             found = series.of(drawn, "coins", name)

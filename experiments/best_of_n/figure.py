@@ -132,7 +132,7 @@ def _largest(values: pd.Series) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Left: KL over n, a colour a number of levels, under the bound. Right: reward over KL, best of n's points, RL's curve."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.7))
+        figure = Figure(figsize=(plots.PAGE, 2.7))
         left, *right = figure.subplots(1, 3)
         kl = drawn[drawn["panel"] == "kl"]
         free = kl[kl["series"] == "no ties"]

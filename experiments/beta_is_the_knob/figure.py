@@ -63,7 +63,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Log ratio of two modes over beta; with equal reference mass; the lesser mode's share."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.7))
+        figure = Figure(figsize=(plots.PAGE, 2.7))
         ratio, share, equal = figure.subplots(1, 3)
         for name in optima.DIVERGENCES:
             for axes, panel in ((ratio, "log ratio"), (share, "lesser mode's share")):

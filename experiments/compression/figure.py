@@ -79,7 +79,7 @@ def _bytes(drawn: pd.DataFrame, method: str) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Saving by KL(p‖q); Huffman's loss by block length; a policy's cost by KL(pi‖pi_ref); letters; archives."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 4.4))
+        figure = Figure(figsize=(plots.PAGE, 4.4))
         (wire, blocks, policies), (letters, archives, real) = figure.subplots(2, 3)
         _wire(wire, drawn)
         _blocks(blocks, drawn)

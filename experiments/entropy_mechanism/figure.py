@@ -63,7 +63,7 @@ def slope(own: pd.DataFrame) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Left: measured over predicted change at step 1e-3; middle: relative errors over the step; right: reward over entropy."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.7))
+        figure = Figure(figsize=(plots.PAGE, 2.7))
         left, middle, right = figure.subplots(1, 3)
         taken, seen = drawn[drawn["panel"] == "step"], errors(drawn)
         for kind, colour in COLOURS.items():

@@ -51,7 +51,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """The ratio stays; the mass moves."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.6))
+        figure = Figure(figsize=(plots.PAGE, 2.6))
         left, right = figure.subplots(1, 2)
         for number, name in enumerate(optima.DIVERGENCES):
             colour, marker = plots.look(name)

@@ -163,7 +163,7 @@ def _to(path: pd.DataFrame, point: pd.DataFrame) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """The error of the second order; paths of plain and natural gradients; the one curve where the potential's claim holds."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.6))
+        figure = Figure(figsize=(plots.PAGE, 2.6))
         expansion, paths, curve = figure.subplots(1, 3)
         found = series.of(drawn, "expansion", "half the Fisher metric")
         expansion.plot(found["x"], found["y"], color=plots.BLACK, lw=0.8, label="d'Fd/2")

@@ -122,7 +122,7 @@ def _largest(rows: pd.DataFrame, keys: list[tuple[str, str, str]]) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Two panels of exact paths, a line a start; one of the entropy that sampled training loses, over its step size."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.9))
+        figure = Figure(figsize=(plots.PAGE, 2.9))
         *exact, loss = figure.subplots(1, 3)
         for axes, direction in zip(exact, paths.DIRECTIONS, strict=True):
             _paths(axes, drawn[(drawn["panel"] == "exact") & (drawn["direction"] == direction)])

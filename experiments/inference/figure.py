@@ -76,7 +76,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """-J/beta against KL(pi‖pi*) - log Z, on the diagonal."""
     with plots.styled():
-        figure = Figure(figsize=(3.3, 3.0))
+        figure = Figure(figsize=(plots.COLUMN, 3.0))
         axes = figure.subplots()
         reach = [drawn["x"].min() - 1.0, drawn["x"].max() + 1.0]
         axes.plot(reach, reach, color=plots.BLACK, lw=0.8)

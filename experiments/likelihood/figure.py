@@ -115,7 +115,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Cross-entropy and KL as one descends; log-likelihood ratios by tokens read; tokens that a sequential test reads."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.5))
+        figure = Figure(figsize=(plots.PAGE, 2.5))
         descent, paths, tests = figure.subplots(1, 3)
         for name, colour in (("cross-entropy", plots.BLACK), ("KL(data‖model)", plots.BLUE)):
             found = series.of(drawn, "descent", name)

@@ -56,7 +56,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A row a direction, a column a reward: the reference in grey, the exactly trained policy; good arms in full colour."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.4))
+        figure = Figure(figsize=(plots.PAGE, 3.4))
         panels = figure.subplots(len(DIRECTIONS), len(VARIANTS), sharex=True, sharey="row")
         for row, direction in zip(panels, DIRECTIONS, strict=True):
             colour = plots.look(direction)[0]

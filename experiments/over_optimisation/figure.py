@@ -133,7 +133,7 @@ def _off(drawn: pd.DataFrame) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A panel a method: the mean gold gain over sets with its 95% interval, the fitted shape, the peak; then rloo's paths."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.9))
+        figure = Figure(figsize=(plots.PAGE, 2.9))
         panels = figure.subplots(1, len(METHODS) + 1, sharex=True, sharey=True)
         for axes, (method, name) in zip(panels, METHODS.items(), strict=False):
             for pairs, colour in LOOKS.items():

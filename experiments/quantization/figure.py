@@ -77,7 +77,7 @@ def _a_bit(mean: pd.Series, many: int, few: int) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A row a network: KLD over bits; KLD over RMS change of p, with a line of slope 2; agreement over bits."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 4.2))
+        figure = Figure(figsize=(plots.PAGE, 4.2))
         for axes, policy in zip(figure.subplots(2, 3), POLICIES, strict=True):
             _kld(axes[0], drawn, policy)
             _square(axes[1], drawn, policy)

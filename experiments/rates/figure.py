@@ -92,7 +92,7 @@ def _fall(distance: pd.DataFrame) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Regret on log-log axes without a penalty, on log axes with one; the distance of logits under natural gradients."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.5))
+        figure = Figure(figsize=(plots.PAGE, 2.5))
         plain, penalised, natural = figure.subplots(1, 3)
         none = series.of(drawn, "plain, beta = 0", "regret")
         plain.plot(none["x"], none["y"], color=plots.GREY, label="no penalty")

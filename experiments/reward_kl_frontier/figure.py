@@ -95,7 +95,7 @@ def _above(points: pd.DataFrame, frontier: pd.DataFrame, least: bool = False) ->
 def draw(drawn: pd.DataFrame) -> Figure:
     """Reward by either KL; lines are optima over beta, points trained policies; what matching at a KL shows."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.9))
+        figure = Figure(figsize=(plots.PAGE, 2.9))
         *both, bars = figure.subplots(1, 3, width_ratios=(1, 1, 0.9))
         for axes, kl, reach in zip(both, KLS, (1.0, 2.0), strict=True):
             for name in optima.DIVERGENCES:

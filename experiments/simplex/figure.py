@@ -92,7 +92,7 @@ def _apart(path: pd.DataFrame, point: pd.DataFrame, at: int) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """A triangle a direction."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 3.1))
+        figure = Figure(figsize=(plots.PAGE, 3.1))
         reference = series.of(drawn, "simplex", "reference")
         for axes, name in zip(figure.subplots(1, 2), DIRECTIONS, strict=True):
             axes.plot(*CORNERS[[0, 1, 2, 0]].T, color=plots.BLACK, lw=0.6)

@@ -65,7 +65,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """The last arm's probability by step, from three starts, under both directions."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.6))
+        figure = Figure(figsize=(plots.PAGE, 2.6))
         both = figure.subplots(1, 2, sharey=True)
         for axes, name in zip(both, DIRECTIONS, strict=True):
             for start, line in zip(STARTS, (":", "--", "-"), strict=True):

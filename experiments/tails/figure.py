@@ -1,6 +1,6 @@
 """Tails: what a penalty leaves to a poorly rewarded arm, e^(-gap/beta) under KL(pi‖pi_ref), beta/gap under KL(pi_ref‖pi).
 
-Source: the optima in closed form (THEORY: p e^(r/beta)/Z and beta p/(L - r)).
+Source: the optima in closed form, p e^(r/beta)/Z and beta p/(L - r), p = pi_ref.
 """
 
 import numpy as np
@@ -71,7 +71,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """pi/pi_ref of an arm by how many beta it lies below the best; lines are optima, points trained."""
     with plots.styled():
-        figure = Figure(figsize=(3.3, 2.8))
+        figure = Figure(figsize=(plots.COLUMN, 2.8))
         axes = figure.subplots()
         for name in SHOWN:
             colour, marker = plots.look(name)

@@ -141,7 +141,7 @@ def _at(by_beta: pd.Series, beta: float) -> float:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Entropy over beta on both tasks; recovered weights in standard errors from the one put in."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.6))
+        figure = Figure(figsize=(plots.PAGE, 2.6))
         first, second, third = figure.subplots(1, 3, width_ratios=(1.0, 1.0, 0.8))
         for axes, base in zip((first, second), BASES, strict=True):
             _entropies(axes, drawn[drawn["task"] == base])

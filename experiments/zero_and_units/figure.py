@@ -68,7 +68,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """Both KLs by total variation, with Pinsker's bound; a coin against a fair one, in nats and bits."""
     with plots.styled():
-        figure = Figure(figsize=(6.75, 2.6))
+        figure = Figure(figsize=(plots.PAGE, 2.6))
         left, right = figure.subplots(1, 2)
         for name in DIRECTIONS:
             found = series.of(drawn, "pairs", name)
