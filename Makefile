@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11+ and make.
+# `make demo`, `make test` and `make paper` need nothing but Python 3.11+ and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
