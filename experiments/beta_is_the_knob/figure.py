@@ -55,7 +55,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
             at_least(f"{label}: at some beta both modes are held: largest share of the lesser", series.largest(share), 0.4),
             at_most(f"{label}: at some beta one is all: least share of the lesser", series.smallest(share), 0.02),
             at_least(f"{label}: both orders of the modes occur: largest log ratio", series.largest(ratio), 1.0),
-            at_most(f"{label}: ... and smallest", series.smallest(ratio), -1.0),
+            at_most(f"{label}: and smallest", series.smallest(ratio), -1.0),
         ]
     return found
 

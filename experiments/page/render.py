@@ -22,6 +22,7 @@ HEAD = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 """
 MARKS = {True: '<td class="holds">yes</td>', False: '<td class="fails">NO</td>'}
+WIDEN = 1.8  # pixels a point, at most
 FILES = ("figure.pdf", "figure.png", "figure.csv", "claims.json", "manifest.json")
 SCRIPTS = ("optima.js", "explorer.js", "tables.js")
 text = html.escape
@@ -48,10 +49,10 @@ def _list(items: Iterable[str], of: str = "") -> str:
     return f'<ul class="{of}">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
 
 
-def _table(heads: Iterable[str], rows: Iterable[str]) -> str:
+def _table(heads: Iterable[str], rows: Iterable[str], of: str = "") -> str:
     named = "".join(f"<th>{head}</th>" for head in heads)
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    return f'<div class="wide"><table class="sortable"><thead><tr>{named}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table class="{of}"><thead><tr>{named}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
 def _verdict(shown: list[Shown], complaints: list[str]) -> str:
@@ -63,7 +64,7 @@ def _verdict(shown: list[Shown], complaints: list[str]) -> str:
 
 
 def _sayings(said: list[Saying]) -> str:
-    table = _table(("saying", "verdict", "since", "shown by"), map(_saying, said))
+    table = _table(("saying", "verdict", "since", "shown by"), map(_saying, said), "sortable")
     return f'<section id="sayings"><h2>What people say of KL</h2>{table}</section>'
 
 
@@ -94,10 +95,12 @@ def _experiment(each: Shown) -> str:
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """The figure as part of the page: its identifiers made its own, its size the page's."""
+    """The figure as part of the page: its identifiers made its own, as wide as there is room, but not out of proportion."""
     svg = re.sub(r'\bid="', f'id="{name}-', svg[svg.index("<svg") :])
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{label}"', svg, count=1)
+    width = float(re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    as_wide = f'role="img" aria-label="{label}" style="max-width: {WIDEN * width:.0f}px"'
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', rf"\1 {as_wide}", svg, count=1)
 
 
 def _claim(claim: dict[str, Any]) -> str:

@@ -54,20 +54,21 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     late = none[none["x"] >= LATE]
     found = [
         near("no penalty: log-log slope of regret over steps, late", series.slope(late), -1.0, 0.05),
-        near("... regret times steps at the end over the same at half", _over(late), 1.0, 0.05),
+        near("no penalty: regret times steps at the end over the same at half", _over(late), 1.0, 0.05),
     ]
     for beta in BETAS:
         regret = series.of(drawn, f"plain, beta = {beta:g}", "regret")
         early, later = (_rate(regret, *within) for within in ((1e-6, 1e-4), (1e-11, 1e-9)))
         found.append(at_most(f"penalty at beta = {beta:g}: least regret", series.smallest(regret["y"].clip(lower=0.0)), 1e-9))
-        found.append(near("... log regret falls as fast at 1e-10 as at 1e-5: ratio of rates", later / early, 1.0, 0.2))
+        same = f"penalty at beta = {beta:g}: log regret falls as fast at 1e-10 as at 1e-5, ratio of rates"
+        found.append(near(same, later / early, 1.0, 0.2))
         panel = f"natural, beta = {beta:g}"
         distance, start = series.of(drawn, panel, "distance"), series.value(drawn, panel, "at the start")
         expected = start * (1.0 - RATE * beta) ** distance["x"]
         measurable = distance[expected > 1e-8]
         worst = series.largest((measurable["y"] / expected[expected > 1e-8] - 1.0).abs())
         found.append(at_most(f"natural gradient at beta = {beta:g}: distance over (1 - eta beta)^t, less 1", worst, 1e-6))
-        found.append(at_least("... fall over the steps that this was seen in", _fall(measurable), 1e2))
+        found.append(at_least(f"natural gradient at beta = {beta:g}: fall over the steps of that", _fall(measurable), 1e2))
     return found
 
 

@@ -67,13 +67,14 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
         hit = [series.value(drawn, f"at {kl} = {MATCHED_KL:g}", f"{name}: it") - MATCHED_KL for name in others]
         rest = [name for name in others if name != kl]
         next_best, worst = (pick(matched[name] for name in rest) for pick in (series.largest, series.smallest))
+        at_kl = f"matched at {label} = {MATCHED_KL:g}"
         found += [
             at_most(f"no optimum above the frontier of {label}: largest excess of reward", _above(every, frontier), 1e-3),
-            at_most("no trained policy above it: largest excess", _above(trained, frontier), 1e-3),
+            at_most(f"no trained policy above the frontier of {label}: largest excess", _above(trained, frontier), 1e-3),
             at_most(f"policies trained under {label} lie on it: farthest below", -_above(own, frontier, least=True), 1e-3),
-            at_most(f"matched at {label} = {MATCHED_KL:g}: largest miss", series.largest(np.abs(hit)), 1e-9),
-            at_most("... the best other's reward less this one's", next_best - matched[kl], -1e-6),
-            at_least("... this one's reward less the worst other's", matched[kl] - worst, 0.01),
+            at_most(f"{at_kl}: largest miss", series.largest(np.abs(hit)), 1e-9),
+            at_most(f"{at_kl}: the best other's reward less its own", next_best - matched[kl], -1e-6),
+            at_least(f"{at_kl}: its own reward less the worst other's", matched[kl] - worst, 0.01),
             at_least(
                 f"matched at reward {MATCHED_REWARD:g}: least excess of the others' {label}, nats",
                 series.smallest(spent[name] for name in rest) - spent[kl], 1e-6,

@@ -54,10 +54,12 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     return [
         *found,
         at_most("KL(pi‖pi_ref), an arm lost: its probability at the end", last("kl_pi_ref: last arm", "an arm lost"), 1e-9),
-        at_least("... and the divergence at the end", last("kl_pi_ref: divergence", "an arm lost"), 0.1),
+        at_least("KL(pi‖pi_ref), an arm lost: the divergence at the end", last("kl_pi_ref: divergence", "an arm lost"), 0.1),
         at_most("KL(pi_ref‖pi), an arm lost: the divergence at the end", last("kl_ref_pi: divergence", "an arm lost"), 1e-6),
         at_least(
-            "... and its probability over the reference's", last("kl_ref_pi: last arm", "an arm lost") / REFERENCE[-1], 0.99
+            "KL(pi_ref‖pi), an arm lost: its probability over the reference's",
+            last("kl_ref_pi: last arm", "an arm lost") / REFERENCE[-1],
+            0.99,
         ),
     ]
 

@@ -54,7 +54,11 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     return [
         at_most("equal distributions: the largest of any divergence", series.largest(equal["y"]), 0.0),
         at_least("different distributions: the least of any divergence", series.smallest(pairs["y"]), 1e-16),
-        at_most("... and how near to each other they were: least total variation", series.smallest(pairs["x"]), 1e-3),
+        at_most(
+            "different distributions: how near to each other they were, least total variation",
+            series.smallest(pairs["x"]),
+            1e-3,
+        ),
         at_least(
             "Pinsker: least KL over 2 TV², both directions", series.smallest(kls["y"] / (2.0 * kls["x"] ** 2)), 1.0 - 1e-6
         ),
