@@ -14,6 +14,8 @@ from rlkl.closing import Closing
 from rlkl.job import Run
 from rlkl.training import ROWS, Row, State, advance, prepare, start
 
+WIDEST = 64  # runs in a block of small tables: a step's many small operations cost as much for 64 runs as for one
+
 
 class Trained(NamedTuple):
     """A finished run, on the host: its rows (leaves with a leading axis; the closing's row in place of the last), last state,
@@ -53,7 +55,7 @@ def width(run: Run) -> int:
     """How many runs a block holds: a function of the static part alone."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
-    return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(16, 1024 // cells))
+    return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(WIDEST, 1024 // cells))
 
 
 def stack(runs: Sequence[Run], size: int) -> Run:

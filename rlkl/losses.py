@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     """
 
     reward: Float[Array, ""]
-    kl: Float[Array, " K"]
+    kl: dict[str, Float[Array, ""]]
     steered_by: Float[Array, ""]
     beta_effective: Float[Array, ""]
     clamped: Float[Array, ""]
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 def nothing(reward: Float[Array, ""], steered_by: Float[Array, ""]) -> Seen:
     """What is logged without a batch."""
     none = jnp.full((), jnp.nan, reward.dtype)
-    return Seen(reward, jnp.full((len(LOGGED),), jnp.nan, reward.dtype), steered_by, none, none, none)
+    return Seen(reward, dict.fromkeys(LOGGED, none), steered_by, none, none, none)
 
 
 class Gathered(NamedTuple):
@@ -140,9 +140,9 @@ def experience(
         weight, cut = importance.weights(chosen.penalty, log_pi, reported, batch)
         truncated = truncated if cut is None else cut
     u = terms.log_ratio(positions, batch)
-    logged = [jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED]
+    kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
     earned = jnp.sum(batch.weight * returns[:, 0])
-    seen = Seen(earned, jnp.stack(logged), logged[LOGGED.index("k1")], worth, clamped, truncated)
+    seen = Seen(earned, kl, kl["k1"], worth, clamped, truncated)
     return Experience(log_pi, advantages, weight, seen)
 
 

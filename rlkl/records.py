@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, job, losses, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
+from rlkl import divergences, job, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
@@ -103,7 +103,7 @@ def history(rows: Row) -> dict[str, Any]:
             "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
             "batch_reward": np.asarray(rows.seen.reward, np.float64),
         }
-        batch = {f"batch_{name}": rows.seen.kl[..., i] for i, name in enumerate(losses.LOGGED)}
+        batch = {f"batch_{name}": kl for name, kl in rows.seen.kl.items()}
         batch |= {"beta_effective": rows.seen.beta_effective}
         batch |= {"batch_clamped": rows.seen.clamped, "batch_truncated": rows.seen.truncated}
         exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}

@@ -3,6 +3,7 @@
 N sequences, T horizon, D decision states, V vocabulary, R distinct rows.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from rlkl import threefry
 from rlkl.policies import AnyPolicy, Network, Policy
 from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
 
 AT_ONCE = 1024  # sequences that a network scores at once where there are many
+IN_ONE_PART = 32  # tokens that are summed, and searched, from the first to the last
 
 
 class Batch(NamedTuple):
@@ -50,8 +53,15 @@ def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
 
 
 def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
-    """The rows' cumulative probabilities."""
-    return jnp.cumsum(jnp.exp(log_pi), axis=-1)
+    """The rows' cumulative probabilities: they never fall, and do not rise at a token of probability zero.
+
+    Long sums are taken in parts, whose rounding would have them do both by an ulp.
+    """
+    probability = jnp.exp(log_pi)
+    sums = jnp.cumsum(probability, axis=-1)
+    if log_pi.shape[-1] <= IN_ONE_PART:
+        return sums
+    return jax.lax.associative_scan(jnp.maximum, jnp.where(probability > 0.0, sums, 0.0), axis=-1)
 
 
 def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[Array, "*n"]:
@@ -74,7 +84,7 @@ def draw(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) 
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
     """The numbers behind `size` sequences, in the policy's dtype."""
-    return jax.random.uniform(key, (automaton.horizon, size), float_of(policy))
+    return threefry.uniform(key, (automaton.horizon, size), float_of(policy))
 
 
 def float_of(policy: AnyPolicy) -> Any:
@@ -131,15 +141,33 @@ def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
 
 
 def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
-    """One-token sequences by how often each was drawn: no gather, whatever the batch size."""
-    uniform = jax.random.uniform(key, (size,), row.dtype)
-    cdf = jnp.cumsum(jnp.exp(row))
-    below = jnp.sum((uniform[:, None] * cdf[-1] < cdf[None, :]).astype(row.dtype), axis=0)
-    counts = jnp.diff(below, prepend=jnp.zeros((1,), row.dtype))
+    """One-token sequences by how often each was drawn."""
+    uniform = threefry.uniform(key, (size,), row.dtype)
+    if automaton.vocabulary <= IN_ONE_PART:
+        cdf = cumulative(row)
+        below = (uniform[None, :] * cdf[-1] < cdf[:, None]).astype(row.dtype)
+        below = below @ jnp.ones((size,), row.dtype)  # not a sum, which CPUs are slow at
+        counts = jnp.diff(below, prepend=jnp.zeros((1,), row.dtype))
+    else:
+        counts = jnp.zeros_like(row).at[_found(uniform, jnp.exp(row))].add(1.0)
     tokens = jnp.arange(automaton.vocabulary, dtype=jnp.int32)[:, None]
     ends = jnp.asarray(np.maximum(automaton.next_state[automaton.start], 0))
     states = jnp.stack([jnp.full_like(ends, automaton.start), ends], axis=1)
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
+
+
+def _found(uniform: Float[Array, " N"], probability: Float[Array, " V"]) -> Int[Array, " N"]:
+    """The token of each uniform number, by the part it lies in and then within it: 2 sqrt(V) comparisons a number."""
+    width = 16 * math.ceil(math.sqrt(probability.size) / 16)  # XLA sums sixteen at a time
+    rest = jnp.zeros((-probability.size % width,), probability.dtype)
+    within = jnp.cumsum(jnp.concatenate([probability, rest]).reshape(-1, width), axis=1)
+    total = within[:, -1]
+    upto = jnp.cumsum(total)
+    scaled = uniform * upto[-1]
+    part = jnp.minimum(jnp.sum(upto[None, :] <= scaled[:, None], axis=1, dtype=jnp.int32), total.size - 1)
+    rest = scaled - (upto - total)[part]
+    rest = jnp.clip(rest, 0.0, total[part] * (1.0 - jnp.finfo(total.dtype).eps))  # rounding may lead out of the part
+    return part * width + jnp.sum(within[part] <= rest[:, None], axis=1, dtype=jnp.int32)
 
 
 def is_enumerable(automaton: Automaton) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings, shaping
+from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings, shaping, threefry
 from rlkl.job import Run, cast, first_policy
 from rlkl.losses import Seen, beside, experience, gather, loss, nothing, surrogate
 from rlkl.policies import AnyPolicy, tempered
@@ -163,7 +163,7 @@ def step(run: Run, state: State) -> State:
     slot = state.step % max(1, chosen.rollout.staleness)
     sampler = None if state.older is None else jax.tree.map(lambda x: x[slot], state.older)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
-    baseline, key = _unbiased(state, chosen), jax.random.fold_in(state.key, state.step)
+    baseline, key = _unbiased(state, chosen), threefry.fold_in(state.key, state.step)
     if epochs(run) == 1:
         after = _update(run, trainable, state.optimizer, lambda p: loss(run, eqx.combine(p, rest), baseline, key, sampler))
     else:

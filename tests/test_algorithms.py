@@ -213,8 +213,8 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
             jax.random.fold_in(state.key, state.step), run.task.automaton, state.policy, run.settings.batch_size
         )
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
-        expected = [np.sum(np.asarray(batch.weight) * k) for k in (u, u**2 / 2, np.exp(-u) - 1 + u)]
-        np.testing.assert_allclose(after.seen.kl, expected, rtol=1e-9)
+        for name, k in {"k1": u, "k2": u**2 / 2, "k3": np.exp(-u) - 1 + u}.items():
+            np.testing.assert_allclose(after.seen.kl[name], np.sum(np.asarray(batch.weight) * k), rtol=1e-9)
 
 
 def test_the_defaults_are_exact_everywhere():

@@ -10,7 +10,7 @@ import pytest
 import rlkl
 
 FLOORS = {
-    "settings": 0, "divergences": 0, "estimators": 0, "diversity": 0, "bradley_terry": 0,
+    "settings": 0, "divergences": 0, "estimators": 0, "threefry": 0, "diversity": 0, "bradley_terry": 0,
     "tasks": 1, "policies": 1, "npz": 1,
     "rollout": 2, "comparison": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,

@@ -109,7 +109,7 @@ def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
         sampler = states[max(0, number - 3)].policy
         batch = rollout.draw(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
         u = rollout.log_probability(state.policy, batch) - rollout.log_probability(run.reference, batch)
-        np.testing.assert_allclose(states[number + 1].seen.kl[0], np.mean(u), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(states[number + 1].seen.kl["k1"], np.mean(u), rtol=1e-9, atol=1e-12)
 
 
 def test_a_fresh_exact_sampler_changes_nothing_and_its_weights_are_one():

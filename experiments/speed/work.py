@@ -26,8 +26,8 @@ def reward() -> np.ndarray:
     return np.random.default_rng(1).random(VOCABULARY)
 
 
-def arguments(description: str | None, choice: str, choices: list[str]) -> argparse.Namespace:
-    """What every peer takes: `choice`, one of `choices` (the first is the default), threads and seconds.
+def arguments(description: str | None, choice: str, choices: list[str], **numbers: int) -> argparse.Namespace:
+    """What every peer takes: `choice`, one of `choices` (the first is the default), threads and seconds; and its own numbers.
 
     The process is held to as many cores, before anything is imported that counts them.
     """
@@ -35,6 +35,8 @@ def arguments(description: str | None, choice: str, choices: list[str]) -> argpa
     parser.add_argument(f"--{choice}", choices=choices, default=choices[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure, after the warm-up")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     chosen = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # not on a Mac
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
