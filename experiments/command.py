@@ -1,8 +1,13 @@
 """`python -m experiments [NAME ...]`: build these experiments into paper/, or say which there are."""
 
 import argparse
+import os
 import shutil
+import subprocess
+import sys
 import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.table import Table
@@ -38,7 +43,7 @@ def main(argv: list[str]) -> int:
         return 0
     whole = "all" in given.names
     chosen = known if whole else [name for name in given.names if name != "page"]
-    held = [_built(name, out / name, given) for name in chosen]
+    held = [_built(name, out / name, given) for name in chosen] if len(chosen) == 1 else _side_by_side(chosen, out, given)
     if whole or "page" in given.names:
         complaints = page.write(out)
         for complaint in complaints:
@@ -46,6 +51,24 @@ def main(argv: list[str]) -> int:
         report.console.print(f"wrote {out / 'index.html'}", markup=False)
         held.append(not complaints or given.quick)
     return 0 if all(held) else 1
+
+
+def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) -> list[bool]:
+    """Each experiment by this command in a process of its own, one a core at a time; what it says is shown when it is done."""
+    flags = [f"--{flag}" for flag in ("quick", "redraw", "readme") if getattr(given, flag)] + ["--out", str(out)]
+
+    def build_one(name: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "experiments", name, *flags]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+    held = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        started = [pool.submit(build_one, name) for name in names]
+        for number, done in enumerate(as_completed(started), 1):
+            report.console.print(done.result().stdout, markup=False, highlight=False, end="", soft_wrap=True)
+            report.console.print(f"{number} of {len(names)} experiments", markup=False)
+            held.append(done.result().returncode == 0)
+    return held
 
 
 def _built(name: str, out: Path, given: argparse.Namespace) -> bool:
