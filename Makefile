@@ -39,6 +39,9 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m experiments.bench
 	$(BIN)/python -m experiments.speed
+	$(BIN)/python -m experiments.speed.throughput
+	$(BIN)/python -m experiments.speed.sweeping
+	$(BIN)/python -m experiments.speed.growth
 
 clean:
 	rm -rf $(VENV) outputs multirun paper build dist

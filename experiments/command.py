@@ -1,7 +1,6 @@
 """`python -m experiments [NAME ...]`: build these experiments into paper/, or say which there are."""
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from experiments import build, page
 from experiments.page import evidence
-from rlkl import report, settings
+from rlkl import machine, report, settings
 
 USAGE = """python -m experiments                 what there is, and what is built
        python -m experiments NAME ...        build these into paper/NAME
@@ -62,7 +61,7 @@ def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) ->
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
     held = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         started = [pool.submit(build_one, name) for name in names]
         for number, done in enumerate(as_completed(started), 1):
             report.console.print(done.result().stdout, markup=False, highlight=False, end="", soft_wrap=True)

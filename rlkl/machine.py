@@ -6,6 +6,11 @@ import sys
 FLAG = "xla_force_host_platform_device_count"
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # a Mac has no affinity
+
+
 def configure() -> None:
     """jax in 64 bits, on a device a core, with compiled programs kept in the user's cache folder.
 
@@ -13,7 +18,7 @@ def configure() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "jax" not in sys.modules and FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={len(os.sched_getaffinity(0))}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={cores()}".strip()
     import jax
 
     jax.config.update("jax_enable_x64", True)

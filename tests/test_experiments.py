@@ -70,6 +70,7 @@ def finished(tmp_path_factory):
     return build.build("mode_seeking", folder / "runs", folder / "out", also=(f"store={folder / 'store'}",)), folder / "out"
 
 
+@pytest.mark.slow
 def test_mode_seeking_holds(finished):
     result, out = finished
     assert [claim for claim in result.claims if not claim.verdict] == []

@@ -15,7 +15,7 @@ from rlkl.settings import SettingsError
 KL = divergences.REGISTRY["kl_pi_ref"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_it_solves_the_fisher_matrix_of_whole_sequences(seed):
     draw = np.random.default_rng(seed)
     task = shortened(random_task(draw), 300)

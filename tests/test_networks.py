@@ -100,7 +100,7 @@ def test_the_gradient_of_an_enumerated_objective_is_that_of_finite_differences(n
     assert np.abs(gradient.head.base).max() == 0.0
 
 
-@pytest.mark.parametrize("divergence", ["kl_ref_pi", "jensen_shannon"])
+@pytest.mark.parametrize("divergence", [pytest.param("kl_ref_pi", marks=pytest.mark.slow), "jensen_shannon"])
 def test_exact_training_of_a_network_comes_close_to_the_optimum_of_listed_sequences(divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
     optimizer = {"learning_rate": 0.03}
@@ -113,7 +113,7 @@ def test_exact_training_of_a_network_comes_close_to_the_optimum_of_listed_sequen
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("divergence", [pytest.param("kl_pi_ref", marks=pytest.mark.slow), "kl_ref_pi"])
 def test_rloo_brings_a_small_network_closer_on_sequences_that_cannot_be_listed(name, divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
     trained = blocks.train(
@@ -221,7 +221,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi", "hellinger"])
+@pytest.mark.parametrize(
+    "name", ["kl_ref_pi", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kl_pi_ref", "hellinger"))]
+)
 @pytest.mark.parametrize("column", COLUMNS)
 def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name, column):
     """z-scores over 400 seeds: mean within .15 of 0, standard deviation within .85 and 1.15."""

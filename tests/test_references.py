@@ -69,7 +69,7 @@ def test_half_a_file_in_the_store_is_trained_anew(tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("divergence", [pytest.param("kl_pi_ref", marks=pytest.mark.slow), "kl_ref_pi"])
 def test_a_run_is_graded_against_its_pretrained_reference(tmp_path, divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
     made = attached(built(tmp_path, {"name": "tabular"}, penalty=penalty, steps=600))

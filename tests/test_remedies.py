@@ -127,7 +127,7 @@ def test_a_tempered_reference_penalises_and_the_reference_grades():
     assert trained.rows.report.values.kl_pi_ref[0] <= 1e-20  # a run starts at the reference itself
 
 
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("sampled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_stops_at_the_first_logged_row_beyond_its_budget(sampled, tmp_path):
     algorithm = ["algorithm=rloo", "steps=300", "log_every=5"] if sampled else ["steps=100", "log_every=1"]
     algorithm += ["optimizer.learning_rate=0.02"]

@@ -5,11 +5,7 @@ What is wanted stands beside the thread count that is best for the peer.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +14,11 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed import work
+from experiments.speed.turns import IDLE, busy, installed, rate
 from rlkl import report
+from rlkl.machine import cores
 
-ROOT = Path(__file__).parents[2]
 OUT = Path("paper") / "speed" / "speed.csv"
-IDLE = 0.1  # share of the cores' time that others may take where two threads are to be measured
 
 
 class Contest(NamedTuple):
@@ -45,44 +41,6 @@ CONTESTS = (
         for name in ("grpo", "rloo")
     ),
 )  # fmt: skip
-
-
-def cores() -> int:
-    """How many may be used."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def busy(seconds: float = 2.0) -> float:
-    """The share of all cores' time that is taken now, by whatever else runs; NaN where /proc does not say."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return float("nan")
-
-    def ticks() -> tuple[int, int]:
-        spent = [int(entry) for entry in stat.read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(spent), spent[3] + spent[4]  # all of it, and idle or waiting
-
-    before = ticks()
-    time.sleep(seconds)
-    total, idle = (now - then for now, then in zip(ticks(), before, strict=True))
-    return 1.0 - idle / max(total, 1)
-
-
-def installed(python: str, package: str) -> bool:
-    """Whether that interpreter has the package."""
-    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-    return subprocess.run([python, "-c", look], check=False).returncode == 0
-
-
-def rate(python: str, command: Iterable[str], threads: int, seconds: float) -> float:
-    """Updates per second of one run of a peer; NaN, and its last words, where it fails."""
-    module, *rest = command
-    line = [python, "-m", f"experiments.speed.{module}", *rest, "--threads", str(threads), "--seconds", str(seconds)]
-    run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    if run.returncode:
-        report.errors.print(f"{' '.join(line)} failed: {(run.stderr.strip().splitlines() or [''])[-1]}", markup=False)
-        return float("nan")
-    return json.loads(run.stdout.splitlines()[-1])["updates_per_second"]
 
 
 def repeat(contests: Iterable[Contest], python: str, threads: int, seconds: float) -> list[dict]:

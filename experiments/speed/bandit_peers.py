@@ -3,6 +3,7 @@
 An update is one step of one run: a batch of 64, leave-one-out with k1 in the reward, Adam in float32.
 """
 
+import dataclasses
 import itertools
 import json
 import time
@@ -29,41 +30,52 @@ def bandit(arms: int) -> tuple[np.ndarray, np.ndarray]:
     return np.log(draw.dirichlet(np.ones(arms))), draw.normal(size=arms)
 
 
-def rlkl(arms: int, algorithm: str = "rloo") -> Callable[[], int]:
-    """The steps of a sweep's runs, in its blocks, on all devices."""
+def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Callable[[int], None]:
+    """What takes a number of steps of that many runs: those of a sweep's training, in its blocks, on all devices."""
     import jax
 
     from rlkl import blocks, config, job, training
 
-    log_reference, reward = bandit(arms)
+    log_reference, reward = of
     task = [f"task.reward={reward.tolist()}", f"task.reference={np.exp(log_reference).tolist()}"]
     descent = [f"algorithm={algorithm}", f"penalty.beta={BETA}", f"batch_size={BATCH}", f"optimizer.learning_rate={RATE}"]
     descent += ["penalty.estimator=k1", "penalty.placement=reward"] if algorithm == "rloo" else []
-    chosen = ["task=bandit/custom", *task, *descent, "optimizer.schedule=constant"]
     with jax.enable_x64(True):
-        runs = [config.build(config.compose([*chosen, f"seed={seed}"])).run for seed in range(RUNS)]
+        first = config.build(config.compose(["task=bandit/custom", *task, *descent, "optimizer.schedule=constant"])).run
+    seeds = [dataclasses.replace(first.settings, seed=np.full_like(first.settings.seed, seed)) for seed in range(count)]
+    runs = [dataclasses.replace(first, settings=chosen) for chosen in seeds]
 
-    def taken(run, state, count):
+    def taken(run, state, number):
         low = job.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, count, lambda _, state: training.step(low, state), state)
+        return jax.lax.fori_loop(0, number, lambda _, state: training.step(low, state), state)
 
     start, take = jax.jit(jax.vmap(training.start)), jax.jit(jax.vmap(taken, in_axes=(0, 0, None)))
 
-    def over(members: list, device: Any) -> None:
+    def over(members: list, device: Any, number: int) -> None:
         with jax.default_device(device), jax.enable_x64(True):
             block = blocks.stack(members, blocks.width(members[0]))
-            jax.block_until_ready(take(block, start(block), steps(arms)))
+            jax.block_until_ready(take(block, start(block), number))
 
-    def go() -> int:
+    def go(number: int) -> None:
         with ThreadPoolExecutor(len(jax.local_devices())) as pool:
-            list(pool.map(over, blocks.blocks(runs), itertools.cycle(jax.local_devices())))
-        return RUNS * steps(arms)
+            list(pool.map(over, blocks.blocks(runs), itertools.cycle(jax.local_devices()), itertools.repeat(number)))
 
     return go
 
 
-def scans(arms: int, inverse: bool) -> Callable[[], int]:
-    """One jitted scan a run, one run after the other; tokens by `jax.random.categorical`, or by the inverse of the sums."""
+def rlkl(arms: int, algorithm: str = "rloo") -> Callable[[], int]:
+    """rlkl's own."""
+    go = trainer(bandit(arms), algorithm, RUNS)
+
+    def once() -> int:
+        go(steps(arms))
+        return RUNS * steps(arms)
+
+    return once
+
+
+def scan(arms: int, inverse: bool) -> Callable[[Any], Any]:
+    """A run as one jitted scan, from a key to its last logits; tokens by `categorical`, or by the inverse of the sums."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -91,6 +103,15 @@ def scans(arms: int, inverse: bool) -> Callable[[], int]:
     def train(key):
         keys = jax.random.split(key, steps(arms))
         return jax.lax.scan(step, (log_reference, optimizer.init(log_reference)), keys)[0][0]
+
+    return train
+
+
+def scans(arms: int, inverse: bool) -> Callable[[], int]:
+    """Runs one after the other."""
+    import jax
+
+    train = scan(arms, inverse)
 
     def go() -> int:
         for seed in range(SEQUENTIAL):

@@ -20,11 +20,11 @@ POLICIES = {
 }  # fmt: skip
 
 
-def automaton() -> dict:
+def automaton(length: int = LENGTH) -> dict:
     """The task as a file of `automaton/custom` says it: a state for each token that was read last, and the start."""
     return {
         "vocabulary": [str(token) for token in range(VOCABULARY)],
-        "horizon": LENGTH,
+        "horizon": length,
         "start": START,
         "next_state": [list(range(VOCABULARY))] * (VOCABULARY + 1),
         "reference": work.reference().tolist(),
@@ -39,7 +39,7 @@ def overrides(kind: str, path: Path) -> list[str]:
     return ["task=automaton/custom", f"task.path={path}", *POLICIES[kind], *training, *adam]
 
 
-def make(kind: str) -> Callable[[int], None]:
+def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     """What takes a number of steps, each from where the last one ended."""
     import jax
     import numpy as np
@@ -49,7 +49,7 @@ def make(kind: str) -> Callable[[int], None]:
     jax.config.update("jax_enable_x64", True)  # as the command does; the steps are in float32
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bigram.json"
-        path.write_text(json.dumps(automaton()), encoding="utf-8")
+        path.write_text(json.dumps(automaton(length)), encoding="utf-8")
         run = jax.tree.map(np.asarray, config.build(config.compose(overrides(kind, path))).run)
 
     @jax.jit

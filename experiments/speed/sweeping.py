@@ -1,0 +1,126 @@
+"""`python -m experiments.speed.sweeping`: what a sweep costs, as whole commands, in turn; medians, and ratios within a turn.
+
+64 jobs (4 betas x 16 seeds) of 2,000 steps on 10 arms, 200 logged rows, folders written. Programs are compiled before,
+and the store is empty, unless it is the rerun that is timed.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from experiments.speed.plain_app import ARMS, BATCH, ROWS, STEPS
+from rlkl import report
+
+ROOT = Path(__file__).parents[2]
+OUT = Path("paper") / "speed" / "sweeping.csv"
+WORK = (
+    "task=bandit/random",
+    f"task.size={ARMS}",
+    "algorithm=rloo",
+    f"batch_size={BATCH}",
+    f"steps={STEPS}",
+    f"log_every={STEPS // ROWS}",
+)
+BETAS, SEEDS = "0.05,0.1,0.3,1", 16
+FUSED, RERUN, LARGE, WANDB = "rlkl -m", "the same again", "1,024 jobs", "the same, wandb offline"
+BASIC, PLAIN, IMPORT = "hydra/launcher=basic", "a plain Hydra application", "import jax"
+
+
+def seconds(command: list[str], folder: Path, cache: Path) -> float:
+    """What a command takes, from its start to its end."""
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": path}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def sweep(seeds: int, *also: str) -> list[str]:
+    """The command of `4 x seeds` jobs."""
+    tracking = [] if any(entry.startswith("tracking=") for entry in also) else ["tracking=none"]
+    return [
+        "-m",
+        "rlkl",
+        "-m",
+        *WORK,
+        f"penalty.beta={BETAS}",
+        f"seed=range({seeds})",
+        *tracking,
+        *also,
+        "hydra.sweep.dir=sweep",
+    ]
+
+
+def turn(cache: Path, plain: bool) -> dict[str, float]:
+    """Every command once, each in an empty folder but for the rerun."""
+    taken = {}
+
+    def timed(name: str, command: list[str], folder: str) -> None:
+        taken[name] = seconds(command, Path(folder), cache)
+
+    with tempfile.TemporaryDirectory() as folder:
+        timed(IMPORT, ["-c", "import jax"], folder)
+        timed(FUSED, sweep(SEEDS), folder)
+        timed(RERUN, sweep(SEEDS), folder)
+    for name, command in {
+        WANDB: sweep(SEEDS, "tracking=wandb_offline"),
+        BASIC: sweep(SEEDS, "hydra/launcher=basic"),
+        LARGE: sweep(256),
+    }.items():
+        with tempfile.TemporaryDirectory() as folder:
+            timed(name, command, folder)
+    if plain:
+        with tempfile.TemporaryDirectory() as folder:
+            seeds = ",".join(map(str, range(SEEDS)))
+            timed(PLAIN, ["-m", "experiments.speed.plain_app", "-m", f"beta={BETAS}", f"seed={seeds}"], folder)
+    return taken
+
+
+def summary(turns: list[dict[str, float]]) -> pd.DataFrame:
+    """A row a command: its median, and what is wanted of it beside what there is."""
+    of = lambda name: statistics.median(taken[name] for taken in turns)  # noqa: E731
+    ratio = lambda name: statistics.median(taken[name] / taken[FUSED] for taken in turns)  # noqa: E731
+    jobs = 4 * SEEDS
+    extra = statistics.median(taken[WANDB] - taken[FUSED] for taken in turns) / jobs * 1000
+    rows = [
+        (IMPORT, of(IMPORT), "", ""),
+        (FUSED, of(FUSED), f"{of(FUSED):.1f} s", "<= 6 s"),
+        (RERUN, of(RERUN), f"{of(RERUN):.1f} s", "<= 3 s"),
+        (LARGE, of(LARGE), f"{of(LARGE):.1f} s", "<= 40 s"),
+        (WANDB, of(WANDB), f"{extra:.0f} ms a job more", "<= 60 ms"),
+        (BASIC, of(BASIC), f"{ratio(BASIC):.1f} times rlkl -m", ">= 2"),
+    ]
+    if PLAIN in turns[0]:
+        rows.append((PLAIN, of(PLAIN), f"{ratio(PLAIN):.1f} times rlkl -m", ">= 15"))
+    return pd.DataFrame(rows, columns=["command", "median_seconds", "measured", "wanted"])
+
+
+def main() -> None:
+    """Measure, show, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-plain", action="store_true", help="leave out the plain application, two minutes a turn")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
+        seconds(sweep(SEEDS), Path(folder), Path(cache))  # compiles
+        turns = [turn(Path(cache), not chosen.no_plain) for _ in range(chosen.repeats)]
+    table = summary(turns)
+    shown = Table("command", "median s", "measured", "wanted", title=f"sweeps, {chosen.repeats} turns", title_justify="left")
+    for row in table.itertuples():
+        shown.add_row(row.command, f"{row.median_seconds:.2f}", row.measured, row.wanted)
+    report.console.print(shown)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(OUT, index=False, lineterminator="\n")
+    report.console.print(f"rows in {OUT}", markup=False)
+
+
+if __name__ == "__main__":
+    main()
