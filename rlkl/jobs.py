@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl import machine
 from rlkl.settings import DivergedError, SettingsError
@@ -12,6 +12,7 @@ from rlkl.settings import DivergedError, SettingsError
 if TYPE_CHECKING:
     from rlkl.config import Built
     from rlkl.store import Entry
+    from rlkl.tracking import Tracker
 
 BAD_SETTING, FAILED = 2, 1  # exit statuses
 
@@ -26,6 +27,14 @@ def shown(folder: Path) -> str:
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
+class Finished(NamedTuple):
+    """A job that is trained: what it was, its result, and the tracker that has its rows where it was followed."""
+
+    built: "Built"
+    entry: "Entry"
+    live: "Tracker | None"
+
+
 @dataclass
 class Jobs:
     """Hydra's task function: finishes each job it is called with, and remembers what became of it."""
@@ -37,7 +46,7 @@ class Jobs:
     status: int = 0
     tracked: bool = False
 
-    def __call__(self, config: Any, finished: "tuple[Built, Entry] | None" = None) -> float:
+    def __call__(self, config: Any, finished: "Finished | None" = None) -> float:
         """Run a job, or only record one that is finished already; returns its objective, NaN where it failed.
 
         The objective is what a sweeper that optimises reads; it is to be maximised.
@@ -80,21 +89,21 @@ class Jobs:
             report.console.print(f"to upload: {done.upload}", markup=False)
         return graded
 
-    def _in_sweep(self, config: Any, hydra: Any, finished: "tuple[Built, Entry] | None") -> dict[str, Any]:
+    def _in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
         machine.configure()
         from rlkl import config as configs
         from rlkl import report, results, runs
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
-        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished[0]
+        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         self.tracked |= built.tracking.name == "wandb_offline"
         if finished is None:
             done = runs.execute(built, folder, group, lambda rows: None, report.warn)
             found, self.reused = done.entry, self.reused + done.reused
         else:
-            found = finished[1]
-            runs.deliver(built, found, folder, group, report.warn)
+            found = finished.entry
+            runs.deliver(built, found, folder, group, report.warn, finished.live)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
         self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
         report.console.print(f"job {hydra.job.num}  {' '.join(given) or 'defaults'}\n  {report.brief(graded)}", markup=False)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlkl import composition, machine
-from rlkl.jobs import Jobs
+from rlkl.jobs import Finished, Jobs
 from rlkl.settings import BadJobsError, SettingsError
 
 Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
@@ -28,6 +28,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E40
 if TYPE_CHECKING:
     from rlkl.config import Built
     from rlkl.store import Entry
+    from rlkl.tracking import Tracker
+    from rlkl.training import Row
 
 
 class FusedLauncher(Launcher):
@@ -51,7 +53,8 @@ class FusedLauncher(Launcher):
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
-        with contextlib.closing(_finish(prepared, self.task_function)) as finishing:  # so that training ends where this does
+        finish = _finish(prepared, self.task_function, self._follow)
+        with contextlib.closing(finish) as finishing, _ending(prepared):  # so that training ends where this does
             for numbers, last in finishing:
                 for number in numbers:
                     returns[number] = self._record(prepared[number])
@@ -102,17 +105,29 @@ class FusedLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
+    def _follow(self, job: "Prepared", rows: "Row") -> None:
+        """Send a job's new rows to wandb's server as it trains."""
+        from rlkl import records, report, runs
+
+        if job.live is None:
+            hydra = self._whole(job.overrides, job.number).hydra
+            folder = Path(str(hydra.sweep.dir)) / str(hydra.sweep.subdir)
+            folder.mkdir(parents=True, exist_ok=True)
+            job.live = runs.tracked(job.built, folder.resolve(), Path(str(hydra.sweep.dir)).name, report.warn)
+        assert job.live is not None
+        job.live.log(records.history(rows))
+
     def _record(self, job: "Prepared") -> JobReturn:
         """Hand a finished job through Hydra's own `run_job`."""
         assert job.entry is not None
+        finished, job.entry, job.live = Finished(job.built, job.entry, job.live), None, None
         returned = run_job(
             hydra_context=self.hydra_context,
-            task_function=partial(self.task_function, finished=(job.built, job.entry)),
+            task_function=partial(self.task_function, finished=finished),
             config=self._whole(job.overrides, job.number),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        job.entry = None
         if returned.status == JobStatus.FAILED:
             raise returned._return_value  # its property would print a line of its own first
         return returned
@@ -124,13 +139,14 @@ class StoppedError(Exception):
 
 @dataclass
 class Prepared:
-    """A job that was composed and checked, and its result once there is one."""
+    """A job that was composed and checked, its tracker while it is followed, and its result once there is one."""
 
     number: int
     overrides: Sequence[str]
     built: "Built"
     key: str
     entry: "Entry | None" = field(default=None, repr=False)
+    live: "Tracker | None" = field(default=None, repr=False)
 
     @property
     def fails_fast(self) -> bool:
@@ -138,8 +154,22 @@ class Prepared:
         return self.built.execution.fail_fast
 
 
-def _finish(prepared: dict[int, Prepared], told: Any) -> Generator[tuple[list[int], bool], None, None]:
-    """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group."""
+@contextlib.contextmanager
+def _ending(prepared: dict[int, Prepared]) -> Iterator[None]:
+    """Trackers of jobs that were followed and never recorded are closed, as failed."""
+    try:
+        yield
+    finally:
+        for job in prepared.values():
+            if job.live is not None:
+                job.live.finish(None)
+
+
+def _finish(
+    prepared: dict[int, Prepared], told: Any, follow: "Callable[[Prepared, Row], None]"
+) -> Generator[tuple[list[int], bool], None, None]:
+    """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group. `follow` hears
+    the new rows of those that are tracked as they train."""
     from rlkl import references, report, store, sweeps
 
     numbers: dict[str, list[int]] = {}
@@ -158,7 +188,14 @@ def _finish(prepared: dict[int, Prepared], told: Any) -> Generator[tuple[list[in
         return
     steps = sum(job.built.run.settings.steps for job in left)
     names = {job.key: str(numbers[job.key][0]) for job in left}
-    with report.sweep_progress(len(left), steps, names) as tell:
+    with report.sweep_progress(len(left), steps, names) as show:
+
+        def tell(told: sweeps.Told) -> None:
+            if told.rows is None:
+                show(told)
+            else:
+                follow(prepared[numbers[told.rows[0]][0]], told.rows[1])
+
         for group in sweeps.groups(left):
             for entries in _trained(group, tell):
                 for key, entry in entries:

@@ -111,13 +111,17 @@ def execute(
     return Recorded(found, reused, upload)
 
 
-def deliver(built: Built, found: Entry, folder: Path, group: str | None, warn: Callable[[str], None]) -> str | None:
-    """Fill a finished run's folder, and track it; returns wandb's line to upload it."""
+def deliver(
+    built: Built, found: Entry, folder: Path, group: str | None, warn: Callable[[str], None], live: Tracker | None = None
+) -> str | None:
+    """Fill a finished run's folder, and track it, by a `live` tracker that has its rows already if there is one; returns
+    wandb's line to upload it."""
     records.fill(folder, found.files)
-    tracker = tracked(built, folder, group, warn)
+    tracker = live or tracked(built, folder, group, warn)
     if tracker is None:
         return None
-    tracker.log(records.columns_of(found.files["history.csv"]))
+    if live is None:
+        tracker.log(records.columns_of(found.files["history.csv"]))
     return tracker.finish(found.summary)
 
 

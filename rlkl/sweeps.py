@@ -14,6 +14,7 @@ import numpy as np
 from rlkl import blocks, config, job, references, runs, store
 from rlkl.config import Built
 from rlkl.store import Entry
+from rlkl.training import Row
 
 ANOTHER = 4.0  # what is left, in times the first block's, that makes another device worth its compilation
 
@@ -26,11 +27,13 @@ class Job(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a group's training says as it goes on: steps taken since the last time, runs finished, and what diverged where."""
+    """What a group's training says as it goes on: steps taken since the last time, runs finished, what diverged where, and the
+    new rows of runs that are followed as they train (`tracking=wandb`)."""
 
     steps: int = 0
     finished: int = 0
     diverged: tuple[tuple[str, int], ...] = ()
+    rows: tuple[str, Row] | None = None
 
 
 def static_part(run: job.Run) -> tuple:
@@ -138,8 +141,13 @@ def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.
         if stop.is_set():
             raise _StoppedError
 
+    def on_rows(i: int, rows: Row):
+        if members[i].built.tracking.name == "wandb":
+            tell(Told(rows=(members[i].key, rows)))
+
+    followed = on_rows if any(each.built.tracking.name == "wandb" for each in members) else None
     with jax.default_device(device), jax.enable_x64(True):
-        trained = blocks.train_block([each.built.run for each in members], on_chunk=on_chunk, kept=kept)
+        trained = blocks.train_block([each.built.run for each in members], followed, on_chunk, kept)
         share = (time.perf_counter() - started) / len(members)
         entries = []
         for each, one in zip(members, trained, strict=True):

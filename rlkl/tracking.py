@@ -31,6 +31,7 @@ class Tracker:
             job_type=f"{label(built)} {digest(built.resolved)}",
             config=built.resolved,
             dir=str(folder),
+            reinit="create_new",  # a sweep's jobs train, and are followed, together
             mode="offline" if chosen.name == "wandb_offline" else "online",
             settings=wandb.Settings(
                 console="off",

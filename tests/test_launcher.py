@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import cli, config, store
+from rlkl import cli, config, runs, store, tracking
 from tests.test_floors import loaded_by
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
@@ -261,3 +261,33 @@ def test_summary_is_a_command(rlkl):
     assert cli.main(["summary", "nowhere"]) == 2
     assert cli.main(["summary"]) == 2
     assert cli.main(["summary", "sweep", "penalty.bta"]) == 2
+
+
+def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypatch):
+    """One tracker a job, opened before it ends, that hears of every row once and of the summary; an offline one hears after."""
+    seen: list[tuple[str, str, object]] = []
+
+    class Recorder(tracking.Tracker):
+        def __init__(self, built, folder, group, warn):
+            self.name = Path(folder).name
+            assert (group, Path(folder).is_dir()) == ("sweep", True)
+            seen.append((self.name, "start", None))
+
+        def log(self, columns):
+            seen.extend((self.name, "row", int(step)) for step in columns["step"])
+
+        def finish(self, summary):
+            seen.append((self.name, "finish", summary["steps"] if summary else None))
+
+    monkeypatch.setattr(runs, "Tracker", Recorder)
+    chosen = ("task=bandit/random", "steps=240", "log_every=10", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert rlkl("-m", *chosen, "tracking=wandb", "store=a")[0] == 0
+    steps = list(range(0, 241, 10))
+    for name in ("0", "1"):
+        assert [what[2] for what in seen if what[:2] == (name, "row")] == steps
+        assert [what[1] for what in seen if what[0] == name][:: len(steps) + 1] == ["start", "finish"]
+    second = seen.index(("1", "row", 10))
+    assert seen.index(("0", "row", 240)) > second  # both are heard of while both train
+    seen.clear()
+    assert rlkl("-m", *chosen, "tracking=wandb_offline", "store=b")[0] == 0
+    assert seen.index(("1", "start", None)) > seen.index(("0", "finish", seen[-1][2]))
