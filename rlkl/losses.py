@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import algorithms, divergences, estimators, exact, importance, metrics, penalty, policies, rollout, terms
+from rlkl import algorithms, divergences, estimators, exact, importance, metrics, penalty, policies, rollout, settings, terms
 from rlkl.divergences import Params
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
@@ -19,8 +19,9 @@ REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
 class Seen(NamedTuple):
     """What is logged of a batch: NaN where there is nothing to log.
 
-    reward: the mean return. kl: the mean k1, k2 and k3. steered_by: the KL(pi‖pi_ref) that a controller goes by, k1's mean, or
-    the exact one beside exact gradients (k3's would be low where KL is large: its mass lies where pi hardly ever draws).
+    reward: the mean return. kl: the mean k1, k2 and k3. steered_by: the KL(pi‖pi_ref) that a controller goes by: the batch's,
+    summed over each next token instead of read off the one that was drawn (k1's noise of a batch is half of a target of .1
+    nat; k3 is low where KL is large), or the exact one beside exact gradients; NaN where nothing is steered.
     beta_effective: the coefficient that the penalty is worth beside the unbiased advantages, where they are scaled. clamped,
     truncated: the shares of log-ratios and of importance weights that the settings' limits changed.
     """
@@ -142,7 +143,7 @@ def experience(
     u = terms.log_ratio(positions, batch)
     kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
     earned = jnp.sum(batch.weight * returns[:, 0])
-    seen = Seen(earned, kl, kl["k1"], worth, clamped, truncated)
+    seen = Seen(earned, kl, _steering(run, positions, batch), worth, clamped, truncated)
     return Experience(log_pi, advantages, weight, seen)
 
 
@@ -175,9 +176,18 @@ def loss(
     return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
 
 
+def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
+    """The batch's KL(pi‖pi_ref) with the expectation over each next token taken (Amini et al. 2025, "Better estimation of the
+    Kullback-Leibler divergence between language models", arXiv 2504.10637), where a controller goes by it; else NaN."""
+    if run.settings.penalty.controller not in settings.STEERED:
+        return jnp.full((), jnp.nan, positions.log_pi.dtype)
+    rows = estimators.full(divergences.REGISTRY["kl_pi_ref"], Params(), positions.log_pi, positions.log_ref)
+    return jnp.sum(batch.weight * jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1))
+
+
 def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
     """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
-    if run.settings.penalty.controller not in ("adaptive", "lagrangian"):
+    if run.settings.penalty.controller not in settings.STEERED:
         return jnp.nan
     div = divergences.REGISTRY["kl_pi_ref"]
     return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)

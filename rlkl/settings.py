@@ -21,7 +21,8 @@ Resolved = Any  # null until `rlkl.config` resolves it
 
 
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
-CONTROLLERS = ("fixed", "adaptive", "lagrangian", *SCHEDULES)
+STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
+CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
