@@ -8,11 +8,8 @@ finite optimum need not exist: Ford, "Solution of a ranking problem from binary 
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded where they are used
 from jaxtyping import Float, Int
-from scipy import sparse
-from scipy.sparse import csgraph
-from scipy.sparse.linalg import cg
-from scipy.special import expit
 
 STEPS, TOLERANCE = 200, 1e-11  # of Newton's method: the largest part of the gradient left, a pair
 UNKNOWN = 1e3  # a coefficient's standard error, in units of the score, at which the pairs are separated
@@ -65,11 +62,13 @@ def fit(
 
     for _ in range(STEPS):
         d = design @ parameters
-        gradient = design.T @ (pairs.weight * (expit(d) - pairs.preferred)) + ridge * parameters
-        curvature = pairs.weight * expit(d) * expit(-d)
-        information = (design.T @ sparse.diags_array(curvature) @ design).tocsr() + ridge * sparse.eye_array(parameters.size)
-        scale = sparse.diags_array(1.0 / np.maximum(squares @ curvature + ridge, np.finfo(float).tiny))
-        solve = lambda of: cg(information, of, rtol=1e-10, M=scale)[0]  # noqa: B023, E731
+        gradient = design.T @ (pairs.weight * (scipy.special.expit(d) - pairs.preferred)) + ridge * parameters
+        curvature = pairs.weight * scipy.special.expit(d) * scipy.special.expit(-d)
+        information = (design.T @ scipy.sparse.diags_array(curvature) @ design).tocsr() + ridge * scipy.sparse.eye_array(
+            parameters.size
+        )
+        scale = scipy.sparse.diags_array(1.0 / np.maximum(squares @ curvature + ridge, np.finfo(float).tiny))
+        solve = lambda of: scipy.sparse.linalg.cg(information, of, rtol=1e-10, M=scale)[0]  # noqa: B023, E731
         if np.abs(gradient).max(initial=0.0) <= TOLERANCE * total:
             return _told(_read(parameters, solve, seen, groups), change, ridge)
         step, here, size = solve(gradient), loss(parameters), 1.0
@@ -80,12 +79,14 @@ def fit(
 
 
 def _design(first, second, kinds: int, change):
-    """The rows d(score difference)/d(parameters), one a pair: sparse."""
+    """The rows d(score difference)/d(parameters), one a pair: scipy.sparse."""
     if not kinds:
-        return sparse.csr_array(change)
+        return scipy.sparse.csr_array(change)
     many = len(first)
     rows, places, sign = np.tile(np.arange(many), 2), np.concatenate([first, second]), np.repeat([1.0, -1.0], many)
-    return sparse.hstack([sparse.coo_array((sign, (rows, places)), shape=(many, kinds)), sparse.csr_array(change)]).tocsr()
+    return scipy.sparse.hstack(
+        [scipy.sparse.coo_array((sign, (rows, places)), shape=(many, kinds)), scipy.sparse.csr_array(change)]
+    ).tocsr()
 
 
 def _connected(pairs: Pairs, first, second, kinds: int) -> bool:
@@ -94,8 +95,8 @@ def _connected(pairs: Pairs, first, second, kinds: int) -> bool:
         return True
     won, lost = pairs.preferred > 0.0, pairs.preferred < 1.0
     winner, loser = np.concatenate([first[won], second[lost]]), np.concatenate([second[won], first[lost]])
-    over = sparse.coo_array((np.ones(len(winner)), (winner, loser)), shape=(kinds, kinds))
-    return csgraph.connected_components(over, connection="strong")[0] == 1
+    over = scipy.sparse.coo_array((np.ones(len(winner)), (winner, loser)), shape=(kinds, kinds))
+    return scipy.sparse.csgraph.connected_components(over, connection="strong")[0] == 1
 
 
 def _apart(pairs: Pairs, change) -> bool:

@@ -5,6 +5,7 @@ overrides are then applied to a copy, by Hydra's own function. Jobs with any oth
 """
 
 import copy
+import pickle
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -24,8 +25,9 @@ class Composer:
         self._searches_elsewhere = bool(OmegaConf.select(master, "hydra.searchpath"))
         self._parse = cache(lambda text: self._parser.parse_overrides([text])[0])
         self._is_group = cache(lambda key: loader.repository.group_exists(key))
-        self._base = cache(lambda groups: loader.load_sweep_config(master, list(groups)))
-        self._base_values = cache(lambda groups: own(self._base(groups), resolve=False))
+        # Pickled: reading it anew takes a quarter of the time of a copy.
+        self._base = cache(lambda groups: pickle.dumps(loader.load_sweep_config(master, list(groups))))
+        self._base_values = cache(lambda groups: own(pickle.loads(self._base(groups)), resolve=False))
 
     def __call__(self, overrides: Sequence[str]) -> Any:
         """The job's whole config, as `load_sweep_config` of Hydra's loader gives it."""
@@ -33,7 +35,7 @@ class Composer:
         if not all(self._is_quick(each) for each in parsed):
             return self._loader.load_sweep_config(self._master, list(overrides))
         groups, values = self._split(parsed)
-        config = copy.deepcopy(self._base(groups))
+        config = pickle.loads(self._base(groups))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         names = config.hydra.job.config.override_dirname
         with open_dict(config.hydra):

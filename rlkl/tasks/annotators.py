@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.special import expit
 
 from rlkl import bradley_terry
 from rlkl.bradley_terry import Pairs
@@ -79,7 +79,7 @@ def ask(task: Task, by: Preferences, count: int, seed: int) -> Preferences:
     tokens, place = np.unique(written(task, 2 * count, draw), axis=0, return_inverse=True)
     sequences, (first, second) = read(task, tokens), place.reshape(2, count)
     scores = by.scores(task, sequences)
-    preferred = draw.random(count) < expit(scores[first] - scores[second])
+    preferred = draw.random(count) < scipy.special.expit(scores[first] - scores[second])
     pairs = Pairs(first, second, preferred.astype(np.float64), np.ones(count))
     return Preferences(by.typicality, by.temperature, sequences, pairs)
 
@@ -102,7 +102,7 @@ def every_pair(task: Task, by: Preferences) -> Preferences:
     sequences = Read(every.tokens[kept], every.end[kept], every.log_reference[kept])
     scores, first, second = by.scores(task, sequences), *np.triu_indices(len(sequences.end), 1)
     weight = 2.0 * np.exp(sequences.log_reference[first] + sequences.log_reference[second])
-    pairs = Pairs(first, second, expit(scores[first] - scores[second]), weight)
+    pairs = Pairs(first, second, scipy.special.expit(scores[first] - scores[second]), weight)
     return Preferences(by.typicality, by.temperature, sequences, pairs, by.scale)
 
 

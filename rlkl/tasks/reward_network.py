@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from scipy.special import expit
 
 from rlkl.bradley_terry import Pairs
 
@@ -56,7 +56,7 @@ def _drawn(draw: np.random.Generator, pairs, steps: int):
         return pairs.first[at], pairs.second[at], pairs.preferred[at]
     probability, score = pairs
     first, second = draw.choice(len(score), (2, steps, BATCH), p=probability)
-    return first, second, expit(score[first] - score[second])
+    return first, second, scipy.special.expit(score[first] - score[second])
 
 
 def _fit(tokens, mask, pairs, width: int, steps: int, key: PRNGKeyArray) -> Float[Array, " M"]:
