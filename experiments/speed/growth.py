@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.progress import track
 
 from experiments.speed import rlkl_peer
@@ -71,12 +72,14 @@ def slope(part: pd.DataFrame) -> float:
 def draw(table: pd.DataFrame) -> Figure:
     """A panel a size, with its slope."""
     with plots.styled():
-        figure, panels = plt.subplots(1, 3, figsize=(plots.PAGE, 2.1), layout="constrained")
+        figure, panels = plt.subplots(1, 3, figsize=(plots.PAGE, 2.1), layout="constrained", sharey=True)
         titles = {"runs": "runs of 10 arms", "arms": "arms, one run", "tokens": "tokens a sequence, one run"}
         for axes, (over, title) in zip(panels, titles.items(), strict=True):
             part = table[table.over == over]
             axes.loglog(part["size"], part.seconds, "o-", color="#0072b2", markersize=3)
-            axes.set(title=f"{title}: slope {slope(part):.2f}", xlabel=over)
+            axes.set(title=f"{title}\nslope {slope(part):.2f}", xlabel=over)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        panels[2].set_xticks(LENGTHS, [str(length) for length in LENGTHS])
         panels[0].set_ylabel(f"seconds of {STEPS:,} steps")
     return figure
 
