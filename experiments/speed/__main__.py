@@ -14,7 +14,7 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed import work
-from experiments.speed.turns import IDLE, busy, installed, rate
+from experiments.speed.turns import IDLE, busy, finish, installed, rate
 from rlkl import report
 from rlkl.machine import cores
 
@@ -102,11 +102,8 @@ def main() -> None:
         for threads in counts:
             rows += repeat(contests, chosen.peers_python, threads, chosen.seconds)
     table = summary(rows)
-    report.console.print(shown(table))
+    finish(shown(table), table, OUT)
     report.console.print(f"other processes take {busy():.0%} of the cores now")
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(OUT, index=False, lineterminator="\n")
-    report.console.print(f"rows in {OUT}", markup=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed.plain_app import ARMS, BATCH, ROWS, STEPS
-from rlkl import report
+from experiments.speed.turns import finish
 
 ROOT = Path(__file__).parents[2]
 OUT = Path("paper") / "speed" / "sweeping.csv"
@@ -116,10 +116,7 @@ def main() -> None:
     shown = Table("command", "median s", "measured", "wanted", title=f"sweeps, {chosen.repeats} turns", title_justify="left")
     for row in table.itertuples():
         shown.add_row(row.command, f"{row.median_seconds:.2f}", row.measured, row.wanted)
-    report.console.print(shown)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(OUT, index=False, lineterminator="\n")
-    report.console.print(f"rows in {OUT}", markup=False)
+    finish(shown, table, OUT)
 
 
 if __name__ == "__main__":

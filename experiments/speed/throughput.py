@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from rich.table import Table
 
-from experiments.speed.turns import busy, installed, rate
+from experiments.speed.turns import busy, finish, installed, rate
 from rlkl import report
 from rlkl.machine import cores
 
@@ -80,10 +80,7 @@ def main() -> None:
             f"{row.ratio:.1f}",
             f">= {bound:g}" if bound else "",
         )
-    report.console.print(shown)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(OUT, index=False, lineterminator="\n")
-    report.console.print(f"rows in {OUT}", markup=False)
+    finish(shown, table, OUT)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlkl import report
+import pandas as pd
+from rich.table import Table
+
+from rlkl import records, report
 
 ROOT = Path(__file__).parents[2]
 IDLE = 0.1  # share of the cores' time that others may take where two threads are to be measured
@@ -43,3 +46,10 @@ def rate(python: str, command: Iterable[str], threads: int, seconds: float) -> f
         report.errors.print(f"{' '.join(line)} failed: {(run.stderr.strip().splitlines() or [''])[-1]}", markup=False)
         return float("nan")
     return json.loads(run.stdout.splitlines()[-1])["updates_per_second"]
+
+
+def finish(shown: Table, rows: pd.DataFrame, out: Path) -> None:
+    """Show the table, and write its rows."""
+    report.console.print(shown)
+    records.write(out, rows.to_csv(index=False, lineterminator="\n"))
+    report.console.print(f"rows in {out}", markup=False)
