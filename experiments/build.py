@@ -25,7 +25,7 @@ from experiments import provenance
 from rlkl import cli, plots, records, results
 
 HERE = Path(__file__).parent
-FORMATS = ("pdf", "png", "svg")
+FORMATS = ("png", "pdf", "svg")  # in this order: a layout starts from where the last format left it
 QUICK_STEPS = 20
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 import pandas as pd
@@ -24,6 +25,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "SAYINGS", tmp_path / "sayings.yaml")
     (tmp_path / "sayings.yaml").write_text("[]\n")
     monkeypatch.chdir(tmp_path)
+    in_turn = lambda names, out, given: [command._built(name, out / name, given) for name in names]  # noqa: E731
+    monkeypatch.setattr(command, "_side_by_side", in_turn)  # another process would not see this house
     command_of_rlkl, handlers = build.cli.main, list(logging.root.handlers)
     silent = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     monkeypatch.setattr(build.cli, "main", lambda argv: command_of_rlkl([*argv, *silent]))
@@ -193,3 +196,19 @@ def test_a_claim_without_a_number_is_false_and_valid_json(value):
     for claim in (build.near("a", value, 1.0, 0.1), build.at_most("a", abs(value), 1.0), build.at_least("a", -abs(value), 1.0)):
         assert not claim.verdict
         assert json.loads(json.dumps(build.claim_record(claim), allow_nan=False))["value"] is None
+
+
+def test_several_are_built_side_by_side_and_one_that_fails_fails_all(tmp_path, monkeypatch, capsys):
+    """Each by the command itself, with its flags; what it said is shown."""
+    asked = []
+
+    def run(line, **rest):
+        asked.append(line[1:])
+        return subprocess.CompletedProcess(line, int(line[3] == "rates"), f"[said] by {line[3]}\n")
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    flags = ["--quick", "--out", str(tmp_path)]
+    assert command.main(["tails", "rates", *flags]) == 1
+    assert sorted(asked) == [["-m", "experiments", name, *flags] for name in ("rates", "tails")]
+    assert {"[said] by tails", "[said] by rates", "2 of 2 experiments"} <= set(capsys.readouterr().out.splitlines())
+    assert command.main(["tails", "simplex", *flags]) == 0

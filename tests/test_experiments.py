@@ -78,6 +78,7 @@ def test_mode_seeking_holds(finished):
     assert {path.name for path in out.iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_its_committed_figure_is_current(finished):
     committed = pd.read_csv(build.HERE / "mode_seeking" / "figure.csv")
     fresh = pd.read_csv(finished[1] / "figure.csv")
@@ -98,6 +99,7 @@ def test_committed_numbers_are_current(name, elsewhere):
     )
 
 
+@pytest.mark.slow
 def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(finished, tmp_path):
     _, out = finished
     drawn = build.module("mode_seeking").draw(pd.read_csv(out / "figure.csv"))
@@ -105,6 +107,7 @@ def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(finished, tmp_path):
     assert [path.read_bytes() for path in again] == [(out / path.name).read_bytes() for path in again]
 
 
+@pytest.mark.slow
 def test_claims_turn_false_on_other_numbers_and_never_raise(finished):
     table = pd.read_csv(finished[1] / "figure.csv")
     wrong = table.assign(y=0.5 * table["y"] + 0.01)

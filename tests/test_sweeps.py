@@ -139,7 +139,7 @@ def noted(*arguments, **named):
     used.add(jax.config.jax_default_device.id)
     return block(*arguments, **named)
 sweeps.blocks.train_block = noted
-sweeps.ANOTHER = 0.0
+sweeps.ANOTHER, sweeps.blocks.WIDEST = 0.0, 16
 sys.path.insert(0, sys.argv[3])
 from tests.test_sweeps import finished, job
 finished([job(seed) for seed in range(70)], Path(sys.argv[1]))
