@@ -35,17 +35,15 @@ def test_no_prefix_code_of_four_symbols_is_shorter_than_huffmans():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32), st.integers(1, 30), st.floats(0.01, 5.0), st.integers(0, 200))
-def test_the_arithmetic_coder_is_read_back_within_two_bits_of_the_surprise(seed, symbols, concentration, length):
+@given(st.integers(0, 2**32), st.integers(2, 30), st.floats(0.05, 5.0), st.integers(0, 200))
+def test_the_range_coder_is_read_back_within_two_words_of_the_surprise(seed, symbols, concentration, length):
     draw = np.random.default_rng(seed)
     rows = draw.dirichlet(np.full(symbols, concentration), 3)
-    rows[rows < 1e-9] = 0.0
+    rows[rows < 1e-4] = 0.0  # what the 24 bits of a probability keep to a thousandth
     rows /= rows.sum(1, keepdims=True)
-    at = draw.integers(0, 3, length).tolist()
+    at = draw.integers(0, 3, length)
     tokens = [int(draw.choice(symbols, p=rows[row])) for row in at]
-    sums = coders.frequencies(rows)
-    assert (sums[:, -1] == coders.TOTAL).all()
-    message = coders.encode(tokens, at, sums)
-    assert coders.decode(message, at, sums) == tokens
+    message = coders.encode(tokens, rows[at])
+    assert coders.decode(message, rows[at]) == tokens
     surprise = -sum(np.log2(rows[row, token]) for row, token in zip(at, tokens, strict=True))
-    assert surprise - 0.01 <= len(message) <= surprise + 2.01
+    assert surprise - 1.0 <= coders.WORD * len(message) <= 1.001 * surprise + 2 * coders.WORD

@@ -1,17 +1,22 @@
-"""Entropy coders that send real bits: Huffman's code, and an arithmetic coder whose model may change at every token.
+"""Entropy coders that send real bits: Huffman's code (strings of 0 and 1), and a range coder whose model may change at every
+token. Both ends know the model and the number of tokens.
 
-Sources: Huffman, "A method for the construction of minimum-redundancy codes" (1952); Witten, Neal and Cleary, "Arithmetic
-coding for data compression" (1987). Messages are strings of 0 and 1; both ends know the model and the number of tokens.
+Sources: Huffman, "A method for the construction of minimum-redundancy codes" (1952); Martin, "Range encoding: an algorithm for
+removing redundancy from a digitised message" (1979), by Bamler's library `constriction` (2022, arXiv 2201.01741), which reads
+probabilities to 24 bits.
 """
 
 import heapq
 from collections.abc import Sequence
 from itertools import count
 
+import constriction
 import numpy as np
 
-BITS, TOTAL = 62, 2**40  # of the coder's registers, and what a row's frequencies sum to: rare symbols keep their price
-FULL, HALF, QUARTER = 2**BITS, 2 ** (BITS - 1), 2 ** (BITS - 2)
+MODEL, WORD = (
+    constriction.stream.model.Categorical(perfect=False),
+    32,
+)  # what reads a row of probabilities; bits of a message's words
 
 
 def huffman(probability: np.ndarray) -> list[str]:
@@ -42,62 +47,13 @@ def huffman_decode(message: str, words: Sequence[str]) -> list[int]:
     return symbols
 
 
-def frequencies(probability: np.ndarray) -> np.ndarray:
-    """Cumulative whole-number frequencies of each row (a leading 0, then sums up to TOTAL); what is possible has at least 1."""
-    raw = np.where(probability > 0.0, np.maximum(1, np.floor(probability * TOTAL)), 0).astype(np.int64)
-    rest = TOTAL - raw.sum(-1)
-    np.put_along_axis(raw, raw.argmax(-1)[..., None], raw.max(-1, keepdims=True) + rest[..., None], -1)
-    return np.concatenate([np.zeros((*raw.shape[:-1], 1), np.int64), raw.cumsum(-1)], -1)
+def encode(tokens: Sequence[int], probability: np.ndarray) -> np.ndarray:
+    """The range coder's message (words of 32 bits) of tokens, the i-th by row i of `probability`."""
+    encoder = constriction.stream.queue.RangeEncoder()
+    encoder.encode(np.asarray(tokens, np.int32), MODEL, np.asarray(probability, np.float64))
+    return encoder.get_compressed()
 
 
-def encode(tokens: Sequence[int], rows: Sequence[int], sums: np.ndarray) -> str:
-    """The message of tokens, the i-th by the row rows[i] of `sums` (of `frequencies`)."""
-    table = sums.tolist()
-    low, high, pending, out = 0, FULL - 1, 0, []
-    for token, row in zip(tokens, rows, strict=True):
-        width, at = high - low + 1, table[row]
-        high = low + width * at[token + 1] // TOTAL - 1
-        low = low + width * at[token] // TOTAL
-        while True:
-            if high < HALF:
-                out.append("0" + "1" * pending)
-                pending = 0
-            elif low >= HALF:
-                out.append("1" + "0" * pending)
-                pending, low, high = 0, low - HALF, high - HALF
-            elif low >= QUARTER and high < 3 * QUARTER:
-                pending, low, high = pending + 1, low - QUARTER, high - QUARTER
-            else:
-                break
-            low, high = 2 * low, 2 * high + 1
-    last = "0" + "1" * (pending + 1) if low < QUARTER else "1" + "0" * (pending + 1)
-    return "".join(out) + last
-
-
-def decode(message: str, rows: Sequence[int], sums: np.ndarray) -> list[int]:
+def decode(message: np.ndarray, probability: np.ndarray) -> list[int]:
     """The tokens of a message, as many as there are rows."""
-    padded = message + "0" * BITS
-    low, high, code, read = 0, FULL - 1, int(padded[:BITS], 2), BITS
-    tokens = []
-    for row in rows:
-        width, at = high - low + 1, sums[row]
-        token = int(np.searchsorted(at, ((code - low + 1) * TOTAL - 1) // width, side="right")) - 1
-        tokens.append(token)
-        high = low + width * int(at[token + 1]) // TOTAL - 1
-        low = low + width * int(at[token]) // TOTAL
-        while True:
-            if high < HALF:
-                by = 0
-            elif low >= HALF:
-                by = HALF
-            elif low >= QUARTER and high < 3 * QUARTER:
-                by = QUARTER
-            else:
-                break
-            low, high, code = (
-                2 * (low - by),
-                2 * (high - by) + 1,
-                2 * (code - by) + int(padded[read] if read < len(padded) else 0),
-            )
-            read += 1
-    return tokens
+    return constriction.stream.queue.RangeDecoder(message).decode(MODEL, np.asarray(probability, np.float64)).tolist()

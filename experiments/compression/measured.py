@@ -16,7 +16,7 @@ from rlkl.tasks import text
 from rlkl.tasks.words import read_text
 
 BIT = np.log(2.0)
-PAIRS, SYMBOLS, STREAM = 12, 16, 20_000
+PAIRS, SYMBOLS, STREAM = 12, 16, 100_000
 COIN, BLOCKS = 0.05, range(1, 11)
 SENTENCES = 4_000  # of each trained policy
 SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000)  # sentences in an archive
@@ -41,26 +41,26 @@ def _wire() -> list[Row]:
         p /= p.sum()
         stream = draw.choice(SYMBOLS, STREAM, p=p).tolist()
         kl, gain = float(p @ np.log2(p / q)), np.log2(p / q)[stream]
-        sent = {name: len(_arithmetic(stream, [0] * STREAM, by)) / STREAM for name, by in (("p", p), ("q", q))}
+        sent = {name: _coded(stream, [0] * STREAM, by) / STREAM for name, by in (("p", p), ("q", q))}
         words = {name: coders.huffman(by) for name, by in (("p", p), ("q", q))}
         huffman = {name: "".join(code[token] for token in stream) for name, code in words.items()}
         assert coders.huffman_decode(huffman["q"], words["q"]) == stream
         error = gain.std(ddof=1) / np.sqrt(STREAM)
-        rows += points("wire", "arithmetic code", [kl], [sent["q"] - sent["p"]], error)
+        rows += points("wire", "range code", [kl], [sent["q"] - sent["p"]], error)
         rows += points("wire", "Huffman's code", [kl], [(len(huffman["q"]) - len(huffman["p"])) / STREAM], error)
         rows += points("wire", "the misprint", [kl], [float(-p @ np.log2(p) - p @ np.log2(q))])
         ideal = -np.log2(q)[stream].mean()
-        rows += points("sent", "arithmetic code less cross-entropy", [kl], [sent["q"] - ideal])
+        rows += points("sent", "range code less cross-entropy", [kl], [sent["q"] - ideal])
         rows += points("sent", "Huffman's code less cross-entropy", [kl], [len(huffman["q"]) / STREAM - ideal])
     return rows
 
 
-def _arithmetic(tokens: list[int], at: list[int], probability: np.ndarray) -> str:
-    """The message, once the other end has read it."""
-    sums = coders.frequencies(np.atleast_2d(probability))
-    message = coders.encode(tokens, at, sums)
-    assert coders.decode(message, at, sums) == tokens
-    return message
+def _coded(tokens: list[int], at: list[int], probability: np.ndarray) -> int:
+    """Bits of the range coder's message, once the other end has read it; token i is coded by row at[i]."""
+    rows = np.atleast_2d(probability)[at]
+    message = coders.encode(tokens, rows)
+    assert coders.decode(message, rows) == tokens
+    return coders.WORD * len(message)
 
 
 def _blocks() -> list[Row]:
@@ -79,8 +79,8 @@ def _blocks() -> list[Row]:
         numbered = tosses.reshape(-1, n) @ (1 << np.arange(n))
         rows += points("blocks", "Huffman, expected", [n], [expected - entropy])
         rows += points("blocks", "Huffman, sent", [n], [lengths[numbered].sum() / len(tosses) - ideal])
-    sent = len(_arithmetic(tosses.tolist(), [0] * len(tosses), np.array([1 - COIN, COIN])))
-    return [*rows, *points("blocks", "arithmetic code, sent", [1], [sent / len(tosses) - ideal])]
+    sent = _coded(tosses.tolist(), [0] * len(tosses), np.array([1 - COIN, COIN]))
+    return [*rows, *points("blocks", "range code, sent", [1], [sent / len(tosses) - ideal])]
 
 
 def _policies(runs: Runs) -> list[Row]:
@@ -109,13 +109,11 @@ def _sentences(automaton, policy: Policy, size: int, seed: int) -> rollout.Batch
 
 
 def _sent(automaton, batch: rollout.Batch, log_rows: np.ndarray) -> int:
-    """Bits of an arithmetic coder that knows the rows (Float["T D V"])."""
+    """Bits of a range coder that knows the rows (Float["T D V"])."""
     mask = np.asarray(batch.mask)
     place = np.arange(automaton.horizon) * automaton.decisions + np.asarray(batch.states)[:, :-1]
-    message = _arithmetic(
-        np.asarray(batch.tokens)[mask].tolist(), place[mask].tolist(), np.exp(log_rows).reshape(-1, automaton.vocabulary)
-    )
-    return len(message)
+    rows = np.exp(log_rows).reshape(-1, automaton.vocabulary)
+    return _coded(np.asarray(batch.tokens)[mask].tolist(), place[mask].tolist(), rows)
 
 
 def _text() -> list[Row]:
@@ -132,9 +130,9 @@ def _text() -> list[Row]:
         unseen = letters[cut - order :]
         at = [contexts[text.known(model, tuple(unseen[i - order : i]))] for i in range(order, len(unseen))]
         tokens = [vocabulary.index(letter) for letter in unseen[order:]]
-        sent = len(_arithmetic(tokens, at, probability)) / len(tokens)
+        sent = _coded(tokens, at, probability) / len(tokens)
         cross_entropy = float(np.log2(text.perplexity(model, unseen, order)))
-        rows += points("text", "arithmetic code", [order], [sent]) + points("text", "cross-entropy", [order], [cross_entropy])
+        rows += points("text", "range code", [order], [sent]) + points("text", "cross-entropy", [order], [cross_entropy])
         words = [coders.huffman(row) for row in probability]
         bits = sum(len(words[row][token]) for row, token in zip(at, tokens, strict=True))
         rows += points("text", "Huffman's code", [order], [bits / len(tokens)])
@@ -160,7 +158,7 @@ def _archives() -> list[Row]:
         )
         part = rollout.Batch(tokens, states, mask, weight, size)
         sent = _sent(automaton, part, np.asarray(reference.table()))
-        rows += points("archives", "arithmetic code", [size], [sent / size])
+        rows += points("archives", "range code", [size], [sent / size])
         surprise = -np.asarray(rollout.log_probability(reference, part)) / BIT
         rows += points("archives", "entropy", [size], [entropy], surprise.std(ddof=1) / np.sqrt(size))
     whole = read_text(None)[0]
