@@ -79,7 +79,7 @@ def fit(
 
 
 def _design(first, second, kinds: int, change):
-    """The rows d(score difference)/d(parameters), one a pair: scipy.sparse."""
+    """The rows d(score difference)/d(parameters), one a pair: sparse."""
     if not kinds:
         return scipy.sparse.csr_array(change)
     many = len(first)

@@ -46,9 +46,8 @@ def train(overrides: Sequence[str] = ()) -> Result:
         seconds = time.perf_counter() - started
         written = texts.sequences(built, trained) if built.card.tokens else {}
         graded = records.summary(built, trained, seconds, portrait.draw(built, trained, written))
-        policy = jax.tree.map(jax.numpy.asarray, trained.state.policy)
     raise_if_diverged(graded)
-    return Result(graded, pd.DataFrame(records.history(trained.rows)), policy)
+    return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
 
 
 def entry(built: Built, trained: Trained, seconds: float) -> Entry:

@@ -13,10 +13,8 @@ from itertools import count
 import constriction
 import numpy as np
 
-MODEL, WORD = (
-    constriction.stream.model.Categorical(perfect=False),
-    32,
-)  # what reads a row of probabilities; bits of a message's words
+MODEL = constriction.stream.model.Categorical(perfect=False)  # reads a row of probabilities
+WORD = 32  # bits of a message's words
 
 
 def huffman(probability: np.ndarray) -> list[str]:

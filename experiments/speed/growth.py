@@ -26,16 +26,6 @@ ARMS = (10, 30, 100, 300, 1000, 3000, 10_000)
 LENGTHS = (4, 8, 16, 32, 64)
 
 
-def on_bandit(arms: int, runs: int) -> Callable[[int], None]:
-    """`rloo` on that many arms."""
-    return trainer(bandit(arms), "rloo", runs)
-
-
-def on_sequences(length: int) -> Callable[[int], None]:
-    """`rloo` of one bigram table on sequences of that length."""
-    return rlkl_peer.make("tabular", length)
-
-
 def measured(take: Callable[[int], object]) -> float:
     """Seconds of STEPS steps, compiled: those of fewer where they are long."""
     take(1)
@@ -56,9 +46,9 @@ def measured(take: Callable[[int], object]) -> float:
 
 def rows() -> pd.DataFrame:
     """A row a size."""
-    work = [("runs", n, lambda n=n: on_bandit(10, n)) for n in RUNS]
-    work += [("arms", n, lambda n=n: on_bandit(n, 1)) for n in ARMS]
-    work += [("tokens", n, lambda n=n: on_sequences(n)) for n in LENGTHS]
+    work = [("runs", n, lambda n=n: trainer(bandit(10), "rloo", n)) for n in RUNS]
+    work += [("arms", n, lambda n=n: trainer(bandit(n), "rloo", 1)) for n in ARMS]
+    work += [("tokens", n, lambda n=n: rlkl_peer.make("tabular", n)) for n in LENGTHS]
     found = [(over, n, measured(make())) for over, n, make in track(work, console=report.console, description="growth")]
     return pd.DataFrame(found, columns=["over", "size", "seconds"])
 
@@ -76,7 +66,7 @@ def draw(table: pd.DataFrame) -> Figure:
         titles = {"runs": "runs of 10 arms", "arms": "arms, one run", "tokens": "tokens a sequence, one run"}
         for axes, (over, title) in zip(panels, titles.items(), strict=True):
             part = table[table.over == over]
-            axes.loglog(part["size"], part.seconds, "o-", color="#0072b2", markersize=3)
+            axes.loglog(part["size"], part.seconds, "o-", color=plots.BLUE, markersize=3)
             axes.set(title=f"{title}\nslope {slope(part):.2f}", xlabel=over)
             axes.xaxis.set_minor_formatter(NullFormatter())
         panels[2].set_xticks(LENGTHS, [str(length) for length in LENGTHS])
