@@ -141,7 +141,8 @@ def _settings(run: Run, chosen: settings.Penalty) -> settings.Settings:
 
 
 def _unrewarded(task):
-    return dataclasses.replace(task, reward=jnp.zeros_like(jnp.asarray(task.reward)), typicality=jnp.zeros(()))
+    nothing = jnp.zeros_like(jnp.asarray(task.reward))
+    return dataclasses.replace(task, reward=nothing, typicality=jnp.zeros(()), reward_model=None)
 
 
 def _batch(automaton, policy: AnyPolicy, key) -> Batch:

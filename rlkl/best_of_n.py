@@ -68,7 +68,7 @@ def of(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None
     """Best of n >= 1 by the task's reward: exact where the reference is a table and the reward one of the end state, or where
     the sequences can be listed; else estimated (`key`) from SAMPLES sequences, with jackknife standard errors. Needs x64."""
     gold = None if task.gold is None else np.asarray(task.gold)
-    if isinstance(reference, Policy) and float(task.typicality) == 0.0:
+    if isinstance(reference, Policy) and float(task.typicality) == 0.0 and task.reward_model is None:
         return _by_end_state(task, reference, gold, n)
     if rollout.is_enumerable(task.automaton):
         batch = rollout.enumerate_all(task.automaton)

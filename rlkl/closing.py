@@ -22,8 +22,8 @@ GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks
 
 
 class Outcomes(NamedTuple):
-    """Probabilities of the end states that can be reached, in state order. gold: the gold reward, and decoded: under the
-    decoding distribution, where there is one."""
+    """Probabilities of the end states that can be reached, in state order. reward: NaN where a reward model reads more than
+    the end state; gold: the gold reward, and decoded: under the decoding distribution, where there is one."""
 
     reward: Float[Array, " E"]
     reference: Float[Array, " E"]
@@ -115,7 +115,8 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     if run.settings.decoding.on:
         decoded, cut = decode(run, optimum, state)
         details["decoded"], ends = detail(cut), cut.ends[at]
-    outcomes = Outcomes(task.reward[at], base.ends[at], own.ends[at], best_ends[at], gold, ends)
+    earned = task.reward[at] if task.reward_model is None else jnp.full((len(at),), jnp.nan)
+    outcomes = Outcomes(earned, base.ends[at], own.ends[at], best_ends[at], gold, ends)
     apart = distances(task, policy, reference, optimum, keys[3], drawn)
     return Closing(optimum, last, values, outcomes, details, apart, decoded)
 

@@ -155,7 +155,7 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
 
 def _card(given: Mapping[str, Any], memory: int | None, tree: bool) -> tasks.Card:
     """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens; on the
-    tree of its sequences where each is to have a reward of its own."""
+    tree of its sequences where each is to have a reward of its own and they can be listed."""
     options = dict(given)
     name = options.pop("name", None)
     if name is None:
@@ -263,6 +263,10 @@ def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences
     """Exact gradients need the objective, or the penalty, without sampling."""
     key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
     many = f"{float(task.automaton.sequences):.2g} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
+    shaped = shaping.by_batch(chosen.reward_shaping, task)
+    if key == "algorithm" and (shaped or task.reward_model is not None):
+        rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"
+        raise SettingsError(key, chosen.algorithm.name, rule)
     if rollout.is_enumerable(task.automaton):
         return
     if policies.REGISTRY[chosen.policy.name].network:

@@ -197,8 +197,13 @@ def gold_reward(task: Task, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
-    """What each token of a batch earns, without any penalty."""
-    return rollout.along(token_rewards(task, dtype), batch)
+    """What each token of a batch earns, without any penalty; what a reward model gives is earned by the last token."""
+    earned = rollout.along(token_rewards(task, dtype), batch)
+    if task.reward_model is None:
+        return earned
+    model = jax.tree.map(lambda x: jnp.asarray(x, dtype), task.reward_model)
+    scores = jax.vmap(model)(jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
+    return earned + rollout.at_last(batch, scores)
 
 
 def enumerated_objective(

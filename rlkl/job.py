@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from rlkl import algorithms, descent, penalty, policies, settings
+from rlkl import algorithms, descent, penalty, policies, settings, shaping
 from rlkl.policies import AnyPolicy
 from rlkl.tasks.automaton import Task
 
@@ -54,7 +54,7 @@ def descends(run: Run) -> descent.Descent:
 def caveats(run: Run) -> list[str]:
     """What else keeps a sampled step from descending what its penalty does, in words."""
     chosen, found = run.settings, []
-    samples, shaping = algorithms.kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
+    samples, given = algorithms.kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
     if chosen.rollout.staleness or chosen.rollout.log_prob_dtype:
         stale = f"{chosen.rollout.staleness} batches old" if chosen.rollout.staleness else ""
         rounded = f"rounded to {chosen.rollout.log_prob_dtype}" if chosen.rollout.log_prob_dtype else ""
@@ -77,11 +77,12 @@ def caveats(run: Run) -> list[str]:
         )
     if chosen.algorithm.name == "dpo":
         found.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
-    if shaping.name == "mara":
-        rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
-        found.append(f"shaped: {rule}; no objective or regret counts it")
-    if shaping.name == "typicality":
-        found.append(f"shaped: {shaping.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
+    if given.name == "mara":
+        rule = f"mara, variant {given.variant}, makes rewards from {given.threshold:g} on equally likely"
+        anchor = "; its anchor is each batch's likeliest" if shaping.by_batch(given, run.task) else ""
+        found.append(f"shaped: {rule}{anchor}; no objective or regret counts it")
+    if given.name == "typicality":
+        found.append(f"shaped: {given.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
     if chosen.reference.temperature is not None:
         power = f"pi_ref^(1/{chosen.reference.temperature:g}), token by token,"
         found.append(f"tempered: {power} penalises; objective and regret are against pi_ref")

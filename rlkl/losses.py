@@ -6,7 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import algorithms, divergences, estimators, exact, importance, metrics, penalty, policies, rollout, settings, terms
+from rlkl import (
+    algorithms,
+    divergences,
+    estimators,
+    exact,
+    exact_losses,
+    importance,
+    penalty,
+    policies,
+    rollout,
+    settings,
+    shaping,
+    terms,
+)
 from rlkl.divergences import Params
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
@@ -59,49 +72,6 @@ class Experience(NamedTuple):
     seen: Seen
 
 
-def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
-    chosen, task = run.settings.penalty, run.task
-    div, beta = penalty.divergence(chosen), chosen.beta
-    if metrics.known(task, policy, run.reference, div) == "table":
-        table = policies.table_of(policy)
-        params = penalty.parameters(chosen, table.dtype)
-        worth = exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
-    else:
-        listed = rollout.enumerate_all(task.automaton)
-        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
-        params = penalty.parameters(chosen, log_pi.dtype)
-        worth = exact.enumerated_objective(task, div, params, beta, listed, log_pi, log_ref)
-    coefficient = run.settings.algorithm.entropy_coef
-    return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
-
-
-def natural_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """-J(pi), with the natural gradient in place of the plain one."""
-    assert isinstance(policy, policies.tabular.Tabular)
-    worth = lambda logits: exact_loss(run, policies.tabular.Tabular(logits, policy.support))  # noqa: E731
-    value, gradient = jax.value_and_grad(worth)(jax.lax.stop_gradient(policy.logits))
-    steepest = algorithms.natural_gradient(run.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
-    along = jnp.sum(steepest * policy.logits)
-    return value + along - jax.lax.stop_gradient(along)
-
-
-def preference_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """Direct preference optimisation: the mean log-loss of the preferences where beta log pi/pi_ref is the reward (Rafailov et
-    al. 2023, arXiv 2305.18290). Each answer counts once a step.
-
-    The reward counts `comparisons.scale` times in the log-odds, as the fitted one does: so with infinitely many answers the
-    optimum is that of E[r] - beta KL(pi‖pi_ref).
-    """
-    asked = run.task.comparisons
-    assert asked is not None
-    mask, weight = asked.states[:, :-1] < run.task.automaton.decisions, jnp.zeros(asked.tokens.shape[0], asked.weight.dtype)
-    batch = Batch(asked.tokens, asked.states, mask, weight, 0)
-    u = rollout.log_probability(policy, batch) - rollout.log_probability(run.reference, batch)
-    odds = asked.scale * run.settings.penalty.beta * (u[asked.first] - u[asked.second])
-    return jnp.sum(asked.weight * (jax.nn.softplus(odds) - asked.preferred * odds))
-
-
 def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray) -> Gathered:
     """A batch for the policy to learn from, drawn from it, or from a `sampler` of its own (`rollout.staleness`), its
     log-probabilities rounded where `rollout.log_prob_dtype` says so."""
@@ -125,10 +95,14 @@ def experience(
     log_pi = positions.at(positions.log_pi, batch)
     made, beta = terms.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
     taken, later = made.in_reward(positions, batch), made.later(positions, batch)
+    earned = exact.sequence_rewards(task, batch, log_pi.dtype)
+    if shaping.by_batch(chosen.reward_shaping, task):
+        log_ref = jnp.sum(positions.at(positions.log_ref, batch), axis=1)
+        earned = shaping.on_batch(chosen, earned, jnp.sum(log_pi, axis=1), log_ref, batch)
     if chosen.penalty.credit == "reward_to_go":
         taken = algorithms.returns_to_go(taken)
     taken = taken + algorithms.returns_to_go(later) - later
-    returns = algorithms.returns_to_go(exact.sequence_rewards(task, batch, log_pi.dtype)) - beta * taken
+    returns = algorithms.returns_to_go(earned) - beta * taken
     algorithm = algorithms.REGISTRY[chosen.algorithm.name]
     advantages = algorithm.advantage(returns, batch, baseline)
     none = jnp.full((), jnp.nan, log_pi.dtype)
@@ -142,8 +116,7 @@ def experience(
         truncated = truncated if cut is None else cut
     u = terms.log_ratio(positions, batch)
     kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
-    earned = jnp.sum(batch.weight * returns[:, 0])
-    seen = Seen(earned, kl, _steering(run, positions, batch), worth, clamped, truncated)
+    seen = Seen(jnp.sum(batch.weight * returns[:, 0]), kl, _steering(run, positions, batch), worth, clamped, truncated)
     return Experience(log_pi, advantages, weight, seen)
 
 
@@ -169,8 +142,8 @@ def loss(
 ) -> tuple[Array, Seen]:
     """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
     if algorithms.kind(run.settings.algorithm.name) == "exact":
-        value = {"exact": exact_loss, "natural": natural_loss, "dpo": preference_loss}[run.settings.algorithm.name](run, policy)
-        return value, nothing(-value, jnp.asarray(_kl(run, policy), value.dtype))
+        value = exact_losses.of(run, policy)
+        return value, nothing(-value, jnp.asarray(exact_losses.steering(run, policy), value.dtype))
     batch, positions, reported = gather(run, sampler, policy, key)
     learned = experience(run, positions, batch, baseline, reported)
     return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
@@ -183,14 +156,6 @@ def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
         return jnp.full((), jnp.nan, positions.log_pi.dtype)
     rows = estimators.full(divergences.REGISTRY["kl_pi_ref"], Params(), positions.log_pi, positions.log_ref)
     return jnp.sum(batch.weight * jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1))
-
-
-def _kl(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
-    """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
-    if run.settings.penalty.controller not in settings.STEERED:
-        return jnp.nan
-    div = divergences.REGISTRY["kl_pi_ref"]
-    return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)
 
 
 def beside(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:

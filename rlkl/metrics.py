@@ -37,6 +37,8 @@ class Report(NamedTuple):
 
 def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
     """How the values of a policy are known."""
+    if task.reward_model is not None:
+        return "sampled"
     tables = isinstance(policy, Policy) and isinstance(reference, Policy)
     if tables and (div is None or exact.has_exact_divergence(task.automaton, div)):
         return "table"
@@ -45,7 +47,9 @@ def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence |
 
 def why_sampled(task: Task, policy: AnyPolicy, div: Divergence | None) -> str:
     """In words, for a record."""
-    many = f"{float(task.automaton.sequences):.2g} sequences are too many to list"
+    many = task.automaton.unlisted
+    if task.reward_model is not None:
+        return f"the reward model reads the whole history, and {many}"
     if isinstance(policy, Policy) and div is not None and not exact.has_exact_divergence(task.automaton, div):
         return f"{div.formula} has no dynamic program over tokens, and {many}"
     return f"a network reads the whole history, and {many}"
@@ -164,10 +168,11 @@ def estimate(
     )  # fmt: skip
     objective = values.reward - jnp.where(weight > 0.0, weight * values.divergence, 0.0)
     of_objective = jnp.hypot(error(reward - weight * penalised), error(weight * elsewhere))
+    of_regret = jnp.hypot(of_objective, jnp.asarray(optimum.stderr, of_objective.dtype))
     stderr = {
         "reward": error(reward),
         "objective": of_objective,
-        "regret": jnp.hypot(of_objective, jnp.asarray(optimum.stderr, of_objective.dtype)),
+        "regret": jnp.where(jnp.isnan(optimum.objective), jnp.nan, of_regret),
         "divergence_value": jnp.hypot(error(penalised), error(elsewhere)),
         "kl_pi_ref": error(kl),
         "kl_ref_pi": error(reverse),

@@ -64,6 +64,8 @@ def final_states(batch: Batch) -> Array:
 
 def reason(task: Task, div: Divergence | None, reference: AnyPolicy) -> str | None:
     """Why `solve` knows no optimum for a task (its arrays on the host), divergence and reference; None where it does."""
+    if task.reward_model is not None:
+        return f"the reward model reads the whole history, and {task.automaton.unlisted}"
     if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or rollout.is_enumerable(task.automaton):
         return None
     if not isinstance(reference, Policy):
@@ -89,6 +91,9 @@ def solve(
     """
     automaton = task.automaton
     no = jnp.asarray(False)
+    if task.reward_model is not None:
+        unknown = jnp.full((automaton.states,), jnp.nan, beta.dtype)
+        return Optimum(None, unknown[0], no, log_weight=unknown)
     earned = exact.token_rewards(task, beta.dtype)
     if div is None:
         log_pi, tied = greedy(automaton, earned)

@@ -16,6 +16,8 @@ WHO = ("reference", "policy", "optimum")
 ORDERS = (1, 2, 3)  # of distinct-n
 TRIES = (1, 10, 100)  # k of pass@k
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the reward's quantiles
+QUANTILES = tuple(f"reward_q{round(100 * level):02d}" for level in LEVELS)
+OF_REWARDS = ("mode_mass", "mode_entropy", "mode_coverage", *(f"pass_at_{k}" for k in TRIES), *QUANTILES)
 
 
 class Portraits(NamedTuple):
@@ -49,6 +51,8 @@ def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
 
 def is_sampled(built: Built, trained: Trained) -> bool:
     """Whether the policy's end states are frequencies in LAST_SAMPLES sequences."""
+    if built.run.task.reward_model is not None:
+        return True
     tables = isinstance(trained.state.policy, Policy) and isinstance(built.run.reference, Policy)
     return not tables and not rollout.is_enumerable(built.run.task.automaton)
 
@@ -80,7 +84,10 @@ def _along(seen: Detail) -> dict[str, float]:
 
 
 def _at_the_end(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[str, float]:
-    """Of the end states: the modes (largest reward) and the reward's distribution; see `rlkl.diversity`."""
+    """Of the end states: the modes (largest reward) and the reward's distribution; see `rlkl.diversity`. NaN where the reward
+    is none of theirs."""
+    if not np.isfinite(reward).all():
+        return dict.fromkeys(OF_REWARDS, np.nan)
     named = {
         "mode_mass": diversity.mode_mass(p, modes),
         "mode_entropy": diversity.mode_entropy(p, modes),
@@ -88,7 +95,7 @@ def _at_the_end(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[st
     }
     named |= {f"pass_at_{k}": diversity.pass_at_k(p, modes, k) for k in TRIES}
     quantiles = diversity.reward_quantiles(p, reward, np.array(LEVELS))
-    return named | {f"reward_q{round(100 * level):02d}": float(q) for level, q in zip(LEVELS, quantiles, strict=True)}
+    return named | dict(zip(QUANTILES, map(float, quantiles), strict=True))
 
 
 def _corpus(built: Built, kept: list[np.ndarray]) -> dict[str, float]:
@@ -102,18 +109,20 @@ def _corpus(built: Built, kept: list[np.ndarray]) -> dict[str, float]:
 
 
 def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray) -> dict[str, diversity.Estimate]:
+    seen = trained.closing.details["policy"]
+    top = zip(TOP, seen.top_mass, seen.top_stderr, strict=True)
+    named = {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
+    if not np.isfinite(ends["reward"]).all():
+        return named
     counts = np.rint(ends["policy"] * LAST_SAMPLES).astype(np.int64)
     in_mode = counts[modes]
     hits = int(in_mode.sum())
-    named = {
+    named |= {
         "mode_mass": diversity.mode_mass_estimate(hits, LAST_SAMPLES),
         "mode_entropy": diversity.mode_entropy_estimate(in_mode),
         "mode_coverage": diversity.mode_coverage_estimate(in_mode, LAST_SAMPLES),
     }
-    named |= {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in TRIES}
-    seen = trained.closing.details["policy"]
-    top = zip(TOP, seen.top_mass, seen.top_stderr, strict=True)
-    return named | {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
+    return named | {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in TRIES}
 
 
 def shares(portraits: Portraits) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import exact, job, losses, penalty, policies, rollout, settings, terms
+from rlkl import exact, exact_losses, job, losses, penalty, policies, rollout, settings, terms
 from rlkl.policies import Policy
 from rlkl.policies.tabular import Tabular
 from rlkl.rollout import Batch
@@ -102,7 +102,7 @@ def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array,
     chosen = run.settings.penalty
     if chosen.sampler == "exact":
         exactly = run.settings.algorithm.name == "exact"
-        value = losses.exact_loss(run, policy) if exactly else losses.beside(run, policy, jax.random.key(0))
+        value = exact_losses.exact_loss(run, policy) if exactly else losses.beside(run, policy, jax.random.key(0))
         return jnp.asarray(value), jnp.asarray(value)
     at = rollout.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":

@@ -202,10 +202,10 @@ def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None)
     unknown = oracle.reason(run.task, div, run.reference) or "the optimum would end in a state that the reference never reaches"
     if bool(trained.optimum.tied):
         unknown = "the largest reward is tied, so the optimum is not one policy"
-    return {
-        "divergence_value": "there is no penalty",
-        "mode_entropy": "no sequence ends in a mode",
-    } | dict.fromkeys(
+    reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
+    if run.task.reward_model is not None:
+        reasons |= dict.fromkeys(portrait.OF_REWARDS, "the reward model reads the whole history, not the end state")
+    return reasons | dict.fromkeys(
         (
             "kl_pi_optimum",
             "kl_optimum_pi",
@@ -224,7 +224,7 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
     for key, value in values.items():
         if isinstance(value, float) and math.isnan(value):
             out[key] = None
-            out[f"{key}_reason"] = reasons.get(key, "it is undefined here")
+            out[f"{key}_reason"] = reasons.get(key.removesuffix("_stderr"), "it is undefined here")
         elif isinstance(value, float) and math.isinf(value):
             out[key] = "inf" if value > 0 else "-inf"
         else:

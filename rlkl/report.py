@@ -60,9 +60,13 @@ def line(columns: Mapping[str, Any]) -> str:
     last = {key: float(np.asarray(column)[-1]) for key, column in columns.items()}
     return (
         f"step {int(last['step']):>6}  reward {last['reward']:.4f}  objective {last['objective']:.4f}  "
-        f"regret {last['regret']:.2e}  KL(pi‖pi_ref) {last['kl_pi_ref']:.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:.4f}  "
+        f"regret {_power(last['regret'])}  KL(pi‖pi_ref) {last['kl_pi_ref']:.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:.4f}  "
         f"entropy {last['entropy']:.4f}"
     )
+
+
+def _power(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2e}"
 
 
 @contextlib.contextmanager
@@ -76,8 +80,8 @@ def progress(steps: int) -> Iterator[Any]:
         shown = bar.add_task("training", total=steps)
 
         def update(rows: Row):
-            regret = float(rows.report.regret[-1])
-            bar.update(shown, completed=int(rows.step[-1]), description=f"regret {regret:.2e}")
+            regret = _power(float(rows.report.regret[-1]))
+            bar.update(shown, completed=int(rows.step[-1]), description=f"regret {regret}")
 
         yield update
 
@@ -120,9 +124,12 @@ def _span(seconds: float) -> str:
 
 def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
     """The closing table: the policy beside the exact optimum. Nats, per sequence."""
-    shown = Table(title=f"after {graded['steps']} steps", title_justify="left")
+    unknown = graded.get("optimal_objective_reason")
+    reason = None if unknown is None else escape(f"no optimum is known: {unknown}")
+    shown = Table(title=f"after {graded['steps']} steps", title_justify="left", caption=reason, caption_justify="left")
     for name in ("", "policy", "exact optimum"):
         shown.add_column(name, justify="left" if not name else "right")
+    none = "0" if unknown is None else "-"
     labels = {
         "reward": "E[r]",
         "objective": "objective E[r] - beta D",
@@ -138,8 +145,8 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
         shown.add_row(escape(name), _measured(graded, key), number(optimum.get(key)))
     if "gold_reward" in graded:
         shown.add_row(escape("E[gold]"), _measured(graded, "gold_reward"), number(graded["optimum_gold_reward"]))
-    shown.add_row("KL(pi‖pi*)", _measured(graded, "kl_pi_optimum"), "0")
-    shown.add_row("regret", _measured(graded, "regret"), "0")
+    shown.add_row("KL(pi‖pi*)", _measured(graded, "kl_pi_optimum"), none)
+    shown.add_row("regret", _measured(graded, "regret"), none)
     if "gold_regret" in graded:
         shown.add_row("gold regret (against the gold reward's own optimum)", _measured(graded, "gold_regret"), "")
     if "regret_in_family" in graded:
@@ -149,7 +156,7 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
 
 def _measured(graded: Mapping[str, Any], key: str) -> str:
     """A value, and its standard error where it was estimated."""
-    error = graded.get(f"{key}_stderr")
+    error = graded.get(f"{key}_stderr") if graded[key] is not None else None
     return number(graded[key]) + ("" if error is None else f" ± {number(error)}")
 
 

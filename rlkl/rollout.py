@@ -47,6 +47,17 @@ class Positions(NamedTuple):
         return _read(rows[self.row, batch.tokens], batch)
 
 
+def last(batch: Batch) -> Bool[Array, "N T"]:
+    """The last token of each sequence."""
+    mask = jnp.asarray(batch.mask)
+    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+
+
+def at_last(batch: Batch, of_sequence: Float[Array, " N"]) -> Float[Array, "N T"]:
+    """A value of each sequence at its last token, and 0 elsewhere."""
+    return jnp.where(last(batch), of_sequence[:, None], 0.0)
+
+
 def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
     mask = jnp.asarray(batch.mask)
     return jnp.where(mask, jnp.where(mask, at_tokens, 0.0), 0.0)

@@ -38,7 +38,7 @@ def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
     if given.threshold is None:
         raise SettingsError("reward_shaping.threshold", "null", "mara needs the reward from which outcomes are to be alike")
     best = float(np.max(np.asarray(task.reward)[task.automaton.outcomes]))
-    if float(task.typicality) == 0.0 and best < given.threshold:
+    if float(task.typicality) == 0.0 and task.reward_model is None and best < given.threshold:
         raise SettingsError(
             "reward_shaping.threshold", given.threshold, f"no outcome earns it; the largest reward is {best:.6g}"
         )
@@ -47,9 +47,14 @@ def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
         raise SettingsError("reward_shaping", "mara", rule)
     moves = chosen.reference.name != "task" or chosen.reference.update != "none"
     network = chosen.policy.name in policies.REGISTRY and policies.REGISTRY[chosen.policy.name].network
-    if given.variant == 2 and network and moves:
+    if given.variant == 2 and network and moves and not by_batch(given, task):
         raise SettingsError("reward_shaping.variant", 2, "flattens the reference, which must be a table (reference=task does)")
     return given
+
+
+def by_batch(chosen: settings.RewardShaping, task: Task) -> bool:
+    """Whether mara goes by each batch: where the sequences are too many to list."""
+    return chosen.name == "mara" and task.automaton.horizon > 1 and not rollout.is_enumerable(task.automaton)
 
 
 def shaped(
@@ -59,7 +64,7 @@ def shaped(
     if chosen.name == "typicality":
         own = jnp.asarray(task.typicality)
         task = dataclasses.replace(task, typicality=own - jnp.asarray(chosen.weight, own.dtype))
-    elif chosen.name == "mara":
+    elif chosen.name == "mara" and not by_batch(chosen, task):
         return _mara(chosen, task, reference, div, beta)
     return Shaped(task, reference, beta)
 
@@ -74,11 +79,7 @@ def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta
     KL(pi‖q) plus one.
     """
     log_p = end_log_probability(task, reference)
-    reward = _whole_reward(task)
-    above = (reward >= jnp.asarray(chosen.threshold, reward.dtype)) & (log_p > -jnp.inf)
-    anchor = jnp.argmax(jnp.where(above, log_p, -jnp.inf))
-    gap = jnp.where(above, log_p[anchor] - jnp.where(above, log_p, 0.0), 0.0)
-    level = jnp.where(above, reward[anchor], reward)
+    level, gap = _anchored(chosen, _whole_reward(task), log_p)
     still = dataclasses.replace(task, typicality=jnp.zeros_like(jnp.asarray(task.typicality)))
     if chosen.variant == 1:
         return Shaped(dataclasses.replace(still, reward=level + beta * gap), reference, beta)
@@ -88,6 +89,36 @@ def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta
     total = jnp.exp(jax.nn.logsumexp(log_p + gap))
     weight = beta * total if div is not None and div.name == "kl_ref_pi" else beta
     return Shaped(dataclasses.replace(still, reward=level), flattened, weight)
+
+
+def _anchored(
+    chosen: settings.RewardShaping, reward: Float[Array, " N"], log_p: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Of sequences with these rewards and log pi_ref: R(z) in place of the rewards that reach the threshold, and by how much
+    log pi_ref(z) is above log pi_ref of each such sequence (0 elsewhere), z the likeliest of them."""
+    above = (reward >= jnp.asarray(chosen.threshold, reward.dtype)) & (log_p > -jnp.inf)
+    anchor = jnp.argmax(jnp.where(above, log_p, -jnp.inf))
+    gap = jnp.where(above, log_p[anchor] - jnp.where(above, log_p, 0.0), 0.0)
+    return jnp.where(above, reward[anchor], reward), gap
+
+
+def on_batch(
+    chosen: settings.Settings,
+    earned: Float[Array, "N T"],
+    log_pi: Float[Array, " N"],
+    log_ref: Float[Array, " N"],
+    batch: rollout.Batch,
+) -> Float[Array, "N T"]:
+    """What the tokens of a batch earn in place of the reward under mode-anchored reward augmentation, the anchor being the
+    batch's own, as published.
+
+    Variant 2 has pi_ref(z) in place of pi_ref(y): under KL(pi‖pi_ref) that is variant 1, and the gradient of
+    -beta KL(pi_ref‖pi) is that of the reward beta pi_ref(y)/pi(y), held fixed, to which the difference is added here.
+    """
+    level, gap = _anchored(chosen.reward_shaping, jnp.sum(earned, axis=1), log_ref)
+    if chosen.reward_shaping.variant == 2 and chosen.penalty.divergence == "kl_ref_pi":
+        gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
+    return rollout.at_last(batch, level + chosen.penalty.beta * gap)
 
 
 def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from rlkl import estimators, settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.penalty import divergence, parameters, weighs
-from rlkl.rollout import Batch, Positions
+from rlkl.rollout import Batch, Positions, at_last, last
 
 
 class Terms(NamedTuple):
@@ -30,7 +30,7 @@ def make(penalty: settings.Penalty, dtype) -> Terms:
     params = parameters(penalty, dtype)
     if penalty.estimator == "score":
         slope = lambda u: div.both(u, params)[1]  # noqa: E731
-        return Terms(lambda at, batch: _put_last(batch, slope(limited(penalty, _whole(at, batch)))), _nothing, _nothing)
+        return Terms(lambda at, batch: at_last(batch, slope(limited(penalty, _whole(at, batch)))), _nothing, _nothing)
     if penalty.estimator == "full":
         term = lambda at, batch: _full(div, params, at, batch)  # noqa: E731
         later = term
@@ -76,7 +76,7 @@ def saturation(penalty: settings.Penalty, at: Positions, batch: Batch) -> Satura
         return Saturation(none, none)
     whole = penalty.level == "sequence"
     u = _last_whole(at, batch) if whole else log_ratio(at, batch)
-    read = _ends(batch) if whole else jnp.asarray(batch.mask)
+    read = last(batch) if whole else jnp.asarray(batch.mask)
     count = lambda of: jnp.sum(batch.weight * jnp.sum(of.astype(u.dtype), axis=1))  # noqa: E731
     share = lambda beyond: count(read & beyond) / count(read)  # noqa: E731
     return Saturation(
@@ -96,7 +96,7 @@ def _differentiated(penalty: settings.Penalty, read) -> Callable[[Positions, Bat
         term = value(u)
         if penalty.gradient == "unbiased":  # times pi/stopped(pi), which is 1
             log_pi = at.at(at.log_pi, batch)
-            log_pi = _put_last(batch, jnp.sum(log_pi, axis=1)) if whole else log_pi
+            log_pi = at_last(batch, jnp.sum(log_pi, axis=1)) if whole else log_pi
             term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
         elif penalty.gradient == "straight_through":
             term = jax.lax.stop_gradient(term - other(u)) + other(u)
@@ -121,21 +121,12 @@ def _whole(at: Positions, batch: Batch) -> Float[Array, " N"]:
 
 def _last_whole(at: Positions, batch: Batch) -> Float[Array, "N T"]:
     """u of the whole sequence at its last token."""
-    return _put_last(batch, _whole(at, batch))
-
-
-def _put_last(batch: Batch, of_sequence: Float[Array, " N"]) -> Float[Array, "N T"]:
-    return jnp.where(_ends(batch), of_sequence[:, None], 0.0)
-
-
-def _ends(batch: Batch):
-    mask = jnp.asarray(batch.mask)
-    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+    return at_last(batch, _whole(at, batch))
 
 
 def _on_tokens(batch: Batch, term: Float[Array, "N T"], whole: bool) -> Float[Array, "N T"]:
     """A term where it counts: at a sequence's last token, or at every token read."""
-    return jnp.where(_ends(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
+    return jnp.where(last(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
 
 
 def from_reference(penalty: settings.Penalty, at: Positions, batch: Batch) -> Float[Array, ""]:

@@ -97,7 +97,8 @@ def optimum_at(run: Run, beta: Float[Array, ""]) -> oracle.Optimum:
     best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, key)
     if run.task.gold is None:
         return best
-    golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=jnp.zeros_like(jnp.asarray(run.task.typicality)))
+    flat = jnp.zeros_like(jnp.asarray(run.task.typicality))
+    golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=flat, reward_model=None)
     gold = oracle.solve(golden, div, params, beta, run.reference, False, key)
     return best._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
 

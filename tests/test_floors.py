@@ -15,7 +15,7 @@ FLOORS = {
     "rollout": 2, "comparison": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4, "shaping": 4, "best_of_n": 4,
-    "job": 5, "losses": 5, "training": 5, "matching": 5, "recognised": 6, "audit": 6,
+    "job": 5, "exact_losses": 5, "losses": 5, "training": 5, "matching": 5, "recognised": 6, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
@@ -29,7 +29,7 @@ FLOORS = {
 SAME_FLOOR = {
     ("estimators", "divergences"), ("penalty", "descent"), ("terms", "penalty"), ("audit", "recognised"),
     ("policies", "tasks"), ("metrics", "oracle"), ("shaping", "oracle"), ("best_of_n", "oracle"),
-    ("losses", "job"), ("training", "job"), ("training", "losses"),
+    ("losses", "job"), ("losses", "exact_losses"), ("exact_losses", "job"), ("training", "job"), ("training", "losses"),
     ("blocks", "closing"), ("records", "blocks"), ("records", "closing"), ("texts", "blocks"), ("texts", "config"),
     ("portrait", "blocks"), ("portrait", "closing"), ("portrait", "config"), ("portrait", "texts"),
     ("records", "texts"), ("records", "portrait"),

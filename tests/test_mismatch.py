@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, importance, job, losses, policies, rollout, settings, training
+from rlkl import config, exact_losses, importance, job, losses, policies, rollout, settings, training
 from rlkl.settings import SettingsError
 from tests.conftest import random_rows, random_task, sequences, shortened
 
@@ -74,7 +74,7 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
         at = rollout.positions(task.automaton, policy, run.reference, batch)
         return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(()), reported))
 
-    exactly = jax.grad(lambda x: losses.exact_loss(run, policies.tabular.Tabular(x, legal)))(jnp.asarray(logits))
+    exactly = jax.grad(lambda x: exact_losses.exact_loss(run, policies.tabular.Tabular(x, legal)))(jnp.asarray(logits))
     off = np.abs(np.asarray(jax.grad(sampled)(jnp.asarray(logits)) - exactly)).max()
     assert off <= 1e-12 if correction == "sequence" else off > 1e-2
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, closing, config, exact, job, losses, metrics, oracle, policies, rollout, tasks, training
+from rlkl import blocks, closing, config, exact, exact_losses, job, losses, metrics, oracle, policies, rollout, tasks, training
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
 from tests.conftest import PARAMS, random_task, shortened
@@ -89,7 +89,7 @@ def test_a_network_starts_where_it_says(name, init, task):
 def test_the_gradient_of_an_enumerated_objective_is_that_of_finite_differences(name):
     run, policy = random_network(name, {"name": "sequence/brackets", "horizon": 4})
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    of = jax.jit(lambda parameters: losses.exact_loss(run, eqx.combine(parameters, rest)))
+    of = jax.jit(lambda parameters: exact_losses.exact_loss(run, eqx.combine(parameters, rest)))
     gradient = jax.jit(jax.grad(of))(trainable)
     draw = np.random.default_rng(0)
     along = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape)), trainable)

@@ -221,7 +221,6 @@ REFUSED = [
     (["reward_shaping=mara"], "reward_shaping.threshold", "needs a value"),
     (["reward_shaping=mara", "reward_shaping.threshold=5"], "reward_shaping.threshold", "no outcome earns it"),
     (["reward_shaping=mara", "reward_shaping.threshold=0.5", "penalty=pearson"], "reward_shaping", "KL(pi_ref‖pi)"),
-    (["reward_shaping=mara", "reward_shaping.threshold=0.5", "task=sequence/grammar"], "reward_shaping", "can be listed"),
     (["reward_shaping=typicality"], "reward_shaping.weight", "no preferences"),
     (["reference.temperature=0"], "reference.temperature", "above 0"),
     (["stop_kl=0"], "stop_kl", "above 0"),

@@ -10,6 +10,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rlkl.tasks.reward_network import RewardNetwork
+
 MOST_SEQUENCES = 2**18  # that are enumerated
 
 
@@ -141,6 +143,11 @@ class Automaton:
             )
         return ahead[self.start]
 
+    @property
+    def unlisted(self) -> str:
+        """In words, where they are too many."""
+        return f"{float(self.sequences):.2g} sequences are too many to list"
+
 
 class Comparisons(eqx.Module):
     """Pairs of M sequences. first, second: which ones; preferred: the probability, or 0 or 1, that the first was preferred;
@@ -161,7 +168,9 @@ class Task(eqx.Module):
     reward: of each state; log_reference: log-probability of each token in each decision state (-inf for zero and for
     an illegal token); typicality: the weight `a` of a per-token reward `a log pi_ref(v|s)`; coordinates: where each
     token stands on a line, for policies that use an order. Where the reward was fitted to preferences: gold, the reward that
-    the annotators saw, of each state; comparisons, the pairs that they were shown, where an algorithm learns from those.
+    the annotators saw, of each state; comparisons, the pairs that they were shown, where an algorithm learns from those;
+    reward_model, where it reads the tokens and there are too many sequences to list: its score is earned at a sequence's end,
+    beside the reward of the end state.
     """
 
     automaton: Automaton = eqx.field(static=True)
@@ -171,3 +180,4 @@ class Task(eqx.Module):
     coordinates: Float[Array | np.ndarray, " V"]
     gold: Float[Array | np.ndarray, " S"] | None = None
     comparisons: Comparisons | None = None
+    reward_model: RewardNetwork | None = None

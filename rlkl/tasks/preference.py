@@ -4,16 +4,19 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import scipy
 
 from rlkl import bradley_terry
 from rlkl.settings import SettingsError
 from rlkl.tasks import Card, annotators, build, register, reward_network
 from rlkl.tasks.annotators import Preferences
-from rlkl.tasks.arguments import choice, number, whole
-from rlkl.tasks.automaton import Task
+from rlkl.tasks.arguments import choice, fits, number, whole
+from rlkl.tasks.automaton import MOST_SEQUENCES, Task
+from rlkl.tasks.reward_network import RewardNetwork
 from rlkl.tasks.unfolded import unfold
 
 MODELS = ("tabular", "features", "network")
+MOMENTS = 2**16  # sequences of the reference, whose rewards are centred and scaled where they cannot be listed
 FLAT = 1e-12  # a standard deviation at which there is nothing to standardise
 
 
@@ -38,7 +41,8 @@ def preference(
     (a recurrent one that reads the tokens, `width` units, `fit_steps` steps), fitted by maximum likelihood; `ridge`/2 times the
     sum of squares is taken off for the first two, so that separated pairs have a finite fit (0: none), and an end state in no
     pair gets the mean of all. The reward is `temperature` times the log-odds, its mean under the reference 0, and, where
-    `standardise` is true, its standard deviation 1.
+    `standardise` is true, its standard deviation 1; of a network over more sequences than can be listed, both are taken over
+    MOMENTS sequences of the reference, and samples alone can train for it.
     """
     card = _base(base, choice("task.model", model, MODELS))
     asked = Preferences(number("task.typicality", typicality), number("task.temperature", temperature, above=0.0))
@@ -50,13 +54,7 @@ def preference(
         asked = annotators.ask(card.task, asked, whole("task.pairs", pairs, at_least=1), seed)
     task = card.task
     task = _by_network(task, asked, *sizes, seed) if model == "network" else _by_values(task, asked, model, ridge)
-    mean, spread = moments(task)
-    factor = spread if standardise else 1.0
-    if factor < FLAT:
-        raise SettingsError("task.standardise", True, "the fitted reward is the same everywhere")
-    ends = np.isin(np.arange(task.automaton.states), task.automaton.outcomes)
-    reward = np.where(ends, (np.asarray(task.reward) - mean) / factor, 0.0)
-    task = dataclasses.replace(task, reward=reward, typicality=np.asarray(float(task.typicality) / factor))
+    task, factor = _centred(task, standardise, seed)
     asked = dataclasses.replace(asked, scale=factor / asked.temperature)
     return dataclasses.replace(card, task=task, preferences=asked, facts=card.facts | _facts(card, task, asked, base, model))
 
@@ -120,21 +118,65 @@ def _of_arms(task: Task, asked: Preferences) -> np.ndarray:
 
 
 def _by_network(task: Task, asked: Preferences, width: int, steps: int, seed: int) -> Task:
-    """The task, on the tree of its sequences, under a network's score of each."""
+    """The task under a network's score of each sequence: on the tree of its sequences a reward of their end states."""
     automaton = task.automaton
+    if automaton.sequences > MOST_SEQUENCES:
+        reader = _reader(task, asked, width, steps, seed)
+        return dataclasses.replace(task, reward=np.zeros(automaton.states), reward_model=reader)
     every = annotators.listed(task, "task.model", "network")
-    mask = automaton.walk(every.tokens)[:, :-1] < automaton.decisions
     if asked.pairs is None or asked.sequences is None:
-        given: Any = np.exp(every.log_reference), asked.scores(task, every)
+        batches = reward_network.from_sequences(np.exp(every.log_reference), asked.scores(task, every), steps, seed)
     else:
         place = np.zeros(automaton.states, int)
         place[every.end] = np.arange(len(every.end))
         drawn = place[asked.sequences.end]
         given = asked.pairs._replace(first=drawn[asked.pairs.first], second=drawn[asked.pairs.second])
-    score = reward_network.fit(every.tokens, mask, given, width, steps, seed)
+        batches = reward_network.from_pairs(given, steps, seed)
+    mask = _mask(task, every.tokens)
+    model = reward_network.fit(every.tokens, mask, automaton.vocabulary, batches, width, seed)
     reward = np.zeros(automaton.states)
-    reward[every.end] = asked.temperature * score
+    reward[every.end] = asked.temperature * reward_network.scores(model, every.tokens, mask)
     return dataclasses.replace(task, reward=reward)
+
+
+def _reader(task: Task, asked: Preferences, width: int, steps: int, seed: int) -> RewardNetwork:
+    """The network itself, where the sequences are too many to list; without given pairs each step draws new ones."""
+    automaton = task.automaton
+    if asked.pairs is None or asked.sequences is None:
+        count = steps * reward_network.BATCH
+        fits("task.fit_steps", steps, 2 * count * automaton.horizon)
+        read = annotators.read(task, annotators.written(task, 2 * count, np.random.default_rng((seed, 3))))
+        first, second = np.arange(2 * count).reshape(2, steps, reward_network.BATCH)
+        worth = asked.scores(task, read)
+        batches = reward_network.Batches(first, second, scipy.special.expit(worth[first] - worth[second]))
+    else:
+        read = asked.sequences
+        batches = reward_network.from_pairs(asked.pairs, steps, seed)
+    model = reward_network.fit(read.tokens, _mask(task, read.tokens), automaton.vocabulary, batches, width, seed)
+    return model.mapped(asked.temperature, 0.0)
+
+
+def _mask(task: Task, tokens: np.ndarray) -> np.ndarray:
+    """Bool["M T"]: the tokens that sequences read."""
+    return task.automaton.walk(tokens)[:, :-1] < task.automaton.decisions
+
+
+def _centred(task: Task, standardise: bool, seed: int) -> tuple[Task, float]:
+    """The task with its reward's mean under the reference 0, and what the reward was divided by."""
+    if task.reward_model is None:
+        mean, spread = moments(task)
+    else:
+        tokens = annotators.written(task, MOMENTS, np.random.default_rng((seed, 1)))
+        scores = reward_network.scores(task.reward_model, tokens, _mask(task, tokens))
+        mean, spread = float(scores.mean()), float(scores.std())
+    factor = spread if standardise else 1.0
+    if factor < FLAT:
+        raise SettingsError("task.standardise", True, "the fitted reward is the same everywhere")
+    if task.reward_model is not None:
+        return dataclasses.replace(task, reward_model=task.reward_model.mapped(1.0 / factor, -mean / factor)), factor
+    ends = np.isin(np.arange(task.automaton.states), task.automaton.outcomes)
+    reward = np.where(ends, (np.asarray(task.reward) - mean) / factor, 0.0)
+    return dataclasses.replace(task, reward=reward, typicality=np.asarray(float(task.typicality) / factor)), factor
 
 
 def moments(task: Task) -> tuple[float, float]:

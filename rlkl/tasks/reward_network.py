@@ -1,5 +1,7 @@
 """A reward model that reads tokens: a recurrent network, trained on preferences by maximum likelihood."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,41 +33,50 @@ class RewardNetwork(eqx.Module):
             token, going = inputs
             return jnp.where(going, self.cell(self.embedding(token), hidden), hidden), None
 
-        hidden, _ = jax.lax.scan(read, jnp.zeros(self.cell.hidden_size, jnp.float32), (tokens, mask))
+        start = jnp.zeros(self.cell.hidden_size, self.score.weight.dtype)
+        hidden, _ = jax.lax.scan(read, start, (tokens, mask))
         return self.score(hidden)
+
+    def mapped(self, factor: float, shift: float) -> "RewardNetwork":
+        """The network whose score is `factor` times this one's, plus `shift`."""
+        bias = factor * np.asarray(self.score.bias) + shift
+        return eqx.tree_at(lambda model: (model.score.weight, model.score.bias), self, (factor * self.score.weight, bias))
+
+
+class Batches(NamedTuple):
+    """The pairs of every step: two sequences each, by number, and the probability, or 0 or 1, that the first was preferred."""
+
+    first: Int[np.ndarray, "steps BATCH"]
+    second: Int[np.ndarray, "steps BATCH"]
+    preferred: Float[np.ndarray, "steps BATCH"]
+
+
+def from_pairs(pairs: Pairs, steps: int, seed: int) -> Batches:
+    """Given pairs, drawn at random."""
+    at = np.random.default_rng((seed, 2)).integers(len(pairs.first), size=(steps, BATCH))
+    return Batches(pairs.first[at], pairs.second[at], pairs.preferred[at])
+
+
+def from_sequences(probability: Float[np.ndarray, " M"], score: Float[np.ndarray, " M"], steps: int, seed: int) -> Batches:
+    """New pairs for every step, with their expected answers, from the probability and the true score of each sequence."""
+    first, second = np.random.default_rng((seed, 2)).choice(len(score), (2, steps, BATCH), p=probability)
+    return Batches(first, second, scipy.special.expit(score[first] - score[second]))
 
 
 def fit(
-    tokens: Int[np.ndarray, "M T"],
-    mask: Bool[np.ndarray, "M T"],
-    pairs: Pairs | tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]],
-    width: int,
-    steps: int,
-    seed: int,
-) -> Float[np.ndarray, " M"]:
-    """The fitted score (log-odds) of each sequence. pairs: given ones, or each sequence's probability and true score, from
-    which every step draws new pairs with their expected answers. In 32 bits, whatever jax's global settings."""
+    tokens: Int[np.ndarray, "M T"], mask: Bool[np.ndarray, "M T"], vocabulary: int, batches: Batches, width: int, seed: int
+) -> RewardNetwork:
+    """The network whose score is the log-odds of the preferences. In 32 bits, whatever jax's global settings; the network
+    returned, in 64, holds NumPy arrays."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        return np.asarray(_fit(tokens, mask, pairs, width, steps, jax.random.key(seed)), np.float64)
+        model = _fit(tokens, mask, vocabulary, batches, width, jax.random.key(seed))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), model)
 
 
-def _drawn(draw: np.random.Generator, pairs, steps: int):
-    """The pairs of every step: (first, second, preferred), each Int or Float["steps BATCH"]."""
-    if isinstance(pairs, Pairs):
-        at = draw.integers(len(pairs.first), size=(steps, BATCH))
-        return pairs.first[at], pairs.second[at], pairs.preferred[at]
-    probability, score = pairs
-    first, second = draw.choice(len(score), (2, steps, BATCH), p=probability)
-    return first, second, scipy.special.expit(score[first] - score[second])
-
-
-def _fit(tokens, mask, pairs, width: int, steps: int, key: PRNGKeyArray) -> Float[Array, " M"]:
-    model = RewardNetwork(int(tokens.max()) + 1, width, key)
-    seed = np.asarray(jax.random.key_data(key)).tolist()
-    batches = [jnp.asarray(x, d) for x, d in zip(_drawn(np.random.default_rng(seed), pairs, steps), "iif", strict=True)]
+def _fit(tokens, mask, vocabulary: int, batches: Batches, width: int, key: PRNGKeyArray) -> RewardNetwork:
+    parameters, rest = eqx.partition(RewardNetwork(vocabulary, width, key), eqx.is_inexact_array)
+    method = optax.adam(optax.linear_schedule(RATE, 0.0, len(batches.first)))
     tokens, mask = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)
-    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
-    method = optax.adam(optax.linear_schedule(RATE, 0.0, steps))
 
     def loss(parameters, first, second, preferred):
         model = eqx.combine(parameters, rest)
@@ -80,7 +91,15 @@ def _fit(tokens, mask, pairs, width: int, steps: int, key: PRNGKeyArray) -> Floa
     @jax.jit
     def trained(parameters, batches):
         (parameters, _), _ = jax.lax.scan(step, (parameters, method.init(parameters)), batches)
-        model = eqx.combine(parameters, rest)
-        return jax.lax.map(lambda one: model(*one), (tokens, mask), batch_size=AT_ONCE)
+        return parameters
 
-    return trained(parameters, tuple(batches))
+    laid = tuple(jnp.asarray(x, dtype) for x, dtype in zip(batches, "iif", strict=True))
+    return eqx.combine(trained(parameters, laid), rest)
+
+
+def scores(model: RewardNetwork, tokens: Int[np.ndarray, "M T"], mask: Bool[np.ndarray, "M T"]) -> Float[np.ndarray, " M"]:
+    """The score of each sequence, read in 32 bits."""
+    with jax.enable_x64(False):
+        low = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), model)
+        read = jax.jit(lambda *both: jax.lax.map(lambda one: low(*one), both, batch_size=AT_ONCE))
+        return np.asarray(read(jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)), np.float64)

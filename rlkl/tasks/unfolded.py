@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 
-from rlkl.settings import SettingsError
 from rlkl.tasks import Card
 from rlkl.tasks.arguments import fits
 from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
@@ -13,13 +12,10 @@ from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
 
 def unfold(card: Card, key: str, value: str) -> Card:
     """The card with a decision state for each prefix and an end state, named by its text, for each sequence; `key` and
-    `value` are the setting that asks for it. A bandit is its own tree."""
+    `value` are the setting that asks for it. Unchanged where the sequences are too many to list; a bandit is its own tree."""
     task, automaton = card.task, card.task.automaton
-    if automaton.horizon == 1:
+    if automaton.horizon == 1 or automaton.sequences > MOST_SEQUENCES:
         return card
-    if automaton.sequences > MOST_SEQUENCES:
-        many = f"{float(automaton.sequences):.2g} sequences; at most {MOST_SEQUENCES} can be listed"
-        raise SettingsError(key, value, f"reads the whole history, and this task has {many}")
     states, levels = np.array([automaton.start]), []  # of the prefixes of a length, level by level
     texts, ends, names = [""], [], []
     for t in range(automaton.horizon):
