@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from rlkl import machine
 from rlkl.settings import DivergedError, SettingsError
 
 if TYPE_CHECKING:
+    from rlkl.background import BackgroundTracker
     from rlkl.config import Built
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
@@ -45,6 +47,7 @@ class Jobs:
     reused: int = 0
     status: int = 0
     tracked: bool = False
+    _trackers: "BackgroundTracker | None" = None
 
     def __call__(self, config: Any, finished: "Finished | None" = None) -> float:
         """Run a job, or only record one that is finished already; returns its objective, NaN where it failed.
@@ -92,7 +95,7 @@ class Jobs:
     def _in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
         machine.configure()
         from rlkl import config as configs
-        from rlkl import report, results, runs
+        from rlkl import records, report, results, runs, tracking
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished.built
@@ -103,11 +106,23 @@ class Jobs:
             found, self.reused = done.entry, self.reused + done.reused
         else:
             found = finished.entry
-            runs.deliver(built, found, folder, group, report.warn, finished.live)
+            records.fill(folder, found.files)
+            if finished.live is not None:
+                finished.live.finish(found.summary)
+            elif built.tracking.name != "none":
+                rows = records.columns_of(found.files["history.csv"])
+                self.trackers(report.warn).track(tracking.about(built, group), folder, rows, found.summary)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
         self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
         report.console.print(f"job {hydra.job.num}  {' '.join(given) or 'defaults'}\n  {report.brief(graded)}", markup=False)
         return graded
+
+    def trackers(self, warn: Callable[[str], None]) -> "BackgroundTracker":
+        """Who tracks a sweep's finished jobs; started at the first call."""
+        from rlkl.background import BackgroundTracker
+
+        self._trackers = self._trackers or BackgroundTracker(warn)
+        return self._trackers
 
     def write_results(self) -> None:
         """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
@@ -125,6 +140,8 @@ class Jobs:
 
         if self.sweep is None:
             return
+        if self._trackers is not None:
+            self._trackers.close()
         try:
             self.write_results()
         except OSError as error:

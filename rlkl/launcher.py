@@ -52,6 +52,10 @@ class FusedLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
+        if any(job.built.tracking.name == "wandb_offline" for job in prepared.values()):
+            from rlkl import report
+
+            self.task_function.trackers(report.warn)  # which start while the first group is compiled
         returns: dict[int, JobReturn] = {}
         finish = _finish(prepared, self.task_function, self._follow)
         with contextlib.closing(finish) as finishing, _ending(prepared):  # so that training ends where this does

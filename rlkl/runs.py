@@ -13,7 +13,7 @@ from rlkl.config import Built
 from rlkl.policies import AnyPolicy
 from rlkl.settings import DivergedError
 from rlkl.store import Entry
-from rlkl.tracking import Tracker
+from rlkl.tracking import Tracker, about
 from rlkl.training import Row
 
 if TYPE_CHECKING:
@@ -110,23 +110,9 @@ def execute(
     return Recorded(found, reused, upload)
 
 
-def deliver(
-    built: Built, found: Entry, folder: Path, group: str | None, warn: Callable[[str], None], live: Tracker | None = None
-) -> str | None:
-    """Fill a finished run's folder, and track it, by a `live` tracker that has its rows already if there is one; returns
-    wandb's line to upload it."""
-    records.fill(folder, found.files)
-    tracker = live or tracked(built, folder, group, warn)
-    if tracker is None:
-        return None
-    if live is None:
-        tracker.log(records.columns_of(found.files["history.csv"]))
-    return tracker.finish(found.summary)
-
-
 def tracked(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
     """The run's tracker, if it is to be tracked."""
-    return None if built.tracking.name == "none" else Tracker(built, folder, group, warn)
+    return None if built.tracking.name == "none" else Tracker(about(built, group), folder, warn)
 
 
 def raise_if_diverged(graded: dict[str, Any]) -> None:

@@ -5,34 +5,57 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl.config import Built
+if TYPE_CHECKING:
+    from rlkl.config import Built
+
+
+class About(NamedTuple):
+    """What wandb is told of a run at its start; plain values."""
+
+    project: str | None
+    entity: str | None
+    tags: list[str]
+    offline: bool
+    name: str
+    group: str | None
+    job_type: str
+    config: dict[str, Any]
+
+
+def about(built: "Built", group: str | None) -> About:
+    """A run as wandb is told of it; `group` is its sweep's name."""
+    chosen, named = built.tracking, label(built)
+    job_type = f"{named} {digest(built.resolved)}"
+    name = f"{named} seed={built.run.settings.seed}"
+    offline = chosen.name == "wandb_offline"
+    return About(chosen.project, chosen.entity, list(chosen.tags), offline, name, group, job_type, built.resolved)
 
 
 class Tracker:
     """One wandb run: rows as they come, the summary at the end. After a failure it warns once and stays silent."""
 
-    def __init__(self, built: Built, folder: Path, group: str | None, warn: Callable[[str], None]):
-        self._warn, self._run = warn, None
-        self._guarded("start", lambda: self._start(built, folder, group))
+    def __init__(self, told: About, folder: Path, warn: Callable[[str], None]):
+        self._warn = warn
+        self._run: Any = None
+        self._guarded("start", lambda: self._start(told, folder))
 
-    def _start(self, built, folder, group):
+    def _start(self, told: About, folder: Path) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        chosen = built.tracking
         self._run = wandb.init(
-            project=chosen.project,
-            entity=chosen.entity,
-            tags=list(chosen.tags) or None,
-            name=f"{label(built)} seed={built.run.settings.seed}",
-            group=group,
-            job_type=f"{label(built)} {digest(built.resolved)}",
-            config=built.resolved,
+            project=told.project,
+            entity=told.entity,
+            tags=told.tags or None,
+            name=told.name,
+            group=told.group,
+            job_type=told.job_type,
+            config=told.config,
             dir=str(folder),
             reinit="create_new",  # a sweep's jobs train, and are followed, together
-            mode="offline" if chosen.name == "wandb_offline" else "online",
+            mode="offline" if told.offline else "online",
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -80,7 +103,7 @@ class Tracker:
             return None
 
 
-def label(built: Built) -> str:
+def label(built: "Built") -> str:
     """A readable name of a run but for its seed."""
     chosen = built.run.settings
     task = str(built.resolved["task"]["name"]).split("/")[-1]

@@ -18,7 +18,7 @@ FLOORS = {
     "job": 5, "exact_losses": 5, "losses": 5, "training": 5, "matching": 5, "recognised": 6, "audit": 6,
     "plugins": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
-    "config": 6, "records": 6, "tracking": 6, "results": 6, "report": 6, "listing": 6,
+    "config": 6, "records": 6, "tracking": 6, "background": 7, "results": 6, "report": 6, "listing": 6,
     "references": 6, "texts": 6, "portrait": 6,
     "scores": 0, "probes": 6,
     "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7, "comparisons": 7,
@@ -82,6 +82,11 @@ def test_importing_rlkl_loads_neither_wandb_nor_matplotlib_nor_jax():
 
 def test_training_loads_neither_wandb_nor_matplotlib():
     assert not {"wandb", "matplotlib", "pandas"} & loaded_by("import rlkl.runs, rlkl.report")
+
+
+def test_the_process_that_tracks_loads_no_jax():
+    """It starts beside a training, and would take its time."""
+    assert not {"jax", "numpy", "wandb"} & loaded_by("import rlkl.background")
 
 
 def test_training_loads_no_part_of_scipy():
