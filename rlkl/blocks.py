@@ -3,7 +3,7 @@ same to the last bit whether it is alone or among hundreds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from rlkl.job import Run
 from rlkl.training import ROWS, Row, State, advance, prepare, start
 
 WIDEST = 64  # runs in a block of small tables: a step's many small operations cost as much for 64 runs as for one
+COMPILED = {"xla_cpu_prefer_vector_width": 512}  # training; XLA would take half of what a CPU with AVX-512 has
 
 
 class Trained(NamedTuple):
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
     best_in_family: float | None
 
 
-def _mapped(one: Callable, in_axes: tuple) -> Callable:
+def _mapped(one: Callable, in_axes: tuple, options: dict[str, Any] | None = None) -> Callable:
     """`one` over a block: vmapped, but for a block of one run, whose matrices a batch axis would slow down."""
 
     def over(*arguments):
@@ -41,13 +42,13 @@ def _mapped(one: Callable, in_axes: tuple) -> Callable:
         single = (jax.tree.map(lambda x: x[0], a) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
         return jax.tree.map(lambda x: jnp.asarray(x)[None], one(*single))
 
-    return jax.jit(over)
+    return jax.jit(over, compiler_options=options)
 
 
 _best_in_family = _mapped(closing.best_in_family, (0,))
 _start = _mapped(start, (0,))
 _prepare = _mapped(prepare, (0, 0))
-_advance = _mapped(advance, (0, 0, 0, None))
+_advance = _mapped(advance, (0, 0, 0, None), COMPILED)
 _close = _mapped(closing.close, (0, 0, 0))
 
 

@@ -49,7 +49,8 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
         low = job.cast(run, run.settings.dtype)
         return jax.lax.fori_loop(0, number, lambda _, state: training.step(low, state), state)
 
-    start, take = jax.jit(jax.vmap(training.start)), jax.jit(jax.vmap(taken, in_axes=(0, 0, None)))
+    start = jax.jit(jax.vmap(training.start))
+    take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=blocks.COMPILED)
 
     def over(members: list, device: Any, number: int) -> None:
         with jax.default_device(device), jax.enable_x64(True):
