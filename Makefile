@@ -24,13 +24,15 @@ figures: $(READY)
 	$(BIN)/python -m experiments mode_seeking collapse wrong_gradient steering typicality where_diversity_goes \
 		flat_reward over_optimisation best_of_n mara entropy_mechanism --readme
 
-# Most of the quick tests' time is compilation, and most programs run for milliseconds: compile them without optimisation.
-test: export XLA_FLAGS := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+# Most of the quick tests' time, and of the many random automata's, is compilation for programs that run for milliseconds.
+UNOPTIMISED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(UNOPTIMISED) $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not many'
 
 test-all: $(READY) lint
-	$(BIN)/python -m pytest -n 2
+	$(UNOPTIMISED) $(BIN)/python -m pytest -n 2 --dist worksteal -m many
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not many'
 
 lint: $(READY)
 	$(BIN)/ruff check .

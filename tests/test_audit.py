@@ -122,7 +122,7 @@ def short_task(seed: int, horizon: int):
     return tasks.Task(automaton, np.zeros(states + 1), random_rows(draw, automaton.legal), np.zeros(()), np.arange(3.0)), draw
 
 
-@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(50) if seed != 3)])
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.many) for seed in range(50) if seed != 3)])
 def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
     """All of them in one program: the training's loss on every sequence, weighted by its probability."""
     task, draw = short_task(seed, 2 + seed % 2)

@@ -62,7 +62,7 @@ def test_values_are_the_enumerated_ones(seed):
     against_enumeration(seed, typicality=0.7 * (seed % 2))
 
 
-@pytest.mark.slow
+@pytest.mark.many
 @pytest.mark.parametrize("seed", range(8, 200))
 def test_values_are_the_enumerated_ones_on_many_automata(seed):
     against_enumeration(seed, typicality=0.7 * (seed % 2))

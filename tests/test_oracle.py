@@ -221,7 +221,7 @@ def test_typicality_tempers_the_reference(seed):
     tempered(seed)
 
 
-@pytest.mark.slow
+@pytest.mark.many
 @pytest.mark.parametrize("seed", range(1, 200))
 def test_optima_of_two_hundred_automata(seed):
     over_all_sequences(seed, FACTORISED)
