@@ -1,5 +1,6 @@
 """Rewards that read the history, where the sequences are too many to list: against the same on the tree of the sequences."""
 
+import dataclasses
 import json
 import math
 
@@ -73,13 +74,17 @@ def test_mara_by_batch_descends_what_its_paper_says(unlistable, name, variant):
     which under KL(pi_ref‖pi) the second variant takes from pi_ref(z) in place of pi_ref(y)."""
     run = jax.tree.map(jnp.asarray, built(*MOTIF, *MARA, f"penalty={name}", f"reward_shaping.variant={variant}").run)
     policy = some_policy(run.task)
+    of_states = np.random.default_rng(1).uniform(0.7, 1.3, run.task.automaton.states)
+    run = dataclasses.replace(run, task=dataclasses.replace(run.task, reward=jnp.asarray(of_states)))
     batch, log_ref = everything(run, policy)
-    reward = np.asarray(run.task.reward)[np.asarray(batch.states)[:, -1]]
+    reward = of_states[np.asarray(batch.states)[:, -1]]
     above = reward >= 1.0
-    assert 1 < above.sum() < len(above)
-    gap = np.where(above, np.max(np.asarray(log_ref)[above]) - np.asarray(log_ref), 0.0)
+    assert 1 < len(set(reward[above])) < above.sum() < len(above)
+    likeliest = np.argmax(np.where(above, log_ref, -np.inf))
+    gap = np.where(above, log_ref[likeliest] - np.asarray(log_ref), 0.0)
     moved = variant == 2 and name == "forward_kl"
-    augmented, anchored = reward + (0.0 if moved else 0.2 * gap), log_ref + (gap if moved else 0.0)
+    level = np.where(above, reward[likeliest], reward)
+    augmented, anchored = level + (0.0 if moved else 0.2 * gap), log_ref + (gap if moved else 0.0)
 
     def worth(logits):
         log_pi = rollout.log_probability(Tabular(logits, policy.support), batch)
@@ -108,9 +113,9 @@ def test_without_a_sequence_above_the_threshold_mara_changes_nothing(unlistable)
 @pytest.fixture
 def read(monkeypatch, request):
     """A card whose reward a network reads off the tokens, and the same on the tree of its sequences."""
-    tree = tasks.build("preference/any", **NETWORK, pairs=300)
+    tree = tasks.build("preference/any", **NETWORK, pairs=300, temperature=0.5)
     request.getfixturevalue("unlistable")
-    return tasks.build("preference/any", **NETWORK, pairs=300), tree
+    return tasks.build("preference/any", **NETWORK, pairs=300, temperature=0.5), tree
 
 
 def rewards(task) -> tuple[rollout.Batch, np.ndarray]:
