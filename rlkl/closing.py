@@ -194,7 +194,8 @@ def _ends_of_optimum(task: Task, reference: AnyPolicy, optimum: Optimum, key: PR
         weight = jnp.asarray(batch.weight)
     log_ref = rollout.log_probability(reference, batch)
     share = jnp.exp(optimum.log_probability(batch, log_ref) - log_ref)
-    return jax.ops.segment_sum(weight * share, oracle.final_states(batch), automaton.states)
+    ends = jax.ops.segment_sum(weight * share, oracle.final_states(batch), automaton.states)
+    return jnp.where(jnp.isnan(optimum.objective), jnp.nan, ends)
 
 
 def distances(

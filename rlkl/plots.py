@@ -103,8 +103,12 @@ def _one(runs: Runs) -> Figure:
         curves.axhline(graded["optimal_objective"], color=BLACK, ls="--", lw=0.8, label="optimal objective")
     curves.set(xlabel="step", ylabel="reward", title=_objective(graded))
     curves.legend()
-    _regret(regret, history["step"], history["regret"], colour)
-    regret.set(xlabel="step", ylabel="regret", title="distance from the exact optimum")
+    if history["regret"].notna().any():
+        _regret(regret, history["step"], history["regret"], colour)
+        regret.set(xlabel="step", ylabel="regret", title="distance from the exact optimum")
+    else:
+        regret.plot(history["step"], history["kl_pi_ref"], color=colour)
+        regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
     _distribution(arms, outcomes)
     figure.suptitle(f"{graded['task']}, policy {graded['policy']}, {graded['algorithm']}", fontsize=8.5)
     return figure
@@ -122,7 +126,8 @@ def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
 
 def _distribution(axes: Axes, outcomes) -> None:
     """Reference, policy and optimum: as lines where outcomes are numbers, else the likeliest as named bars."""
-    kinds = (("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--"))
+    kinds = [("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--")]
+    kinds = [kind for kind in kinds if outcomes[kind[0]].notna().any()]
     if 12 < len(outcomes) <= 128 and pd.api.types.is_numeric_dtype(outcomes["outcome"]):
         at = outcomes["outcome"]
         for name, colour, line in kinds:
@@ -132,7 +137,7 @@ def _distribution(axes: Axes, outcomes) -> None:
         likely = outcomes[["reference", "policy", "optimum"]].max(axis=1).sort_values(ascending=False, kind="stable")
         shown = outcomes.loc[np.sort(likely.index[:MOST_BARS])]
         at = np.arange(len(shown))
-        for offset, (name, colour, _) in zip((-0.27, 0.0, 0.27), kinds, strict=True):
+        for offset, (name, colour, _) in zip((-0.27, 0.0, 0.27), kinds, strict=False):
             axes.bar(at + offset, shown[name], 0.27, color=colour, label=name)
         axes.set_xticks(at, [str(name) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
         if len(shown) < len(outcomes):
@@ -144,6 +149,8 @@ def _distribution(axes: Axes, outcomes) -> None:
 def _sweep(runs: Runs) -> Figure:
     figure = Figure(figsize=(7.0, 2.8))
     left, right = figure.subplots(1, 2)
+    if not runs.summary["regret"].notna().any():
+        return _without_optimum(figure, left, right, runs)
     for _, graded in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == graded["run"]]
         _regret(left, history["step"], history["regret"], look(graded["divergence"])[0], alpha=0.6, lw=0.8)
@@ -162,5 +169,20 @@ def _sweep(runs: Runs) -> Figure:
     right.set(
         ylabel="final regret", title=f"{len(runs.summary)} runs on {', '.join(named[:2])}{', ...' if len(named) > 2 else ''}"
     )
+    right.legend()
+    return figure
+
+
+def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Figure:
+    """A sweep whose optimum is not known: the objective over steps, and what its KL(pi‖pi_ref) buys."""
+    for _, graded in runs.summary.head(MOST_CURVES).iterrows():
+        history = runs.history[runs.history["run"] == graded["run"]]
+        left.plot(history["step"], history["objective"], color=look(graded["divergence"])[0], alpha=0.6, lw=0.8)
+    left.set(xlabel="step", ylabel="objective", title="no optimum is known")
+    for divergence, group in runs.summary.groupby("divergence", sort=False):
+        colour, marker = look(str(divergence))
+        at = group["kl_pi_ref"].astype(float)
+        right.plot(at, group["reward"].astype(float), marker, color=colour, label=group["formula"].iloc[0], alpha=0.8)
+    right.set(xlabel="KL(pi‖pi_ref)", ylabel="E[r]", title=f"{len(runs.summary)} runs")
     right.legend()
     return figure

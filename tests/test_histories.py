@@ -7,9 +7,25 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
-from rlkl import best_of_n, blocks, config, exact, losses, metrics, oracle, records, rollout, shaping, tasks, training
+from rlkl import (
+    best_of_n,
+    blocks,
+    config,
+    exact,
+    losses,
+    metrics,
+    oracle,
+    plots,
+    records,
+    results,
+    rollout,
+    shaping,
+    tasks,
+    training,
+)
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
@@ -196,8 +212,9 @@ def test_best_of_n_by_a_network_s_reward_is_estimated(read):
 def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     made = built(*GRAMMAR, "algorithm=rloo", "steps=2")
     trained = blocks.train([made.run])[0]
-    records.fill(tmp_path, records.files(made, trained, 0.0))
-    graded = json.loads((tmp_path / "summary.json").read_text())
+    for name in ("0", "1"):
+        records.fill(tmp_path / name, records.files(made, trained, 0.0))
+    graded = json.loads((tmp_path / "0" / "summary.json").read_text())
     for key in ("optimal_objective", "regret", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "regret_stderr"):
         assert graded[key] is None
         assert graded[f"{key}_reason"].startswith("the reward model reads the whole history")
@@ -205,7 +222,12 @@ def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     assert graded["exact"] is False
     assert math.isfinite(graded["gold_regret"])
     assert math.isfinite(graded["gold_optimal_objective"])
-    assert (tmp_path / "outcomes.csv").read_text().splitlines()[1].split(",")[1] == ""
+    ends = pd.read_csv(tmp_path / "0" / "outcomes.csv")
+    assert ends[["reward", "optimum"]].isna().all(axis=None)
+    drawn = plots.draw(results.load(tmp_path / "0"))
+    assert [axes.get_title() for axes in drawn.axes][1:] == ["no optimum is known", "before and after"]
+    assert [text.get_text() for text in drawn.axes[2].get_legend().get_texts()] == ["reference", "policy"]
+    assert [axes.get_title() for axes in plots.draw(results.load(tmp_path)).axes] == ["no optimum is known", "2 runs"]
 
 
 REFUSED = [
