@@ -54,9 +54,8 @@ def built(*overrides: str):
 
 def everything(run, policy):
     """Every sequence of a run's task, weighted by the policy, and its log-probability under the reference."""
-    listed = run.task.automaton.enumerated()
-    tokens, states = map(jnp.asarray, listed)
-    batch = rollout.Batch(tokens, states, states[:, :-1] < run.task.automaton.decisions, jnp.zeros(len(tokens)), len(tokens))
+    batch = rollout.enumerate_all(run.task.automaton)
+    batch = batch._replace(tokens=jnp.asarray(batch.tokens), states=jnp.asarray(batch.states), mask=jnp.asarray(batch.mask))
     batch = batch._replace(weight=jnp.exp(rollout.log_probability(policy, batch)))
     return batch, rollout.log_probability(run.reference, batch)
 
@@ -136,8 +135,7 @@ def read(monkeypatch, request):
 
 def rewards(task) -> tuple[rollout.Batch, np.ndarray]:
     """Every sequence of a task, and its reward."""
-    tokens, states = map(jnp.asarray, task.automaton.enumerated())
-    batch = rollout.Batch(tokens, states, states[:, :-1] < task.automaton.decisions, jnp.zeros(len(tokens)), len(tokens))
+    batch = rollout.enumerate_all(task.automaton)
     return batch, np.asarray(jnp.sum(exact.sequence_rewards(task, batch, jnp.float64), axis=1))
 
 
@@ -228,21 +226,6 @@ def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     assert [axes.get_title() for axes in drawn.axes][1:] == ["no optimum is known", "before and after"]
     assert [text.get_text() for text in drawn.axes[2].get_legend().get_texts()] == ["reference", "policy"]
     assert [axes.get_title() for axes in plots.draw(results.load(tmp_path)).axes] == ["no optimum is known", "2 runs"]
-
-
-REFUSED = [
-    ([*GRAMMAR, "algorithm=exact"], "algorithm", "reads the whole history"),
-    (["task=sequence/grammar", "algorithm=exact", *MARA], "algorithm", "mara reads the whole history"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "key", "says"), REFUSED, ids=lambda value: str(value)[-40:])
-def test_what_cannot_be_is_refused_in_one_line(overrides, key, says):
-    with pytest.raises(SettingsError) as refused:
-        built(*overrides)
-    assert refused.value.key == key
-    assert says in str(refused.value)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_network_s_reward_cannot_be_written_out(read):

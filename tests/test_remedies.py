@@ -221,6 +221,7 @@ REFUSED = [
     (["reward_shaping=mara"], "reward_shaping.threshold", "needs a value"),
     (["reward_shaping=mara", "reward_shaping.threshold=5"], "reward_shaping.threshold", "no outcome earns it"),
     (["reward_shaping=mara", "reward_shaping.threshold=0.5", "penalty=pearson"], "reward_shaping", "KL(pi_ref‖pi)"),
+    (["task=sequence/grammar", "algorithm=exact", *MARA[-2:]], "algorithm", "mara reads the whole history"),
     (["reward_shaping=typicality"], "reward_shaping.weight", "no preferences"),
     (["reference.temperature=0"], "reference.temperature", "above 0"),
     (["stop_kl=0"], "stop_kl", "above 0"),
