@@ -7,7 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, estimators, exact, job, penalty, plugins, policies, rollout, settings, shaping, tasks
+from rlkl import (
+    algorithms,
+    controllers,
+    divergences,
+    estimators,
+    exact,
+    job,
+    penalty,
+    plugins,
+    policies,
+    rollout,
+    settings,
+    shaping,
+    tasks,
+)
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks import annotators
 from rlkl.tasks.contexts import remember
@@ -208,6 +222,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
     row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
     steps = chosen.steps or recipe.steps
+    batch_size = None if kind == "exact" else chosen.batch_size or recipe.batch_size
     unset = {key for key, value in vars(chosen.optimizer).items() if value is None and key in Recipe._fields}
     if chosen.optimizer.decay is not None and chosen.optimizer.decay > 1:
         raise SettingsError("optimizer.decay", chosen.optimizer.decay, "must be at most 1, a part of the steps")
@@ -215,22 +230,24 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
         chosen,
         policy=_policy(chosen, task),
         algorithm=_algorithm(chosen),
-        penalty=_penalty(chosen, task),
+        penalty=_penalty(chosen, task, batch_size),
         optimizer=dataclasses.replace(chosen.optimizer, **{key: getattr(recipe, key) for key in unset}),
         steps=steps,
-        batch_size=None if kind == "exact" else chosen.batch_size or recipe.batch_size,
+        batch_size=batch_size,
         log_every=chosen.log_every or max(1, steps // recipe.rows),
         dtype=chosen.dtype or recipe.dtype,
     )
 
 
-def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
+def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.Penalty:
     given = chosen.penalty
     if given.divergence == "none":
         if given.beta != 0.0:
             raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
     elif given.beta <= 0.0:
         raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
+    else:
+        _within_limits("penalty.beta", given.beta)
     if given.controller != "fixed":
         if given.divergence == "none":
             raise SettingsError("penalty.controller", given.controller, "there is no penalty for it to steer")
@@ -238,6 +255,11 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
         key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
         if getattr(given, key) is None:
             raise SettingsError(f"penalty.{key}", "null", f"controller={given.controller} needs the {what}")
+        if scheduled:
+            _within_limits("penalty.beta_end", given.beta_end)
+    if given.controller == "adaptive" and given.horizon <= controllers.least_horizon(batch_size):
+        rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
+        raise SettingsError("penalty.horizon", given.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
     if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
         _exactly_known(chosen, task, penalty.divergence(given))
     if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
@@ -248,6 +270,13 @@ def _penalty(chosen: settings.Settings, task: tasks.Task) -> settings.Penalty:
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
     return penalty.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
+
+
+def _within_limits(key: str, beta: float) -> None:
+    least, most = settings.BETA_LIMITS
+    if not least <= beta <= most:
+        rule = f"must be between {least:g} and {most:g}: beyond, rounding and not the penalty decides what is optimal"
+        raise SettingsError(key, beta, rule)
 
 
 def _weighed(given: settings.Penalty) -> settings.Penalty:

@@ -22,14 +22,23 @@ def after(penalty: settings.Penalty, beta: Float[Array, ""], kl: Float[Array, ""
 
     fixed: as it was. adaptive: times 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv
     1909.08593, section 2.2). lagrangian: dual ascent on the budget in log beta, times exp(rate (KL/target - 1)), the error
-    held within 1 so that one wild batch moves it little (cf. Stooke et al. 2020, arXiv 2007.03964).
+    held within 1 so that one wild batch moves it little (cf. Stooke et al. 2020, arXiv 2007.03964). Both stay within
+    `settings.BETA_LIMITS`: a target that cannot be reached would bring beta to 0 or infinity.
     """
     if penalty.controller == "fixed":
         return beta
     error = kl / penalty.target_kl - 1.0
     if penalty.controller == "adaptive":
-        return beta * (1.0 + jnp.clip(error, -CLIP, CLIP) * (sequences or 1) / penalty.horizon)
-    return beta * jnp.exp(penalty.controller_rate * jnp.clip(error, -1.0, 1.0))
+        factor = 1.0 + jnp.clip(error, -CLIP, CLIP) * (sequences or 1) / penalty.horizon
+    else:
+        factor = jnp.exp(penalty.controller_rate * jnp.clip(error, -1.0, 1.0))
+    return jnp.clip(beta * factor, *settings.BETA_LIMITS)
+
+
+def least_horizon(sequences: int | None) -> float:
+    """The horizon at or below which a batch of `sequences` (None: an exact step, of one) could bring `adaptive`'s factor to 0
+    or below."""
+    return CLIP * (sequences or 1)
 
 
 def scheduled(penalty: settings.Penalty, step: Int[Array, ""], steps: int) -> Float[Array, ""]:

@@ -118,12 +118,24 @@ def exact(
     dtype, wide = log_pi.dtype, jax.dtypes.canonicalize_dtype(jnp.float64)  # in 32 bits e^200 is infinite, and e^-200 zero
     params, log_pi, log_ref = jax.tree.map(lambda x: jnp.asarray(x, wide), (params, log_pi, log_ref))
     u, on_both, ref_only, pi_only = _split(log_pi, log_ref)
-    f, _ = div.both(u, params)
     zero, infinity = div.limit("zero", params, wide), div.limit("infinity", params, wide)
-    value = jnp.where(on_both, jnp.exp(log_ref) * f, 0.0)
+    value = jnp.where(on_both, _weighted(div, params, log_pi, log_ref, u), 0.0)
     value = jnp.where(ref_only, jnp.exp(log_ref) * zero, value)
     value = jnp.where(pi_only, jnp.exp(log_pi) * infinity, value)
     return jnp.sum(value, axis=-1).astype(dtype)
+
+
+def _weighted(div: Divergence, params: Params, log_pi, log_ref, u):
+    """pi_ref f(t). Where f(t) overflows it is pi times f/t, which for large t is linear in the slope for every divergence
+    registered here."""
+    far = math.log(jnp.finfo(u.dtype).max)
+    first, second = (div.both(jnp.asarray(part * far, u.dtype), params) for part in (0.3, 0.4))
+    f, _ = div.both(jnp.minimum(u, 0.4 * far), params)
+    start, end = first[0] * math.exp(-0.3 * far), second[0] * math.exp(-0.4 * far)
+    rise = jnp.where(second[1] == first[1], 0.0, (end - start) / (second[1] - first[1]))
+    slope = div.both(jnp.maximum(u, 0.4 * far), params)[1]
+    tail = jnp.exp(log_pi) * jnp.where(jnp.isfinite(end), end + rise * (slope - second[1]), jnp.inf)
+    return jnp.where(u > 0.4 * far, tail, jnp.exp(log_ref) * f)
 
 
 def _split(log_pi, log_ref):
@@ -140,11 +152,11 @@ def _exact_jvp(div, primals, tangents):
     value = exact(div, params, log_pi, log_ref)
     u, on_both, _, pi_only = _split(log_pi, log_ref)
     low = jnp.maximum(u, -clamp_for(u.dtype))
-    f, slope = div.both(low, params)
+    _, slope = div.both(low, params)
     weight = jnp.where(on_both, jnp.exp(jnp.where(on_both, log_ref, 0.0) + low) * slope, 0.0)
     infinity = div.limit("infinity", params, log_pi.dtype)
     by_pi = weight + jnp.where(pi_only, jnp.exp(log_pi) * infinity, 0.0)
-    by_ref = jnp.where(on_both, jnp.exp(log_ref) * f, 0.0) - weight
+    by_ref = jnp.where(on_both, _weighted(div, params, log_pi, log_ref, low), 0.0) - weight
     return value, jnp.sum(_product(by_pi, d_pi) + _product(by_ref, d_ref), axis=-1)
 
 
@@ -160,13 +172,25 @@ def power(c: Float[Array, ""] | float, u: Float[Array, "..."]) -> Float[Array, "
     return jnp.where(c == 0.0, u, jnp.expm1(safe * u) / safe)
 
 
+def scaled(difference: Float[Array, "..."], beta: Float[Array, ""]) -> Float[Array, "..."]:
+    """difference/beta, and exactly 0 where the difference is, however small beta."""
+    return jnp.where(difference == 0.0, 0.0, difference / beta)
+
+
+def tilted(log_ref, reward, beta, params):
+    """KL(pi‖pi_ref)'s optimum, pi_ref e^{r/beta}/Z, from rewards less the largest, so that r/beta may overflow."""
+    inside = log_ref > -jnp.inf
+    best = jnp.max(reward, where=inside, initial=-jnp.inf)
+    return jax.nn.log_softmax(jnp.where(inside, log_ref + scaled(jnp.minimum(reward - best, 0.0), beta), -jnp.inf))
+
+
 @register(
     "kl_pi_ref",
     zero=1.0,
     infinity=jnp.inf,
     chain="policy",
     formula="KL(pi‖pi_ref)",
-    optimum=lambda log_ref, reward, beta, params: jax.nn.log_softmax(log_ref + reward / beta),
+    optimum=tilted,
 )
 def kl_pi_ref(u, params):
     """KL(pi||pi_ref), "reverse KL" in the RLHF literature: f = t log t - t + 1."""
@@ -203,20 +227,28 @@ def mixed(u, params):
 def amari_alpha(u, params):
     """Amari's alpha: f = (t^a - a t - 1 + a)/(a(a-1)); a = 1 is KL(pi||pi_ref), a = 0 is KL(pi_ref||pi).
 
-    Computed from the end that is well-conditioned: the other is f_a(t) = t f_{1-a}(1/t).
+    With s = (t^(a-1) - 1)/(a-1), the slope, f = (t s - (t - 1))/a: well-conditioned but near a = 0, where f =
+    ((t^a - 1)/a - (t - 1))/(a - 1) is.
     """
     a = jnp.asarray(params.alpha, u.dtype)
-    near_zero = a <= 0.5
-    b, w = jnp.where(near_zero, a, 1.0 - a), jnp.where(near_zero, u, -u)
-    g = (power(b, w) - jnp.expm1(w)) / (b - 1.0)
-    return jnp.where(near_zero, g, jnp.exp(u) * g), power(a - 1.0, u)
+    near_zero, slope = a <= 0.5, power(a - 1.0, u)
+    low = (power(a, u) - jnp.expm1(u)) / jnp.where(near_zero, a - 1.0, 1.0)
+    high = (_product(jnp.exp(u), slope) - jnp.expm1(u)) / jnp.where(near_zero, 1.0, a)
+    return jnp.where(near_zero, low, high), slope
 
 
 @register("jensen_shannon", zero=0.5 * math.log(2.0), infinity=0.5 * math.log(2.0), formula="JS(pi, pi_ref)")
 def jensen_shannon(u, params):
-    """Jensen-Shannon with weights 1/2 and 1/2, at most log 2 (Lin, IEEE Trans. Inf. Theory 37, 1991)."""
-    slope = -0.5 * (jnp.logaddexp(0.0, -u) - math.log(2.0))
-    return jnp.exp(u) * slope - 0.5 * jnp.log1p(0.5 * jnp.expm1(u)), slope
+    """Jensen-Shannon with weights 1/2 and 1/2, at most log 2 (Lin, IEEE Trans. Inf. Theory 37, 1991).
+
+    Near u = 0 from log cosh(u/2): the plain form loses there all digits of a small divergence.
+    """
+    near = jnp.abs(u) < 1.0
+    x = jnp.where(near, u, 0.0)
+    log_cosh = jnp.log1p(2.0 * jnp.square(jnp.sinh(0.25 * x)))  # of x/2
+    slope = jnp.where(near, 0.5 * (0.5 * x - log_cosh), -0.5 * (jnp.logaddexp(0.0, -u) - math.log(2.0)))
+    f_near = 0.5 * (0.5 * x * jnp.expm1(x) - log_cosh * (jnp.exp(x) + 1.0))
+    return jnp.where(near, f_near, jnp.exp(u) * slope - 0.5 * jnp.log1p(0.5 * jnp.expm1(u))), slope
 
 
 @register("hellinger", zero=0.5, infinity=0.5, chain=0.5, formula="H²(pi, pi_ref)")

@@ -68,26 +68,32 @@ def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
     return jnp.where(automaton.ends, final[None], 0.0) + jnp.where(automaton.legal, typical, 0.0)[None]
 
 
-def power_sum(
-    automaton: Automaton, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"], a: Float[Array, ""]
+def power_divergence(
+    automaton: Automaton,
+    div: Divergence,
+    params: Params,
+    log_pi: Float[Array, "T D V"],
+    log_ref: Float[Array, "T D V"],
 ) -> Float[Array, ""]:
-    """sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens. a is not 0 or 1."""
-    following = jnp.asarray(automaton.inner_next)
-    pi_in, ref_in = log_pi > -jnp.inf, log_ref > -jnp.inf
-    both = pi_in & ref_in
+    """D of a divergence that is affine in sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens.
+
+    From a state on D is the next token's, plus that of each state it leads to times pi^a pi_ref^(1-a) of the token. (The sum
+    itself, less 1, would round off every D below 1e-16.)
+    """
+    following, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
+    a = div.limit("chain", params, log_pi.dtype)
+    both = (log_pi > -jnp.inf) & (log_ref > -jnp.inf)
     exponent = a * jnp.where(both, log_pi, 0.0) + (1.0 - a) * jnp.where(both, log_ref, 0.0)
-    weight = jnp.where(both, jnp.exp(exponent), 0.0)
-    weight = jnp.where(pi_in & ~ref_in & (a > 1.0), jnp.inf, weight)
-    weight = jnp.where(ref_in & ~pi_in & (a < 0.0), jnp.inf, weight)
+    weight = jnp.where(both, jnp.exp(exponent), 0.0)  # where one of them is zero the row is infinite, or its limit is all
 
     def step(ahead, inputs):
-        rows, ends = inputs
-        onward = jnp.where(ends, 1.0, jnp.append(ahead, jnp.zeros((), ahead.dtype))[following])
-        product = jnp.where(rows == 0.0, 0.0, rows * jnp.where(rows == 0.0, 0.0, onward))
-        return jnp.sum(product, axis=-1), None
+        weights, rows, end = inputs
+        onward = jnp.where(end, 0.0, jnp.append(ahead, jnp.zeros((), ahead.dtype))[following])
+        return rows + jnp.sum(_times(weights, onward), axis=-1), None
 
-    ends = jnp.asarray(automaton.ends)
-    first, _ = jax.lax.scan(step, jnp.zeros((automaton.decisions,), log_pi.dtype), (weight, ends), reverse=True)
+    rows = divergences.exact(div, params, log_pi, log_ref)
+    last = jnp.zeros((automaton.decisions,), log_pi.dtype)
+    first, _ = jax.lax.scan(step, last, (weight, rows, ends), reverse=True)
     return first[automaton.start]
 
 
@@ -115,12 +121,10 @@ def sequence_divergence(
         listed = rollout.enumerate_all(automaton)
         of = lambda table: jnp.sum(rollout.along(table, listed), axis=1)  # noqa: E731
         return divergences.exact(div, params, of(log_pi), of(log_ref))
-    a = div.limit("chain", params, log_pi.dtype)
-    curvature = jax.grad(lambda u: div.both(u, params)[1])(jnp.zeros((), log_pi.dtype))  # f''(1)
-    return curvature / (a * (a - 1.0)) * (power_sum(automaton, log_pi, log_ref, a) - 1.0)
+    return power_divergence(automaton, div, params, log_pi, log_ref)
 
 
-def _times(weight: Float[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
+def _times(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
     """weight * value, and 0 where the weight is, be the value infinite."""
     return jnp.where(weight == 0.0, 0.0, weight * jnp.where(weight == 0.0, 0.0, value))
 

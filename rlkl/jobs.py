@@ -47,6 +47,7 @@ class Jobs:
     reused: int = 0
     status: int = 0
     tracked: bool = False
+    doubted: bool = False
     _trackers: "BackgroundTracker | None" = None
 
     def __call__(self, config: Any, finished: "Finished | None" = None) -> float:
@@ -84,6 +85,7 @@ class Jobs:
             done = runs.execute(built, folder, None, on_rows, report.warn)
         graded = done.entry.summary
         report.console.print(report.result(graded, done.entry.optimum))
+        self._doubt(graded)
         if done.reused:
             where = f"reused: it was finished before, in {shown(built.store)} (resume=false runs it anew)"
             report.console.print(where, markup=False)
@@ -112,10 +114,20 @@ class Jobs:
             elif built.tracking.name != "none":
                 rows = records.columns_of(found.files["history.csv"])
                 self.trackers(report.warn).track(tracking.about(built, group), folder, rows, found.summary)
+        self._doubt(found.summary)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
         self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
         report.console.print(f"job {hydra.job.num}  {' '.join(given) or 'defaults'}\n  {report.brief(graded)}", markup=False)
         return graded
+
+    def _doubt(self, graded: dict[str, Any]) -> None:
+        """Say once that a run's optimum cannot be relied on."""
+        from rlkl import report
+
+        doubt = report.doubt(graded)
+        if doubt is not None and not self.doubted:
+            self.doubted = True
+            report.warn(doubt)
 
     def trackers(self, warn: Callable[[str], None]) -> "BackgroundTracker":
         """Who tracks a sweep's finished jobs; started at the first call."""

@@ -106,7 +106,8 @@ def solve(
         log_pi = log_ref.at[0, automaton.start].set(solve_bandit(div, params, log_ref[0, automaton.start], arms, beta))
     elif table and div.name == "kl_pi_ref":
         log_ref = table_of(reference)
-        log_pi = pull_back(automaton, log_ref + earned / beta)
+        shortfall = advantages(automaton, earned, log_ref > -jnp.inf)  # adds up to r(y) less the largest reward
+        log_pi = pull_back(automaton, log_ref + divergences.scaled(shortfall, beta))
     elif rollout.is_enumerable(automaton) and (typical or not table):
         listed = rollout.enumerate_all(automaton)
         log_ref = rollout.log_probability(reference, listed)
@@ -171,20 +172,28 @@ def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[
     return log_pi
 
 
-def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[Array, "T D V"], Bool[Array, ""]]:
-    """The best-rewarded policy, even over ties, and whether there is a tie where it goes."""
+def advantages(
+    automaton: Automaton, earned: Float[Array, "T D V"], allowed: Bool[Array, "*T D V"]
+) -> Float[Array, "T D V"]:
+    """The largest reward that can still be earned after each token, less the largest of its state: 0 for a best token, -inf
+    for one that is not allowed."""
     inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
-    legal = jnp.asarray(automaton.legal)
+    allowed = jnp.broadcast_to(allowed, earned.shape)
 
     def step(ahead, inputs):
-        reward, end = inputs
+        reward, end, may = inputs
         onward = jnp.where(end, 0.0, jnp.append(ahead, jnp.full((), -jnp.inf, ahead.dtype))[inner])
-        worth = jnp.where(legal, reward + onward, -jnp.inf)
+        worth = jnp.where(may, reward + onward, -jnp.inf)
         best = jnp.max(worth, axis=-1, keepdims=True)
-        return best[:, 0], (worth == best) & (worth > -jnp.inf)
+        return best[:, 0], jnp.where(worth > -jnp.inf, worth - jnp.where(worth > -jnp.inf, best, 0.0), -jnp.inf)
 
     last = jnp.full((automaton.decisions,), -jnp.inf, earned.dtype)
-    _, chosen = jax.lax.scan(step, last, (earned, ends), reverse=True)
+    return jax.lax.scan(step, last, (earned, ends, allowed), reverse=True)[1]
+
+
+def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[Array, "T D V"], Bool[Array, ""]]:
+    """The best-rewarded policy, even over ties, and whether there is a tie where it goes."""
+    chosen = advantages(automaton, earned, jnp.asarray(automaton.legal)[None]) == 0.0
     count = jnp.sum(chosen, axis=-1, keepdims=True)
     log_pi = jnp.where(chosen, -jnp.log(jnp.maximum(count, 1).astype(earned.dtype)), -jnp.inf)
     visited = exact.occupancy(automaton, log_pi) > 0.0
@@ -206,7 +215,7 @@ def solve_by_root(
     """log pi* for any strictly convex f with a slope: two nested bisections, each monotone."""
     inside = (log_ref > -jnp.inf) & (reward > -jnp.inf)
     top = jnp.max(reward, where=inside, initial=-jnp.inf)
-    gap = jnp.where(inside, (top - jnp.where(inside, reward, top)) / beta, 0.0)
+    gap = divergences.scaled(jnp.where(inside, top - jnp.where(inside, reward, top), 0.0), beta)
     log_p = jnp.where(inside, log_ref, -jnp.inf)
     slope = lambda u: div.both(u, params)[1]  # noqa: E731
     widths = _lower_bracket(slope, -gap)

@@ -201,6 +201,26 @@ def _spread(found: Any) -> str:
     return number(found.mean) + interval
 
 
+ROUNDING = 1e-9  # of the optimum's objective, or of 1: how far below 0 an exact regret may be
+
+
+def doubt(graded: Mapping[str, Any]) -> str | None:
+    """Warning where the policy is better than the optimum that it was graded against, by more than rounding; else None."""
+    for regret, optimum in (
+        ("regret", "optimal_objective"),
+        ("decoded_regret", "optimal_objective"),
+        ("gold_regret", "gold_optimal_objective"),
+    ):
+        value, best = graded.get(regret), graded.get(optimum)
+        estimated = f"{regret}_stderr" in graded or f"{optimum}_stderr" in graded
+        if isinstance(value, float) and isinstance(best, float) and not estimated and value < -ROUNDING * max(1.0, abs(best)):
+            return (
+                f"{regret} is {value:.3g}, below 0: the optimum shown was found with rounding errors of that size, so this "
+                "run's grade is not to be relied on (rewards and coefficient may be too far apart)"
+            )
+    return None
+
+
 def number(value: Any) -> str:
     """A number for a table: four digits, small and large ones in powers of ten, a dash for the undefined."""
     if value is None:

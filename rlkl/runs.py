@@ -1,6 +1,7 @@
 """One run from its config to its result: trained or taken from the store and, where there is a folder, recorded and tracked."""
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +35,8 @@ def train(overrides: Sequence[str] = ()) -> Result:
     """Train the run that these overrides name, as on the command line, in memory: no folder, no tracking, no store.
 
     rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]. Raises `SettingsError` for a bad
-    setting and `DivergedError` for a run that stops being finite. jax's global settings are left as they were.
+    setting and `DivergedError` for a run that stops being finite, and warns where the policy beats the optimum that grades
+    it. jax's global settings are left as they were.
     """
     import pandas as pd
 
@@ -47,6 +49,9 @@ def train(overrides: Sequence[str] = ()) -> Result:
         written = texts.sequences(built, trained) if built.card.tokens else {}
         graded = records.summary(built, trained, seconds, portrait.draw(built, trained, written))
     raise_if_diverged(graded)
+    doubt = report.doubt(graded)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=2)
     return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
 
 

@@ -23,6 +23,7 @@ Resolved = Any  # null until `rlkl.config` resolves it
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
 STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
 CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
+BETA_LIMITS = (1e-12, 1e12)  # beyond which rounding, not the penalty, would decide what the optimum is
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
