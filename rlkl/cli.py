@@ -47,7 +47,7 @@ def _hydra(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl import launcher
+    from rlkl import launcher, overrides
 
     version.setbase("1.3")
     launcher.register()
@@ -57,6 +57,7 @@ def _hydra(argv: list[str]) -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the line printed is ours
     try:
+        overrides.check(args.overrides, args.config_dir)
         internal._run_hydra(args, args_parser, jobs, str(config_directory()), "config")
     except launcher.StoppedError:
         jobs.status = FAILED
@@ -66,9 +67,9 @@ def _hydra(argv: list[str]) -> int:
     except (HydraException, OmegaConfBaseException, SettingsError) as error:
         if wants_traceback:
             raise
-        from rlkl.config import refusal
-
-        jobs.status = _fail(str(error if isinstance(error, SettingsError) else refusal(error, args.overrides)), BAD_SETTING)
+        if not isinstance(error, SettingsError):
+            error = overrides.refusal(error, args.overrides, args.config_dir)
+        jobs.status = _fail(str(error), BAD_SETTING)
     except OSError as error:
         if wants_traceback:
             raise

@@ -14,6 +14,7 @@ from rlkl import (
     estimators,
     exact,
     job,
+    memory,
     penalty,
     plugins,
     policies,
@@ -22,6 +23,7 @@ from rlkl import (
     shaping,
     tasks,
 )
+from rlkl.overrides import check, refusal
 from rlkl.settings import SettingsError, nearest
 from rlkl.tasks import annotators
 from rlkl.tasks.contexts import remember
@@ -79,9 +81,11 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     if isinstance(overrides, (str, Mapping)):
         raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
+    overrides = list(map(str, overrides))
+    check(overrides)
     with hydra.initialize_config_dir(str(settings.config_directory()), version_base="1.3", job_name="rlkl"):
         try:
-            return plain(hydra.compose("config", overrides=list(overrides)))
+            return plain(hydra.compose("config", overrides=overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise refusal(error, overrides) from error
 
@@ -102,35 +106,6 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ("hydra", "experiment")}
 
 
-def refusal(error: Exception, overrides: Sequence[str]) -> SettingsError:
-    """What Hydra refused, as one line: the first override that names no group, choice or key, else Hydra's words."""
-    root = settings.config_directory()
-    groups = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "hydra")
-    options = {option for name in tasks.REGISTRY for option in tasks.options(name)}
-    keys = settings.known_keys() | {f"task.{option}" for option in options} | {f"task.base.{option}" for option in options}
-    keys |= {*groups, "task@task.base"}
-    for override in overrides:
-        key, equals, value = override.lstrip("+~").partition("=")
-        if not equals:
-            return SettingsError(
-                override, "", "is no command (list, plot, summary, audit, grade, compare) and no override (key=value)"
-            )
-        if key.startswith("hydra"):
-            continue
-        if key in groups:
-            choices = sorted(str(p.relative_to(root / key).with_suffix("")) for p in (root / key).rglob("*.yaml"))
-            for choice in value.split(","):
-                if choice not in choices and choice != "null":
-                    return SettingsError(key, choice, "unknown choice; " + nearest(choice, choices))
-        elif key not in keys and not override.startswith("+"):
-            return SettingsError(key, value, "unknown option; " + nearest(key, keys))
-        elif "Ambiguous value" in str(error) and f"'{override}'" in str(error):
-            return SettingsError(key, value, "several values make a sweep: add -m")
-        elif override in str(error):
-            return SettingsError(key, value, f"Hydra cannot read this value; quote it, as in '{key}=\"{value}\"'")
-    return SettingsError("overrides", " ".join(overrides), f"{type(error).__name__}: {error}")
-
-
 def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None) -> Built:
     """The run that a plain config names; raises `SettingsError` at the first bad setting.
 
@@ -138,7 +113,7 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     """
     files = config.get("plugins") or []
     plugins.load(files)
-    groups = {name: settings.read(cls, config.get(name) or {}, f"{name}.") for name, cls in settings.GROUPS.items()}
+    groups = {name: settings.read(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
     execution = {field.name for field in dataclasses.fields(settings.Execution)}
     beside = {"task", "tracking", "plugins", "engine"} | execution
     known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
@@ -147,39 +122,48 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
             raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
     top = {key: config[key] for key in config if key in known - beside - set(groups)}
     chosen = dataclasses.replace(settings.read(settings.Settings, top), **groups)
-    if chosen.seed >= settings.SEED_LIMIT:
-        raise SettingsError("seed", chosen.seed, f"must be below {settings.SEED_LIMIT}")
-    tracking = settings.read(settings.Tracking, config.get("tracking") or {}, "tracking.")
+    tracking = settings.read(settings.Tracking, _group(config, "tracking"), "tracking.")
     carried_out = settings.read(settings.Execution, {key: config[key] for key in execution if key in config})
-    engine = settings.read(settings.Engine, config.get("engine") or {}, "engine.")
+    engine = settings.read(settings.Engine, _group(config, "engine"), "engine.")
     family = policies.REGISTRY.get(chosen.policy.name)
-    memory = None if family is None or family.memory is None else family.memory(chosen.policy)
+    remembered = None if family is None or family.memory is None else family.memory(chosen.policy)
     tree = chosen.reward_shaping.name == "mara"
-    named = json.dumps([config.get("task"), config.get("plugins"), memory, tree], default=str)
+    named = json.dumps([config.get("task"), config.get("plugins"), remembered, tree], default=str)
     cards = {} if cards is None else cards
     if named not in cards:
-        cards[named] = _card(config.get("task") or {}, memory, tree)
+        cards[named] = _card(_group(config, "task"), remembered, tree)
     card = cards[named]
     chosen = dataclasses.replace(chosen, reward_shaping=shaping.resolve(chosen, card))
     chosen = resolve(chosen, card.task)
     if chosen.algorithm.name == "dpo":
         card = _compared(chosen, card)
-    return Built(job.make(chosen, card.task), card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
+    run = job.make(chosen, card.task)
+    memory.check(run)
+    return Built(run, card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
 
 
-def _card(given: Mapping[str, Any], memory: int | None, tree: bool) -> tasks.Card:
+def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The part of the config that a group names."""
+    values = config.get(name)
+    if values is not None and not isinstance(values, Mapping):
+        raise SettingsError(name, values, f"must be a choice by name, or keys below it, as in {name}.name=...")
+    return values or {}
+
+
+def _card(given: Mapping[str, Any], remembered: int | None, tree: bool) -> tasks.Card:
     """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens; on the
     tree of its sequences where each is to have a reward of its own and they can be listed."""
     options = dict(given)
     name = options.pop("name", None)
-    if name is None:
-        raise SettingsError("task.name", "null", "allowed: " + ", ".join(tasks.REGISTRY))
+    if not isinstance(name, str):
+        rule = "must be a name; " + nearest(str(name), tasks.REGISTRY)
+        raise SettingsError("task.name", "null" if name is None else name, rule)
     exported = options.pop("export", None)
     card = tasks.build(name, **options)
     if exported is not None:
         _export(card, exported)
     card = unfold(card, "reward_shaping", "mara") if tree else card
-    return card if memory is None else remember(card, memory)
+    return card if remembered is None else remember(card, remembered)
 
 
 def _compared(chosen: settings.Settings, card: tasks.Card) -> tasks.Card:
@@ -199,11 +183,13 @@ def _compared(chosen: settings.Settings, card: tasks.Card) -> tasks.Card:
 
 
 def _export(card: tasks.Card, path: Any) -> None:
+    if not isinstance(path, str):
+        raise SettingsError("task.export", path, "must be a file's path")
     text = export(card)
     try:
-        Path(str(path)).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SettingsError("task.export", path, f"cannot be written ({error.strerror})") from None
+        Path(path).expanduser().write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError, ValueError) as error:  # a RuntimeError: no such user
+        raise SettingsError("task.export", path, f"cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
 def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
@@ -291,7 +277,7 @@ def _weighed(given: settings.Penalty) -> settings.Penalty:
 def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
     """Exact gradients need the objective, or the penalty, without sampling."""
     key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
-    many = f"{float(task.automaton.sequences):.2g} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
+    many = f"{task.automaton.count} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
     shaped = shaping.by_batch(chosen.reward_shaping, task)
     if key == "algorithm" and (shaped or task.reward_model is not None):
         rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"

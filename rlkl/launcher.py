@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlkl import composition, machine
 from rlkl.jobs import Finished, Jobs
+from rlkl.overrides import refusal
 from rlkl.settings import BadJobsError, SettingsError
 
 Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
@@ -82,7 +83,7 @@ class FusedLauncher(Launcher):
                 built = configs.build(self._plain(overrides, number), cards)
                 prepared[number] = Prepared(number, overrides, built, store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
-                complaints[number] = str(configs.refusal(error, overrides))
+                complaints[number] = str(refusal(error, overrides))
             except SettingsError as error:
                 complaints[number] = str(error)
         if complaints:

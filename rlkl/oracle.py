@@ -172,9 +172,7 @@ def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[
     return log_pi
 
 
-def advantages(
-    automaton: Automaton, earned: Float[Array, "T D V"], allowed: Bool[Array, "*T D V"]
-) -> Float[Array, "T D V"]:
+def advantages(automaton: Automaton, earned: Float[Array, "T D V"], allowed: Bool[Array, "*T D V"]) -> Float[Array, "T D V"]:
     """The largest reward that can still be earned after each token, less the largest of its state: 0 for a best token, -inf
     for one that is not allowed."""
     inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,10 +16,10 @@ REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.R
 _REGISTERED: dict[str, list[dict]] = {}  # what each file, by its content, registered: it is run once a process
 
 
-def load(paths: Sequence[str]) -> list[str]:
+def load(paths: Any) -> list[str]:
     """Register what these files define; returns the divergences among it. Raises `SettingsError` for a file that is missing,
     fails or contradicts itself."""
-    if isinstance(paths, str) or not isinstance(paths, Sequence):
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
         raise SettingsError("plugins", paths, "must be a list of Python files, as in [my_penalty.py]")
     found: list[str] = []
     for path in paths:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,37 @@ Resolved = Any  # null until `rlkl.config` resolves it
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
 STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
 CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
+SEED_LIMIT = 2**32
+MOST_COUNT = 10**8  # of steps and the like, which are counted in 32 bits
 BETA_LIMITS = (1e-12, 1e12)  # beyond which rounding, not the penalty, would decide what the optimum is
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
 class SettingsError(ValueError):
-    """A bad setting: says the key, the value and what is allowed, in one line."""
+    """A bad setting: says the key, the value and what is allowed, in one line of printable text under 300 characters."""
 
     def __init__(self, key: str, value: Any, allowed: str):
         self.key, self.value, self.allowed = key, value, allowed
-        shown = repr(value) if isinstance(value, str) else str(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        super().__init__(" ".join((f"{key}: {allowed}" if value == "" else f"{key}={shown}: {allowed}").split()))
+        named = shortened(visible(str(key)), 60)
+        given = "" if isinstance(value, str) and value == "" else f"={shortened(visible(_text(value)), 80)}"
+        super().__init__(shortened(" ".join(f"{named}{given}: {visible(allowed, keep=chr(10))}".split()), 298))
+
+
+def _text(value: Any) -> str:
+    """A value as text; of a whole number beyond any that is allowed, how large it is (Python does not print all of them)."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"{'-' if value < 0 else ''}a whole number of about {round(math.log10(2) * value.bit_length())} digits"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, cut off with dots where it is longer than `most` characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with each character that does not print, but for those in `keep`, escaped as Python's repr does."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 class DivergedError(RuntimeError):
@@ -79,15 +99,16 @@ def config_directory() -> Path:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: its nearest valid one, and all of them where they are few or none is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.6)
     allowed = "allowed: " + ", ".join(known)
     if not close:
-        return allowed
+        short = allowed[:180].rpartition(",")[0] + f", ... ({len(known)}; rlkl --help shows all)"
+        return allowed if len(allowed) <= 180 else short
     return f"did you mean {close[0]!r}?" + (f" ({allowed})" if len(known) <= 10 else "")
 
 
 def static(default: Any, allowed: tuple | None = None, kind: type | None = None, **limits: int | float):
-    """A field whose every value is compiled anew; limits: above, at_least, below."""
+    """A field whose every value is compiled anew; limits: above, at_least, below, at_most."""
     return _field(default, traced=False, allowed=allowed, kind=kind, **limits)
 
 
@@ -125,7 +146,7 @@ class Algorithm:
     name: str = static("exact", kind=str)
     baseline_decay: Traced = traced(0.9, at_least=0.0, below=1.0)  # of reinforce's moving average
     loss_aggregation: Resolved = static(None, allowed=AGGREGATIONS)
-    epochs: int = static(4, kind=int, at_least=1)  # of ppo on each batch
+    epochs: int = static(4, kind=int, at_least=1, at_most=MOST_COUNT)  # of ppo on each batch
     clip: Traced = traced(0.2, above=0.0, below=1.0)  # of ppo's ratio
     entropy_coef: Traced = traced(None, above=0.0)  # of an entropy bonus, which no objective or regret counts
 
@@ -163,12 +184,12 @@ class Reference:
 
     name: str = static("task", allowed=("task", "pretrained"))
     samples: int = static(10_000, kind=int, at_least=2)  # sequences to learn from; a task with a text of its own learns from it
-    steps: int = static(2_000, kind=int, at_least=1)
+    steps: int = static(2_000, kind=int, at_least=1, at_most=MOST_COUNT)
     batch_size: int = static(128, kind=int, at_least=1)
     learning_rate: float = static(3e-3, kind=float, above=0.0)
-    seed: int = static(0, kind=int, at_least=0)
+    seed: int = static(0, kind=int, at_least=0, below=SEED_LIMIT)
     update: str = static("none", allowed=("none", "ema", "reset"))  # of the reference that penalises; the one that grades stays
-    sync_steps: int = static(100, kind=int, at_least=1)  # between updates
+    sync_steps: int = static(100, kind=int, at_least=1, at_most=MOST_COUNT)  # between updates
     mixup_alpha: Traced = traced(0.6, above=0.0, below=1.0)  # the policy's share in an ema update of the parameters
     temperature: Traced = traced(None, above=0.0)  # pi_ref^(1/temperature), renormalised a token, penalises; pi_ref grades
 
@@ -196,7 +217,7 @@ class Decoding:
     """How a trained policy is decoded when it is graded a second time; null leaves out a rule, all null the second grade."""
 
     temperature: Traced = traced(None, above=0.0)
-    top_k: Resolved = static(None, kind=int, at_least=1)
+    top_k: Resolved = static(None, kind=int, at_least=1, at_most=MOST_COUNT)
     top_p: Traced = traced(None, above=0.0, below=1.0)
     min_p: Traced = traced(None, above=0.0, below=1.0)
 
@@ -231,10 +252,10 @@ class Settings:
     rollout: Rollout = Rollout()
     reward_shaping: RewardShaping = RewardShaping()
     decoding: Decoding = Decoding()
-    seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0})
-    steps: Resolved = static(None, kind=int, at_least=1)
+    seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0, "below": SEED_LIMIT})
+    steps: Resolved = static(None, kind=int, at_least=1, at_most=MOST_COUNT)
     batch_size: Resolved = static(None, kind=int, at_least=2)
-    log_every: Resolved = static(None, kind=int, at_least=1)
+    log_every: Resolved = static(None, kind=int, at_least=1, at_most=MOST_COUNT)
     dtype: Resolved = static(None, allowed=("float32", "float64"))
     stop_kl: Traced = traced(None, above=0.0)  # nats of KL(pi‖pi_ref), beyond which a run stops at the logged row that shows it
 
@@ -278,7 +299,6 @@ GROUPS = {
     "reward_shaping": RewardShaping,
     "decoding": Decoding,
 }
-SEED_LIMIT = 2**32
 
 
 def check(key: str, value: Any, field: dataclasses.Field) -> Any:
@@ -290,30 +310,38 @@ def check(key: str, value: Any, field: dataclasses.Field) -> Any:
         raise SettingsError(f"{key}=null", "", "must have a value")
     allowed, kind = rules.get("allowed"), rules.get("kind")
     if allowed is not None and value not in allowed:
-        raise SettingsError(key, value, nearest(value, map(str, allowed)))
+        raise SettingsError(key, value, nearest(str(value), map(str, allowed)))
     if kind is bool and not isinstance(value, bool):
         raise SettingsError(key, value, "must be true or false")
     if kind is tuple:
-        if isinstance(value, str):
+        if not isinstance(value, (list, tuple)):
             raise SettingsError(key, value, "must be a list, as in [a,b]")
         return tuple(value)
     if kind is str and not isinstance(value, str):
         raise SettingsError(key, value, "must be a name")
     if kind in (int, float):
         value = _number(key, value, kind)
-        limits = {"above": ("above", value.__gt__), "at_least": ("at least", value.__ge__), "below": ("below", value.__lt__)}
+        limits = {
+            "above": ("above", value.__gt__),
+            "at_least": ("at least", value.__ge__),
+            "below": ("below", value.__lt__),
+            "at_most": ("at most", value.__le__),
+        }
         for rule, (words, holds) in limits.items():
             bound = rules.get(rule)
             if bound is not None and not holds(kind(bound)):
-                raise SettingsError(key, value, f"must be {words} {bound:g}")
+                raise SettingsError(key, value, f"must be {words} {bound if isinstance(bound, int) else format(bound, 'g')}")
     return value
 
 
 def _number(key, value, kind):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value)):
-        raise SettingsError(key, value, "must be " + ("a whole number" if kind is int else "a number"))
-    if not math.isfinite(value):
+    what = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(key, value, f"must be {what}")
+    if not abs(value) <= sys.float_info.max:
         raise SettingsError(key, value, "must be finite")
+    if kind is int and value != int(value):
+        raise SettingsError(key, value, f"must be {what}")
     return kind(value)
 
 

@@ -87,7 +87,7 @@ def ask(task: Task, by: Preferences, count: int, seed: int) -> Preferences:
 def listed(task: Task, key: str, value: str) -> Read:
     """Every legal sequence, read; the setting `key` asks for them."""
     if task.automaton.sequences > MOST_SEQUENCES:
-        many = f"{float(task.automaton.sequences):.2g} sequences; at most {MOST_SEQUENCES} can be listed"
+        many = f"{task.automaton.count} sequences; at most {MOST_SEQUENCES} can be listed"
         raise SettingsError(key, value, f"needs every sequence of the task, and it has {many}")
     return read(task, task.automaton.enumerated()[0])
 
@@ -95,7 +95,7 @@ def listed(task: Task, key: str, value: str) -> Read:
 def every_pair(task: Task, by: Preferences) -> Preferences:
     """All pairs of the sequences that the reference writes, each with the annotators' probability and as often as it comes."""
     if task.automaton.sequences > MOST_IN_PAIRS:
-        many = f"{float(task.automaton.sequences):.2g} sequences, and every pair of at most {MOST_IN_PAIRS} is laid out"
+        many = f"{task.automaton.count} sequences, and every pair of at most {MOST_IN_PAIRS} is laid out"
         raise SettingsError("task.pairs", "null", f"would need every pair of {many}; give a number of pairs")
     every = listed(task, "task.pairs", "null")
     kept = every.log_reference > -np.inf

@@ -1,17 +1,20 @@
 """Checks of what a task is built from; each failure names its key, its value and what is allowed."""
 
-import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlkl.settings import SettingsError
 
+MOST = 1e300  # of a reward, say: sums of a few still are numbers
+MOST_WHOLE = 2**63 - 1
+
 
 def number(key: str, value: Any, above: int | float | None = None, at_least: int | float | None = None) -> float:
     """`value` as a finite float within its limits."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SettingsError(key, value, "must be a finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST:
+        raise SettingsError(key, value, f"must be a finite number, of at most {MOST:g}")
     if above is not None and not value > above:
         raise SettingsError(key, value, f"must be above {above:g}")
     if at_least is not None and not value >= at_least:
@@ -19,10 +22,12 @@ def number(key: str, value: Any, above: int | float | None = None, at_least: int
     return float(value)
 
 
-def whole(key: str, value: Any, at_least: int) -> int:
-    """`value` as an int of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < at_least:
-        raise SettingsError(key, value, f"must be a whole number of at least {at_least}")
+def whole(key: str, value: Any, at_least: int, at_most: int = MOST_WHOLE) -> int:
+    """`value` as an int of at least `at_least` and at most `at_most`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not at_least <= value <= at_most or value != int(value):
+        most = "" if at_most == MOST_WHOLE and (not is_number or not value > at_most) else f" and at most {at_most}"
+        raise SettingsError(key, value, f"must be a whole number of at least {at_least}{most}")
     return int(value)
 
 
@@ -32,8 +37,31 @@ MOST_BYTES = 2**30  # of one table; training holds about ten, in blocks of up to
 def fits(key: str, value: Any, cells: int) -> None:
     """Refuse a table of so many numbers that training on it would not fit a usual machine's memory."""
     if 8 * cells > MOST_BYTES:
-        rule = f"a table of it would need {8 * cells / 2**30:.3g} GiB; at most {MOST_BYTES / 2**30:g} GiB are allowed"
-        raise SettingsError(key, value, rule)
+        size = "more than 1e+300" if cells > MOST else f"{8 * cells / 2**30:.3g}"
+        raise SettingsError(key, value, f"a table of it would need {size} GiB; at most {MOST_BYTES / 2**30:g} GiB are allowed")
+
+
+MOST_FILE = 2**28  # bytes of a text or an automaton
+
+
+def file_text(key: str, path: Any) -> str:
+    """The text of a regular file, in UTF-8; raises `SettingsError` for one that cannot be read."""
+    if not isinstance(path, str):
+        raise SettingsError(key, path, "must be a file's path")
+    try:
+        file = Path(path).expanduser()
+        if file.exists() and not file.is_file():
+            raise SettingsError(key, path, "is no regular file")
+        if file.exists() and file.stat().st_size > MOST_FILE:
+            size = file.stat().st_size
+            raise SettingsError(key, path, f"is {size / 2**20:.0f} MiB large; at most {MOST_FILE // 2**20} MiB are read")
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(key, path, f"is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise SettingsError(key, path, f"cannot be read ({error.strerror})") from None
+    except (RuntimeError, ValueError) as error:  # no such user; a null byte, a lone surrogate
+        raise SettingsError(key, path, f"is no path ({error})") from None
 
 
 def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -45,15 +73,18 @@ def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 def numbers(key: str, values: Any) -> np.ndarray:
     """A list of finite numbers as Float["n"]."""
+    rule = "must be a list of numbers, as in [0.2,0.8]"
+    if not isinstance(values, (list, tuple, np.ndarray)) or not all(isinstance(x, (int, float, np.number)) for x in values):
+        raise SettingsError(key, values, rule)
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise SettingsError(key, values, "must be a list of numbers, as in [0.2,0.8]") from None
-    if array.ndim != 1 or array.size == 0:
-        raise SettingsError(key, values, "must be a list of numbers, as in [0.2,0.8]")
-    if not np.isfinite(array).all():
-        at = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise SettingsError(key, values, f"entry {at} is {array[at]}; every number must be finite")
+    except OverflowError:
+        raise SettingsError(key, values, f"every number must be finite, and at most {MOST:g}") from None
+    if array.size == 0:
+        raise SettingsError(key, values, rule)
+    if not (np.abs(array) <= MOST).all():
+        at = int(np.flatnonzero(~(np.abs(array) <= MOST))[0])
+        raise SettingsError(key, values, f"entry {at} is {array[at]}; every number must be finite, and at most {MOST:g}")
     return array
 
 

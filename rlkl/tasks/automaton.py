@@ -134,19 +134,24 @@ class Automaton:
         return tokens, states
 
     @cached_property
-    def sequences(self) -> int:
-        """How many legal sequences there are."""
-        ahead = [1] * self.states  # of sequences that go on from a state; Python's integers, for they grow without bound
-        for _ in range(self.horizon):
-            ahead = [sum(ahead[after] for after in row if after >= 0) for row in self.next_state.tolist()] + [1] * (
-                self.states - self.decisions
-            )
-        return ahead[self.start]
+    def sequences(self) -> float:
+        """How many legal sequences there are; exact up to 2^53, infinity beyond 1e308."""
+        ahead = np.ones(self.states + 1)  # of sequences that go on from a state, and last from an illegal token: none
+        ahead[-1] = 0.0
+        with np.errstate(over="ignore"):
+            for _ in range(self.horizon):
+                ahead[: self.decisions] = ahead[self.next_state].sum(axis=1)
+        return float(ahead[self.start])
+
+    @property
+    def count(self) -> str:
+        """How many legal sequences there are, in words."""
+        return f"{self.sequences:.2g}" if self.sequences < np.inf else "more than 1e+308"
 
     @property
     def unlisted(self) -> str:
         """In words, where they are too many."""
-        return f"{float(self.sequences):.2g} sequences are too many to list"
+        return f"{self.count} sequences are too many to list"
 
 
 class Comparisons(eqx.Module):

@@ -47,7 +47,7 @@ def custom(reward, reference, names=None, typicality=0.0) -> Card:
             "task.reference", reference.tolist(), f"has {reference.size} numbers, and task.reward has {reward.size}"
         )
     if names is not None:
-        if isinstance(names, str) or len(names) != reward.size:
+        if not isinstance(names, (list, tuple)) or len(names) != reward.size:
             raise SettingsError("task.names", names, f"must be a list of {reward.size} names, one an arm")
         names = [str(name) for name in names]
     if reward.size < 2:
@@ -68,6 +68,7 @@ def bimodal(gap=0.0, typicality=0.0) -> Card:
 def two_modes(others=1, typicality=0.0) -> Card:
     """Two rare modes of unequal mass and reward, the rest of reward 0 (GX-Chen et al. 2025, arXiv 2510.20817, fig. 2)."""
     others = whole("task.others", others, at_least=1)
+    fits("task.others", others, others)
     modes = np.exp([-4.05, -5.95])
     reference = np.concatenate([modes, np.full(others, (1.0 - modes.sum()) / others)])
     names = ["likely mode", "better mode"] + [f"other {i}" for i in range(others)]

@@ -1,14 +1,13 @@
 """Any automaton, from a JSON file; every fault of the file is said in one line."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlkl.settings import SettingsError, nearest
+from rlkl.settings import MOST_COUNT, SettingsError, nearest, shortened
 from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import fits, number
+from rlkl.tasks.arguments import file_text, fits, number
 from rlkl.tasks.automaton import Automaton, Task
 
 REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward")
@@ -23,12 +22,13 @@ def custom(path, typicality=0.0) -> Card:
     def refuse(what: str):
         return SettingsError("task.path", str(path), what)
 
+    text = file_text("task.path", path)
     try:
-        given = json.loads(Path(str(path)).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise refuse(f"cannot be read ({error.strerror})") from None
+        given = json.loads(text)
     except ValueError as error:
         raise refuse(f"is not JSON ({error})") from None
+    except RecursionError:
+        raise refuse("is nested too deeply") from None
     if not isinstance(given, dict):
         raise refuse("must hold one JSON object")
     for key in given:
@@ -42,10 +42,10 @@ def custom(path, typicality=0.0) -> Card:
 
 def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     tokens, horizon, start = given["vocabulary"], given["horizon"], given["start"]
-    if not isinstance(tokens, list) or len(tokens) < 2:
+    if not _are_names(tokens) or len(tokens) < 2:
         raise refuse("vocabulary must be a list of at least 2 names")
-    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
-        raise refuse(f"horizon is {horizon}; must be a whole number of at least 1")
+    if not isinstance(horizon, int) or isinstance(horizon, bool) or not 1 <= horizon <= MOST_COUNT:
+        raise refuse(f"horizon is {shortened(str(horizon), 20)}; must be a whole number from 1 to {MOST_COUNT}")
     reward = _array(given["reward"], "reward", 1, refuse)
     following = _array(given["next_state"], "next_state", 2, refuse)
     reference = _array(given["reference"], "reference", 2, refuse)
@@ -54,8 +54,8 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
         raise refuse(f"next_state is {shape}, reference {reference.shape}, the vocabulary {len(tokens)}; need D rows of V each")
     if not shape[0] <= states:
         raise refuse(f"reward has {states} values for {shape[0]} decision states; needs one a state")
-    if not isinstance(start, int) or not 0 <= start < shape[0]:
-        raise refuse(f"start is {start}; must be one of the decision states 0 to {shape[0] - 1}")
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < shape[0]:
+        raise refuse(f"start is {shortened(str(start), 20)}; must be one of the decision states 0 to {shape[0] - 1}")
     fits("task.path", path, horizon * following.size)
     if (following != np.round(following)).any() or (following < -1).any() or (following >= states).any():
         at = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
@@ -70,7 +70,9 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     automaton = Automaton(following.astype(int), states, horizon, start)
     if (lost := np.setdiff1d(np.flatnonzero(reward), automaton.outcomes)).size:
         raise refuse(f"state {lost[0]} has a reward, and no legal sequence of {horizon} tokens ends in it")
-    names = given.get("states") or [str(state) for state in range(states)]
+    names = [str(state) for state in range(states)] if given.get("states") is None else given["states"]
+    if not _are_names(names):
+        raise refuse("states must be a list of names, one a state")
     if len(names) != states:
         raise refuse(f"states has {len(names)} names for {states} states")
     task = Task(
@@ -79,10 +81,15 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     return Card(task, tuple(str(names[i]) for i in automaton.outcomes), {}, tuple(map(str, tokens)))
 
 
+def _are_names(values: Any) -> bool:
+    """Whether this is a list of text, or of numbers that stand for it."""
+    return isinstance(values, list) and all(isinstance(x, (str, int, float)) and not isinstance(x, bool) for x in values)
+
+
 def _array(values: Any, key: str, rank: int, refuse) -> np.ndarray:
     try:
         array = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refuse(f"{key} must be {'rows' if rank == 2 else 'a list'} of numbers") from None
     if array.ndim != rank or array.size == 0 or not np.isfinite(array).all():
         raise refuse(f"{key} must be {'rows of equal length' if rank == 2 else 'a list'}, of finite numbers")

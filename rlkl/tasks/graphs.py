@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rlkl.tasks import Card
-from rlkl.tasks.arguments import number
+from rlkl.tasks.arguments import fits, number
 from rlkl.tasks.automaton import Automaton, Task
 
 # What each token of a state leads to, and its weight under the reference (made to sum to 1).
@@ -27,14 +27,16 @@ def watched(rows: Rows, watch: Callable[[Any, str], Hashable]) -> Rows:
     return row
 
 
-def explore(rows: Rows, start: Hashable) -> tuple[list[Hashable], list[Hashable]]:
-    """The states that can be reached from `start`: those with tokens (start first), and those without."""
+def explore(rows: Rows, start: Hashable, limit: Callable[[int], None]) -> tuple[list[Hashable], list[Hashable]]:
+    """The states that can be reached from `start`: those with tokens (start first), and those without. `limit` is called with
+    how many there are so far, and may raise."""
     decisions: list[Hashable] = []
     ends: list[Hashable] = []
     waiting, found = [start], {start}
     for state in waiting:
         row = rows(state)
         (ends if row is None else decisions).append(state)
+        limit(len(decisions))
         for after, _ in (row or {}).values():
             if after not in found:
                 found.add(after)
@@ -54,7 +56,7 @@ def card(
     **facts: Any,
 ) -> Card:
     """The task of these rows: `reward` and `name` of a final state, `tokens` in the order of the vocabulary."""
-    decisions, ends = explore(rows, start)
+    decisions, ends = explore(rows, start, lambda count: fits("task.horizon", horizon, horizon * len(tokens) * count))
     states = [*decisions, *ends]
     numbered, column = {state: i for i, state in enumerate(states)}, {token: i for i, token in enumerate(tokens)}
     following = np.full((len(decisions), len(tokens)), -1)

@@ -17,7 +17,8 @@ def suffix(read: str, motifs: tuple[str, ...]) -> str:
 def motif(motifs=("abc", "cfe", "hgfh"), horizon=16, typicality=0.0) -> Card:
     """8 letters whose reference falls as 1/rank, 16 of them; reward 1 for any of the motifs anywhere. The first one that
     is found names the outcome; the default three have reference probabilities at least ten times apart."""
-    if isinstance(motifs, str) or not motifs or not all(isinstance(m, str) and m and set(m) <= set(LETTERS) for m in motifs):
+    listed = isinstance(motifs, (list, tuple)) and len(motifs) > 0
+    if not listed or not all(isinstance(m, str) and m and set(m) <= set(LETTERS) for m in motifs):
         raise SettingsError("task.motifs", motifs, f"must be a list of words of the letters {LETTERS}, as in [abc,hgh]")
     wanted, horizon = tuple(motifs), whole("task.horizon", horizon, at_least=1)
     if min(map(len, wanted)) > horizon:

@@ -48,9 +48,12 @@ def preference(
     asked = Preferences(number("task.typicality", typicality), number("task.temperature", temperature, above=0.0))
     seed, ridge = whole("task.seed", seed, at_least=0), number("task.ridge", ridge, at_least=0.0)
     sizes = whole("task.width", width, at_least=1), whole("task.fit_steps", fit_steps, at_least=1)
+    fits("task.width", width, 6 * sizes[0] ** 2)
+    fits("task.fit_steps", fit_steps, 3 * sizes[1] * reward_network.BATCH)
     if not isinstance(standardise, bool):
         raise SettingsError("task.standardise", standardise, "must be true or false")
     if pairs is not None:
+        fits("task.pairs", pairs, 2 * whole("task.pairs", pairs, at_least=1) * card.task.automaton.horizon)
         asked = annotators.ask(card.task, asked, whole("task.pairs", pairs, at_least=1), seed)
     task = card.task
     task = _by_network(task, asked, *sizes, seed) if model == "network" else _by_values(task, asked, model, ridge)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlkl.settings import SettingsError
 from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import choice, whole
+from rlkl.tasks.arguments import choice, file_text, whole
 from rlkl.tasks.bandits import card
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -21,15 +21,10 @@ def read_text(path: str | None) -> tuple[str, str]:
         from pydoc_data import topics
 
         return "\n".join(topics.topics[name] for name in sorted(topics.topics)), "pydoc_data.topics"
-    try:
-        text = Path(str(path)).expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SettingsError("task.path", path, f"is not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise SettingsError("task.path", path, f"cannot be read ({error.strerror})") from None
+    text = file_text("task.path", path)
     if not text.strip():
         raise SettingsError("task.path", path, "is empty; a text file with words in it is needed")
-    return text, Path(str(path)).name
+    return text, Path(path).name
 
 
 @register("bandit/words")
