@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import audit, config, job, plots, records, references, report, training
+from rlkl import audit, config, job, numerics, plots, records, references, report, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
 
@@ -23,9 +23,9 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     reference every gradient is zero) after as many updates as `rollout.staleness` says, at least one."""
     chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
     sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
-    built = config.build(config.compose([*sampled, *chosen]))
-    with jax.enable_x64(True):
-        run = jax.tree.map(jnp.asarray, references.attach(built).run)
+    composed = config.compose([*sampled, *chosen])
+    with numerics.pinned():
+        run = jax.tree.map(jnp.asarray, references.attach(config.build(composed)).run)
         state = jax.jit(training.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)

@@ -12,7 +12,7 @@ def cores() -> int:
 
 
 def configure() -> None:
-    """jax in 64 bits, on a device a core, with compiled programs kept in the user's cache folder.
+    """jax under rlkl's settings, on a device a core, with compiled programs kept in the user's cache folder.
 
     A number of host devices in XLA_FLAGS, or JAX_COMPILATION_CACHE_DIR, is the user's word and stands.
     """
@@ -21,7 +21,10 @@ def configure() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={cores()}".strip()
     import jax
 
-    jax.config.update("jax_enable_x64", True)
+    from rlkl import numerics
+
+    for name, value in numerics.PINNED.items():
+        jax.config.update(f"jax_{name}", value)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "rlkl", "jax"))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import divergences, exact, oracle, policies
+from rlkl import divergences, exact, numerics, oracle, policies
 from rlkl.divergences import Divergence, Params
 from rlkl.settings import SettingsError
 from rlkl.tasks import Task
@@ -41,7 +41,7 @@ def betas(
         raise SettingsError("task.typicality", float(task.typicality), "must be 0 where optima are matched over several tokens")
     named = quantity if isinstance(quantity, str) else "quantity"
     values = np.atleast_1d(np.asarray(wanted, np.float64))
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_p, reward = _outcomes(task)
         spread = float(jnp.max(reward) - jnp.min(reward))
         if not spread > 0.0:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from rlkl import algorithms, divergences, policies, tasks
+from rlkl import algorithms, divergences, numerics, policies, tasks
 from rlkl.settings import SettingsError
 
 REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.REGISTRY, algorithms.REGISTRY)
@@ -74,7 +72,7 @@ class ContradictionError(ValueError):
 
 def _check(added) -> None:
     for div in added:
-        with jax.enable_x64(True):
+        with numerics.pinned():
             wrong = divergences.complaint(div)
         if wrong is not None:
             raise ContradictionError(f"divergence {div.name!r}: {wrong}")

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, job, metrics, oracle, penalty, plugins, policies, portrait, settings, texts
+from rlkl import divergences, job, metrics, numerics, oracle, penalty, plugins, policies, portrait, settings, texts
 from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
@@ -290,7 +290,7 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
         leaves = [saved[f"leaf_{i}"] for i in range(sum(name.startswith("leaf_") for name in saved.files))]
     plugins.load(about["plugins"])
     shape = (automaton.decisions, automaton.vocabulary)
-    with jax.enable_x64(True):
+    with numerics.pinned():
         task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
         chosen = settings.Policy(**about["policy"])
         build = policies.REGISTRY[chosen.name].build

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-
-from rlkl import blocks, config, portrait, records, references, report, store, texts
+from rlkl import blocks, config, numerics, portrait, records, references, report, store, texts
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy
@@ -41,9 +39,9 @@ def train(overrides: Sequence[str] = ()) -> Result:
     import pandas as pd
 
     started = time.perf_counter()
-    built = config.build(config.compose(overrides))
-    with jax.enable_x64(True):
-        built = references.attach(built)
+    composed = config.compose(overrides)
+    with numerics.pinned():
+        built = references.attach(config.build(composed))
         trained = blocks.train([built.run])[0]
         seconds = time.perf_counter() - started
         written = texts.sequences(built, trained) if built.card.tokens else {}

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, grading, job, plots, plugins, records, report, suite
+from rlkl import config, grading, job, numerics, plots, plugins, records, report, suite
 from rlkl.descent import Descent
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.settings import SettingsError
@@ -79,7 +78,7 @@ def grade(
 def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part: Part) -> list[Entry]:
     """The candidates, then the shipped penalties that are none of them, in order."""
     named, files, shared = entrants(arguments, shipped)
-    with jax.enable_x64(True):
+    with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
         once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
         entries = []

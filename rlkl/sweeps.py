@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, config, job, references, runs, store
+from rlkl import blocks, config, job, numerics, references, runs, store
 from rlkl.config import Built
 from rlkl.store import Entry
 from rlkl.training import Row
@@ -146,7 +146,7 @@ def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.
             tell(Told(rows=(members[i].key, rows)))
 
     followed = on_rows if any(each.built.tracking.name == "wandb" for each in members) else None
-    with jax.default_device(device), jax.enable_x64(True):
+    with jax.default_device(device), numerics.pinned():
         trained = blocks.train_block([each.built.run for each in members], followed, on_chunk, kept)
         share = (time.perf_counter() - started) / len(members)
         entries = []
@@ -164,7 +164,7 @@ def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True)
     All that it needs is pickled with its arguments (plugins and texts by path), so that it can be shipped to another machine.
     """
     cards: dict = {}
-    with jax.enable_x64(True):
+    with numerics.pinned():
         made = [config.build(each, cards) for each in configs]
         jobs = [Job(store.key(each), references.attach(each)) for each in made]
         jobs = [each for each in jobs if not resume or store.read(Path(root), each.key) is None]

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from rlkl import job, oracle, rollout
+from rlkl import job, numerics, oracle, rollout
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy, Fixed, decoded
@@ -23,7 +23,7 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
     """`size` sequences (tokens, each cut to its length) of reference, policy and optimum, from one seed."""
     automaton = built.run.task.automaton
     uniform = np.random.default_rng(0).random((automaton.horizon, size))
-    with jax.enable_x64(True):
+    with numerics.pinned():
         policies: dict[str, AnyPolicy] = {
             "reference": built.run.reference,
             "policy": job.cast(trained.state.policy, np.float64),

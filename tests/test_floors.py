@@ -10,7 +10,7 @@ import pytest
 import rlkl
 
 FLOORS = {
-    "settings": 0, "divergences": 0, "estimators": 0, "threefry": 0, "diversity": 0, "bradley_terry": 0,
+    "settings": 0, "divergences": 0, "estimators": 0, "threefry": 0, "diversity": 0, "bradley_terry": 0, "numerics": 0,
     "tasks": 1, "policies": 1, "npz": 1,
     "rollout": 2, "comparison": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
@@ -24,7 +24,7 @@ FLOORS = {
     "scores": 0, "probes": 6,
     "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7, "comparisons": 7,
     "audits": 8, "grading": 8, "scorecard": 8, "sweeps": 8, "composition": 8, "jobs": 8,
-    "machine": 0, "cluster": 9, "launcher": 10, "cli": 11,
+    "machine": 1, "cluster": 9, "launcher": 10, "cli": 11,
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {

@@ -10,6 +10,7 @@ import optax
 import scipy
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from rlkl import numerics
 from rlkl.bradley_terry import Pairs
 
 BATCH, RATE, AT_ONCE = 256, 1e-2, 1024  # pairs a step; the first learning rate, which falls to zero; sequences scored at once
@@ -68,7 +69,7 @@ def fit(
 ) -> RewardNetwork:
     """The network whose score is the log-odds of the preferences. In 32 bits, whatever jax's global settings; the network
     returned, in 64, holds NumPy arrays."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with numerics.pinned(x64=False), jax.numpy_dtype_promotion("standard"):
         model = _fit(tokens, mask, vocabulary, batches, width, jax.random.key(seed))
     return jax.tree.map(lambda x: np.asarray(x, np.float64), model)
 
@@ -99,7 +100,7 @@ def _fit(tokens, mask, vocabulary: int, batches: Batches, width: int, key: PRNGK
 
 def scores(model: RewardNetwork, tokens: Int[np.ndarray, "M T"], mask: Bool[np.ndarray, "M T"]) -> Float[np.ndarray, " M"]:
     """The score of each sequence, read in 32 bits."""
-    with jax.enable_x64(False):
+    with numerics.pinned(x64=False):
         low = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), model)
         read = jax.jit(lambda *both: jax.lax.map(lambda one: low(*one), both, batch_size=AT_ONCE))
         return np.asarray(read(jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)), np.float64)
