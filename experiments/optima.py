@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlkl import divergences, oracle
+from rlkl import divergences, numerics, oracle
 from rlkl.tasks import Task
 
 DIVERGENCES = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon", "hellinger", "pearson", "neyman", "total_variation")
@@ -20,7 +20,7 @@ def _best(divergence: str, log_ref, reward, betas):
 
 def over_beta(task: Task, divergence: str, betas: np.ndarray) -> np.ndarray:
     """log pi* of each arm at each beta: Float["B A"], in float64."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_ref, reward = jnp.asarray(task.log_reference[0]), jnp.asarray(task.reward[1:])
         return np.asarray(_best(divergence, log_ref, reward, jnp.asarray(betas, jnp.float64)))
 
@@ -32,7 +32,7 @@ def _value(divergence: str, log_pi, log_ref):
 
 def value(task: Task, divergence: str, log_pi: np.ndarray) -> np.ndarray:
     """D(pi, pi_ref) of each row of a bandit's log-probabilities."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_ref = jnp.broadcast_to(jnp.asarray(task.log_reference[0]), log_pi.shape)
         return np.asarray(_value(divergence, jnp.asarray(log_pi), log_ref))
 

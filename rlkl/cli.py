@@ -64,12 +64,15 @@ def _hydra(argv: list[str]) -> int:
     except BadJobsError as error:
         for line in error.lines:
             jobs.status = _fail(line, BAD_SETTING)
-    except (HydraException, OmegaConfBaseException, SettingsError) as error:
+    except SettingsError as error:
         if wants_traceback:
             raise
-        if not isinstance(error, SettingsError):
-            error = overrides.refusal(error, args.overrides, args.config_dir)
         jobs.status = _fail(str(error), BAD_SETTING)
+    except (HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        machine.import_jax()
+        jobs.status = _fail(str(overrides.refusal(error, args.overrides, args.config_dir)), BAD_SETTING)
     except OSError as error:
         if wants_traceback:
             raise
@@ -91,6 +94,7 @@ def _unwritten(error: OSError) -> tuple[str, int]:
 def _list(argv: list[str]) -> int:
     if argv:
         return _fail(f"rlkl list takes no arguments, and was given {len(argv)}", BAD_SETTING)
+    machine.import_jax()
     from rlkl import listing
 
     listing.show()
@@ -100,6 +104,7 @@ def _list(argv: list[str]) -> int:
 def _plot(argv: list[str]) -> int:
     if len(argv) != 1:
         return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
+    machine.import_jax()
     from rlkl import plots, report, results
 
     found = results.load(argv[0])
@@ -111,6 +116,7 @@ def _plot(argv: list[str]) -> int:
 def _summary(argv: list[str]) -> int:
     if not argv:
         return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
+    machine.import_jax()
     from rlkl import report, results, statistics
 
     found = statistics.grouped(results.load(argv[0]).summary, argv[1:])
@@ -135,6 +141,7 @@ def _grade(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
+    machine.import_jax()
     from rlkl import comparisons
 
     comparisons.command(argv)

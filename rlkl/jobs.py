@@ -148,10 +148,10 @@ class Jobs:
 
     def close(self) -> None:
         """Write a sweep's results, and say how it ended."""
-        from rlkl import report
-
         if self.sweep is None:
             return
+        from rlkl import report
+
         if self._trackers is not None:
             self._trackers.close()
         try:

@@ -3,7 +3,16 @@
 import os
 import sys
 
+from rlkl.settings import SettingsError
+
 FLAG = "xla_force_host_platform_device_count"
+# Settings of jax that fail healthy runs, or move their numbers, and that only a whole process can set.
+UNSET = {
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
+    "jax_random_seed_offset": 0,
+}
 
 
 def cores() -> int:
@@ -11,20 +20,41 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # a Mac has no affinity
 
 
+def import_jax() -> None:
+    """Import jax; raises `SettingsError` where a variable of the environment has a value that jax refuses."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        key, value = _blamed(str(error))
+        raise SettingsError(key, value, f"jax refuses this variable of the environment: {error}") from error
+
+
+def _blamed(message: str) -> tuple[str, str]:
+    """The variable of the environment that jax's message names."""
+    given = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
+    named = [key for key in given if key.lower() in message.lower().replace("jax.", "jax_")]
+    keys = named or list(given)
+    return ", ".join(keys), ", ".join(given[key] for key in keys)
+
+
 def configure() -> None:
     """jax under rlkl's settings, on a device a core, with compiled programs kept in the user's cache folder.
 
-    A number of host devices in XLA_FLAGS, or JAX_COMPILATION_CACHE_DIR, is the user's word and stands.
+    A number of host devices in XLA_FLAGS, or JAX_COMPILATION_CACHE_DIR, is the user's word and stands. Raises `SettingsError`
+    where the environment asks jax for what it refuses, or for a device that is not there.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "jax" not in sys.modules and FLAG not in flags:
+    names_a_file = bool(flags) and not flags.startswith("--")
+    if "jax" not in sys.modules and FLAG not in flags and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={cores()}".strip()
+    import_jax()
     import jax
 
     from rlkl import numerics
 
-    for name, value in numerics.PINNED.items():
-        jax.config.update(f"jax_{name}", value)
+    for name, value in (UNSET | {f"jax_{name}": value for name, value in numerics.PINNED.items()}).items():
+        jax.config.update(name, value)
+    numerics.check_devices()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "rlkl", "jax"))

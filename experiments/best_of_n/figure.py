@@ -6,7 +6,6 @@ optimum under KL(pi‖pi_ref): no policy of that KL earns more.
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments import optima
 from experiments.build import Claim, at_least, at_most
-from rlkl import best_of_n, exact, plots, tasks
+from rlkl import best_of_n, exact, numerics, plots, tasks
 from rlkl.results import Runs
 
 ARMS, DRAWS = 100_000, (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024)
@@ -44,7 +43,7 @@ def _of_levels(series: str, levels: int, n: int) -> dict:
 def ends(name: str) -> tuple[np.ndarray, np.ndarray]:
     """A task's end states as arms: the reference's probabilities and the rewards."""
     task = tasks.build(name).task
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_ref = jnp.broadcast_to(jnp.asarray(task.log_reference), (task.automaton.horizon, *task.log_reference.shape))
         p = np.asarray(exact.outcome_probabilities(task.automaton, log_ref))[task.automaton.outcomes]
     return p / p.sum(), np.asarray(task.reward)[task.automaton.outcomes]

@@ -9,7 +9,7 @@ import pandas as pd
 from experiments import series
 from experiments.compression import coders
 from experiments.series import Row, points
-from rlkl import diversity, exact, records, rollout, tasks
+from rlkl import diversity, exact, numerics, records, rollout, tasks
 from rlkl.policies import Fixed, Policy
 from rlkl.results import Runs
 from rlkl.tasks import text
@@ -26,7 +26,7 @@ ORDER = 3  # letters of context on the real text
 
 def table(runs: Runs) -> pd.DataFrame:
     """Every number that is drawn or claimed; bits and bytes."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         return series.frame([*_wire(), *_blocks(), *_policies(runs), *_text(), *_archives()])
 
 

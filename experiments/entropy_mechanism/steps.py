@@ -9,7 +9,7 @@ import pandas as pd
 from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
-from rlkl import exact
+from rlkl import exact, numerics
 from rlkl.tasks.bandits import bandit
 
 SIZES, POLICIES = (3, 5, 10, 30), 100  # arms, and policies of each size
@@ -27,7 +27,7 @@ def table(seed: int = 0, policies: int = POLICIES) -> pd.DataFrame:
     """A row a kind of step, size, policy and step: the covariance, the predicted change of entropy and the measured
     one (to 9 digits)."""
     rows = []
-    with jax.enable_x64(True):
+    with numerics.pinned():
         for arms in SIZES:
             draw = np.random.default_rng((seed, arms))
             logits, reward = SPREAD * draw.standard_normal((policies, arms)), draw.standard_normal((policies, arms))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences, numerics, plots
 from rlkl.divergences import Params
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -27,7 +27,7 @@ CLAIMED = 1.0 / (2.0 * PHI**3)
 
 def table(runs: None) -> pd.DataFrame:
     """Every number that is drawn or claimed; nats."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         return series.frame([*_expansion(), *_paths(), *_potential()])
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import blocks, config, exact, job, penalty, policies, training
+from rlkl import blocks, config, exact, job, numerics, penalty, policies, training
 
 REFERENCE = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
 LOST = (5, 10, 20, 40)  # nats that the likeliest arm's logit is short of
@@ -32,7 +32,7 @@ def follow(optimizer: str, direction: str, steps: Sequence[int] = LOGGED) -> pd.
         f"penalty={DIRECTIONS[direction]}", "penalty.beta=1", "algorithm=exact", f"optimizer={optimizer}",
         f"optimizer.learning_rate={RATES[optimizer]}", "optimizer.schedule=constant", f"steps={max(steps)}", "tracking=none",
     ]  # fmt: skip
-    with jax.enable_x64(True):
+    with numerics.pinned():
         run, named = config.build(config.compose(given)).run, starts()
         block = blocks.stack([run], len(named))
         found = jax.jit(jax.vmap(_path, in_axes=(0, 0, None)))(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, exact, oracle, plots, tasks
+from rlkl import divergences, exact, numerics, oracle, plots, tasks
 from rlkl.divergences import Params
 from rlkl.policies import Fixed
 from rlkl.policies.base import normalise
@@ -25,7 +25,7 @@ BETA, POLICIES = 0.3, 24
 def table(runs: None) -> pd.DataFrame:
     """Of random policies, from the reference to far from it: -J/beta by KL(pi‖pi*) - log Z; log Z from the end states alone."""
     rows: list[Row] = []
-    with jax.enable_x64(True):
+    with numerics.pinned():
         for name in TASKS:
             rows += _of(name)
     return series.frame(rows)

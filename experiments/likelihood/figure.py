@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, exact, oracle, plots, rollout, tasks
+from rlkl import divergences, exact, numerics, oracle, plots, rollout, tasks
 from rlkl.divergences import Params
 from rlkl.policies import Fixed
 
@@ -26,7 +26,7 @@ PATHS = 30
 
 def table(runs: None) -> pd.DataFrame:
     """Every number that is drawn or claimed; nats."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         return series.frame([*_descent(), *_tests()])
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from experiments import series
 from experiments.series import Row
-from rlkl import comparison, job, records, rollout, tasks
+from rlkl import comparison, job, numerics, records, rollout, tasks
 from rlkl.policies import AnyPolicy, Network
 from rlkl.results import Runs
 
@@ -39,7 +39,7 @@ def quantized(policy: AnyPolicy, bits: int, group: int | None) -> AnyPolicy:
 def table(runs: Runs) -> pd.DataFrame:
     """Every number of `rlkl compare`'s table, by policy, way and bits; panels are policies."""
     rows: list[Row] = []
-    with jax.enable_x64(True):
+    with numerics.pinned():
         for _, graded in runs.summary.iterrows():
             base = job.cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
             assert isinstance(base, Network)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences, numerics, plots
 from rlkl.divergences import Params
 from rlkl.tasks.bandits import bandit
 
@@ -44,7 +44,7 @@ def table(runs: None) -> pd.DataFrame:
 
 def _flows(name: str) -> np.ndarray:
     """Float["start time 3"]: gradient ascent of J in the logits, by small steps, at times that lie closer at first."""
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_ref, reward, div = jnp.log(jnp.asarray(REFERENCE)), jnp.asarray(REWARD), divergences.REGISTRY[name]
 
         def objective(logits):

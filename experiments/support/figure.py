@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences, numerics, plots
 from rlkl.divergences import Params
 
 REFERENCE = np.array([0.4, 0.3, 0.2, 0.1])
@@ -25,7 +25,7 @@ def table(runs: None) -> pd.DataFrame:
     """Exact gradient descent on the penalty alone (a flat reward): the last arm's probability and KL(pi‖pi_ref), by step."""
     rows: list[Row] = []
     kept = np.unique(np.geomspace(1, STEPS, 120).astype(int)) - 1
-    with jax.enable_x64(True):
+    with numerics.pinned():
         log_ref = jnp.log(jnp.asarray(REFERENCE))
         for name in DIRECTIONS:
 

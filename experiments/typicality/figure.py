@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, oracle, plots, records, rollout, tasks
+from rlkl import divergences, numerics, oracle, plots, records, rollout, tasks
 from rlkl.policies import AnyPolicy, Fixed
 from rlkl.results import Runs
 from rlkl.tasks import Task, annotators
@@ -60,7 +60,7 @@ def spreads(runs: Runs, graded: pd.Series) -> dict[str, float]:
     task, weight, beta = tasks.build(graded["gold_task"]).task, graded["annotators_typicality"], graded["beta"]
     biased = dataclasses.replace(task, typicality=np.asarray(weight))
     kl, params = divergences.REGISTRY["kl_pi_ref"], divergences.Params()
-    with jax.enable_x64(True):
+    with numerics.pinned():
         reference = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
         best = _solve(biased, kl, params, jnp.asarray(beta, jnp.float64), reference, True).log_pi
         both = {"spread": records.load_policy(runs.root / graded["run"]), "optimum_spread": Fixed(best, task.automaton.horizon)}

@@ -4,14 +4,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from experiments.where_diversity_goes import numbers, places
 from experiments.where_diversity_goes.places import PAIRS, SEEDS, TYPICALITY, Place, Reward
-from rlkl import job, records, rollout
+from rlkl import job, numerics, records, rollout
 from rlkl.results import Runs
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -43,7 +42,7 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
     quick: at every other beta, with one seed of answers.
     """
     betas, seeds = (BETAS[::2], SEEDS[:1]) if quick else (BETAS, SEEDS)
-    with jax.enable_x64(True):
+    with numerics.pinned():
         laid = {name: places.place(name) for name in places.TASKS}
         rows = [row for at in laid.values() for row in (*_exact(at, betas, seeds), *_with_more_pairs(at, betas, seeds))]
         rows += [row for _, graded in runs.summary.iterrows() for row in _trained(laid, graded, runs)]

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import config, descent, exact, job, records, rollout, settings, training
+from rlkl import config, descent, exact, job, numerics, records, rollout, settings, training
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
 from rlkl.results import Runs
@@ -53,7 +53,7 @@ def table(runs: Runs) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     ways: dict[tuple[str, str, str], Way] = {}
     betas = runs.summary.groupby("task")["beta"].max()
-    with jax.enable_x64(True):
+    with numerics.pinned():
         for _, graded in runs.summary.iterrows():
             folder = runs.root / graded["run"]
             run = config.build(yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())).run

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences, numerics, plots
 
 PAIRS, ARMS = 400, (2, 3, 10, 100)
 EVERY = [name for name in divergences.REGISTRY if name in plots.LOOKS]
@@ -25,7 +25,7 @@ def table(runs: None) -> pd.DataFrame:
     """Random pairs, from nearly equal to far: their divergences by total variation; equal pairs; a coin in both units."""
     draw = np.random.default_rng(0)
     rows: list[Row] = []
-    with jax.enable_x64(True):
+    with numerics.pinned():
         value = jax.jit(
             lambda name, p, q: divergences.exact(divergences.REGISTRY[name], divergences.Params(), p, q), static_argnums=0
         )
