@@ -13,6 +13,7 @@ from rich.table import Table
 from rlkl import audit, config, job, numerics, plots, records, references, report, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
+from rlkl.sealed import Faults
 
 FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
@@ -25,7 +26,7 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
     composed = config.compose([*sampled, *chosen])
     with numerics.pinned():
-        run = jax.tree.map(jnp.asarray, references.attach(config.build(composed)).run)
+        run = jax.tree.map(jnp.asarray, references.attach(config.build(composed), Faults(report.warn)).run)
         state = jax.jit(training.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)

@@ -83,7 +83,7 @@ class Standing(NamedTuple):
         """Run i's part of it, as arrays to be kept."""
         rows = jax.tree.map(lambda *parts: np.concatenate([part[i] for part in parts]), *self.rows)
         return [
-            np.asarray(self.step),
+            np.asarray(self.step, np.int64),
             *(np.asarray(_data(leaf)[i]) for leaf in jax.tree.leaves(self.state)),
             *jax.tree.leaves(rows),
         ]
@@ -96,6 +96,25 @@ def _is_key(leaf) -> bool:
 def _data(leaf) -> np.ndarray:
     """A leaf on the host; a random key as its numbers."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def like_kept(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
+    """What `Standing.of` gives of a run that stands at this step, as shapes and dtypes; None where no chunk ends there."""
+    steps, log_every = run.settings.steps, run.settings.log_every
+    if not 0 < step <= steps or (step % (ROWS * log_every) and step != steps):
+        return None
+    block = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width(run), *np.shape(leaf)), np.asarray(leaf).dtype), run)
+    state = jax.eval_shape(_start, block)
+    _, row = jax.eval_shape(_prepare, block, state)
+    numbers = jax.eval_shape(
+        lambda leaves: [jax.random.key_data(x) if _is_key(x) else x for x in leaves], jax.tree.leaves(state)
+    )
+    logged = 1 + -(-step // log_every)
+    return [
+        jax.ShapeDtypeStruct((), np.int64),
+        *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in numbers),
+        *(jax.ShapeDtypeStruct((logged, *x.shape[1:]), x.dtype) for x in jax.tree.leaves(row)),
+    ]
 
 
 def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> Standing:

@@ -4,14 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkl import machine, settings, store, sweeps
+from rlkl import machine, records, settings, store, sweeps
+from rlkl.sealed import Faults
 from rlkl.settings import SettingsError
 from rlkl.store import Entry
 from rlkl.sweeps import Job, Told
 
 
 def train(
-    group: Sequence[Job], root: Path, engine: settings.Engine, tell: Callable[[Told], None], resume: bool = True
+    group: Sequence[Job],
+    root: Path,
+    engine: settings.Engine,
+    tell: Callable[[Told], None],
+    faults: Faults,
+    resume: bool = True,
 ) -> Iterator[list[tuple[str, Entry]]]:
     """As `sweeps.train`, by jobs of at most `engine.runs_per_job` runs each, which all write to the store under `root`.
 
@@ -23,8 +29,8 @@ def train(
     with executor.batch():
         jobs = [executor.submit(work, [each.built.resolved for each in part], str(root), resume) for part in parts]
     for part, job in zip(parts, jobs, strict=True):
-        job.result()
-        found = [(each.key, store.read(root, each.key)) for each in part]
+        there = zip(part, job.result(), strict=True)  # under keys of its own, where its devices are of another kind
+        found = [(each.key, store.read(root, key, records.names(each.built), faults)) for each, key in there]
         tell(Told(steps=sum(each.built.run.settings.steps for each in part), finished=len(part)))
         yield [(key, _there(key, entry, root)) for key, entry in found]
 

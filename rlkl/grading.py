@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import algorithms, penalty, probes, records, scores, settings, suite
+from rlkl import algorithms, penalty, probes, scores, sealed, settings, suite
 from rlkl.divergences import REGISTRY
+from rlkl.sealed import Faults
 from rlkl.suite import Reached, Setup, Size
 
 SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
@@ -45,15 +46,17 @@ class Grade(NamedTuple):
     details: list[Detail]
 
 
-def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None]) -> tuple[Grade, bool]:
-    """The grade of a penalty, and whether it was in the store; where not, `on_part` hears of each of PARTS. Needs x64."""
+def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None], faults: Faults) -> tuple[Grade, bool]:
+    """The grade of a penalty, and whether it was in the store. Where not, `on_part` hears of each of PARTS; `faults` hears what
+    is wrong with the store. Needs x64."""
     path = store / "grades" / f"{fingerprint(entrant, size)}.json"
-    kept = _read(path)
+    kept = sealed.read(path, _read, faults)
     if kept is not None:
         return kept, True
     found = _measure(entrant, size, on_part)
     named = {name: _none(value) for name, value in found.scores.items()}
-    records.write(path, json.dumps([named, found.reasons, [[*map(_none, row)] for row in found.details]], allow_nan=False))
+    values = [named, found.reasons, [[*map(_none, row)] for row in found.details]]
+    sealed.write(path, json.dumps(values, allow_nan=False).encode(), faults)
     return found, False
 
 
@@ -165,14 +168,10 @@ def _none(value: Any) -> Any:
     return value
 
 
-def _read(path: Path) -> Grade | None:
-    """What was kept, or None where it is missing or not whole."""
-    try:
-        named, reasons, rows = json.loads(path.read_text())
-        details = [Detail(*row)._replace(value=_number(row[-1])) for row in rows]
-        return Grade({name: _number(named[name]) for name in SCORES}, reasons, details)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _read(content: bytes) -> Grade:
+    named, reasons, rows = json.loads(content)
+    details = [Detail(*row)._replace(value=_number(row[-1])) for row in rows]
+    return Grade({name: _number(named[name]) for name in SCORES}, dict(reasons), details)
 
 
 def _number(value: Any) -> float:

@@ -13,6 +13,7 @@ from rlkl.settings import DivergedError, SettingsError
 if TYPE_CHECKING:
     from rlkl.background import BackgroundTracker
     from rlkl.config import Built
+    from rlkl.sealed import Faults
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
 
@@ -49,6 +50,7 @@ class Jobs:
     tracked: bool = False
     doubted: bool = False
     _trackers: "BackgroundTracker | None" = None
+    _faults: "Faults | None" = None
 
     def __call__(self, config: Any, finished: "Finished | None" = None) -> float:
         """Run a job, or only record one that is finished already; returns its objective, NaN where it failed.
@@ -82,7 +84,7 @@ class Jobs:
         _save_resolved(config, built, folder, hydra.output_subdir)
         report.console.print(report.header(built), markup=False)
         with report.progress(built.run.settings.steps) as on_rows:
-            done = runs.execute(built, folder, None, on_rows, report.warn)
+            done = runs.execute(built, folder, None, on_rows, report.warn, self.faults)
         graded = done.entry.summary
         report.console.print(report.result(graded, done.entry.optimum))
         self._doubt(graded)
@@ -104,7 +106,7 @@ class Jobs:
         _save_resolved(config, built, folder, hydra.output_subdir)
         self.tracked |= built.tracking.name == "wandb_offline"
         if finished is None:
-            done = runs.execute(built, folder, group, lambda rows: None, report.warn)
+            done = runs.execute(built, folder, group, lambda rows: None, report.warn, self.faults)
             found, self.reused = done.entry, self.reused + done.reused
         else:
             found = finished.entry
@@ -136,6 +138,15 @@ class Jobs:
         self._trackers = self._trackers or BackgroundTracker(warn)
         return self._trackers
 
+    @property
+    def faults(self) -> "Faults":
+        """Who says what is wrong with the store."""
+        from rlkl import report
+        from rlkl.sealed import Faults
+
+        self._faults = self._faults or Faults(report.warn)
+        return self._faults
+
     def write_results(self) -> None:
         """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
         from rlkl import records
@@ -147,7 +158,9 @@ class Jobs:
         records.write(self.sweep / "results.csv", records.table(columns, ([row.get(key) for key in columns] for row in rows)))
 
     def close(self) -> None:
-        """Write a sweep's results, and say how it ended."""
+        """Say what else was wrong with the store; write a sweep's results, and say how it ended."""
+        if self._faults is not None:
+            self._faults.close()
         if self.sweep is None:
             return
         from rlkl import report

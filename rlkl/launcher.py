@@ -175,19 +175,20 @@ def _finish(
 ) -> Generator[tuple[list[int], bool], None, None]:
     """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group. `follow` hears
     the new rows of those that are tracked as they train."""
-    from rlkl import references, report, store, sweeps
+    from rlkl import records, references, report, store, sweeps
 
     numbers: dict[str, list[int]] = {}
     for number, job in prepared.items():
         numbers.setdefault(job.key, []).append(number)
     left = []
     for number, job in prepared.items():
-        job.entry = store.read(job.built.store, job.key) if job.built.execution.resume else None
+        if job.built.execution.resume:
+            job.entry = store.read(job.built.store, job.key, records.names(job.built), told.faults)
         if job.entry is not None:
             told.reused += 1
             yield [number], False
         elif numbers[job.key][0] == number:
-            left.append(sweeps.Job(job.key, references.attach(job.built)))
+            left.append(sweeps.Job(job.key, references.attach(job.built, told.faults)))
     if not left:
         yield [], True
         return
@@ -202,7 +203,7 @@ def _finish(
                 follow(prepared[numbers[told.rows[0]][0]], told.rows[1])
 
         for group in sweeps.groups(left):
-            for entries in _trained(group, tell):
+            for entries in _trained(group, tell, told.faults):
                 for key, entry in entries:
                     for number in numbers[key]:
                         prepared[number].entry = entry
@@ -210,16 +211,16 @@ def _finish(
             yield [], True
 
 
-def _trained(group: Any, tell: Any) -> Any:
+def _trained(group: Any, tell: Any, faults: Any) -> Any:
     """The group's training, here or by a cluster."""
     first, root = group[0].built, group[0].built.store.resolve()
     if first.engine.name == "local":
         from rlkl import sweeps
 
-        return sweeps.train(group, root, tell, first.execution.resume)
+        return sweeps.train(group, root, tell, faults, first.execution.resume)
     from rlkl import cluster
 
-    return cluster.train(group, root, first.engine, tell, first.execution.resume)
+    return cluster.train(group, root, first.engine, tell, faults, first.execution.resume)
 
 
 class FusedSweeper(BasicSweeper):

@@ -27,6 +27,13 @@ from rlkl.training import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096
+ESTIMATES = (
+    "reward", "objective", "optimal_objective", "regret", "divergence_value", "kl_pi_ref", "kl_ref_pi", "kl_pi_optimum",
+    "entropy", "effective_support", "typicality", "kl_per_token", "length", "beta",
+)  # fmt: skip
+FIELDS = {"schema_version": int, "steps": int, "seconds": float, "exact": bool, "restricted": bool} | dict.fromkeys(
+    ("divergence", "formula", "dtype", "init", "task", "policy", "algorithm"), str
+)  # of every summary, beside the ESTIMATES
 PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "controller")  # settings in a summary
 
 
@@ -161,6 +168,15 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
     return _valid(values, _reasons(built, trained, div))
+
+
+def is_summary(value: Any) -> bool:
+    """Whether a JSON value is a run's summary: an object with the contract's fields, each of its kind."""
+    if not isinstance(value, dict) or type(value.get("diverged_at", "")) not in (int, type(None)):
+        return False
+    numbers = [value.get(key, "") for key in ESTIMATES]
+    plain = all(number in (None, "inf", "-inf") or type(number) in (int, float) for number in numbers)
+    return plain and all(type(value.get(key)) is kind for key, kind in FIELDS.items())
 
 
 def _gold(trained: Trained) -> dict[str, float]:
@@ -303,8 +319,14 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
         return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(leaf) for leaf in leaves])
 
 
+def names(built: Built) -> tuple[str, ...]:
+    """The names of the files that a run leaves in its folder; the summary comes last, and says that the others are there."""
+    texts = ("samples.txt", "positions.csv") if built.card.tokens else ()
+    return ("history.csv", "outcomes.csv", "diversity.csv", *texts, "checkpoint.npz", "summary.json")
+
+
 def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
-    """What a run leaves in its folder, by name; the summary comes last, and says that the others are there."""
+    """What a run leaves in its folder, by its `names`."""
     columns = history(trained.rows)
     written = texts.sequences(built, trained) if built.card.tokens else {}
     portraits = portrait.draw(built, trained, written)
@@ -319,7 +341,8 @@ def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
     kept["checkpoint.npz"] = checkpoint(built, trained)
     graded = summary(built, trained, seconds, portraits)
     kept["summary.json"] = json.dumps(graded, indent=2, allow_nan=False) + "\n"
-    return {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
+    whole = {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
+    return {name: whole[name] for name in names(built)}
 
 
 def fill(folder: Path, kept: Mapping[str, bytes]) -> None:

@@ -2,21 +2,19 @@
 
 import dataclasses
 import hashlib
-import io
-import zipfile
 from typing import Any
 
 import jax
 import numpy as np
 
-from rlkl import job, pretraining, settings
+from rlkl import job, pretraining, sealed, settings
 from rlkl.config import Built
-from rlkl.records import write
+from rlkl.sealed import Faults
 
 _fit = jax.jit(pretraining.fit)
 
 
-def attach(built: Built) -> Built:
+def attach(built: Built, faults: Faults) -> Built:
     """The run with its reference trained, or read from the store; its card then says what was trained and how close it came.
 
     Nothing to do for the task's own reference.
@@ -28,10 +26,10 @@ def attach(built: Built) -> Built:
     key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text))
     path = built.store / "references" / f"{key}.npz"
     like = jax.eval_shape(_fit, built.run, text)
-    found = _read(path, like)
+    found = sealed.read(path, lambda content: _read(content, like), faults)
     if found is None:
         found = jax.tree.map(np.asarray, _fit(built.run, text))
-        write(path, _bytes(found))
+        sealed.write(path, sealed.packed(jax.tree.leaves(found)), faults)
     facts: dict[str, Any] = {
         "reference": "pretrained",
         "reference_kl": float(found.kl),
@@ -62,18 +60,7 @@ def _content(built: Built, text) -> str:
     return digest.hexdigest()
 
 
-def _bytes(found: pretraining.Fitted) -> bytes:
-    out = io.BytesIO()
-    leaves: dict[str, Any] = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(found))}
-    np.savez(out, **leaves)
-    return out.getvalue()
-
-
-def _read(path, like: pretraining.Fitted) -> pretraining.Fitted | None:
-    """What was kept, or None where it is missing or not whole."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-            leaves = [kept[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+def _read(content: bytes, like: pretraining.Fitted) -> pretraining.Fitted:
+    leaves = sealed.arrays(content)
+    sealed.check(leaves, jax.tree.leaves(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -10,6 +10,7 @@ from rlkl import blocks, config, numerics, portrait, records, references, report
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy
+from rlkl.sealed import Faults
 from rlkl.settings import DivergedError
 from rlkl.store import Entry
 from rlkl.tracking import Tracker, about
@@ -41,7 +42,7 @@ def train(overrides: Sequence[str] = ()) -> Result:
     started = time.perf_counter()
     composed = config.compose(overrides)
     with numerics.pinned():
-        built = references.attach(config.build(composed))
+        built = references.attach(config.build(composed), Faults(report.warn))
         trained = blocks.train([built.run])[0]
         seconds = time.perf_counter() - started
         written = texts.sequences(built, trained) if built.card.tokens else {}
@@ -58,26 +59,27 @@ def entry(built: Built, trained: Trained, seconds: float) -> Entry:
     return Entry(records.files(built, trained, seconds), report.of_optimum(built, trained))
 
 
-def finish(built: Built, on_rows: Callable[[Row], None]) -> tuple[Entry, bool]:
-    """The run out of the store, else trained and put there; and whether it was there. `on_rows` hears what is trained."""
+def finish(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tuple[Entry, bool]:
+    """The run out of the store, else trained and put there; and whether it was there. `on_rows` hears what is trained, `faults`
+    what is wrong with the store."""
     started = saved = time.perf_counter()
     root, key, resume = built.store, store.key(built), built.execution.resume
-    found = store.read(root, key) if resume else None
+    found = store.read(root, key, records.names(built), faults) if resume else None
     if found is not None:
         return found, True
-    built = references.attach(built)
-    kept = store.read_chunk(root, key) if resume else None
+    built = references.attach(built, faults)
+    kept = store.read_chunk(root, key, built.run, faults) if resume else None
 
     def on_chunk(standing: blocks.Standing):
         nonlocal saved
         if time.perf_counter() - saved >= KEEP_EVERY:
-            store.put_chunk(root, key, standing.of(0))
+            store.put_chunk(root, key, standing.of(0), faults)
             saved = time.perf_counter()
 
     tell = lambda _, rows: on_rows(rows) if rows.step.size else None  # noqa: E731
     trained = blocks.train_block([built.run], tell, on_chunk, None if kept is None else [kept])[0]
     made = entry(built, trained, time.perf_counter() - started)
-    store.put(root, key, made)
+    store.put(root, key, made, faults)
     return made, False
 
 
@@ -90,7 +92,12 @@ class Recorded(NamedTuple):
 
 
 def execute(
-    built: Built, folder: Path, group: str | None, on_rows: Callable[[Row], None], warn: Callable[[str], None]
+    built: Built,
+    folder: Path,
+    group: str | None,
+    on_rows: Callable[[Row], None],
+    warn: Callable[[str], None],
+    faults: Faults,
 ) -> Recorded:
     """Finish a run, fill its folder, track it."""
     tracker = tracked(built, folder, group, warn)
@@ -104,7 +111,7 @@ def execute(
             tracker.log(records.history(rows))
 
     try:
-        found, reused = finish(built, tell)
+        found, reused = finish(built, tell, faults)
         records.fill(folder, found.files)
         if tracker is not None and not live:
             tracker.log(records.columns_of(found.files["history.csv"]))

@@ -14,6 +14,7 @@ from rich.table import Table
 from rlkl import config, grading, job, numerics, plots, plugins, records, report, suite
 from rlkl.descent import Descent
 from rlkl.grading import SCORES, Entrant, Grade
+from rlkl.sealed import Faults
 from rlkl.settings import SettingsError
 from rlkl.suite import Size
 
@@ -81,13 +82,14 @@ def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part
     with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
         once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
-        entries = []
+        entries, faults = [], Faults(report.warn)
         for each, chosen, store, runs in built:
             if each in once.values():
-                found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name))
+                found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
                 descends = (job.descends(runs[0]), job.descends(runs[1]))
                 caveats = tuple(dict.fromkeys(said for run in runs for said in job.caveats(run)))
                 entries.append(Entry(each, found, descends, caveats, reused))
+        faults.close()
     return entries
 
 

@@ -1,23 +1,24 @@
 """Runs kept under a fingerprint of all that their numbers depend on: finished ones whole, unfinished ones as their last
-chunk left them. Whatever is not whole is taken to be missing.
+chunk left them. Whatever is not what was written is taken to be missing.
 """
 
+import contextlib
 import io
 import json
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from rlkl import plugins, settings
+from rlkl import blocks, plugins, records, sealed, settings
 from rlkl.config import Built
-from rlkl.records import write
+from rlkl.job import Run
+from rlkl.sealed import DamagedError, Faults
 
 OPTIMUM = "optimum.json"  # in an entry, beside the run's files
-BROKEN = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Entry(NamedTuple):
@@ -43,43 +44,53 @@ def key(built: Built) -> str:
     return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.plugins))
 
 
-def read(root: Path, named: str) -> Entry | None:
-    """The finished run of this key, or None."""
-    try:
-        with zipfile.ZipFile(_finished(root, named)) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        optimum = json.loads(files.pop(OPTIMUM))
-        json.loads(files["summary.json"])
-        return Entry(files, optimum)
-    except BROKEN:
-        return None
+def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
+    """The finished run of this key, whose files have these names (as `records.names`); None where it is missing or damaged."""
+    return sealed.read(_finished(root, named), lambda content: _entry(content, names), faults)
 
 
-def put(root: Path, named: str, entry: Entry) -> None:
+def put(root: Path, named: str, entry: Entry, faults: Faults) -> None:
     """Keep a finished run, and let go of its chunk."""
-    out = io.BytesIO()
+    file, out = _finished(root, named), io.BytesIO()
+    if sum(map(len, entry.files.values())) > sealed.LARGEST:
+        faults.unwritten(file, "it is too large")
+        return
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in ({OPTIMUM: json.dumps(entry.optimum).encode()} | entry.files).items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=1)
-    write(_finished(root, named), out.getvalue())
-    _unfinished(root, named).unlink(missing_ok=True)
+    sealed.write(file, out.getvalue(), faults)
+    with contextlib.suppress(OSError):
+        _unfinished(root, named).unlink()
 
 
-def read_chunk(root: Path, named: str) -> list[np.ndarray] | None:
-    """The arrays of an unfinished run, or None."""
-    try:
-        with np.load(io.BytesIO(_unfinished(root, named).read_bytes()), allow_pickle=False) as kept:
-            return [kept[f"leaf_{i}"] for i in range(len(kept.files))]
-    except BROKEN:
-        return None
+def read_chunk(root: Path, named: str, run: Run, faults: Faults) -> list[np.ndarray] | None:
+    """The arrays of an unfinished run, as `put_chunk` took them; None where they are missing or damaged."""
+    return sealed.read(_unfinished(root, named), lambda content: _chunk(content, run), faults)
 
 
-def put_chunk(root: Path, named: str, leaves: Sequence[np.ndarray]) -> None:
+def put_chunk(root: Path, named: str, leaves: Sequence[np.ndarray], faults: Faults) -> None:
     """Keep where an unfinished run stands."""
-    out = io.BytesIO()
-    arrays: Mapping[str, Any] = {f"leaf_{i}": leaf for i, leaf in enumerate(leaves)}
-    np.savez(out, **arrays)
-    write(_unfinished(root, named), out.getvalue())
+    sealed.write(_unfinished(root, named), sealed.packed(leaves), faults)
+
+
+def _entry(content: bytes, names: Sequence[str]) -> Entry:
+    files = sealed.members(content, [OPTIMUM, *names])
+    optimum = json.loads(files.pop(OPTIMUM))
+    if not (isinstance(optimum, dict) and all(value is None or isinstance(value, float) for value in optimum.values())):
+        raise DamagedError("it holds no optimum's values")
+    if not records.is_summary(json.loads(files["summary.json"])):
+        raise DamagedError("its summary lacks a field, or has one of another kind")
+    return Entry(files, optimum)
+
+
+def _chunk(content: bytes, run: Run) -> list[np.ndarray]:
+    leaves = sealed.arrays(content)
+    sealed.check(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
+    like = blocks.like_kept(run, int(leaves[0]))
+    if like is None:
+        raise DamagedError("it stands at a step at which nothing is kept")
+    sealed.check(leaves, like)
+    return leaves
 
 
 def _finished(root: Path, named: str) -> Path:

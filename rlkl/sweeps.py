@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, config, job, numerics, references, runs, store
+from rlkl import blocks, config, job, numerics, records, references, report, runs, store
 from rlkl.config import Built
+from rlkl.sealed import Faults
 from rlkl.store import Entry
 from rlkl.training import Row
 
@@ -51,14 +52,14 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def train(
-    group: Sequence[Job], root: Path, tell: Callable[[Told], None], resume: bool = True
+    group: Sequence[Job], root: Path, tell: Callable[[Told], None], faults: Faults, resume: bool = True
 ) -> Iterator[list[tuple[str, Entry]]]:
     """Train a group, and keep each run in the store under `root` as its block finishes; yields every block's entries.
 
     Runs that stopped half-way go on from their last kept chunk, in blocks of runs that stand at one step. Which runs share
     a block, and on which device, changes no bit of any of them.
     """
-    pending = deque(_blocks(group, root, resume))
+    pending = deque(_blocks(group, root, resume, faults))
     devices, stop = jax.local_devices(), threading.Event()
     done: queue.SimpleQueue[_Finished | BaseException] = queue.SimpleQueue()
     workers: list[threading.Thread] = []
@@ -70,7 +71,7 @@ def train(
             except IndexError:
                 break
             try:
-                done.put(_train_block(members, kept, root, device, tell, stop))
+                done.put(_train_block(members, kept, root, device, tell, stop, faults))
             except BaseException as error:
                 done.put(error)
                 return
@@ -106,11 +107,11 @@ class _StoppedError(Exception):
     """The sweep ends while this block trains."""
 
 
-def _blocks(group: Sequence[Job], root: Path, resume: bool) -> Iterator[tuple[list[Job], list | None]]:
+def _blocks(group: Sequence[Job], root: Path, resume: bool, faults: Faults) -> Iterator[tuple[list[Job], list | None]]:
     """Blocks of jobs that stand at one step, with what was kept of them: those that are furthest come first."""
     at: dict[int, list[tuple[Job, Any]]] = {}
     for each in group:
-        kept = store.read_chunk(root, each.key) if resume else None
+        kept = store.read_chunk(root, each.key, each.built.run, faults) if resume else None
         at.setdefault(0 if kept is None else int(kept[0]), []).append((each, kept))
     size = blocks.width(group[0].built.run)
     for step in sorted(at, reverse=True):
@@ -119,7 +120,9 @@ def _blocks(group: Sequence[Job], root: Path, resume: bool) -> Iterator[tuple[li
             yield [each for each, _ in part], [kept for _, kept in part] if step else None
 
 
-def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop) -> _Finished:
+def _train_block(
+    members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop, faults: Faults
+) -> _Finished:
     started = saved = time.perf_counter()
     steps = members[0].built.run.settings.steps
     at, diverged = (int(kept[0][0]) if kept else 0), set[int]()
@@ -136,7 +139,7 @@ def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.
         at = standing.step
         if stop.is_set() or time.perf_counter() - saved >= runs.KEEP_EVERY:
             for i, each in enumerate(members):
-                store.put_chunk(root, each.key, standing.of(i))
+                store.put_chunk(root, each.key, standing.of(i), faults)
             saved = time.perf_counter()
         if stop.is_set():
             raise _StoppedError
@@ -152,7 +155,7 @@ def _train_block(members: list[Job], kept: list | None, root: Path, device: jax.
         entries = []
         for each, one in zip(members, trained, strict=True):
             entry = runs.entry(each.built, one, share)
-            store.put(root, each.key, entry)
+            store.put(root, each.key, entry, faults)
             entries.append((each.key, entry))
     tell(Told(steps=(steps - at) * len(members), finished=len(members)))
     return _Finished(entries, time.perf_counter() - started)
@@ -164,11 +167,14 @@ def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True)
     All that it needs is pickled with its arguments (plugins and texts by path), so that it can be shipped to another machine.
     """
     cards: dict = {}
+    faults, where = Faults(report.warn), Path(root)
     with numerics.pinned():
         made = [config.build(each, cards) for each in configs]
-        jobs = [Job(store.key(each), references.attach(each)) for each in made]
-        jobs = [each for each in jobs if not resume or store.read(Path(root), each.key) is None]
-        for group in groups(jobs):
-            for _ in train(group, Path(root), lambda told: None, resume):
+        jobs = [Job(store.key(each), references.attach(each, faults)) for each in made]
+        there = (resume and store.read(where, each.key, records.names(each.built), faults) is not None for each in jobs)
+        left = [each for each, finished in zip(jobs, there, strict=True) if not finished]
+        for group in groups(left):
+            for _ in train(group, where, lambda told: None, faults, resume):
                 pass
-    return [store.key(each) for each in made]
+    faults.close()
+    return [each.key for each in jobs]

@@ -11,9 +11,9 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 
-from rlkl import cluster, settings, store
+from rlkl import cluster, settings
 from rlkl.settings import SettingsError
-from tests.test_sweeps import files, finished, job
+from tests.test_sweeps import WHOLE, files, finished, job, stored
 
 PROCESS = (
     "import pickle, sys; call, arguments = pickle.load(sys.stdin.buffer); pickle.dump(call(*arguments), sys.stdout.buffer)"
@@ -56,23 +56,24 @@ def fake(monkeypatch):
 def test_parts_of_a_group_are_trained_elsewhere_to_the_same_bits(tmp_path, fake):
     jobs = [job(seed) for seed in range(3)]
     engine = settings.Engine("submitit", None, 2, {"timeout_min": 5})
-    there = {key: entry for part in cluster.train(jobs, tmp_path / "there", engine, lambda told: None) for key, entry in part}
+    parts = cluster.train(jobs, tmp_path / "there", engine, lambda told: None, WHOLE)
+    there = {key: entry for part in parts for key, entry in part}
     (executor,) = fake.made
     assert executor.parameters == {"timeout_min": 5}
     assert len(executor.shipped) == 2
     here = finished(jobs, tmp_path / "here")
     for each in jobs:
         assert files(there[each.key]) == files(here[each.key])
-        assert store.read(tmp_path / "there", each.key) is not None
+        assert stored(tmp_path / "there", each.key) is not None
 
 
 def test_a_bad_parameter_and_a_missing_submitit_are_one_line(tmp_path, fake, monkeypatch):
     engine = settings.Engine("submitit", None, 2, {"nonsense": 5})
     with pytest.raises(SettingsError, match=r"engine\.parameters=.*submitit says: unexpected parameter nonsense"):
-        next(cluster.train([job(0)], tmp_path, engine, lambda told: None))
+        next(cluster.train([job(0)], tmp_path, engine, lambda told: None, WHOLE))
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SettingsError, match=r"engine='submitit': needs the package submitit \(pip install"):
-        next(cluster.train([job(0)], tmp_path, engine, lambda told: None))
+        next(cluster.train([job(0)], tmp_path, engine, lambda told: None, WHOLE))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed (an extra)")

@@ -16,6 +16,7 @@ import yaml
 
 from rlkl import cli, config, runs, store, tracking
 from tests.test_floors import loaded_by
+from tests.test_store import packed, seal
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
 DIVERGES = ("optimizer=sgd", "optimizer.learning_rate=0.1,1e308", "penalty=neyman")
@@ -160,7 +161,7 @@ def test_jobs_of_equal_settings_are_trained_once_and_tasks_of_equal_options_buil
     make = config.tasks.build
     monkeypatch.setattr(config.tasks, "build", lambda name, **options: built.append(name) or make(name, **options))
     put = store.put
-    monkeypatch.setattr(store, "put", lambda root, key, entry: kept.append(key) or put(root, key, entry))
+    monkeypatch.setattr(store, "put", lambda root, key, *rest: kept.append(key) or put(root, key, *rest))
     status, said, _ = rlkl("-m", *SMALL, "seed=0,1,0", "penalty.beta=0.1,0.2", "hydra.sweep.dir=sweep")
     assert status == 0
     assert "6 jobs finished" in said
@@ -209,13 +210,49 @@ def test_a_full_disk_is_one_line_and_loses_no_finished_job(rlkl, tmp_path, monke
     assert content(tmp_path / "sweep") == whole
 
 
-@pytest.mark.parametrize("where", ["hydra.sweep.dir=file/sweep", "store=file/store"])
-def test_a_folder_that_cannot_be_written_is_one_line(rlkl, tmp_path, where):
+def test_a_folder_that_cannot_be_written_is_one_line(rlkl, tmp_path):
     (tmp_path / "file").write_text("")
-    status, _, complained = rlkl("-m", *SMALL, "seed=0,1", where)
+    status, _, complained = rlkl("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=file/sweep")
     assert status == 2
     assert complained.startswith("error: the output folder cannot be written (Not a directory: ")
     assert complained.count("\n") == 1
+
+
+def test_a_store_that_cannot_be_written_loses_no_result(rlkl, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, complained = rlkl("-m", *SMALL, "seed=range(3)", "store=file/store", "hydra.sweep.dir=sweep")
+    assert status == 0
+    assert len(content(tmp_path / "sweep")) == 3 * 6 + 1
+    first, rest = complained.splitlines()
+    assert first.startswith("warning: the store's entry ")
+    assert first.endswith(" cannot be written (Not a directory); the same command would train it anew")
+    assert rest.endswith(" more of the store's entries could not be written")
+    status, said, complained = rlkl(*SMALL, "store=file/store", "hydra.run.dir=alone")
+    assert (status, complained.count("cannot be written"), complained.count("\n")) == (0, 1, 1)
+    assert "reused" not in said
+
+
+def test_what_is_damaged_in_the_store_is_trained_anew_and_said_once(rlkl, tmp_path):
+    sweep = ("-m", *SMALL, "seed=range(4)")
+    rlkl(*sweep, "hydra.sweep.dir=first")
+    entries = sorted((tmp_path / "outputs" / ".rlkl" / "runs").iterdir())
+    escaped = "../" * 4 + "escaped"
+    seal(entries[0], packed({escaped: b"", "summary.json": b"[" * 100_000}))
+    entries[1].write_bytes(entries[1].read_bytes()[:-9])
+    entries[2].unlink()
+    entries[2].mkdir()
+    status, said, complained = rlkl(*sweep, "hydra.sweep.dir=second")
+    assert status == 0
+    assert "4 jobs finished, 1 of them before" in said
+    lines = complained.splitlines()
+    assert [line.partition(".zip")[2] for line in lines[:2]] == [
+        lines[0].partition(".zip")[2], " cannot be written (Is a directory); the same command would train it anew"
+    ]  # fmt: skip
+    assert " is damaged (" in lines[0]
+    assert lines[2:] == ["warning: 2 more of the store's entries are damaged"]
+    assert content(tmp_path / "second") == content(tmp_path / "first")
+    assert not list(tmp_path.rglob("escaped"))
+    assert "4 jobs finished, 3 of them before" in rlkl(*sweep, "hydra.sweep.dir=third")[1]
 
 
 def test_a_sweeper_that_optimises_is_given_the_objective(rlkl, monkeypatch):

@@ -5,21 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, exact, oracle, pretraining, records, references, rollout
+from rlkl import blocks, config, exact, oracle, pretraining, records, references, rollout, sealed
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
 from tests.conftest import PARAMS, sequences
 
 FEW = {"name": "sequence/brackets", "horizon": 4}
 SOON = {"name": "pretrained", "steps": 300, "samples": 4000, "learning_rate": 0.03}
-
+WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
 
 FAMILIES = [{"name": "tabular"}, {"name": "ngram", "order": 2}, {"name": "gru", "width": 8}]
 
 
 def attached(made: config.Built) -> config.Built:
     """With its reference, as jax arrays."""
-    made = references.attach(made)
+    made = references.attach(made, WHOLE)
     return made._replace(run=jax.tree.map(jnp.asarray, made.run))
 
 
@@ -38,16 +38,16 @@ def test_a_pretrained_reference_comes_close_to_the_model_and_is_used_again(tmp_p
     p, q = (np.asarray(rollout.log_probability(each, listed)) for each in (true, made.run.reference))
     np.testing.assert_allclose(close, np.sum(np.exp(p) * (p - q)), rtol=1e-9)
     monkeypatch.setattr(references, "_fit", None)  # must not be called again
-    monkeypatch.setattr(jax, "eval_shape", lambda f, *a: jax.tree.map(lambda x: x, like))
-    like = pretraining.Fitted(made.run.reference, jnp.zeros(()), jnp.zeros(()))
-    again = references.attach(built(tmp_path, policy, penalty={"beta": 0.7}, seed=3))
+    fitted = pretraining.Fitted(made.run.reference, jnp.zeros(()), jnp.zeros(()))
+    monkeypatch.setattr(jax, "eval_shape", lambda *_: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), fitted))
+    again = references.attach(built(tmp_path, policy, penalty={"beta": 0.7}, seed=3), WHOLE)
     for a, b in zip(jax.tree.leaves(made.run.reference), jax.tree.leaves(again.run.reference), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_what_a_reference_depends_on_is_in_its_hash(tmp_path):
     hashes = [
-        references.attach(made).card.facts["reference_hash"]
+        references.attach(made, WHOLE).card.facts["reference_hash"]
         for made in (
             built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}),
             built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2, "seed": 1}),
@@ -60,13 +60,26 @@ def test_what_a_reference_depends_on_is_in_its_hash(tmp_path):
     assert {path.stem for path in (tmp_path / "references").glob("*.npz")} == set(hashes)
 
 
-def test_half_a_file_in_the_store_is_trained_anew(tmp_path):
-    made = references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}))
+def test_a_damaged_reference_in_the_store_is_trained_anew(tmp_path):
+    made = references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), WHOLE)
     path = tmp_path / "references" / f"{made.card.facts['reference_hash']}.npz"
     whole = path.read_bytes()
+    leaves = sealed.arrays(whole[sealed.SIZE :])
+    for altered in (leaves[:-1], [*leaves, leaves[0]], [leaves[0][:, :1], *leaves[1:]], [leaves[0].astype(int), *leaves[1:]]):
+        sealed.write(path, sealed.packed(altered), WHOLE)
+        assert path.read_bytes() != whole
+        attach_anew(tmp_path)
+        assert path.read_bytes() == whole
     path.write_bytes(whole[: len(whole) // 2])
-    references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}))
+    attach_anew(tmp_path)
     assert path.read_bytes() == whole
+
+
+def attach_anew(tmp_path) -> None:
+    """Attach a reference, whose entry in the store is damaged; that is said."""
+    said: list[str] = []
+    references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), sealed.Faults(said.append))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("divergence", [pytest.param("kl_pi_ref", marks=pytest.mark.slow), "kl_ref_pi"])
@@ -111,7 +124,7 @@ def test_a_text_is_learned_from_its_own_words(tmp_path):
     batch = pretraining.windows(corpus, made.run.task)
     ends = {end for _, end in sequences(made.run.task.automaton)}
     assert set(np.asarray(batch.states)[:, -1].tolist()) <= ends
-    assert references.attach(made).card.facts["reference_kl"] < 0.2
+    assert references.attach(made, WHOLE).card.facts["reference_kl"] < 0.2
 
 
 def test_a_family_without_a_uniform_start_cannot_be_pretrained(tmp_path):

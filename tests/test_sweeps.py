@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, report, runs, store, sweeps
+from rlkl import blocks, config, records, report, runs, sealed, store, sweeps
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
 TASK = {"name": "bandit/random", "size": 3}
+WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
 
 
 def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
@@ -18,10 +19,15 @@ def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
     return sweeps.Job(store.key(made), made)
 
 
+def stored(root, key) -> store.Entry | None:
+    """What the store has of a job."""
+    return store.read(root, key, records.names(job(0).built), WHOLE)
+
+
 def finished(jobs, root, **options) -> dict[str, store.Entry]:
     found = {}
     for group in sweeps.groups(jobs):
-        for entries in sweeps.train(group, root, lambda told: None, **options):
+        for entries in sweeps.train(group, root, lambda told: None, WHOLE, **options):
             found |= dict(entries)
     return found
 
@@ -54,7 +60,7 @@ def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_pa
     for number, arrays in enumerate(kept):
         root = tmp_path / str(number)
         for i in (3, 1, 4):
-            store.put_chunk(root, members[i].key, arrays[i])
+            store.put_chunk(root, members[i].key, arrays[i], WHOLE)
         there = finished([members[4], job(9, algorithm=plain.get("algorithm", {})), members[0], members[3]], root)
         for i in (0, 3, 4):
             assert files(there[members[i].key]) == whole[i], (number, i)
@@ -65,15 +71,15 @@ def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_p
     jobs = [job(seed) for seed in range(40)]
     whole = finished(jobs, tmp_path / "whole")
     monkeypatch.setattr(runs, "KEEP_EVERY", 0.0)
-    going = sweeps.train(jobs, tmp_path / "cut", lambda told: None)
+    going = sweeps.train(jobs, tmp_path / "cut", lambda told: None, WHOLE)
     next(going)
     going.close()
     done = len(list((tmp_path / "cut" / "runs").iterdir()))
     assert 16 <= done < 40
-    left = [each for each in jobs if store.read(tmp_path / "cut", each.key) is None]
+    left = [each for each in jobs if stored(tmp_path / "cut", each.key) is None]
     again = finished(left, tmp_path / "cut")
     for each in jobs:
-        entry = store.read(tmp_path / "cut", each.key)
+        entry = stored(tmp_path / "cut", each.key)
         assert entry is not None
         assert files(entry) == files(whole[each.key])
         assert each.key not in again or files(again[each.key]) == files(whole[each.key])
@@ -88,7 +94,7 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
         7, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd", "learning_rate": 1e308}
     )
     told: list[sweeps.Told] = []
-    found = {key: entry for part in sweeps.train([*good, bad], tmp_path, told.append) for key, entry in part}
+    found = {key: entry for part in sweeps.train([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
     assert sum(each.steps for each in told) == 3 * 60
     assert sum(each.finished for each in told) == 3
     noticed = [pair for each in told for pair in each.diverged]
@@ -99,7 +105,7 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
 def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
     told: list[sweeps.Told] = []
     jobs = [job(seed, stop_kl=1e-3) for seed in range(2)]
-    found = {key: entry for part in sweeps.train(jobs, tmp_path, told.append) for key, entry in part}
+    found = {key: entry for part in sweeps.train(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
     assert all(entry.summary["steps"] < 60 and entry.summary["stopped_at"] for entry in found.values())
     assert not any(each.diverged for each in told)
     assert sum(each.steps for each in told) == 120
@@ -122,7 +128,7 @@ def test_run_group_needs_nothing_but_its_arguments(tmp_path):
     code = f"from rlkl import machine, sweeps; machine.configure(); sweeps.run_group({configs!r}, {str(tmp_path / 'there')!r})"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     for each in jobs:
-        entry = store.read(tmp_path / "there", each.key)
+        entry = stored(tmp_path / "there", each.key)
         assert entry is not None
         assert files(entry) == files(here[each.key])
 
@@ -158,9 +164,7 @@ def test_one_device_and_two_give_the_same_bits(tmp_path, cache):
         environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags}
         where = [str(tmp_path / str(count)), str(count), os.getcwd()]
         subprocess.run([sys.executable, "-c", DEVICES, *where], check=True, timeout=500, env=environment)
-        entries = {
-            path.stem: store.read(tmp_path / str(count), path.stem) for path in (tmp_path / str(count) / "runs").iterdir()
-        }
+        entries = {path.stem: stored(tmp_path / str(count), path.stem) for path in (tmp_path / str(count) / "runs").iterdir()}
         found[count] = {key: files(entry) for key, entry in entries.items() if entry is not None}
     assert len(found[1]) == 70
     assert found[1] == found[2]
