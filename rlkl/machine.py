@@ -1,7 +1,12 @@
 """What the command asks of the machine, once a process; importing rlkl asks nothing."""
 
+import functools
 import os
+import platform
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
 from rlkl.settings import SettingsError
 
@@ -13,6 +18,22 @@ UNSET = {
     "jax_error_checking_behavior_oob": "ignore",
     "jax_random_seed_offset": 0,
 }
+# What numbers depend on beside what rlkl sets itself: settings of jax, and variables of the environment.
+SETTINGS = (
+    "jax_random_seed_offset",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+    "jax_memory_fitting_level",
+    "jax_memory_fitting_effort",
+    "jax_disable_most_optimizations",
+    "jax_compiler_enable_remat_pass",
+    "jax_allow_f16_reductions",
+    "jax_high_dynamic_range_gumbel",
+    "jax_threefry_gpu_kernel_lowering",
+    "jax_use_direct_linearize",
+    "jax_default_device",
+)
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def cores() -> int:
@@ -60,3 +81,28 @@ def configure() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "rlkl", "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def kind() -> dict[str, Any]:
+    """What numbers depend on of this machine, and of how jax is set up on it; the number of devices is no part of it."""
+    import jax
+    from jax.extend.backend import get_backend
+
+    backend, device, values = get_backend(), jax.local_devices()[0], jax.config.values
+    flags = {name: re.sub(rf"--{FLAG}=\S*", "", os.environ.get(name, "")).split() for name in VARIABLES}
+    return {
+        "device": [backend.platform, backend.platform_version, device.device_kind, _instructions()],
+        "settings": {name: str(values.get(name)) for name in SETTINGS},
+        "variables": flags,
+    }
+
+
+@functools.cache
+def _instructions() -> list[str]:
+    """The processor's kind, and its vector instructions where the system tells."""
+    listed, known = Path("/proc/cpuinfo"), ""
+    if listed.exists():
+        with listed.open() as lines:
+            known = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    vectors = re.findall(r"\b(?:sse|avx|fma|f16c|amx|asimd|sve)\w*", known)
+    return [platform.machine(), *sorted(set(vectors))]

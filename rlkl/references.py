@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import job, pretraining, sealed, settings
+from rlkl import job, machine, pretraining, sealed, settings
 from rlkl.config import Built
 from rlkl.sealed import Faults
 
@@ -23,7 +23,7 @@ def attach(built: Built, faults: Faults) -> Built:
     if chosen.reference.name == "task":
         return built
     text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
-    key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text))
+    key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.kind())
     path = built.store / "references" / f"{key}.npz"
     like = jax.eval_shape(_fit, built.run, text)
     found = sealed.read(path, lambda content: _read(content, like), faults)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, plugins, records, sealed, settings
+from rlkl import blocks, machine, plugins, records, sealed, settings
 from rlkl.config import Built
 from rlkl.job import Run
 from rlkl.sealed import DamagedError, Faults
@@ -34,14 +34,15 @@ class Entry(NamedTuple):
 
 
 def key(built: Built) -> str:
-    """The run's fingerprint: its resolved settings, its task's content (not its path), its plugins' source, the program.
+    """The run's fingerprint: its resolved settings, its task's content (not its path), its plugins' source, the program, and
+    what of this machine its numbers depend on.
 
     What decides how a run is carried out or where it is logged is no part of it.
     """
     aside = {"tracking", "engine", "plugins", *vars(built.execution)}
     resolved = {name: value for name, value in built.resolved.items() if name not in aside}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
-    return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.plugins))
+    return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.kind())
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:

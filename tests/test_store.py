@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, records, sealed, store
+from rlkl import blocks, config, machine, records, sealed, store
 
 SUMMARY = {
     **dict.fromkeys(records.ESTIMATES, 0.5), "kl_ref_pi": "inf", "divergence_value": None, "schema_version": 1, "steps": 4,
@@ -327,3 +327,23 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
     before = store.key(base)
     monkeypatch.setattr("rlkl.settings._program", lambda: b"another source")
     assert store.key(base) != before
+
+
+def test_the_key_holds_what_numbers_depend_on_of_the_machine(monkeypatch):
+    run, flags = built(), os.environ.get("XLA_FLAGS", "")
+    before = store.key(run)
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --{machine.FLAG}=7 ")
+    assert store.key(run) == before
+    keys = {before}
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
+    keys.add(store.key(run))
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    jax.config.update("jax_random_seed_offset", 5)
+    try:
+        keys.add(store.key(run))
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+    monkeypatch.setattr(machine, "_instructions", lambda: ["another"])
+    keys.add(store.key(run))
+    assert len(keys) == 4
+    assert set(machine.SETTINGS) <= set(jax.config.values)
