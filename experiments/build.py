@@ -133,7 +133,7 @@ def redraw(name: str, out: Path) -> Finished:
 
 def finish(name: str, out: Path) -> tuple[pd.DataFrame, list[Claim]]:
     """Write the figure and claims.json beside the figure.csv in `out`; returns its table and its claims."""
-    table = pd.read_csv(out / "figure.csv")
+    table = pd.read_csv(out / "figure.csv", keep_default_na=False, na_values=[""])
     claims = module(name).claims(table)
     plots.save(module(name).draw(table), out / "figure", FORMATS)
     records.write(out / "claims.json", _json([claim_record(claim) for claim in claims]))

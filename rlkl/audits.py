@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import audit, config, job, numerics, plots, records, references, report, training
+from rlkl import audit, config, job, numerics, plots, records, references, report, tables, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
 from rlkl.sealed import Faults
@@ -45,7 +45,7 @@ def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
     rows = audited(overrides)
     for name in audit.DIRECTIONS:
         report.console.print(table([row for row in rows if row.divergence == name], name))
-    records.write(folder / "audit.csv", records.table(Row._fields, rows))
+    records.write(folder / "audit.csv", tables.dumps(Row._fields, rows))
     for path in (folder / "audit.csv", *plots.save(draw(rows), folder / "audit")):
         report.console.print(f"wrote {path}", markup=False)
 

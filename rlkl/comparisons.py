@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import comparison, records, report
+from rlkl import comparison, records, report, tables
 from rlkl.comparison import Comparison, Statistic
 from rlkl.settings import SettingsError
 
@@ -26,7 +26,7 @@ def command(arguments: Sequence[str]) -> None:
     path = (folders[0] if folders else FOLDER) / "compare.csv"
     report.console.print(table(found, files[0], files[1]))
     try:
-        records.write(path, records.table(Statistic._fields, found.table))
+        records.write(path, tables.dumps(Statistic._fields, found.table))
     except OSError as error:
         raise SettingsError("out", str(path.parent), f"cannot be written ({error.strerror})") from None
     report.console.print(f"wrote {path}", markup=False)

@@ -149,13 +149,13 @@ class Jobs:
 
     def write_results(self) -> None:
         """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
-        from rlkl import records
+        from rlkl import records, tables
 
         if self.sweep is None or not self.rows:
             return
         rows = [self.rows[number] for number in sorted(self.rows)]
         columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "seconds"]
-        records.write(self.sweep / "results.csv", records.table(columns, ([row.get(key) for key in columns] for row in rows)))
+        records.write(self.sweep / "results.csv", tables.dumps(columns, ([row.get(key) for key in columns] for row in rows)))
 
     def close(self) -> None:
         """Say what else was wrong with the store; write a sweep's results, and say how it ended."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -54,6 +53,7 @@ LOOKS = {
     "none": (GREY, "."),
 }
 MOST_CURVES, MOST_BARS = 40, 30
+NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # outcomes that are named so, all of them, lie on an axis
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -128,8 +128,8 @@ def _distribution(axes: Axes, outcomes) -> None:
     """Reference, policy and optimum: as lines where outcomes are numbers, else the likeliest as named bars."""
     kinds = [("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--")]
     kinds = [kind for kind in kinds if outcomes[kind[0]].notna().any()]
-    if 12 < len(outcomes) <= 128 and pd.api.types.is_numeric_dtype(outcomes["outcome"]):
-        at = outcomes["outcome"]
+    if 12 < len(outcomes) <= 128 and outcomes["outcome"].str.fullmatch(NUMBER).all():
+        at = outcomes["outcome"].astype(float)
         for name, colour, line in kinds:
             axes.plot(at, outcomes[name], color=colour, ls=line, drawstyle="steps-mid", label=name)
         axes.set_xlabel("outcome")

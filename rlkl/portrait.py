@@ -35,10 +35,12 @@ def who(trained: Trained) -> tuple[str, ...]:
 def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     """Reward, reference, policy and optimum of each named outcome, in state order: end states that differ only in what a
     policy remembers are one outcome."""
-    names = list(dict.fromkeys(built.card.outcomes))
-    place = {name: i for i, name in enumerate(names)}
-    at = np.array([place[name] for name in built.card.outcomes])
     ends = trained.closing.outcomes
+    # On a tree two sequences may have one text: they are one outcome only where they are worth the same.
+    worth = (map(repr, each.tolist()) for each in (ends.reward, ends.gold) if each is not None)
+    place: dict[tuple[str, ...], int] = {}
+    at = np.array([place.setdefault(key, len(place)) for key in zip(built.card.outcomes, *worth, strict=True)])
+    names = [name for name, *_ in place]
     merged: dict[str, np.ndarray] = {"outcome": np.array(names, object), "reward": np.zeros(len(names))}
     merged["reward"][at] = ends.reward
     for key in who(trained):

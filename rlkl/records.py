@@ -4,12 +4,11 @@ The files' names, columns and fields are rlkl's contract: others read them.
 """
 
 import contextlib
-import csv
 import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, job, metrics, numerics, oracle, penalty, plugins, policies, portrait, settings, texts
+from rlkl import divergences, job, metrics, numerics, oracle, penalty, plugins, policies, portrait, settings, tables, texts
 from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
@@ -48,21 +47,6 @@ def write(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV text; floats as Python prints them, so that they read back to the last bit."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_plain(value) for value in row] for row in rows)
-    return out.getvalue()
-
-
-def _plain(value):
-    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
-        return ""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -249,8 +233,8 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
 
 
 def outcomes(built: Built, trained: Trained) -> str:
-    """outcomes.csv: the end states in state order, at most MOST_OUTCOMES (then the most likely, and a last line that
-    says so); where the policy's are frequencies, their standard error."""
+    """outcomes.csv: the end states in state order, at most MOST_OUTCOMES (then the most likely, and a note that says so);
+    where the policy's are frequencies, their standard error."""
     ends = portrait.outcomes(built, trained)
     if portrait.is_sampled(built, trained):
         ends["policy_stderr"] = np.sqrt(ends["policy"] * (1.0 - ends["policy"]) / metrics.LAST_SAMPLES)
@@ -259,9 +243,9 @@ def outcomes(built: Built, trained: Trained) -> str:
     if kept.size > MOST_OUTCOMES:
         likely = np.nanmax(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
         kept = np.sort(np.argsort(-likely, kind="stable")[:MOST_OUTCOMES])
-    text = table(list(ends), ([column[i] for column in ends.values()] for i in kept))
     dropped = count - kept.size
-    return text + (f"# the {dropped} least likely of {count} outcomes are left out\n" if dropped else "")
+    note = f"the {dropped} least likely of {count} outcomes are left out" if dropped else ""
+    return tables.dumps(list(ends), ([column[i] for column in ends.values()] for i in kept), note)
 
 
 def along(trained: Trained) -> str:
@@ -271,7 +255,7 @@ def along(trained: Trained) -> str:
     columns = [f"{name}.{key}" for name in names for key in ("alive", "entropy", "kl_pi_ref")]
     kept = [details[name] for name in names]
     rows = zip(*(column for seen in kept for column in (seen.alive, seen.entropy_at, seen.kl_at)), strict=True)
-    return table(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
+    return tables.dumps(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
 
 
 def checkpoint(built: Built, trained: Trained) -> bytes:
@@ -327,14 +311,14 @@ def names(built: Built) -> tuple[str, ...]:
 
 def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
     """What a run leaves in its folder, by its `names`."""
-    columns = history(trained.rows)
+    columns = {name: np.asarray(column).tolist() for name, column in history(trained.rows).items()}
     written = texts.sequences(built, trained) if built.card.tokens else {}
     portraits = portrait.draw(built, trained, written)
     header, *rows = portrait.shares(portraits)
     kept: dict[str, str | bytes] = {
-        "history.csv": table(list(columns), zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)),
+        "history.csv": tables.dumps(list(columns), zip(*columns.values(), strict=True)),
         "outcomes.csv": outcomes(built, trained),
-        "diversity.csv": table(header, rows),
+        "diversity.csv": tables.dumps(header, rows),
     }
     if written:
         kept |= {"samples.txt": texts.side_by_side(built, written), "positions.csv": along(trained)}
@@ -355,6 +339,4 @@ def fill(folder: Path, kept: Mapping[str, bytes]) -> None:
 
 def columns_of(history_csv: bytes) -> dict[str, list[float]]:
     """The columns of a history.csv, NaN where a cell is empty."""
-    names, *rows = csv.reader(io.StringIO(history_csv.decode()))
-    cells = zip(*([float(cell or "nan") for cell in row] for row in rows), strict=True)
-    return {name: list(column) for name, column in zip(names, cells, strict=True)}
+    return {name: tables.numbers(cells) for name, cells in tables.loads(history_csv.decode()).items()}

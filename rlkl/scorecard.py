@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, grading, job, numerics, plots, plugins, records, report, suite
+from rlkl import config, grading, job, numerics, plots, plugins, records, report, suite, tables
 from rlkl.descent import Descent
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.sealed import Faults
@@ -176,7 +176,7 @@ def command(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.
         report.console.print(f"{reused} of {len(entries)} grades were in the store", markup=False)
     found = frames(entries)
     for name, frame in (("grade", found.scores), ("details", found.details)):
-        records.write(folder / f"{name}.csv", records.table(list(frame.columns), frame.itertuples(index=False)))
+        records.write(folder / f"{name}.csv", tables.dumps(list(frame.columns), frame.itertuples(index=False)))
     paths = [folder / "grade.csv", folder / "details.csv", *plots.save(draw(entries), folder / "grade")]
     report.console.print("wrote " + ", ".join(map(str, paths)), markup=False)
 

@@ -5,6 +5,7 @@ Names that live in registries (tasks, policies, divergences, algorithms) are che
 `rlkl.config`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -55,6 +56,21 @@ def shortened(text: str, most: int) -> str:
 def visible(text: str, keep: str = "") -> str:
     """The text with each character that does not print, but for those in `keep`, escaped as Python's repr does."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def damaged(path: Path, why: Exception | str) -> SettingsError:
+    """The refusal of a file in a run's folder that cannot be read back."""
+    unread = isinstance(why, OSError) and why.strerror
+    said = f"cannot be read ({unread})" if unread else f"is not as it was written: {why}"
+    return SettingsError("folder", str(path.parent), f"its {path.name} {said[:150]}")
+
+
+def directory(folder: Any) -> Path:
+    """The path of a folder of runs; raises `SettingsError` for what is no folder."""
+    with contextlib.suppress(TypeError, OSError):
+        if Path(folder).is_dir():
+            return Path(folder)
+    raise SettingsError("folder", folder, "is no folder with a finished run in it")
 
 
 class DivergedError(RuntimeError):

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,7 +65,7 @@ def options(name: str) -> dict[str, Any]:
 
 
 def build(name: str, **chosen: Any) -> Card:
-    """The card of task `name`; raises `SettingsError` for an unknown name or option, or a bad value."""
+    """The card of task `name`; raises `SettingsError` for an unknown name or option, a bad value, or outcomes of one name."""
     if name not in REGISTRY:
         raise SettingsError("task.name", name, "unknown task; " + nearest(name, REGISTRY))
     known = options(name)
@@ -74,7 +75,11 @@ def build(name: str, **chosen: Any) -> Card:
     for key, default in known.items():
         if default is inspect.Parameter.empty and chosen.get(key) is None:
             raise SettingsError(f"task.{key}", "null", f"{name} needs a value here")
-    return REGISTRY[name](**chosen)
+    card = REGISTRY[name](**chosen)
+    twice = [outcome for outcome, count in Counter(card.outcomes).items() if count > 1]
+    if twice:
+        raise SettingsError("task.names", twice[0], f"names several outcomes of {name}; each needs a name of its own")
+    return card
 
 
 from rlkl.tasks import bandits, brackets, custom, grammar, motif, preference, text, words  # noqa: E402, F401  (they register themselves)
