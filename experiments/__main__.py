@@ -3,7 +3,7 @@
 import os
 import sys
 
-from rlkl import machine
+from rlkl import machine, terminal
 
 # What is reduced takes longer to compile well than to run badly.
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -12,6 +12,7 @@ if __name__ == "__main__":
     if "--quick" in sys.argv:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
     machine.configure()
+    terminal.configure()
     from experiments import command
 
     sys.exit(command.main(sys.argv[1:]))

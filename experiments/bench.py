@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlkl import report
+from rlkl import report, terminal
 
 COMMAND = [sys.executable, "-m", "rlkl", "tracking=none", "task=bandit/random"]
 REPEATS = 10
@@ -20,7 +20,9 @@ def first_metrics(cache: str, folder: str) -> tuple[float, float]:
     """Seconds from typing the command to its first line of metrics, and to its end."""
     started, first = time.perf_counter(), None
     environment = {**os.environ, "XDG_CACHE_HOME": cache}
-    process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, encoding="utf-8", errors="backslashreplace"
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if first is None and line.startswith("step"):
@@ -64,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    terminal.configure()
     main()

@@ -69,7 +69,7 @@ def at_least(claim: str, value: float, bound: float) -> Claim:
 
 def sweeps(name: str, quick: bool = False) -> list[list[str]]:
     """The override lists of an experiment, each one `rlkl -m`."""
-    documents = list(yaml.safe_load_all((HERE / name / "sweep.yaml").read_text()))
+    documents = list(yaml.safe_load_all((HERE / name / "sweep.yaml").read_text(encoding="utf-8")))
     chosen = [[str(entry) for entry in entries] for entries in documents[1 if quick and len(documents) > 1 else 0]]
     return [_few(entries) for entries in chosen] if quick and len(documents) == 1 else chosen
 
@@ -126,7 +126,7 @@ def build(name: str, runs_in: Path, out: Path, quick: bool = False, also: tuple[
 def redraw(name: str, out: Path) -> Finished:
     """Figure and claims anew from the CSV that a build left in `out`; nothing is trained or computed."""
     table, claims = finish(name, out)
-    about = json.loads((out / "manifest.json").read_text())
+    about = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     write_manifest(out, about | {"drawn_by": provenance.code(name), "files": provenance.files(out)})
     return Finished(None, table, claims, about["quick"])
 

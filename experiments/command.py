@@ -1,6 +1,7 @@
 """`python -m experiments [NAME ...]`: build these experiments into paper/, or say which there are."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,10 @@ def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) ->
 
     def build_one(name: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "experiments", name, *flags]
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=False
+        )
 
     held = []
     with ThreadPoolExecutor(machine.cores()) as pool:

@@ -10,6 +10,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlkl import terminal
+from rlkl.terminal import visible
 from rlkl.tracking import About, Tracker
 
 
@@ -62,4 +64,5 @@ def serve(given: BufferedIOBase | BinaryIO, say: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin.buffer, lambda message: print(f"warning: {message}", file=sys.stderr, flush=True))
+    terminal.configure()
+    serve(sys.stdin.buffer, lambda message: print(f"warning: {visible(message)}", file=sys.stderr, flush=True))

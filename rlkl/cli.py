@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkl import machine
+from rlkl import machine, terminal
 from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
 from rlkl.settings import BadJobsError, DivergedError, SettingsError, config_directory
 
@@ -18,6 +18,7 @@ def entry() -> None:
     """The console script."""
     # Imports and traces allocate much that lives on; collecting it less often saves about a tenth of the start.
     gc.set_threshold(100_000, 50, 50)
+    terminal.configure()
     sys.exit(main(sys.argv[1:]))
 
 

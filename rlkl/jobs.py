@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl import machine
 from rlkl.settings import DivergedError, SettingsError
+from rlkl.terminal import visible
 
 if TYPE_CHECKING:
     from rlkl.background import BackgroundTracker
@@ -22,7 +23,7 @@ BAD_SETTING, FAILED = 2, 1  # exit statuses
 
 def complain(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def shown(folder: Path) -> str:
@@ -119,7 +120,8 @@ class Jobs:
         self._doubt(found.summary)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
         self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
-        report.console.print(f"job {hydra.job.num}  {' '.join(given) or 'defaults'}\n  {report.brief(graded)}", markup=False)
+        said = visible(" ".join(given)) or "defaults"
+        report.console.print(f"job {hydra.job.num}  {said}\n  {report.brief(graded)}", markup=False)
         return graded
 
     def _doubt(self, graded: dict[str, Any]) -> None:

@@ -10,9 +10,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from rlkl.records import write
 from rlkl.results import Runs
+from rlkl.terminal import visible
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -73,6 +75,13 @@ def styled() -> Iterator[None]:
         yield
 
 
+def label(text: str, longest: int = 100) -> str:
+    """The text as a figure draws it: no mathematics, in one line of `longest` characters; what the font lacks is escaped."""
+    font = get_font(findfont(STYLE["font.family"]))
+    drawn = "".join(c if font.get_char_index(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in visible(text))
+    return (drawn if len(drawn) <= longest else drawn[: longest - 1] + "…").replace("$", r"\$")
+
+
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
     """The figure as stem.png, stem.pdf, ... (any of `UNDATED`): the same bytes for the same figure, nothing dated."""
     paths = []
@@ -110,12 +119,12 @@ def _one(runs: Runs) -> Figure:
         regret.plot(history["step"], history["kl_pi_ref"], color=colour)
         regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
     _distribution(arms, outcomes)
-    figure.suptitle(f"{graded['task']}, policy {graded['policy']}, {graded['algorithm']}", fontsize=8.5)
+    figure.suptitle(f"{label(graded['task'])}, policy {label(graded['policy'])}, {label(graded['algorithm'])}", fontsize=8.5)
     return figure
 
 
 def _objective(graded) -> str:
-    return "E[r]" if graded["divergence"] == "none" else f"E[r] - {graded['beta']:g} {graded['formula']}"
+    return "E[r]" if graded["divergence"] == "none" else f"E[r] - {graded['beta']:g} {label(graded['formula'])}"
 
 
 def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
@@ -139,7 +148,7 @@ def _distribution(axes: Axes, outcomes) -> None:
         at = np.arange(len(shown))
         for offset, (name, colour, _) in zip((-0.27, 0.0, 0.27), kinds, strict=False):
             axes.bar(at + offset, shown[name], 0.27, color=colour, label=name)
-        axes.set_xticks(at, [str(name) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
+        axes.set_xticks(at, [label(name, 30) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
         if len(shown) < len(outcomes):
             axes.set_xlabel(f"the {len(shown)} likeliest of {len(outcomes)} outcomes")
     axes.set(ylabel="probability", title="before and after")
@@ -159,13 +168,13 @@ def _sweep(runs: Runs) -> Figure:
     for divergence, group in runs.summary.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         regret = np.maximum(group["regret"].astype(float), 1e-16)
-        right.plot(group["beta"], regret, marker, color=colour, label=group["formula"].iloc[0], alpha=0.8)
+        right.plot(group["beta"], regret, marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
     betas = sorted(set(runs.summary["beta"]))
     right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel="beta")
     if len(betas) <= 8:
         right.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
         right.minorticks_off()
-    named = sorted(set(runs.summary["task"]))
+    named = [label(task) for task in sorted(set(runs.summary["task"]))]
     right.set(
         ylabel="final regret", title=f"{len(runs.summary)} runs on {', '.join(named[:2])}{', ...' if len(named) > 2 else ''}"
     )
@@ -182,7 +191,7 @@ def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Fig
     for divergence, group in runs.summary.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         at = group["kl_pi_ref"].astype(float)
-        right.plot(at, group["reward"].astype(float), marker, color=colour, label=group["formula"].iloc[0], alpha=0.8)
+        right.plot(at, group["reward"].astype(float), marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
     right.set(xlabel="KL(pi‖pi_ref)", ylabel="E[r]", title=f"{len(runs.summary)} runs")
     right.legend()
     return figure

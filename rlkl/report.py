@@ -9,18 +9,31 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from rlkl import job, penalty, settings
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
+from rlkl.terminal import visible
 from rlkl.training import Row
 
-console = Console(highlight=False, soft_wrap=True, width=shutil.get_terminal_size((120, 25)).columns)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Plain(Console):
+    """A console that shows text as it is: no markup and no emoji's names, control characters and what its encoding lacks
+    escaped before anything is laid out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Called by rich for each text that it is to show."""
+        shown = "\n".join(map(visible, text.split("\n")))
+        return super().render_str(shown.encode(self.encoding, "backslashreplace").decode(self.encoding), **options)
+
+
+PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+console = Plain(**PLAIN, width=shutil.get_terminal_size((120, 25)).columns)
+errors = Plain(**PLAIN, stderr=True)
 
 
 def warn(message: str) -> None:
@@ -125,7 +138,7 @@ def _span(seconds: float) -> str:
 def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
     """The closing table: the policy beside the exact optimum. Nats, per sequence."""
     unknown = graded.get("optimal_objective_reason")
-    reason = None if unknown is None else escape(f"no optimum is known: {unknown}")
+    reason = None if unknown is None else f"no optimum is known: {unknown}"
     shown = Table(title=f"after {graded['steps']} steps", title_justify="left", caption=reason, caption_justify="left")
     for name in ("", "policy", "exact optimum"):
         shown.add_column(name, justify="left" if not name else "right")
@@ -142,9 +155,9 @@ def result(graded: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Ta
     for key, name in labels.items():
         if key == "divergence_value" and graded["divergence"] in ("none", "kl_pi_ref", "kl_ref_pi"):
             continue
-        shown.add_row(escape(name), _measured(graded, key), number(optimum.get(key)))
+        shown.add_row(name, _measured(graded, key), number(optimum.get(key)))
     if "gold_reward" in graded:
-        shown.add_row(escape("E[gold]"), _measured(graded, "gold_reward"), number(graded["optimum_gold_reward"]))
+        shown.add_row("E[gold]", _measured(graded, "gold_reward"), number(graded["optimum_gold_reward"]))
     shown.add_row("KL(pi‖pi*)", _measured(graded, "kl_pi_optimum"), none)
     shown.add_row("regret", _measured(graded, "regret"), none)
     if "gold_regret" in graded:
@@ -185,12 +198,12 @@ def over_seeds(groups: Sequence[Any]) -> Table:
     title = "interquartile means over seeds, with 95% bootstrap intervals"
     shown = Table(title=title, title_justify="left")
     for name in names:
-        shown.add_column(escape(name), overflow="fold")
+        shown.add_column(name, overflow="fold")
     for name in ("runs", *(["diverged"] if diverged else []), *labels.values()):
-        shown.add_column(escape(name), justify="right", overflow="fold")
+        shown.add_column(name, justify="right", overflow="fold")
     for group in groups:
         counts = [str(group.runs), *([str(group.diverged)] if diverged else [])]
-        shown.add_row(*map(escape, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))
+        shown.add_row(*map(visible, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))
     return shown
 
 

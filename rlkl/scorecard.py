@@ -17,6 +17,7 @@ from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.sealed import Faults
 from rlkl.settings import SettingsError
 from rlkl.suite import Size
+from rlkl.terminal import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +191,7 @@ def progress() -> Iterator[Part]:
     columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=report.console, transient=True) as bar:
         shown = bar.add_task("composing the penalties", total=None)
-        yield lambda name, part: bar.update(shown, description=f"grading {name}: {part}")
+        yield lambda name, part: bar.update(shown, description=f"grading {visible(name)}: {part}")
 
 
 def table(entries: Sequence[Entry]) -> Table:
@@ -245,8 +246,9 @@ def draw(entries: Sequence[Entry]) -> Figure:
             _outline(axes, angles, entry.grade, color=colour, lw=1.3, marker="o", ms=2.5, fill=True)
             if len(candidates) == 1 and not entry.named.candidate:
                 _outline(axes, angles, candidates[0].grade, color=plots.VERMILION, lw=0.8, ls="--", fill=False)
-            axes.set_title(entry.named.name.replace(" ", "\n", 1) + (" *" if entry.biased else ""), fontsize=7.5, pad=9)
-        said = [f"dashed: {candidates[0].named.name}"] if len(candidates) == 1 and len(entries) > 1 else []
+            title = plots.label(entry.named.name).replace(" ", "\n", 1)
+            axes.set_title(title + (" *" if entry.biased else ""), fontsize=7.5, pad=9)
+        said = [f"dashed: {plots.label(candidates[0].named.name)}"] if len(candidates) == 1 and len(entries) > 1 else []
         said += ["* descends something else than the divergence it names"] if any(entry.biased for entry in entries) else []
         figure.supxlabel("     ".join(said), fontsize=6.5)
     return figure

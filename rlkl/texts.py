@@ -9,6 +9,8 @@ from rlkl.config import Built
 from rlkl.policies import AnyPolicy, Fixed, decoded
 
 SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
+# Line breaks, escaped: in samples.txt a sequence is one line.
+BREAKS = str.maketrans({c: repr(c)[1:-1] for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"})
 CANDIDATES = 16  # of the reference a sequence of an optimum that is no table
 
 _walk = jax.jit(rollout.walk, static_argnums=1)
@@ -65,5 +67,5 @@ def side_by_side(built: Built, written: dict[str, list[np.ndarray]]) -> str:
     """samples.txt: the first few sequences of each, one above the other."""
     lines = []
     for i in range(SHOWN):
-        lines += ["", *(f"{name:<10}{text(built, kept[i])}" for name, kept in written.items())]
+        lines += ["", *(f"{name:<10}{text(built, kept[i]).translate(BREAKS)}" for name, kept in written.items())]
     return "\n".join(lines[1:]) + "\n"

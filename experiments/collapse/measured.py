@@ -22,7 +22,7 @@ def table(runs: Runs) -> pd.DataFrame:
     for _, graded in runs.summary.iterrows():
         ends = runs.outcomes[runs.outcomes["run"] == graded["run"]]
         portraits = runs.diversity[runs.diversity["run"] == graded["run"]].set_index("metric")
-        written = _sentences((runs.root / graded["run"] / "samples.txt").read_text())
+        written = _sentences((runs.root / graded["run"] / "samples.txt").read_text(encoding="utf-8"))
         task = {"task": graded["override.task.reward"]}
         setting = task | {"direction": graded["divergence"], "beta": graded["beta"]}
         if not any(row["task"] == task["task"] for row in rows):

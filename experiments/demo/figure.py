@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table
 
 from experiments import optima
@@ -54,14 +53,14 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def closing(runs: Runs) -> Table:
     """One row a setting: medians over seeds, and the worst regret; narrow enough for 80 columns."""
     shown = Table(
-        title=escape("medians over seeds, the worst regret; J = E[r] - beta D, J* its exact optimum; KL = KL(pi‖pi_ref)"),
+        title="medians over seeds, the worst regret; J = E[r] - beta D, J* its exact optimum; KL = KL(pi‖pi_ref)",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
         header_style="bold",
     )
     for name in COLUMNS:
-        shown.add_column(escape(name), justify="left" if name in ("task", "penalty") else "right", no_wrap=True)
+        shown.add_column(name, justify="left" if name in ("task", "penalty") else "right", no_wrap=True)
     for (task, formula, beta), group in runs.summary.groupby(["task", "formula", "beta"], sort=False):
         median = group.median(numeric_only=True)
         cells = [number(median[key]) for key in ("reward", "objective", "optimal_objective")]

@@ -48,7 +48,7 @@ class Saying(NamedTuple):
 
 def describe(name: str) -> About:
     """An experiment's description, read from its figure.py without importing it."""
-    text = ast.get_docstring(ast.parse((build.HERE / name / "figure.py").read_text())) or name
+    text = ast.get_docstring(ast.parse((build.HERE / name / "figure.py").read_text(encoding="utf-8"))) or name
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     named = [each for each in paragraphs if each.startswith(("Source:", "Sources:"))]
     rest = [each for each in paragraphs if each not in named]
@@ -61,9 +61,9 @@ def gather(name: str, folder: Path) -> Shown:
     """What stands in an experiment's folder; every complaint names the experiment."""
     about = describe(name)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        claims = json.loads((folder / "claims.json").read_text())
-        figure, numbers = ((folder / each).read_text() for each in ("figure.svg", "figure.csv"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+        figure, numbers = ((folder / each).read_text(encoding="utf-8") for each in ("figure.svg", "figure.csv"))
         left = provenance.files(folder)
     except FileNotFoundError:
         missing = f"{name}: is not built (python -m experiments {name})"
@@ -96,7 +96,7 @@ def state(name: str, folder: Path) -> str:
 def sayings(shown: list[Shown]) -> list[Saying]:
     """The sayings of sayings.yaml beside what the experiments found."""
     known = {each.name: each for each in shown}
-    return [_saying(given, known.get(given["experiment"])) for given in yaml.safe_load(SAYINGS.read_text())]
+    return [_saying(given, known.get(given["experiment"])) for given in yaml.safe_load(SAYINGS.read_text(encoding="utf-8"))]
 
 
 def _saying(given: dict[str, Any], found: Shown | None) -> Saying:

@@ -42,7 +42,7 @@ def page(shown: list[Shown], said: list[Saying], complaints: list[str]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (HERE / name).read_text()
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _list(items: Iterable[str], of: str = "") -> str:

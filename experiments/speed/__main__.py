@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.speed import work
 from experiments.speed.turns import IDLE, busy, finish, installed, rate
-from rlkl import report
+from rlkl import report, terminal
 from rlkl.machine import cores
 
 OUT = Path("paper") / "speed" / "speed.csv"
@@ -107,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    terminal.configure()
     main()

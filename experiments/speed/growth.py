@@ -17,7 +17,7 @@ from rich.progress import track
 
 from experiments.speed import rlkl_peer
 from experiments.speed.bandit_peers import bandit, trainer
-from rlkl import machine, plots, report
+from rlkl import machine, plots, report, terminal
 
 OUT = Path("paper") / "speed"
 STEPS, REPEATS = 1000, 3
@@ -87,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    terminal.configure()
     main()

@@ -13,7 +13,7 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed.turns import busy, finish, installed, rate
-from rlkl import report
+from rlkl import report, terminal
 from rlkl.machine import cores
 
 OUT = Path("paper") / "speed" / "throughput.csv"
@@ -84,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    terminal.configure()
     main()

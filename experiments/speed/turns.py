@@ -22,7 +22,7 @@ def busy(seconds: float = 2.0) -> float:
         return float("nan")
 
     def ticks() -> tuple[int, int]:
-        spent = [int(entry) for entry in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        spent = [int(entry) for entry in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
         return sum(spent), spent[3] + spent[4]  # all of it, and idle or waiting
 
     before = ticks()
@@ -41,7 +41,7 @@ def rate(python: str, command: Iterable[str], threads: int, seconds: float) -> f
     """Updates per second of one run of a peer; NaN, and its last words, where it fails."""
     module, *rest = command
     line = [python, "-m", f"experiments.speed.{module}", *rest, "--threads", str(threads), "--seconds", str(seconds)]
-    run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", errors="backslashreplace", check=False)
     if run.returncode:
         report.errors.print(f"{' '.join(line)} failed: {(run.stderr.strip().splitlines() or [''])[-1]}", markup=False)
         return float("nan")

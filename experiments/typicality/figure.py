@@ -87,7 +87,8 @@ def _text(runs: Runs, run: str, who: str) -> str:
     """The likeliest words with their probabilities, or the first sentence written."""
     samples = runs.root / run / "samples.txt"
     if samples.is_file():
-        return next(line for line in samples.read_text().splitlines() if line.startswith(who)).removeprefix(who).strip()
+        lines = samples.read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith(who)).removeprefix(who).strip()
     ends = runs.outcomes[runs.outcomes["run"] == run].nlargest(SHOWN, who)
     return ", ".join(f"{word} {100 * p:.3g}%" for word, p in zip(ends["outcome"], ends[who], strict=True))
 

@@ -56,7 +56,7 @@ def table(runs: Runs) -> pd.DataFrame:
     with numerics.pinned():
         for _, graded in runs.summary.iterrows():
             folder = runs.root / graded["run"]
-            run = config.build(yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())).run
+            run = config.build(yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))).run
             about = _about(run, graded["task"])
             place = {name: about[name] for name in ("task", "direction")}
             key = (*place.values(), about["way"])
