@@ -8,7 +8,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
 from rlkl.portrait import Portraits
-from rlkl.tasks import Automaton, Task
+from rlkl.tasks import Automaton, Task, arguments
 from rlkl.training import Row
 
 SCHEMA_VERSION = 1
@@ -279,28 +280,71 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
 
 
 def load_policy(folder: str | Path) -> policies.AnyPolicy:
-    """The policy that a run left in its folder, in the dtype it was trained in."""
-    file = Path(folder) / "checkpoint.npz"
-    if not file.is_file():
+    """The policy that a run left in its folder: its parameters, and what its methods return, in the dtype it was trained in.
+
+    policy.table(), or a network's policy.score(tokens, states): log-probabilities. Of a float64 run they are NumPy arrays
+    where jax has 64 bits switched off. Raises `SettingsError`, naming the file, for one that is missing or damaged.
+    """
+    file = settings.directory(folder) / "checkpoint.npz"
+    if not file.exists():
         raise settings.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
-    with np.load(file, allow_pickle=False) as saved:
-        about = json.loads(str(saved["about"]))
-        context = np.asarray(about["context"])
-        automaton = Automaton(saved["next_state"], about["states"], about["horizon"], about["start"], context)
-        leaves = [saved[f"leaf_{i}"] for i in range(sum(name.startswith("leaf_") for name in saved.files))]
-    plugins.load(about["plugins"])
+    with _refused(file):
+        content = io.BytesIO(file.read_bytes())
+        if not zipfile.is_zipfile(content):
+            raise ValueError("it is no .npz file, or only a part of one")
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        about = json.loads(str(arrays.pop("about")))
+        files = [str(path) for path in about["plugins"]]
+    plugins.load(files)
+    with _refused(file), numerics.pinned():
+        return _restored(about, arrays)
+
+
+@contextlib.contextmanager
+def _refused(file: Path) -> Iterator[None]:
+    """Whatever fails is this file's fault, and is refused in one line."""
+    try:
+        yield
+    except Exception as error:
+        named = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        raise settings.damaged(file, named) from None
+
+
+def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
+    """The policy of a checkpoint; raises some exception where its parts do not fit together."""
+    automaton = _automaton(about, arrays.pop("next_state"))
+    chosen, dtype = settings.read(settings.Policy, about["policy"], "policy."), np.dtype(about["dtype"])
     shape = (automaton.decisions, automaton.vocabulary)
-    with numerics.pinned():
-        task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
-        chosen = settings.Policy(**about["policy"])
-        build = policies.REGISTRY[chosen.name].build
-        like = jax.eval_shape(
-            lambda task, legal, key: build(chosen, job.cast(task, about["dtype"]), legal, key, np.dtype(about["dtype"])),
-            task,
-            automaton.legal,
-            jax.random.key(0),
-        )
-        return jax.tree.unflatten(jax.tree.structure(like), [jax.numpy.asarray(leaf) for leaf in leaves])
+    task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
+    if chosen.name not in policies.REGISTRY:
+        raise ValueError(f"its policy {chosen.name!r} is none that is registered here")
+    build = policies.REGISTRY[chosen.name].build
+    like = jax.eval_shape(
+        lambda task, legal, key: build(chosen, job.cast(task, dtype), legal, key, dtype),
+        task,
+        automaton.legal,
+        jax.random.key(0),
+    )
+    parts, structure = jax.tree.flatten(like)
+    if set(arrays) != {f"leaf_{i}" for i in range(len(parts))}:
+        raise ValueError(f"a policy {chosen.name!r} has {len(parts)} arrays, and it holds {len(arrays)}")
+    for name, part in ((f"leaf_{i}", part) for i, part in enumerate(parts)):
+        if (arrays[name].shape, arrays[name].dtype) != (part.shape, part.dtype) or np.isnan(arrays[name]).any():
+            raise ValueError(f"its {name} is no {part.dtype} of {part.shape} without a NaN")
+    return jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[f"leaf_{i}"]) for i in range(len(parts))])
+
+
+def _automaton(about: Mapping[str, Any], next_state: np.ndarray) -> Automaton:
+    """The automaton of a checkpoint; raises `ValueError` where its parts do not fit together."""
+    horizon, states = (arguments.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
+    arguments.fits("horizon", horizon, horizon * next_state.size)
+    context, decisions = np.asarray(about["context"]), len(next_state)
+    inside = next_state.ndim == 2 and next_state.size > 0 and next_state.min() >= -1 and next_state.max() < states
+    if not inside or context.shape != (decisions,) or about["start"] not in range(decisions):
+        raise ValueError("its automaton does not fit together")
+    return Automaton(next_state, states, horizon, about["start"], context)
 
 
 def names(built: Built) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def summary(folder: Path) -> dict[str, Any]:
         for key in keys:
             if key not in found:
                 raise damaged(path, f"it lacks {key!r}")
-            if not isinstance(found[key], kinds):
+            if not isinstance(found[key], kinds) or isinstance(found[key], bool):
                 raise damaged(path, f"its {key!r} is {what}")
     return found
 

@@ -23,7 +23,7 @@ KEEP_EVERY = 2.0  # seconds between two chunks that are kept
 
 
 class Result(NamedTuple):
-    """A run's summary (as in summary.json), history (as in history.csv) and policy."""
+    """A run's summary (as in summary.json), history (as in history.csv) and policy (as `rlkl.load_policy` returns it)."""
 
     summary: dict[str, Any]
     history: "pd.DataFrame"

@@ -1,6 +1,7 @@
 """What a policy is, how one is named, and the one place where logits become log-probabilities."""
 
 import abc
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,15 +9,44 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import settings
 from rlkl.tasks.automaton import Task
 
 
+def precise(method: Callable) -> Callable:
+    """The method, computed in the precision of the policy's parameters whatever jax's setting is where it is called: where
+    those have 64 bits and jax has them switched off, it returns NumPy arrays, which keep them."""
+
+    @functools.wraps(method)
+    def computed(self, *arguments):
+        if jax.config.jax_enable_x64:
+            return method(self, *arguments)
+        leaves = jax.tree.leaves((self, arguments))
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        if traced or all(getattr(leaf, "dtype", None) != np.float64 for leaf in leaves):
+            return method(self, *arguments)
+        with jax.enable_x64(True):
+            return jax.tree.map(np.asarray, method(self, *arguments))
+
+    return computed
+
+
+def _precisely(cls: type, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in cls.__dict__:
+            setattr(cls, name, precise(cls.__dict__[name]))
+
+
 class Policy(eqx.Module):
     """A policy of (position, state): one pytree of parameters and code, so that a snapshot, an average and a reference are
-    policies too."""
+    policies too. Its methods compute in the precision of its parameters (see `precise`)."""
+
+    def __init_subclass__(cls, **rest: Any):
+        super().__init_subclass__(**rest)
+        _precisely(cls, ("table", "rows"))
 
     @abc.abstractmethod
     def table(self) -> Float[Array, "T D V"]:
@@ -29,11 +59,16 @@ class Policy(eqx.Module):
 
 class Network(eqx.Module):
     """A policy that sees the whole history. It is fed the token read last (V before the first) and the state it led to.
+    Its methods compute in the precision of its parameters (see `precise`).
 
     stepwise: whether its score is nothing but its steps, so that the rows it drew from are as good to differentiate.
     """
 
     stepwise: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **rest: Any):
+        super().__init_subclass__(**rest)
+        _precisely(cls, ("start", "step", "score"))
 
     @abc.abstractmethod
     def start(self, size: int) -> Any:
