@@ -20,7 +20,6 @@ UNSET = {
 }
 # What numbers depend on beside what rlkl sets itself: settings of jax, and variables of the environment.
 SETTINGS = (
-    "jax_random_seed_offset",
     "jax_optimization_level",
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_level",

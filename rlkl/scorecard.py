@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path("outputs") / "grade"
-SHIPPED = ("reverse_kl", "forward_kl", "mixed", "hellinger", "trl_grpo")
+SHIPPED = ("reverse_kl", "forward_kl", "mixed", "hellinger", "trl_grpo", "trl_grpo_k3")
 HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
 OWN = ("penalty", "algorithm", "optimizer", "plugins", "store")  # what an override may set; the rest is the suite's
 NAMES = ("penalty", "penalty.divergence")  # the overrides that name a penalty

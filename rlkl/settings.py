@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlkl.terminal import visible
+
 Traced = Any  # a number; inside a compiled program, an array of it
 Resolved = Any  # null until `rlkl.config` resolves it
 
@@ -38,7 +40,7 @@ class SettingsError(ValueError):
         self.key, self.value, self.allowed = key, value, allowed
         named = shortened(visible(str(key)), 60)
         given = "" if isinstance(value, str) and value == "" else f"={shortened(visible(_text(value)), 80)}"
-        super().__init__(shortened(" ".join(f"{named}{given}: {visible(allowed, keep=chr(10))}".split()), 298))
+        super().__init__(shortened(visible(" ".join(f"{named}{given}: {allowed}".split())), 298))
 
 
 def _text(value: Any) -> str:
@@ -51,11 +53,6 @@ def _text(value: Any) -> str:
 def shortened(text: str, most: int) -> str:
     """The text, cut off with dots where it is longer than `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def visible(text: str, keep: str = "") -> str:
-    """The text with each character that does not print, but for those in `keep`, escaped as Python's repr does."""
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def damaged(path: Path, why: Exception | str) -> SettingsError:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from rlkl import config, settings, tasks
-from rlkl.settings import SettingsError, visible
+from rlkl.settings import SettingsError
+from rlkl.terminal import visible
 
 ROOT = settings.config_directory()
 HERE = Path(__file__).parent

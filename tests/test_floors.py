@@ -29,7 +29,7 @@ FLOORS = {
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
 SAME_FLOOR = {
-    ("numerics", "settings"),
+    ("numerics", "settings"), ("settings", "terminal"),
     ("estimators", "divergences"), ("penalty", "descent"), ("terms", "penalty"), ("audit", "recognised"),
     ("policies", "tasks"), ("metrics", "oracle"), ("shaping", "oracle"), ("best_of_n", "oracle"),
     ("losses", "job"), ("losses", "exact_losses"), ("exact_losses", "job"), ("training", "job"), ("training", "losses"),

@@ -40,24 +40,30 @@ def clipped(ratio, advantages):
     return -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
 
 
-def trl_grpo(log_pi, log_ref, mask, beta):
-    """loss_type=dapo, whose normaliser on one process is the batch's tokens."""
+def trl_grpo(log_pi, log_ref, mask, beta, old):
+    """loss_type=dapo, whose normaliser on one process is the batch's tokens; k3 times the ratio to the sampler's."""
+    back = log_ref - log_pi
+    return over_tokens(beta * (np.exp(back) - back - 1) * np.exp(log_pi - old), mask)
+
+
+def trl_grpo_k3(log_pi, log_ref, mask, beta, old):
+    """The same without the ratio (use_bias_correction_kl=false)."""
     back = log_ref - log_pi
     return over_tokens(beta * (np.exp(back) - back - 1), mask)
 
 
-def verl_grpo(log_pi, log_ref, mask, beta):
+def verl_grpo(log_pi, log_ref, mask, beta, old):
     """low_var_kl with both of its clips, token-mean."""
     back = np.clip(log_ref - log_pi, -20, 20)
     return beta * over_tokens(np.clip(np.exp(back) - back - 1, -10, 10), mask)
 
 
-def tunix_grpo(log_pi, log_ref, mask, beta):
+def tunix_grpo(log_pi, log_ref, mask, beta, old):
     """kl_loss_mode=kl, sequence-mean-token-mean."""
     return beta * mean_of_means(log_pi - log_ref, mask)
 
 
-IN_LOSS = {"trl_grpo": trl_grpo, "verl_grpo": verl_grpo, "tunix_grpo": tunix_grpo}
+IN_LOSS = {"trl_grpo": trl_grpo, "trl_grpo_k3": trl_grpo_k3, "verl_grpo": verl_grpo, "tunix_grpo": tunix_grpo}
 
 
 def trl_rloo(log_pi, log_ref, mask, score, beta):
@@ -187,8 +193,8 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         mask, ours, theirs = np.asarray(batch.mask), at_tokens(log_pi, batch), at_tokens(log_ref, batch)
         lengths |= set(mask.sum(axis=1).tolist())
         value, gradient = value_and_slope(penalised, batch, log_pi, log_ref)
-        expected = slope(lambda x, ref=theirs, read=mask: library(x, ref, read, 1.0), ours)
-        np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0), rtol=1e-9)
+        expected = slope(lambda x, ref=theirs, read=mask, old=ours: library(x, ref, read, 1.0, old), ours)
+        np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0, ours), rtol=1e-9)
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
         made = terms.make(run.settings.penalty, jnp.float64)
         at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
@@ -259,7 +265,7 @@ def test_tunix_s_penalty_is_one_on_short_sequences(run_of):
 
 
 def test_verl_s_clip_starts_where_its_preset_says():
-    slopes = [slope(lambda x: verl_grpo(x, np.zeros(1), np.ones(1), 1.0), np.array([u]))[0] for u in (-2.60, -2.62)]
+    slopes = [slope(lambda x: verl_grpo(x, np.zeros(1), np.ones(1), 1.0, x), np.array([u]))[0] for u in (-2.60, -2.62)]
     np.testing.assert_allclose(slopes, [1 - np.exp(2.60), 0.0], atol=1e-6)
     assert "below -2.61 have no gradient" in comment("verl_grpo")
 

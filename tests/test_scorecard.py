@@ -39,7 +39,7 @@ def softmax_gradient(pi: np.ndarray, by_pi: np.ndarray) -> np.ndarray:
 
 def test_gradients_are_compared_with_closed_forms():
     """On a bandit k3 in the loss descends KL(pi_ref‖pi), whose gradient by the logits is pi - pi_ref."""
-    found = probes.gradients(resolved("bandit/random", "penalty=trl_grpo"), probes.ARMS, 3)
+    found = probes.gradients(resolved("bandit/random", "penalty=trl_grpo_k3"), probes.ARMS, 3)
     draw = np.random.default_rng(0)
     log_ref, logits = draw.normal(size=(3, 10)), draw.normal(size=(3, 10))
     for i in range(3):
@@ -70,7 +70,7 @@ def test_what_overflows_fails_the_checks_and_what_does_not_passes():
     """e^200 is a number in float64 alone, and k2 and k1 are numbers in both."""
     assert failed("bandit/random", 1, "penalty=reverse_kl", "penalty.estimator=k1") == set()
     assert failed("bandit/random", 1, "penalty=reverse_kl", "penalty.estimator=k2") == set()
-    assert failed("bandit/random", 1, "penalty=trl_grpo") == {("-200", "float32")}
+    assert failed("bandit/random", 1, "penalty=trl_grpo_k3") == {("-200", "float32")}
     assert failed("sequence/brackets", 2, "penalty=forward_kl") == {("-200", "float32")}
 
 
@@ -237,8 +237,8 @@ def test_arguments_name_candidates(tmp_path):
     assert names(path, "penalty.estimator=score") == [
         ("named estimator=score", ("penalty.divergence=named", "penalty.estimator=score"))
     ]
-    assert names("penalty=trl_grpo", "penalty.gradient=unbiased") == [
-        ("trl_grpo gradient=unbiased", ("penalty=trl_grpo", "penalty.gradient=unbiased"))
+    assert names("penalty=verl_grpo", "penalty.gradient=unbiased") == [
+        ("verl_grpo gradient=unbiased", ("penalty=verl_grpo", "penalty.gradient=unbiased"))
     ]
     assert names("penalty.estimator=k2") == [("reverse_kl estimator=k2", ("penalty=reverse_kl", "penalty.estimator=k2"))]
     assert names("algorithm=grpo") == []
