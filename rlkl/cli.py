@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade, "compare": _compare}
     try:
+        if argv and argv[0] in commands and {"-h", "--help"} & set(argv[1:]):
+            print(inspect.getdoc(commands[argv[0]]))
+            return 0
         if argv and argv[0] in commands:
             return commands[argv[0]](list(argv[1:]))
         return _hydra(list(argv))
@@ -92,7 +96,14 @@ def _unwritten(error: OSError) -> tuple[str, int]:
     return f"the output folder cannot be written ({error.strerror}: {error.filename}){kept}", FAILED if full else BAD_SETTING
 
 
+# The docstring of each command below is its --help.
+
+
 def _list(argv: list[str]) -> int:
+    """rlkl list
+
+    Print what there is: algorithms, tasks with their options, policies, divergences, and the penalties that each may use.
+    """
     if argv:
         return _fail(f"rlkl list takes no arguments, and was given {len(argv)}", BAD_SETTING)
     machine.import_jax()
@@ -103,6 +114,10 @@ def _list(argv: list[str]) -> int:
 
 
 def _plot(argv: list[str]) -> int:
+    """rlkl plot FOLDER
+
+    Draw the run or the sweep in FOLDER: learning curves, regret and distributions, to figure.png and figure.pdf in it.
+    """
     if len(argv) != 1:
         return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
     machine.import_jax()
@@ -115,6 +130,11 @@ def _plot(argv: list[str]) -> int:
 
 
 def _summary(argv: list[str]) -> int:
+    """rlkl summary FOLDER [KEY ...]
+
+    Print interquartile means over the seeds of the sweep in FOLDER, with bootstrap intervals, a row for each value of the
+    overrides KEY ... (without any: of all overrides but the seed).
+    """
     if not argv:
         return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
     machine.import_jax()
@@ -126,6 +146,12 @@ def _summary(argv: list[str]) -> int:
 
 
 def _audit(argv: list[str]) -> int:
+    """rlkl audit [KEY=VALUE ...]
+
+    Print what the expected gradient of every penalty estimator descends on a task, against exact gradients: a row for each
+    estimator, placement, credit and gradient. The overrides are a run's (task=sequence/brackets, penalty=forward_kl, ...);
+    outputs/audit/ holds the table and a figure.
+    """
     machine.configure()
     from rlkl import audits
 
@@ -134,6 +160,11 @@ def _audit(argv: list[str]) -> int:
 
 
 def _grade(argv: list[str]) -> int:
+    """rlkl grade [FILE.py ...] [penalty=... KEY=VALUE ...]
+
+    Print six scores from 0 to 1 of a penalty beside the shipped ones: gradient, regret, reward at KL, coverage, extreme
+    ratios, seeds. FILE.py registers a divergence; outputs/grade/ holds the numbers and a figure.
+    """
     machine.configure()
     from rlkl import scorecard
 
@@ -142,6 +173,12 @@ def _grade(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
+    """rlkl compare BASE.npz QUANT.npz [out=FOLDER]
+
+    Print how far the log-probabilities in QUANT lie from those in BASE: both KLs, quantiles, top-token agreement. Each file
+    holds `log_probs` (or one array of any name), positions x vocabulary, and may hold `tokens`; FOLDER (outputs/compare) gets
+    compare.csv.
+    """
     machine.import_jax()
     from rlkl import comparisons
 

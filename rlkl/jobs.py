@@ -1,6 +1,7 @@
 """What a job of the command does: Hydra's task function. Heavy imports wait until they are needed."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,7 @@ class Jobs:
         if done.reused:
             where = f"reused: it was finished before, in {shown(built.store)} (resume=false runs it anew)"
             report.console.print(where, markup=False)
-        report.console.print(f"in {shown(folder)}   (rlkl plot {shown(folder)})", markup=False)
+        report.console.print(f"in {shown(folder)}   (rlkl plot {shlex.quote(shown(folder))})", markup=False)
         if done.upload:
             report.console.print(f"to upload: {done.upload}", markup=False)
         return graded

@@ -1,7 +1,7 @@
 """Random settings over every option and choice: valid, boundary, of the wrong type, huge, tiny, nan, unicode, lists, nested.
 
 `python -m tests.fuzz COUNT [FIRST]` tries COUNT of them, from seed FIRST on, and prints each that is neither built nor refused
-in one line that names a key.
+in one line that names a key. `trained` trains random valid ones.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlkl import config, settings, tasks
+from rlkl import config, divergences, penalty, settings, tasks
 from rlkl.settings import SettingsError
 from rlkl.terminal import visible
 
@@ -109,6 +109,39 @@ def outcome(overrides: list[str]) -> str:
         assert error.key.partition(".")[0] in NAMED or error.key in "\n".join(overrides), f"names no key: {line!r}"
         return line
     return "built"
+
+
+def valid_overrides(seed: int) -> list[str]:
+    """Overrides of a short run, most of which go together; coefficients from one limit to the other."""
+    draw = random.Random(seed)
+    task = draw.choice([name for name in CHOICES["task"] if name not in ("plugin", "sequence/text", "preference/brackets")])
+    overrides = [f"task={task}", *NEEDED.get(task, []), "steps=20", f"log_every={draw.choice((1, 5, 20, 100))}"]
+    policy = draw.choice(("tabular", "tabular", "tabular", "ngram", "gru", "transformer", "gaussian"))
+    overrides += [f"policy={policy}", f"policy.init={draw.choice(('null', 'uniform', 'random'))}", "policy.width=8"]
+    algorithm = draw.choice(("exact", "exact", "natural", "reinforce", "rloo", "grpo", "dr_grpo", "ppo"))
+    overrides += [f"algorithm={algorithm}", f"algorithm.entropy_coef={draw.choice(('null', 'null', 0.1))}"]
+    overrides += [] if algorithm in ("exact", "natural") else [f"batch_size={draw.choice((2, 8, 64))}"]
+    divergence = draw.choice(sorted(divergences.REGISTRY))
+    beta = draw.choice((0.1, 1.0, 10.0 ** draw.uniform(-12.0, 12.0), 10.0 ** draw.uniform(-3.0, 1.0)))
+    overrides += [
+        f"penalty.divergence={divergence}",
+        f"penalty.beta={beta!r}",
+        f"penalty.alpha={draw.choice((-1, 0, 0.5, 1, 2))}",
+    ]
+    if divergence in ("kl_pi_ref", "kl_ref_pi") and algorithm not in ("exact", "natural") and draw.random() < 0.6:
+        ways = penalty.combinations(divergence, 2)
+        way = draw.choice(ways)
+        overrides += [f"penalty.{key}={getattr(way, key)}" for key in ("estimator", "placement", "gradient", "sampler")]
+    overrides += ["penalty.allow_biased=true"]
+    if draw.random() < 0.3:
+        overrides += [
+            f"penalty.controller={draw.choice(('adaptive', 'lagrangian'))}",
+            f"penalty.target_kl={draw.choice((1e-3, 0.5, 20))}",
+        ]
+        overrides += ["penalty.controller_rate=1.0"]
+    overrides += [f"dtype={draw.choice(('null', 'float32', 'float64'))}", f"optimizer={draw.choice(('adam', 'adam', 'sgd'))}"]
+    overrides += [f"decoding.temperature={draw.choice(('null', 'null', 0.5))}", f"seed={draw.randrange(2**32)}"]
+    return overrides
 
 
 def main(count: int, first: int) -> int:

@@ -240,6 +240,15 @@ def test_help_teaches(command):
     assert "complete" in command("-sc", "install=bash").stdout
 
 
+@pytest.mark.parametrize("name", ["list", "plot", "summary", "audit", "grade", "compare"])
+def test_every_command_has_its_help(name, capsys):
+    from rlkl import cli
+
+    for arguments in ([name, "--help"], [name, "x", "-h"]):
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr().out.startswith(f"rlkl {name}")
+
+
 def test_list_names_everything_that_is_registered(command):
     from rlkl import algorithms, divergences, policies, tasks
 

@@ -1,7 +1,12 @@
 """Random settings: every one is built, or refused in one line that names its key."""
 
+import json
+
 import pytest
 
+import rlkl
+from rlkl import blocks, config, numerics, records, results, runs
+from rlkl.settings import SettingsError
 from tests import fuzz
 
 CHUNK, QUICK, ALL = 100, 300, 10_000
@@ -23,3 +28,49 @@ def test_the_fuzz_reaches_every_option():
     given = [text for seed in range(20_000) for text in fuzz.random_overrides(seed)]
     keys = {text.lstrip("+~").partition("=")[0] for text in given}
     assert set(fuzz.KEYS) <= keys
+
+
+NEVER_NEGATIVE = (
+    "kl_pi_ref",
+    "kl_ref_pi",
+    "kl_pi_optimum",
+    "kl_optimum_pi",
+    "tv_optimum",
+    "entropy",
+    "divergence_value",
+    "length",
+)
+TRAINED = 200
+
+
+@pytest.mark.parametrize("number", [pytest.param(i, marks=[pytest.mark.slow] if i >= 5 else []) for i in range(TRAINED)])
+def test_random_valid_settings_train_to_sound_files(number, tmp_path):
+    """Of the seeds from 1000 `number` on, the first that builds."""
+    built = next(filter(None, map(_built, range(1000 * number, 1000 * number + 1000))))
+    with numerics.pinned():
+        trained = blocks.train([built.run])[0]
+    files = runs.entry(built, trained, 1.0).files
+    records.fill(tmp_path, files)
+    loaded = results.load(tmp_path)
+    summary, history, outcomes = loaded.summary.iloc[0], loaded.history, loaded.outcomes
+    json.loads(files["summary.json"], parse_constant=lambda name: pytest.fail(f"{name} in summary.json"))
+    for name in (name for name in NEVER_NEGATIVE if name in history):
+        assert not (history[name] < 0.0).any(), name
+    for name in (name for name in NEVER_NEGATIVE if summary.get(name) is not None):
+        estimated = f"{name}_stderr" in summary
+        assert estimated or summary[name] >= 0.0, name
+    if summary["exact"] and summary["regret"] is not None:
+        assert (history["regret"].dropna() >= -1e-9 * max(1.0, abs(summary["optimal_objective"]))).all()
+        assert history["reward"].notna().all()
+    for name in ("reference", "policy", "optimum"):
+        assert outcomes[name].isna().all() or outcomes[name].sum() == pytest.approx(1.0, abs=1e-6)
+    assert list(outcomes["outcome"]) == [built.card.outcomes[i] for i in range(len(outcomes))]
+    if summary["diverged_at"] is None:
+        rlkl.load_policy(tmp_path)
+
+
+def _built(seed: int) -> config.Built | None:
+    try:
+        return config.build(config.compose(fuzz.valid_overrides(seed)))
+    except SettingsError:
+        return None
