@@ -65,8 +65,13 @@ def win_rate(p: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"], reward:
 
 
 def of(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None) -> BestOfN:
-    """Best of n >= 1 by the task's reward: exact where the reference is a table and the reward one of the end state, or where
-    the sequences can be listed; else estimated (`key`) from SAMPLES sequences, with jackknife standard errors. Needs x64."""
+    """Best of n >= 1 sequences of `reference`, by the task's reward. Needs x64.
+
+    reference: the policy that draws them, and that KL and win rate are against: `Fixed(task.log_reference,
+    task.automaton.horizon)` is the task's own, and what `rlkl.load_policy` returns will do. Exact where it is a table and the
+    reward one of the end state, or where the sequences can be listed; else estimated (`key`) from SAMPLES sequences, with
+    jackknife standard errors. Raises `ValueError` where it must draw and there is no key.
+    """
     gold = None if task.gold is None else np.asarray(task.gold)
     if isinstance(reference, Policy) and float(task.typicality) == 0.0 and task.reward_model is None:
         return _by_end_state(task, reference, gold, n)
@@ -107,17 +112,18 @@ def _by_end_state(task: Task, reference: Policy, gold, n: int) -> BestOfN:
     occupied = exact.occupancy(task.automaton, kept.table())
     typical = float(exact.visited(occupied, exact.mean(jnp.exp(kept.table()), table_of(reference))))
     values = _values(p, reward, np.zeros_like(p), None if gold is None else gold[at], n)
-    return values._replace(entropy=-typical - values.kl_pi_ref, typicality=typical)
+    return values._replace(entropy=max(0.0, -typical - values.kl_pi_ref), typicality=typical)
 
 
 def _values(p, reward, log_ref, gold, n: int) -> BestOfN:
     """Best of n over outcomes of probability p."""
     ratio = ratios(p, reward, n)
     kept = p * ratio
-    kl = float(kept @ np.log(ratio))
+    held = kept > 0.0
+    kl = max(0.0, float(kept[held] @ np.log(ratio[held])))  # above 0 but for rounding
     typical = float(kept @ log_ref)
     earned = None if gold is None else float(kept @ gold)
-    return BestOfN(n, float(kept @ reward), kl, win_rate(kept, p, reward), -typical - kl, typical, earned, {})
+    return BestOfN(n, float(kept @ reward), kl, win_rate(kept, p, reward), max(0.0, -typical - kl), typical, earned, {})
 
 
 def _read(task: Task, reference: AnyPolicy, batch) -> tuple[np.ndarray, np.ndarray]:

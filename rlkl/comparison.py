@@ -35,9 +35,10 @@ class Statistic(NamedTuple):
 class Positions(NamedTuple):
     """What is kept of each position.
 
-    kld, reverse: KL(base‖quant), KL(quant‖base). change, square: of the probability that quant gives a token over what base
-    gives it, and its square: of the text's token where that is known, else their expectations over a token that base draws.
-    same: whether both like the same token best. base, quant: log-probability of the text's token, NaN where not known.
+    kld, reverse: KL(base‖quant), KL(quant‖base); no KL is negative, and what rounding puts below 0 (by 1e-15 or so) is 0.
+    change, square: of the probability that quant gives a token over what base gives it, and its square: of the text's token
+    where that is known, else their expectations over a token that base draws. same: whether both like the same token best.
+    base, quant: log-probability of the text's token, NaN where not known.
     """
 
     kld: Float[np.ndarray, " N"]
@@ -107,7 +108,7 @@ def of_rows(
     p, q = np.exp(log_p), np.exp(log_q)
     with np.errstate(invalid="ignore"):
         u = log_p - log_q
-        kld, reverse = np.where(p > 0.0, p * u, 0.0).sum(1), -np.where(q > 0.0, q * u, 0.0).sum(1)
+        kld, reverse = (_clipped(np.where(w > 0.0, w * v, 0.0).sum(1)) for w, v in ((p, u), (q, -u)))
     unknown = np.full(len(p), np.nan)
     same = p.argmax(1) == q.argmax(1)
     moved = q - p
@@ -115,6 +116,11 @@ def of_rows(
         return Positions(kld, reverse, (p * moved).sum(1), (p * moved * moved).sum(1), same, unknown, unknown)
     at = (np.arange(len(p)), tokens)
     return Positions(kld, reverse, moved[at], moved[at] ** 2, same, log_p[at], log_q[at])
+
+
+def _clipped(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """0 in place of what rounding puts below it, and of -0."""
+    return np.where(x <= 0.0, 0.0, x)
 
 
 def of_positions(at: Positions) -> list[Statistic]:
@@ -194,6 +200,9 @@ def _log_probs(held: dict[str, npz.Header], key: str, path: Path) -> str:
     if name is None:
         raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(held) or 'nothing'}")
     shape, dtype = held[name]
+    if dtype in (np.dtype("V2"), np.uint16, np.int16):
+        rule = f"`{name}` is of {dtype}, as bfloat16 is in a .npz file: take log_softmax in float32, and save that"
+        raise SettingsError(key, str(path), rule)
     if dtype.kind != "f" or dtype.itemsize not in ROUNDING or len(shape) not in (1, 2) or 0 in shape:
         rule = f"`{name}` is {_shown(shape) or 'one number'} of {dtype}, not floats, positions x vocabulary or one a position"
         raise SettingsError(key, str(path), rule)
@@ -228,7 +237,8 @@ def _normalised(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, "N V
     wrong = np.abs(total)[:, 0] > ROUNDING[rows.dtype.itemsize]
     if wrong.any():
         by = float(np.exp(np.minimum(total[wrong.argmax(), 0], 700.0)))
-        _refuse(wrong, key, done, f"is not normalised: its probabilities sum to {by:.4g} (log_softmax gives log-probabilities)")
+        advice = "log_softmax gives log-probabilities; take it in float32, bfloat16 is too coarse"
+        _refuse(wrong, key, done, f"is not normalised: its probabilities sum to {by:.4g} ({advice})")
     return log_p - total
 
 

@@ -35,7 +35,11 @@ def command(arguments: Sequence[str]) -> None:
 def table(found: Comparison, base: str, quant: str) -> Table:
     """The statistics, a rule between what they are about."""
     size = f"{found.length:,} positions" + ("" if found.vocabulary is None else f" x {found.vocabulary:,} tokens")
-    shown = Table(title=f"{Path(quant).name} against {Path(base).name}: {size}", title_justify="left")
+    at = found.positions
+    clipped = at is not None and min(at.kld.min(), at.reverse.min()) == 0.0
+    said = "no KL is negative: what rounding puts below 0 counts as 0" if clipped else None
+    title = f"{Path(quant).name} against {Path(base).name}: {size}"
+    shown = Table(title=title, title_justify="left", caption=said, caption_justify="left")
     for name in ("", "statistic", "value", "±", "unit"):
         shown.add_column(name, justify="right" if name in ("value", "±") else "left")
     for row, after in zip(found.table, [*found.table[1:], None], strict=True):

@@ -74,7 +74,7 @@ def mode_entropy(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, "
     if held.size == 0:
         return np.nan
     mass = held.sum()
-    return float(np.sum(held / mass * (np.log(mass) - np.log(held))))
+    return max(0.0, float(np.sum(held / mass * (np.log(mass) - np.log(held)))))
 
 
 def mode_coverage(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, " E"], n: int = 100) -> float:
@@ -127,7 +127,7 @@ def mode_entropy_estimate(counts: Int[np.ndarray, " M"]) -> Estimate:
         return Estimate(math.nan, math.nan)
     share = counts[counts > 0] / hits
     surprise = -np.log(share)
-    value = float(np.sum(share * surprise))
+    value = max(0.0, float(np.sum(share * surprise)))
     return Estimate(value, math.sqrt(max(0.0, float(np.sum(share * np.square(surprise - value)))) / hits))
 
 

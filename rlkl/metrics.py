@@ -1,9 +1,10 @@
 """What a policy is worth, and the only place that chooses how it is known: by dynamic program, enumeration or samples."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact, oracle, rollout
@@ -16,6 +17,19 @@ from rlkl.tasks.automaton import Automaton, Task
 
 Known = Literal["table", "listed", "sampled"]
 ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences behind an estimate: of a logged row, and of the last one
+
+
+NONNEGATIVE = frozenset((
+    "divergence_value", "kl_pi_ref", "kl_ref_pi", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "kl_pi_anchor", "kl_policy",
+    "kl_per_token", "kl_ref_pi_per_token", "entropy", "entropy_per_token", "mode_entropy",
+))  # fmt: skip
+
+
+def unrounded(name: str, values: Any) -> np.ndarray:
+    """The values of a quantity on the host, with 0 for what rounding puts below it where it is never negative; never -0."""
+    numbers = np.asarray(values)
+    zero = numbers <= 0 if name in NONNEGATIVE else numbers == 0
+    return np.where(zero, np.zeros((), numbers.dtype), numbers)
 
 
 class Report(NamedTuple):

@@ -55,6 +55,7 @@ LOOKS = {
     "none": (GREY, "."),
 }
 MOST_CURVES, MOST_BARS = 40, 30
+LARGEST = 1e100  # that is drawn: an axis of much larger numbers overflows
 NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # outcomes that are named so, all of them, lie on an axis
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -105,18 +106,19 @@ def _one(runs: Runs) -> Figure:
     figure = Figure(figsize=(9.0, 2.7))
     curves, regret, arms = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     colour, _ = look(graded["divergence"])
-    curves.plot(history["step"], history["reward"], color=BLACK, lw=0.8, label="E[r]")
+    curves.plot(history["step"], drawable(history["reward"]), color=BLACK, lw=0.8, label="E[r]")
     if graded["divergence"] != "none":
-        curves.plot(history["step"], history["objective"], color=colour, label="objective")
-    if graded["optimal_objective"] is not None:
-        curves.axhline(graded["optimal_objective"], color=BLACK, ls="--", lw=0.8, label="optimal objective")
+        curves.plot(history["step"], drawable(history["objective"]), color=colour, label="objective")
+    best = drawable(graded["optimal_objective"])
+    if not np.isnan(best):
+        curves.axhline(float(best), color=BLACK, ls="--", lw=0.8, label="optimal objective")
     curves.set(xlabel="step", ylabel="reward", title=_objective(graded))
     curves.legend()
     if history["regret"].notna().any():
         _regret(regret, history["step"], history["regret"], colour)
         regret.set(xlabel="step", ylabel="regret", title="distance from the exact optimum")
     else:
-        regret.plot(history["step"], history["kl_pi_ref"], color=colour)
+        regret.plot(history["step"], drawable(history["kl_pi_ref"]), color=colour)
         regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
     _distribution(arms, outcomes)
     figure.suptitle(f"{label(graded['task'])}, policy {label(graded['policy'])}, {label(graded['algorithm'])}", fontsize=8.5)
@@ -127,9 +129,20 @@ def _objective(graded) -> str:
     return "E[r]" if graded["divergence"] == "none" else f"E[r] - {graded['beta']:g} {label(graded['formula'])}"
 
 
+def drawable(values: Any) -> np.ndarray:
+    """The numbers, NaN in place of those that are not finite or above LARGEST in size."""
+    numbers = np.asarray(values, float)
+    return np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
+
+
+def _left_out(count: int) -> str:
+    """The note of a panel on runs whose numbers cannot be drawn."""
+    return f"\n({count} run{'s' if count > 1 else ''} left out: not finite, or above {LARGEST:g})" if count else ""
+
+
 def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
     """Regret on a log scale; what is not above rounding is drawn at the floor."""
-    axes.plot(steps, np.maximum(np.asarray(regret, float), 1e-16), color=colour, **rest)
+    axes.plot(steps, np.maximum(drawable(regret), 1e-16), color=colour, **rest)
     axes.set_yscale("log")
 
 
@@ -158,19 +171,21 @@ def _distribution(axes: Axes, outcomes) -> None:
 def _sweep(runs: Runs) -> Figure:
     figure = Figure(figsize=(7.0, 2.8))
     left, right = figure.subplots(1, 2)
-    if not runs.summary["regret"].notna().any():
+    kept = runs.summary[~np.isnan(drawable(runs.summary[["beta", "regret"]])).any(axis=1)]
+    if kept.empty:
         return _without_optimum(figure, left, right, runs)
     for _, graded in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == graded["run"]]
         _regret(left, history["step"], history["regret"], look(graded["divergence"])[0], alpha=0.6, lw=0.8)
     many = f" (the first {MOST_CURVES} runs)" if len(runs.summary) > MOST_CURVES else ""
     left.set(xlabel="step", ylabel="regret", title=f"distance from the exact optimum{many}")
-    for divergence, group in runs.summary.groupby("divergence", sort=False):
+    for divergence, group in kept.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         regret = np.maximum(group["regret"].astype(float), 1e-16)
         right.plot(group["beta"], regret, marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
-    betas = sorted(set(runs.summary["beta"]))
-    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel="beta")
+    betas = sorted(set(kept["beta"]))
+    about = "beta" + _left_out(len(runs.summary) - len(kept))
+    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel=about)
     if len(betas) <= 8:
         right.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
         right.minorticks_off()
@@ -186,12 +201,14 @@ def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Fig
     """A sweep whose optimum is not known: the objective over steps, and what its KL(pi‖pi_ref) buys."""
     for _, graded in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == graded["run"]]
-        left.plot(history["step"], history["objective"], color=look(graded["divergence"])[0], alpha=0.6, lw=0.8)
+        left.plot(history["step"], drawable(history["objective"]), color=look(graded["divergence"])[0], alpha=0.6, lw=0.8)
     left.set(xlabel="step", ylabel="objective", title="no optimum is known")
-    for divergence, group in runs.summary.groupby("divergence", sort=False):
+    kept = runs.summary[~np.isnan(drawable(runs.summary[["kl_pi_ref", "reward"]])).any(axis=1)]
+    for divergence, group in kept.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
-        at = group["kl_pi_ref"].astype(float)
-        right.plot(at, group["reward"].astype(float), marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
-    right.set(xlabel="KL(pi‖pi_ref)", ylabel="E[r]", title=f"{len(runs.summary)} runs")
-    right.legend()
+        right.plot(group["kl_pi_ref"], group["reward"], marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
+    about = "KL(pi‖pi_ref)" + _left_out(len(runs.summary) - len(kept))
+    right.set(xlabel=about, ylabel="E[r]", title=f"{len(runs.summary)} runs")
+    if len(kept):
+        right.legend()
     return figure

@@ -9,7 +9,7 @@ from rlkl import diversity, rollout, texts
 from rlkl.blocks import Trained
 from rlkl.closing import TOP, Detail
 from rlkl.config import Built
-from rlkl.metrics import LAST_SAMPLES
+from rlkl.metrics import LAST_SAMPLES, unrounded
 from rlkl.policies import Policy
 
 WHO = ("reference", "policy", "optimum")
@@ -79,9 +79,10 @@ def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]
 def _along(seen: Detail) -> dict[str, float]:
     """Per sequence: tokens, entropy, KL to the reference, and E[log pi_ref] = -entropy - KL; then per token."""
     length = float(seen.alive.sum())
-    entropy, kl = (float(np.nansum(seen.alive * rows)) for rows in (seen.entropy_at, seen.kl_at))
+    sums = {"entropy": seen.entropy_at, "kl_pi_ref": seen.kl_at}
+    entropy, kl = (float(unrounded(name, np.nansum(seen.alive * rows))) for name, rows in sums.items())
     named = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
-    named |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": -(entropy + kl) / length}
+    named |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": (0.0 - entropy - kl) / length}
     return named | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, seen.top_mass, strict=True)}
 
 

@@ -103,7 +103,9 @@ def history(rows: Row) -> dict[str, Any]:
             exactly["kl_pi_anchor"] = rows.kl_pi_anchor
         if report.gold_reward is not None:
             exactly |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
-        return exactly | {f"{name}_stderr": error for name, error in report.stderr.items()}
+        exactly |= {f"{name}_stderr": error for name, error in report.stderr.items()}
+        signed = {"kl_pi_optimum"} & set(report.stderr)  # an estimate that may be negative
+        return {name: column if name in signed else metrics.unrounded(name, column) for name, column in exactly.items()}
 
 
 def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def _decoded(seen: Decoded) -> dict[str, float]:
     stderr = {name: error for name, error in report.stderr.items() if name in named}
     stderr |= {"kl_policy": seen.kl_policy_stderr} if float(seen.kl_policy_stderr) > 0.0 else {}
     named |= {f"{name}_stderr": error for name, error in stderr.items()}
-    return {f"decoded_{name}": float(value) for name, value in named.items()}
+    return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in named.items()}
 
 
 def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
@@ -194,7 +196,8 @@ def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[
     of = {name: value for name, value in portraits.of["policy"].items() if name not in known}
     named = of | {f"{name}_stderr": error for name, error in portraits.stderr.items()}
     for name, (value, error) in trained.closing.distances.items():
-        named |= {name: float(value)} | ({f"{name}_stderr": float(error)} if float(error) > 0.0 else {})
+        named[name] = float(metrics.unrounded(name, value))
+        named |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
     return named
 
 
@@ -253,9 +256,12 @@ def along(trained: Trained) -> str:
     """positions.csv: at each position, who is still writing, and the next token's mean entropy and KL(pi‖pi_ref) there."""
     details = trained.closing.details
     names = [name for name in portrait.who(trained) if name in details]
-    columns = [f"{name}.{key}" for name in names for key in ("alive", "entropy", "kl_pi_ref")]
-    kept = [details[name] for name in names]
-    rows = zip(*(column for seen in kept for column in (seen.alive, seen.entropy_at, seen.kl_at)), strict=True)
+    columns: dict[str, np.ndarray] = {}
+    for name in names:
+        seen = details[name]
+        for key, at in (("alive", seen.alive), ("entropy", seen.entropy_at), ("kl_pi_ref", seen.kl_at)):
+            columns[f"{name}.{key}"] = metrics.unrounded(key, at)
+    rows = zip(*columns.values(), strict=True)
     return tables.dumps(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rlkl import job, penalty, settings
+from rlkl import job, metrics, penalty, settings
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.records import history
@@ -72,14 +72,14 @@ def line(columns: Mapping[str, Any]) -> str:
     """The last row of a chunk, in one line."""
     last = {key: float(np.asarray(column)[-1]) for key, column in columns.items()}
     return (
-        f"step {int(last['step']):>6}  reward {last['reward']:.4f}  objective {last['objective']:.4f}  "
-        f"regret {_power(last['regret'])}  KL(pi‖pi_ref) {last['kl_pi_ref']:.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:.4f}  "
-        f"entropy {last['entropy']:.4f}"
+        f"step {int(last['step']):>6}  reward {last['reward']:z.4f}  objective {last['objective']:z.4f}  "
+        f"regret {_power(last['regret'])}  KL(pi‖pi_ref) {last['kl_pi_ref']:z.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:z.4f}  "
+        f"entropy {last['entropy']:z.4f}"
     )
 
 
 def _power(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.2e}"
+    return "-" if np.isnan(value) else f"{value:z.2e}"
 
 
 @contextlib.contextmanager
@@ -187,7 +187,8 @@ def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
         "entropy": values.entropy,
         "effective_support": np.exp(values.entropy),
     }
-    return {key: None if np.isnan(objective) or np.isnan(value) else float(value) for key, value in named.items()}
+    clipped = {key: float(metrics.unrounded(key, value)) for key, value in named.items()}
+    return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
 
 
 def over_seeds(groups: Sequence[Any]) -> Table:
@@ -242,7 +243,7 @@ def number(value: Any) -> str:
         return value
     if abs(value) >= 1e5:
         return f"{value:.3e}"
-    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+    return f"{value:z.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def brief(graded: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from rlkl import best_of_n, exact, rollout
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
+from rlkl.tasks import bandits
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 
 
@@ -31,6 +32,18 @@ def test_the_law_is_that_of_every_draw(n):
     np.testing.assert_allclose(best_of_n.pmf(p, reward, n), law, atol=1e-15)
     ahead, even = np.greater.outer(reward, reward), np.equal.outer(reward, reward)
     np.testing.assert_allclose(best_of_n.win_rate(law, p, reward), law @ (ahead + 0.5 * even) @ p, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10**6])
+def test_the_kl_of_a_flat_or_an_extreme_best_of_n_is_a_number_of_at_least_0(n):
+    """Rounding makes none negative, and arms that are never kept count nothing."""
+    p = np.full(7, 1 / 7)
+    for reward in (np.zeros(7), np.arange(7.0)):
+        task = bandits.bandit(reward, p)
+        found = best_of_n.of(task, Fixed(jnp.asarray(task.log_reference), 1), n)
+        assert 0.0 <= found.kl_pi_ref <= best_of_n.most_kl(n) + 1e-12
+        assert found.entropy >= 0.0
+        assert not np.signbit([found.kl_pi_ref, found.entropy]).any()
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16])

@@ -1,6 +1,7 @@
 """`rlkl compare`: its numbers against SciPy's and closed forms, what it refuses, and that files are never loaded whole."""
 
 import math
+import re
 import subprocess
 import sys
 import zipfile
@@ -234,6 +235,36 @@ def test_the_command_prints_and_writes_its_table(pair, tmp_path, monkeypatch, ca
         (row.about, row.name) for row in rlkl.compare(pair[3], pair[4]).table
     ]
     assert written["value"].tolist() == [row.value for row in rlkl.compare(pair[3], pair[4]).table]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12])
+def test_rounding_makes_no_kl_negative_and_the_table_says_so(pair, save, tmp_path, monkeypatch, capsys, noise):
+    """Of a model with itself, and with one whose KL is below what rounding leaves; every number is as it is printed."""
+    log_p, _, _, base, _ = pair
+    monkeypatch.chdir(tmp_path)
+    near = save("near", log_probs=log_p + noise * rows(3, log_p.shape))
+    assert cli.main(["compare", base, near]) == 0
+    shown = capsys.readouterr().out
+    assert "no KL is negative: what rounding puts below 0 counts as 0" in shown
+    written = pd.read_csv("outputs/compare/compare.csv")
+    kld = written[written["about"].isin([KLD, REVERSE])]["value"]
+    assert not np.signbit(kld).any()
+    assert (kld < 1e-14).all()
+    assert not re.search(r"-0\.0+\b", shown + Path("outputs/compare/compare.csv").read_text())
+
+
+@pytest.mark.parametrize("width", ["|V2", "uint16"])
+def test_bfloat16_is_named_where_it_is_given(save, capsys, width):
+    """As ml_dtypes' arrays and PyTorch's bits come out of a .npz file; and as rows that it rounded are normalised."""
+    log_p = rows(0, (5, 20)).astype(np.float32)
+    bits = (log_p.view(np.uint32) >> 16).astype(np.uint16)
+    base = save("base", log_probs=log_p)
+    assert cli.main(["compare", base, save("quant", log_probs=bits.view(width))]) == 2
+    said = f"`log_probs` is of {np.dtype(width)}, as bfloat16 is in a .npz file: take log_softmax in float32, and save that"
+    assert said in capsys.readouterr().err
+    rounded = (bits.astype(np.uint32) << 16).view(np.float32)
+    assert cli.main(["compare", base, save("quant", log_probs=rounded)]) == 2
+    assert "log_softmax gives log-probabilities; take it in float32, bfloat16 is too coarse" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["one.npz"], ["a", "b", "c"], ["a", "b", "out=c", "out=d"]])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rlkl
-from rlkl import blocks, cli, config, records, tables
+from rlkl import blocks, cli, config, metrics, records, report, tables
 from rlkl.settings import SettingsError
 
 HOSTILE = [
@@ -126,3 +127,26 @@ def test_a_summary_s_infinities_are_numbers_and_its_names_are_not(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kl_ref_pi": "much"}))
     with pytest.raises(SettingsError, match=r"its summary\.json is not as it was written: its 'kl_ref_pi' is no number"):
         rlkl.load(tmp_path)
+
+
+def test_no_file_shows_a_negative_zero_or_what_rounding_puts_below_zero(tmp_path):
+    """Of a reference without entropy, at which the policy stays."""
+    flat = ["task=bandit/custom", "task.reward=[0,1]", "task.reference=[1,0]", *C3[3:], f"hydra.run.dir={tmp_path}"]
+    assert cli.main([*flat, "store=" + str(tmp_path / "store")]) == 0
+    shown = {path.name: path.read_text() for path in tmp_path.iterdir() if path.suffix in (".csv", ".json")}
+    assert {name for name, text in shown.items() if re.search(r"-0\.0+(?![0-9])|e-(1[5-9]|[2-9][0-9])", text)} == set()
+
+
+def test_a_quantity_that_is_never_negative_is_cleared_of_rounding():
+    values = np.array([-1e-17, -0.0, 0.0, 1e-17, np.nan, np.inf])
+    np.testing.assert_array_equal(metrics.unrounded("kl_pi_ref", values), [0.0, 0.0, 0.0, 1e-17, np.nan, np.inf])
+    np.testing.assert_array_equal(metrics.unrounded("objective", values), values)
+    for name in ("kl_pi_ref", "objective"):
+        assert not np.signbit(metrics.unrounded(name, values)[1])
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-17, -4e-6])
+def test_no_number_is_shown_as_minus_zero(value):
+    columns = {key: [value] for key in ("step", "reward", "objective", "kl_pi_ref", "kl_ref_pi", "entropy")}
+    assert not re.search(r"-0\.0+(?![0-9])", report.line(columns | {"regret": [-0.0]}))
+    assert not re.search(r"-0\.0+(?![0-9])", report.number(value))

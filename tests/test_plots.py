@@ -1,0 +1,49 @@
+"""The figures of runs: what cannot be drawn is left out and said, and warns of nothing (warnings are errors here)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rlkl import plots
+from rlkl.results import Runs
+
+
+def sweep(betas: list[float], regrets: list[float]) -> Runs:
+    """A sweep over beta, each run with a history of its regret."""
+    runs = [str(i) for i in range(len(betas))]
+    named = {"task": "bandit/two_modes", "divergence": "kl_pi_ref", "formula": "KL(pi‖pi_ref)", "policy": "tabular"}
+    graded = named | {"algorithm": "exact", "optimal_objective": -np.inf, "reward": 0.5, "kl_pi_ref": regrets}
+    summary = pd.DataFrame({"run": runs, "beta": betas, "regret": regrets} | graded)
+    lines = [(run, step, regret, 0.5, -regret, 0.1) for run, regret in zip(runs, regrets, strict=True) for step in (0, 1)]
+    history = pd.DataFrame(lines, columns=["run", "step", "regret", "reward", "objective", "kl_pi_ref"])
+    ends = pd.DataFrame({"run": "0", "outcome": ["a", "b"]} | dict.fromkeys(("reference", "policy", "optimum"), 0.5))
+    return Runs(summary, history, ends, pd.DataFrame(), Path())
+
+
+@pytest.mark.parametrize("far", [np.inf, np.nan, 1e300], ids=str)
+@pytest.mark.parametrize("which", ["beta", "regret", "both"])
+def test_a_run_that_cannot_be_drawn_empties_no_panel_and_is_said_to_be_left_out(tmp_path, which, far):
+    betas, regrets = [0.1, 0.2, 0.5, 0.5], [0.1, 0.01, 0.02, 0.03]
+    if which != "regret":
+        betas[2] = far
+    if which != "beta":
+        regrets[2] = far
+    figure = plots.draw(sweep(betas, regrets))
+    left, right = figure.axes
+    assert right.get_xlabel() == "beta\n(1 run left out: not finite, or above 1e+100)"
+    assert right.lines[0].get_xdata().tolist() == [0.1, 0.2, 0.5]
+    assert 0.0 < right.get_xlim()[0] < 0.1 and 0.5 < right.get_xlim()[1] < 1.0
+    assert left.get_ylim()[1] < 1.0
+    plots.save(figure, tmp_path / "figure")
+
+
+def test_a_sweep_of_which_all_can_be_drawn_has_no_note():
+    assert plots.draw(sweep([0.1, 0.2], [0.1, 0.01])).axes[1].get_xlabel() == "beta"
+
+
+@pytest.mark.parametrize("far", [np.inf, np.nan, 1e300], ids=str)
+def test_runs_none_of_which_can_be_drawn_still_have_a_figure(tmp_path, far):
+    for runs in (sweep([far], [far]), sweep([far, far], [far, far])):
+        plots.save(plots.draw(runs), tmp_path / "figure")
