@@ -52,9 +52,9 @@ def _hydra(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl import launcher, overrides
+    from rlkl import composition, launcher, overrides
 
-    version.setbase("1.3")
+    version.setbase(composition.VERSION_BASE)
     launcher.register()
     args_parser = internal.get_args_parser()
     args = args_parser.parse_args(argv)

@@ -75,19 +75,20 @@ class Built(NamedTuple):
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
-    import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+
+    from rlkl import composition
 
     if isinstance(overrides, (str, Mapping)):
         raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
     overrides = list(map(str, overrides))
     check(overrides)
-    with hydra.initialize_config_dir(str(settings.config_directory()), version_base="1.3", job_name="rlkl"):
-        try:
-            return plain(hydra.compose("config", overrides=overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise refusal(error, overrides) from error
+    try:
+        whole = composition.compose(settings.config_directory(), "config", overrides)
+        return complete(composition.own(whole, resolve=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise refusal(error, overrides) from error
 
 
 def plain(config: Any) -> dict[str, Any]:

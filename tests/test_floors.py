@@ -17,14 +17,14 @@ FLOORS = {
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,
     "oracle": 4, "algorithms": 4, "metrics": 4, "shaping": 4, "best_of_n": 4,
     "job": 5, "exact_losses": 5, "losses": 5, "training": 5, "matching": 5, "recognised": 6, "audit": 6,
-    "plugins": 5,
+    "plugins": 5, "composition": 5,
     "closing": 6, "pretraining": 6, "blocks": 6,
     "config": 6, "memory": 6, "overrides": 5,
     "records": 6, "tracking": 6, "background": 7, "results": 6, "report": 6, "listing": 6,
     "references": 6, "sealed": 6, "texts": 6, "portrait": 6,
     "scores": 0, "probes": 6,
     "store": 7, "runs": 7, "plots": 7, "suite": 7, "statistics": 7, "comparisons": 7,
-    "audits": 8, "grading": 8, "scorecard": 8, "sweeps": 8, "composition": 8, "jobs": 8,
+    "audits": 8, "grading": 8, "scorecard": 8, "sweeps": 8, "jobs": 8,
     "machine": 1, "cluster": 9, "launcher": 10, "cli": 11,
 }  # fmt: skip
 # Within a floor, who may use whom: the order in which the house is built.
