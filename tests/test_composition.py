@@ -1,6 +1,7 @@
 """Jobs composed from a copy are what Hydra composes, for every shipped config and every kind of override; and a caller's own
 Hydra stays as it was."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -121,10 +122,11 @@ main()
 
 
 @pytest.mark.parametrize("base", ["1.1", pytest.param("1.3", marks=pytest.mark.slow)])
-def test_a_program_of_hydra_s_trains_and_keeps_its_hydra(tmp_path, base):
+def test_a_program_of_hydra_s_trains_and_keeps_its_hydra(tmp_path, cache, base):
     (tmp_path / "main.py").write_text(MAIN.replace("BASE", repr(base)))
     code = [sys.executable, "-W", "ignore", "main.py", "hydra.job.chdir=false", "beta=0.25"]
-    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(cache / "rlkl" / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(code, cwd=tmp_path, env={**os.environ, **compiled}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["0.25", "penalty"]  # after what jax logs
 
