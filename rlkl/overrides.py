@@ -58,6 +58,9 @@ def refusal(error: Exception, overrides: Sequence[str], config_dir: str | None =
             return SettingsError(key, value, "several values make a sweep: add -m")
     for text in reversed(overrides):
         key, _, value = text.lstrip("+~").partition("=")
+        if f"Could not override '{key}'" in said:
+            group = key.partition(".")[0]
+            return SettingsError(key, value, f"is no option of this {group}; another {group}=... has it (rlkl --help)")
         if text in said or key in said.replace("'", " ").split() or len(overrides) == 1:
             return SettingsError(key, value, f"Hydra refuses it ({said})")
     return SettingsError("overrides", " ".join(overrides), said)
@@ -77,7 +80,11 @@ def known_keys() -> set[str]:
     from rlkl import tasks  # which loads jax
 
     options = {option for name in tasks.REGISTRY for option in tasks.options(name)}
-    return settings.known_keys() | {f"task.{option}" for option in options} | {f"task.base.{option}" for option in options}
+    return (
+        settings.known_keys()
+        | {f"task.{option}" for option in options}
+        | {f"task.base.{option}" for option in (*options, "name")}
+    )
 
 
 def suggestion(key: str, keys: Iterable[str]) -> str:

@@ -20,7 +20,6 @@ GROUPS = ("task", *sorted({*settings.GROUPS, "tracking", "engine", "experiment"}
 NEEDED = {  # what a choice cannot do without
     "bandit/custom": ["task.reward=[0,1,0.5]", "task.reference=[0.7,0.1,0.2]"],
     "automaton/custom": [f"task.path={HERE / 'chain.json'}"],
-    "preference/any": ["task.base.name=bandit/random"],
     "preference/brackets": ["task.fit_steps=5"],
     "dpo": ["task=preference/words"],
     "gaussian": ["task=bandit/bimodal"],
@@ -117,7 +116,7 @@ def valid_overrides(seed: int) -> list[str]:
     task = draw.choice([name for name in CHOICES["task"] if name not in ("plugin", "sequence/text", "preference/brackets")])
     overrides = [f"task={task}", *NEEDED.get(task, []), "steps=20", f"log_every={draw.choice((1, 5, 20, 100))}"]
     policy = draw.choice(("tabular", "tabular", "tabular", "ngram", "gru", "transformer", "gaussian"))
-    overrides += [f"policy={policy}", f"policy.init={draw.choice(('null', 'uniform', 'random'))}", "policy.width=8"]
+    overrides += [f"policy={policy}", f"policy.init={draw.choice(('null', 'uniform', 'random'))}", "++policy.width=8"]
     algorithm = draw.choice(("exact", "exact", "natural", "reinforce", "rloo", "grpo", "dr_grpo", "ppo"))
     overrides += [f"algorithm={algorithm}", f"algorithm.entropy_coef={draw.choice(('null', 'null', 0.1))}"]
     overrides += [] if algorithm in ("exact", "natural") else [f"batch_size={draw.choice((2, 8, 64))}"]
@@ -126,7 +125,7 @@ def valid_overrides(seed: int) -> list[str]:
     overrides += [
         f"penalty.divergence={divergence}",
         f"penalty.beta={beta!r}",
-        f"penalty.alpha={draw.choice((-1, 0, 0.5, 1, 2))}",
+        f"++penalty.alpha={draw.choice((-1, 0, 0.5, 1, 2))}",
     ]
     if divergence in ("kl_pi_ref", "kl_ref_pi") and algorithm not in ("exact", "natural") and draw.random() < 0.6:
         ways = penalty.combinations(divergence, 2)
