@@ -2,6 +2,7 @@
 same to the last bit whether it is alone or among hundreds.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rlkl.job import Run
 from rlkl.training import ROWS, Row, State, advance, prepare, start
 
 WIDEST = 64  # runs in a block of small tables: a step's many small operations cost as much for 64 runs as for one
+KEPT = 8  # static parts; each takes 30 to 100 MB, and 650 to 1,300 of the 65,530 mappings that Linux gives a process
 COMPILED = {"xla_cpu_prefer_vector_width": 512}  # training; XLA would take half of what a CPU with AVX-512 has
 
 
@@ -45,11 +47,36 @@ def _mapped(one: Callable, in_axes: tuple, options: dict[str, Any] | None = None
     return jax.jit(over, compiler_options=options)
 
 
-_best_in_family = _mapped(closing.best_in_family, (0,))
-_start = _mapped(start, (0,))
-_prepare = _mapped(prepare, (0, 0))
-_advance = _mapped(advance, (0, 0, 0, None), COMPILED)
-_close = _mapped(closing.close, (0, 0, 0))
+class Programs(NamedTuple):
+    """The jitted functions of one static part, over blocks; what they compile goes with them."""
+
+    start: Callable
+    prepare: Callable
+    advance: Callable
+    close: Callable
+    best_in_family: Callable
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _programs(_: tuple) -> Programs:
+    return Programs(
+        _mapped(start, (0,)),
+        _mapped(prepare, (0, 0)),
+        _mapped(advance, (0, 0, 0, None), COMPILED),
+        _mapped(closing.close, (0, 0, 0)),
+        _mapped(closing.best_in_family, (0,)),
+    )
+
+
+def static_part(tree: Any) -> tuple:
+    """What a program of a tree is compiled for: the tree's structure, and its leaves' shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
+
+
+def programs(run: Run) -> Programs:
+    """The programs of a run's static part; those of the KEPT static parts that were asked for last are kept."""
+    return _programs(static_part(run))
 
 
 def width(run: Run) -> int:
@@ -104,8 +131,9 @@ def like_kept(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
     if not 0 < step <= steps or (step % (ROWS * log_every) and step != steps):
         return None
     block = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width(run), *np.shape(leaf)), np.asarray(leaf).dtype), run)
-    state = jax.eval_shape(_start, block)
-    _, row = jax.eval_shape(_prepare, block, state)
+    compiled = programs(run)
+    state = jax.eval_shape(compiled.start, block)
+    _, row = jax.eval_shape(compiled.prepare, block, state)
     numbers = jax.eval_shape(
         lambda leaves: [jax.random.key_data(x) if _is_key(x) else x for x in leaves], jax.tree.leaves(state)
     )
@@ -152,14 +180,14 @@ def train_block(
 ) -> list[Trained]:
     """Train one block. `on_chunk` hears where it stands after every chunk; kept: what `Standing.of` gave of each run at one
     step, to go on from there, to the same bits."""
-    chosen, count = members[0].settings, len(members)
+    chosen, count, compiled = members[0].settings, len(members), programs(members[0])
     block = stack(members, width(members[0]))
-    state = _start(block)
-    optimum, row = _prepare(block, state)
+    state = compiled.start(block)
+    optimum, row = compiled.prepare(block, state)
     at = _restored(state, row, kept) if kept else Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
     while at.step < chosen.steps and _goes_on(at):
-        state, rows = _advance(block, optimum, at.state, np.int32(at.step))
+        state, rows = compiled.advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
         fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
         before = np.asarray(at.rows[-1].step)[:, -1]
@@ -168,9 +196,9 @@ def train_block(
         if on_chunk:
             on_chunk(at)
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *at.rows)
-    graded = _on_host(_close(block, optimum, at.state))
+    graded = _on_host(compiled.close(block, optimum, at.state))
     searched = policies.REGISTRY[chosen.policy.name].box is not None
-    best = np.asarray(_best_in_family(block)).tolist() if searched else [None] * count
+    best = np.asarray(compiled.best_in_family(block)).tolist() if searched else [None] * count
     last_state = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), at.state)
 
     def finished(i: int) -> Trained:

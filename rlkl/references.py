@@ -1,17 +1,23 @@
 """Pretrained references: trained once, kept in the store under a hash of all that they depend on, and used again."""
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from rlkl import job, machine, pretraining, sealed, settings
+from rlkl import blocks, job, machine, pretraining, sealed, settings
 from rlkl.config import Built
 from rlkl.sealed import Faults
 
-_fit = jax.jit(pretraining.fit)
+
+@functools.lru_cache(maxsize=blocks.KEPT)
+def _program(_: tuple) -> Callable:
+    """`pretraining.fit`, jitted for one static part; what it compiles goes with it."""
+    return jax.jit(lambda run, text: pretraining.fit(run, text))
 
 
 def attach(built: Built, faults: Faults) -> Built:
@@ -25,10 +31,11 @@ def attach(built: Built, faults: Faults) -> Built:
     text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
     key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.kind())
     path = built.store / "references" / f"{key}.npz"
-    like = jax.eval_shape(_fit, built.run, text)
+    fit = _program(blocks.static_part((built.run, text)))
+    like = jax.eval_shape(fit, built.run, text)
     found = sealed.read(path, lambda content: _read(content, like), faults)
     if found is None:
-        found = jax.tree.map(np.asarray, _fit(built.run, text))
+        found = jax.tree.map(np.asarray, fit(built.run, text))
         sealed.write(path, sealed.packed(jax.tree.leaves(found)), faults)
     facts: dict[str, Any] = {
         "reference": "pretrained",

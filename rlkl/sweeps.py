@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, config, job, numerics, records, references, report, runs, store
+from rlkl import blocks, config, numerics, records, references, report, runs, store
 from rlkl.config import Built
 from rlkl.sealed import Faults
 from rlkl.store import Entry
@@ -37,17 +37,11 @@ class Told(NamedTuple):
     rows: tuple[str, Row] | None = None
 
 
-def static_part(run: job.Run) -> tuple:
-    """What a program is compiled for: the tree's structure, and its leaves' shapes and dtypes."""
-    leaves, structure = jax.tree.flatten(run)
-    return structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
-
-
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs by static part, in the order in which each first comes up."""
     found: dict[tuple, list[Job]] = {}
     for each in jobs:
-        found.setdefault(static_part(each.built.run), []).append(each)
+        found.setdefault(blocks.static_part(each.built.run), []).append(each)
     return list(found.values())
 
 

@@ -75,8 +75,8 @@ def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_th
 def test_a_network_starts_where_it_says(name, init, task):
     """Also a guard against the compiler's misreading that `training.prepare` speaks of."""
     run = run_of(task, name, policy={"init": init}, dtype="float64")
-    block = blocks.stack([run], 1)
-    _, row = blocks._prepare(block, blocks._start(block))
+    block, compiled = blocks.stack([run], 1), blocks.programs(run)
+    _, row = compiled.prepare(block, compiled.start(block))
     values = jax.tree.map(lambda x: x[0], row.report.values)
     if init == "reference":
         assert abs(values.kl_pi_ref) < 1e-12

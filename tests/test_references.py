@@ -37,7 +37,7 @@ def test_a_pretrained_reference_comes_close_to_the_model_and_is_used_again(tmp_p
     true = Fixed(jnp.asarray(made.run.task.log_reference), 4)
     p, q = (np.asarray(rollout.log_probability(each, listed)) for each in (true, made.run.reference))
     np.testing.assert_allclose(close, np.sum(np.exp(p) * (p - q)), rtol=1e-9)
-    monkeypatch.setattr(references, "_fit", None)  # must not be called again
+    monkeypatch.setattr(references, "_program", lambda _: None)  # must not be called again
     fitted = pretraining.Fitted(made.run.reference, jnp.zeros(()), jnp.zeros(()))
     monkeypatch.setattr(jax, "eval_shape", lambda *_: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), fitted))
     again = references.attach(built(tmp_path, policy, penalty={"beta": 0.7}, seed=3), WHOLE)

@@ -182,9 +182,10 @@ def test_a_device_a_core_unless_the_user_says_otherwise():
 
 
 def test_random_keys_are_kept_as_their_numbers():
-    block = blocks.stack([job(3).built.run], 16)
-    state = blocks._start(block)
-    _, row = blocks._prepare(block, state)
+    run = job(3).built.run
+    block, compiled = blocks.stack([run], 16), blocks.programs(run)
+    state = compiled.start(block)
+    _, row = compiled.prepare(block, state)
     rows = [blocks._on_host(row, lambda x: x[:1, None])]
     at = blocks._restored(state, row, [blocks.Standing(7, state, rows).of(0)])
     assert at.step == 7

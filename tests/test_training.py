@@ -198,8 +198,8 @@ def test_every_family_starts_as_it_says_and_sums_to_one(name):
     for init in policies.REGISTRY[name].inits:
         made = run("bandit/bimodal", "kl_ref_pi", 0.1, init=init, policy=name, steps=1)
         block = blocks.stack([made], blocks.width(made))
-        state = blocks._start(block)
-        _, row = blocks._prepare(block, state)
+        state = blocks.programs(made).start(block)
+        _, row = blocks.programs(made).prepare(block, state)
         policy = jax.tree.map(lambda leaf: leaf[0], state.policy)
         of_arms = np.asarray(rollout.log_probability(policy, rollout.enumerate_all(made.task.automaton)))
         np.testing.assert_allclose(np.exp(of_arms).sum(), 1.0, atol=1e-12)
