@@ -1,26 +1,15 @@
 """The `rlkl` command: Hydra's application, and the commands beside it. Heavy imports wait until they are needed."""
 
 import errno
-import gc
 import inspect
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkl import machine, terminal
+from rlkl import machine
+from rlkl.interrupts import INTERRUPTED
 from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
 from rlkl.settings import BadJobsError, DivergedError, SettingsError, config_directory
-
-INTERRUPTED = 130
-
-
-def entry() -> None:
-    """The console script."""
-    # Imports and traces allocate much that lives on; collecting it less often saves about a tenth of the start.
-    gc.set_threshold(100_000, 50, 50)
-    terminal.configure()
-    sys.exit(main(sys.argv[1:]))
 
 
 def main(argv: Sequence[str]) -> int:

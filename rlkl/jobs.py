@@ -1,5 +1,6 @@
 """What a job of the command does: Hydra's task function. Heavy imports wait until they are needed."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import machine
+from rlkl import interrupts, machine
 from rlkl.settings import DivergedError, SettingsError
 from rlkl.terminal import visible
 
@@ -27,9 +28,9 @@ def complain(message: str) -> None:
     print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
-def shown(folder: Path) -> str:
-    """A folder as a person would type it."""
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+def shown(folder: Path, start: Path) -> str:
+    """A folder as a person in the folder `start` would type it."""
+    return os.path.relpath(folder, start) if folder.is_relative_to(start) else str(folder)
 
 
 class Finished(NamedTuple):
@@ -78,35 +79,36 @@ class Jobs:
 
     def _alone(self, config: Any, hydra: Any) -> dict[str, Any]:
         machine.configure()
-        from rlkl import config as configs
         from rlkl import report, runs
 
-        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config)))
-        folder = Path(hydra.runtime.output_dir)
+        cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
+        built = _built(config, cwd)
         _save_resolved(config, built, folder, hydra.output_subdir)
         report.console.print(report.header(built), markup=False)
+        interrupts.raise_first()
         with report.progress(built.run.settings.steps) as on_rows:
             done = runs.execute(built, folder, None, on_rows, report.warn, self.faults)
         graded = done.entry.summary
         report.console.print(report.result(graded, done.entry.optimum))
         self._doubt(graded)
         if done.reused:
-            where = f"reused: it was finished before, in {shown(built.store)} (resume=false runs it anew)"
+            where = f"reused: it was finished before, in {shown(built.store, cwd)} (resume=false runs it anew)"
             report.console.print(where, markup=False)
-        report.console.print(f"in {shown(folder)}   (rlkl plot {shlex.quote(shown(folder))})", markup=False)
+        where = shown(folder, cwd)
+        report.console.print(f"in {where}   (rlkl plot {shlex.quote(where)})", markup=False)
         if done.upload:
             report.console.print(f"to upload: {done.upload}", markup=False)
         return graded
 
     def _in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
         machine.configure()
-        from rlkl import config as configs
         from rlkl import records, report, results, runs, tracking
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
-        built = _at(Path(hydra.runtime.cwd), configs.build(configs.plain(config))) if finished is None else finished.built
+        built = _built(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         self.tracked |= built.tracking.name == "wandb_offline"
+        interrupts.raise_first()
         if finished is None:
             done = runs.execute(built, folder, group, lambda rows: None, report.warn, self.faults)
             found, self.reused = done.entry, self.reused + done.reused
@@ -177,15 +179,21 @@ class Jobs:
             complain(f"results.csv cannot be written ({error.strerror}: {error.filename})")
         reused = f", {self.reused} of them before (resume=false runs them anew)" if self.reused else ""
         failures = f", {len(self.failed)} failed" if self.failed else ""
-        report.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {shown(self.sweep)}", markup=False)
+        where = shown(self.sweep, Path.cwd())
+        report.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {where}", markup=False)
         for number in sorted(self.failed):
             report.console.print(f"  job {number}: {self.failed[number]}", markup=False)
         if self.tracked:
-            report.console.print(f"to upload: wandb sync {shown(self.sweep)}/*/wandb/offline-run-*", markup=False)
+            report.console.print(f"to upload: wandb sync {where}/*/wandb/offline-run-*", markup=False)
 
 
-def _at(folder: Path, built: "Built") -> "Built":
-    """The run with its store below the folder that the command was given in, even where Hydra changes it for the job."""
+def _built(config: Any, folder: Path) -> "Built":
+    """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
+    changes it for the job."""
+    from rlkl import config as configs
+
+    with contextlib.chdir(folder):
+        built = configs.build(configs.plain(config))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

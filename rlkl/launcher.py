@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlkl import composition, machine
+from rlkl import composition, interrupts, machine
 from rlkl.jobs import Finished, Jobs
 from rlkl.overrides import refusal
 from rlkl.settings import BadJobsError, SettingsError
@@ -57,6 +57,7 @@ class FusedLauncher(Launcher):
             from rlkl import report
 
             self.task_function.trackers(report.warn)  # which start while the first group is compiled
+        interrupts.raise_first()
         returns: dict[int, JobReturn] = {}
         finish = _finish(prepared, self.task_function, self._follow)
         with contextlib.closing(finish) as finishing, _ending(prepared):  # so that training ends where this does
@@ -75,6 +76,7 @@ class FusedLauncher(Launcher):
         from rlkl import config as configs
         from rlkl import store
 
+        self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
         self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
         cards: dict[str, Any] = {}
         prepared, complaints = {}, {}
@@ -116,9 +118,9 @@ class FusedLauncher(Launcher):
 
         if job.live is None:
             hydra = self._whole(job.overrides, job.number).hydra
-            folder = Path(str(hydra.sweep.dir)) / str(hydra.sweep.subdir)
+            folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.live = runs.tracked(job.built, folder.resolve(), Path(str(hydra.sweep.dir)).name, report.warn)
+            job.live = runs.tracked(job.built, folder, Path(str(hydra.sweep.dir)).name, report.warn)
         assert job.live is not None
         job.live.log(records.history(rows))
 

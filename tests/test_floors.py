@@ -11,7 +11,7 @@ import rlkl
 
 FLOORS = {
     "settings": 0, "divergences": 0, "estimators": 0, "threefry": 0, "diversity": 0, "bradley_terry": 0, "numerics": 0,
-    "tables": 0, "terminal": 0,
+    "tables": 0, "terminal": 0, "interrupts": 0,
     "tasks": 1, "policies": 1, "npz": 1,
     "rollout": 2, "comparison": 2,
     "exact": 3, "descent": 3, "controllers": 3, "penalty": 3, "terms": 3, "importance": 3,

@@ -1,4 +1,5 @@
-"""`kill -9` of a sweep at any moment; then the same command finishes it, and leaves what an uninterrupted one leaves."""
+"""`kill -9`, or an interrupt, of a sweep at any moment; then the same command finishes it, and leaves what one that nothing
+happened to leaves."""
 
 import os
 import signal
@@ -22,7 +23,7 @@ SWEEP = (
     "seed=range(18)",
     "tracking=none",
 )
-CODE = "import sys; from rlkl import cli, runs; runs.KEEP_EVERY = 0.0; sys.exit(cli.main(sys.argv[1:]))"
+CODE = "from rlkl import runs; from rlkl.__main__ import entry; runs.KEEP_EVERY = 0.0; entry()"
 
 
 def start(cwd: Path, cache: Path) -> subprocess.Popen:
@@ -39,12 +40,15 @@ def stands(cwd: Path) -> str:
     return f"{done} finished, {half} unfinished, {filled} folders"
 
 
-def killed(cwd: Path, cache: Path, wait) -> str:
+def killed(cwd: Path, cache: Path, wait, by: signal.Signals = signal.SIGKILL) -> str:
     """Kill a sweep once `wait(process)` returns; then run it to its end. Returns where it stood."""
     process = start(cwd, cache)
     wait(process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(by)
+    _, complained = process.communicate()
+    if by == signal.SIGINT:
+        assert process.returncode == 130
+        assert complained == "error: interrupted\n"
     where = stands(cwd)
     again = start(cwd, cache)
     said, complained = again.communicate(timeout=500)
@@ -76,14 +80,16 @@ def until(pattern: str, cwd: Path):
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "by"),
     [
-        pytest.param("outputs/.rlkl/unfinished/*", id="training"),
-        pytest.param("sweep/0/history.csv", id="writing", marks=pytest.mark.slow),
+        pytest.param("outputs/.rlkl/unfinished/*", signal.SIGKILL, id="training"),
+        pytest.param("sweep/0/history.csv", signal.SIGKILL, id="writing", marks=pytest.mark.slow),
+        pytest.param("outputs/.rlkl/unfinished/*", signal.SIGINT, id="training, interrupted", marks=pytest.mark.slow),
+        pytest.param("sweep/0/history.csv", signal.SIGINT, id="writing, interrupted", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path, cache, whole, moment):
-    where = killed(tmp_path, cache, until(moment, tmp_path))
+def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path, cache, whole, moment, by):
+    where = killed(tmp_path, cache, until(moment, tmp_path), by)
     assert " 36 folders" not in where
     assert content(tmp_path / "sweep") == whole[0], where
     assert not list((tmp_path / "outputs" / ".rlkl" / "unfinished").glob("*.npz"))
