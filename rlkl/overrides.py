@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, ValueType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 
 from rlkl import settings
 from rlkl.settings import SettingsError, nearest
@@ -47,6 +47,8 @@ def refusal(error: Exception, overrides: Sequence[str], config_dir: str | None =
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         if key.startswith("hydra"):
+            if isinstance(error, MissingConfigException) and error.missing_cfg_file == f"{key}/{value}":
+                return SettingsError(key, value, "unknown choice; " + nearest(value, error.options or ()))
             continue
         if key in groups:
             for choice in (name for each in _elements(_parsed(text)) for name in _names(each)):

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import cli, config, runs, store, tracking
+from rlkl import cli, composition, config, runs, settings, store, tracking
+from rlkl.settings import SettingsError
 from tests.test_floors import loaded_by
 from tests.test_store import packed, seal
 
@@ -130,6 +131,43 @@ def test_hydra_s_users_find_what_they_expect(rlkl, tmp_path, monkeypatch, launch
     assert pd.read_csv(tmp_path / "sweep" / "results.csv")["run"].tolist() == ["job_0_0", "job_1_1"]
     assert (tmp_path / "outputs" / ".rlkl" / "runs").is_dir()
     assert not list((tmp_path / "sweep").rglob(".rlkl"))
+
+
+@pytest.mark.parametrize("launcher", [None, "fused", "basic"])
+def test_relative_paths_start_where_the_command_was_given(rlkl, tmp_path, launcher):
+    """Where Hydra changes the job's working folder, too."""
+    (tmp_path / "text.txt").write_text("one two two three three three\n")
+    (tmp_path / "empty_plugin.py").write_text("")
+    how = ["hydra.run.dir=run"] if launcher is None else ["-m", "hydra.sweep.dir=run", f"hydra/launcher={launcher}"]
+    paths = ["task.path=text.txt", "plugins=[empty_plugin.py]", "task.export=task.json", "store=kept"]
+    status, said, complained = rlkl(
+        *how, "hydra.job.chdir=true", "task=bandit/words", *paths, "steps=2", "log_every=1", "tracking=none"
+    )
+    assert (status, complained) == (0, "")
+    assert (tmp_path / "task.json").is_file()
+    assert (tmp_path / "kept" / "runs").is_dir()
+    assert said.splitlines()[-1] in ("in run   (rlkl plot run)", "1 jobs finished; in run")
+    assert {path.name for path in tmp_path.iterdir()} >= {"run", "kept", "task.json"}
+    assert not list((tmp_path / "run").rglob("kept"))
+
+
+@pytest.mark.parametrize("part", ["job_logging", "hydra_logging"])
+def test_every_choice_of_logging_can_be_configured(part):
+    folder = settings.config_directory()
+    for choice in ("default", "disabled", "none", "rlkl", *(["stdout"] if part == "job_logging" else [])):
+        handlers = composition.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
+        assert all("class" in handler for handler in handlers.values()), choice
+
+
+def test_without_logging_a_sweep_is_trained(command):
+    done = command("-m", *SMALL, "seed=0", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_logging_that_is_not_installed_is_no_choice():
+    rule = "hydra/job_logging='colorlog': unknown choice; allowed: default, disabled, none, rlkl, stdout"
+    with pytest.raises(SettingsError, match=rule):
+        config.compose(["hydra/job_logging=colorlog"])
 
 
 def test_a_job_that_diverges_fails_alone_and_again_from_the_store(rlkl, tmp_path):
