@@ -286,3 +286,13 @@ def test_an_interrupted_run_says_so(monkeypatch, capsys):
 def test_python_m_and_the_script_are_the_same_program():
     script = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["rlkl"]
     assert script == "rlkl.__main__:entry"
+
+
+def test_a_run_under_other_flags_of_xla_s_is_another_run(command, tmp_path):
+    """What the store has was computed under the flags that a command has, not under any."""
+    run = ("task=bandit/random", "algorithm=rloo", "steps=20", "tracking=none", "hydra.run.dir=run")
+    flags = os.environ.get("XLA_FLAGS", "")
+    for given, reused in ((flags, False), (f"{flags} --xla_cpu_enable_fast_math=true", False), (flags, True)):
+        done = command(*run, environment={"XLA_FLAGS": given})
+        assert done.returncode == 0, done.stderr
+        assert ("reused" in done.stdout) is reused

@@ -76,11 +76,11 @@ def test_every_command_ends_well_where_its_symbols_cannot_be_encoded(tmp_path, c
     ]  # fmt: skip
     code = f"""
 import sys
-from rlkl import cli
+from rlkl.__main__ import entry
 for arguments in {commands!r}:
     sys.argv = ["rlkl", *arguments]
     try:
-        cli.entry()
+        entry()
     except SystemExit as ended:
         print("status", ended.code)
 """
