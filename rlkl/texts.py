@@ -1,24 +1,40 @@
 """What policies write: the same uniform numbers turned into sequences by reference, policy and optimum."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
-from rlkl import job, numerics, oracle, rollout
-from rlkl.blocks import Trained
+from rlkl import blocks, job, numerics, oracle, rollout
+from rlkl.blocks import Trained, static_part
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy, Fixed, decoded
+from rlkl.tasks import Automaton
 
 SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
 # Line breaks, escaped: in samples.txt a sequence is one line.
 BREAKS = str.maketrans({c: repr(c)[1:-1] for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"})
 CANDIDATES = 16  # of the reference a sequence of an optimum that is no table
 
-_walk = jax.jit(rollout.walk, static_argnums=1)
-_log_ratio = jax.jit(lambda optimum, reference, batch: _ratio(optimum, rollout.log_probability(reference, batch), batch))
+KEPT = 4 * blocks.KEPT  # programs: a run has reference, policy and optimum, and may have a decoded policy
 
 
-def _ratio(optimum, log_ref, batch):
-    return optimum.log_probability(batch, log_ref) - log_ref
+@functools.lru_cache(maxsize=KEPT)
+def _walk(automaton: Automaton, _: tuple) -> Callable:
+    """The walk through this automaton by policies of one static part, jitted; what it compiles goes with it."""
+    return jax.jit(lambda uniform, policy: rollout.walk(uniform, automaton, policy))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _log_ratio(_: tuple) -> Callable:
+    """log(pi*/pi_ref) of a batch, for arguments of one static part, jitted; what it compiles goes with it."""
+
+    def of(optimum, reference, batch):
+        log_ref = rollout.log_probability(reference, batch)
+        return optimum.log_probability(batch, log_ref) - log_ref
+
+    return jax.jit(of)
 
 
 def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str, list[np.ndarray]]:
@@ -35,7 +51,7 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
         known = not np.isnan(trained.optimum.objective)
         if known and trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
-        written = {name: _cut(_walk(uniform, automaton, policy)) for name, policy in policies.items()}
+        written = {name: _cut(_walk(automaton, static_part(policy))(uniform, policy)) for name, policy in policies.items()}
         if known and "optimum" not in written:
             written["optimum"] = _resampled(built, trained.optimum, size)
     return written
@@ -52,8 +68,11 @@ def _resampled(built: Built, optimum: oracle.Optimum, size: int) -> list[np.ndar
         listed, share = rollout.enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
         taken = draw.choice(len(share), size, p=share / share.sum())
         return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in taken]
-    batch = _walk(draw.random((automaton.horizon, CANDIDATES * size)), automaton, built.run.reference)
-    share = np.exp(np.asarray(_log_ratio(optimum, built.run.reference, batch)))
+    reference = built.run.reference
+    uniform = draw.random((automaton.horizon, CANDIDATES * size))
+    batch = _walk(automaton, static_part(reference))(uniform, reference)
+    drawn = (optimum, reference, batch)
+    share = np.exp(np.asarray(_log_ratio(static_part(drawn))(*drawn)))
     kept = _cut(batch)
     return [kept[i] for i in draw.choice(len(share), size, p=share / share.sum())]
 
