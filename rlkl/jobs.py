@@ -50,7 +50,7 @@ class Jobs:
     failed: dict[int, str] = field(default_factory=dict)
     reused: int = 0
     status: int = 0
-    tracked: bool = False
+    offline: set[str] = field(default_factory=set)  # where a sweep's offline runs lie, for wandb to upload
     doubted: bool = False
     _trackers: "BackgroundTracker | None" = None
     _faults: "Faults | None" = None
@@ -107,19 +107,20 @@ class Jobs:
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _built(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
-        self.tracked |= built.tracking.name == "wandb_offline"
         interrupts.raise_first()
         if finished is None:
             done = runs.execute(built, folder, group, lambda rows: None, report.warn, self.faults)
-            found, self.reused = done.entry, self.reused + done.reused
+            found, upload, self.reused = done.entry, done.upload, self.reused + done.reused
         else:
-            found = finished.entry
+            found, upload = finished.entry, None
             records.fill(folder, found.files)
             if finished.live is not None:
-                finished.live.finish(found.summary)
+                upload = finished.live.finish(found.summary)
             elif built.tracking.name != "none":
                 rows = records.columns_of(found.files["history.csv"])
                 self.trackers(report.warn).track(tracking.about(built, group), folder, rows, found.summary)
+        if upload or built.tracking.name == tracking.OFFLINE:
+            self.offline.add(built.tracking.dir or str(folder.parent / "*"))
         self._doubt(found.summary)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
         self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
@@ -183,17 +184,18 @@ class Jobs:
         report.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {where}", markup=False)
         for number in sorted(self.failed):
             report.console.print(f"  job {number}: {self.failed[number]}", markup=False)
-        if self.tracked:
-            report.console.print(f"to upload: wandb sync {where}/*/wandb/offline-run-*", markup=False)
+        for folder in sorted(self.offline):
+            report.console.print(f"to upload: wandb sync {shown(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False)
 
 
 def _built(config: Any, folder: Path) -> "Built":
     """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
     changes it for the job."""
     from rlkl import config as configs
+    from rlkl import tracking
 
     with contextlib.chdir(folder):
-        built = configs.build(configs.plain(config))
+        built = tracking.resolved(configs.build(configs.plain(config)))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

@@ -74,7 +74,7 @@ class FusedLauncher(Launcher):
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
         """Every job composed and built."""
         from rlkl import config as configs
-        from rlkl import store
+        from rlkl import store, tracking
 
         self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
         self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ class FusedLauncher(Launcher):
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
             try:
-                built = configs.build(self._plain(overrides, number), cards)
+                built = tracking.resolved(configs.build(self._plain(overrides, number), cards))
                 prepared[number] = Prepared(number, overrides, built, store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
                 complaints[number] = str(refusal(error, overrides))

@@ -275,12 +275,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Tracking:
-    """Where a run is logged beside its own folder; nothing here changes a number."""
+    """Where a run is logged beside its own folder; nothing here changes a number. Null is resolved by `rlkl.tracking`."""
 
-    name: str = static("wandb_offline", allowed=("wandb_offline", "wandb", "none"))
-    project: str | None = static("rlkl", kind=str)
+    name: Resolved = static(None, allowed=("wandb_offline", "wandb", "none"))
+    project: str | None = static(None, kind=str)
     entity: str | None = static(None, kind=str)
     tags: tuple = static((), kind=tuple)
+    dir: str | None = static(None, kind=str)  # where wandb makes its folder; else in the run's own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ OVERRIDDEN = [
     ["tracking.project='a b'", "tracking.entity=null", "dtype=float32", "resume=false"],
     ["tracking.tags=[$\\{seed\\}]", "seed=4"],
     ["task=plugin", "task.name=x", "+task.bias=0.1"],
-    ["~tracking.project", "seed=2"],
+    ["~tracking.tags", "seed=2"],
     ["engine=submitit", "engine.parameters.timeout_min=5", "+engine.parameters.slurm_partition=gpu"],
     ["engine=submitit", "engine.parameters={timeout_min:7}"],
     ["optimizer.max_grad_norm=1", "penalty=mixed", "penalty.weights=[0.1,0.9]"],

@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
+
+from rlkl import config, tracking
+from rlkl.settings import SettingsError
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
 
 
-def read_back(folder: Path) -> tuple[dict, list[dict]]:
-    run = next((folder / "wandb").glob("offline-run-*"))
+def read_back(run: Path) -> tuple[dict, list[dict]]:
     inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
     whole = subprocess.run([*inspect, "--summary", str(run)], capture_output=True, text=True, check=True).stdout
     lines = subprocess.run([*inspect, str(run)], capture_output=True, text=True, check=True).stdout
@@ -24,7 +28,7 @@ def test_an_offline_run_holds_config_history_and_summary(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "to upload: wandb sync " in done.stdout
     folder = tmp_path / "run"
-    whole, records = read_back(folder)
+    whole, records = read_back(next((folder / "wandb").glob("offline-run-*")))
     saved = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     assert whole["config"] == {key: value for key, value in saved.items() if key != "experiment"}
     assert whole["config"]["optimizer"]["learning_rate"] == 0.3
@@ -41,12 +45,15 @@ def test_an_offline_run_holds_config_history_and_summary(command, tmp_path):
 
 
 def test_a_sweep_is_one_group_with_a_job_type_for_each_config(command, tmp_path):
-    done = command("-m", *SMALL[:3], "seed=0,1", "penalty.beta=0.1,0.2", "hydra.sweep.dir=my_sweep")
+    """Where WANDB_DIR says; WANDB_NAME and WANDB_RUN_ID, of one run, are of no sweep's jobs."""
+    said = {"WANDB_DIR": "beside", "WANDB_PROJECT": "theirs", "WANDB_NAME": "one", "WANDB_RUN_ID": "one"}
+    chosen = ("seed=0,1", "penalty.beta=0.1,0.2", "hydra.sweep.dir=my_sweep", "hydra.job.chdir=true", "tracking.tags=[7]")
+    done = command("-m", *SMALL[:3], *chosen, environment=said)
     assert done.returncode == 0, done.stderr
-    runs = [
-        next(r["run"] for r in read_back(folder)[1] if r["type"] == "run")
-        for folder in sorted((tmp_path / "my_sweep").glob("[0-9]"))
-    ]
+    assert "to upload: wandb sync beside/wandb/offline-run-*" in done.stdout
+    found = [read_back(run)[1] for run in (tmp_path / "beside" / "wandb").glob("offline-run-*")]
+    runs = [next(record["run"] for record in records if record["type"] == "run") for records in found]
+    assert {(run["project"], *run["tags"]) for run in runs} == {("theirs", "7")}
     assert {run["run_group"] for run in runs} == {"my_sweep"}
     assert len({run["job_type"] for run in runs}) == 2
     assert len({run["display_name"] for run in runs}) == 4
@@ -76,3 +83,133 @@ def init(**_): return Run()
     assert done.returncode == 0
     assert "warning: wandb could not log (the disk is full)" in done.stderr
     assert (tmp_path / "run" / "checkpoint.npz").is_file()
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets wandb's variables of the environment, those alone."""
+
+    def given(**variables: str) -> None:
+        for name in ("MODE", "DISABLED", "DIR", "PROJECT", "ENTITY", "NAME", "RUN_GROUP", "JOB_TYPE"):
+            monkeypatch.delenv(f"WANDB_{name}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+
+    given()
+    return given
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict:
+    return config.compose(["task=bandit/random"])
+
+
+def resolved(composed: dict, **chosen) -> config.Built:
+    return tracking.resolved(config.build(composed | {"tracking": composed["tracking"] | chosen}))
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "expected"),
+    [
+        (None, {}, "wandb_offline"),
+        (None, {"MODE": "online"}, "wandb"),
+        (None, {"MODE": "dryrun"}, "wandb_offline"),
+        (None, {"MODE": "disabled"}, "none"),
+        (None, {"DISABLED": "true", "MODE": "online"}, "none"),
+        (None, {"DISABLED": "false"}, "wandb_offline"),
+        ("wandb", {}, "wandb"),
+        ("wandb", {"MODE": "offline"}, "wandb_offline"),
+        ("wandb", {"DISABLED": "1"}, "none"),
+        ("wandb_offline", {"MODE": "online"}, "wandb_offline"),
+        ("wandb_offline", {"DISABLED": "1"}, "wandb_offline"),
+        ("none", {"MODE": "online"}, "none"),
+    ],
+)
+def test_a_run_is_tracked_as_override_environment_and_default_say(environment, composed, name, variables, expected):
+    environment(**variables)
+    built = resolved(composed, name=name)
+    assert (built.tracking.name, built.resolved["tracking"]["name"]) == (expected, expected)
+
+
+def test_an_override_wins_over_the_environment_and_that_over_the_default(environment, composed, tmp_path, monkeypatch):
+    assert resolved(composed).tracking.project == "rlkl"
+    environment(PROJECT="theirs", ENTITY="team", DIR="kept", NAME="one", RUN_GROUP="all", JOB_TYPE="try")
+    monkeypatch.chdir(tmp_path)
+    built = resolved(composed)
+    assert built.resolved["tracking"] == {
+        "name": "wandb_offline", "project": "theirs", "entity": "team", "tags": [], "dir": str(tmp_path / "kept"),
+    }  # fmt: skip
+    alone, job = tracking.about(built, None), tracking.about(built, "sweep")
+    assert (alone.name, alone.group, alone.job_type, alone.id) == ("one", "all", "try", None)
+    assert (job.group, job.job_type) == ("all", "try")
+    assert job.name != "one"
+    assert job.id
+    chosen = resolved(composed, project="ours", entity="us", dir="/there", tags=[1, 2.5, True, "a"]).tracking
+    assert (chosen.project, chosen.entity, chosen.dir, chosen.tags) == ("ours", "us", "/there", ("1", "2.5", "true", "a"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variables", "named"),
+    [
+        *(({"tags": [tag]}, {}, r"tracking\.tags") for tag in ("", None, "x" * 65, ["a"], {"a": 1})),
+        *(({"project": project}, {}, r"tracking\.project") for project in ("", "a/b", "a:b", "x" * 129)),
+        ({"entity": "a/b"}, {}, r"tracking\.entity"),
+        ({}, {"PROJECT": "a#b"}, "WANDB_PROJECT"),
+        ({}, {"MODE": "onlin"}, r"WANDB_MODE='onlin': did you mean 'online'"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_training(environment, composed, chosen, variables, named):
+    environment(**variables)
+    with pytest.raises(SettingsError, match=named) as refused:
+        resolved(composed, **chosen)
+    assert len(str(refused.value)) < 300
+    assert resolved(composed, **chosen, name="none").tracking.name == "none"
+
+
+class Wandb(types.ModuleType):
+    """wandb, with a server that fails or a user who has no login."""
+
+    def __init__(self, login: bool):
+        super().__init__("wandb")
+        self.modes: list[str] = []
+        self.login = lambda **_: login
+        self.Settings = dict
+
+    def init(self, mode: str, settings: dict, **_):
+        self.modes.append(mode)
+        if mode == "online":
+            raise OSError(f"timed out after {settings['init_timeout']:g} seconds. Consider increasing it")
+        chosen = types.SimpleNamespace(mode=mode, sync_dir="there")
+        return types.SimpleNamespace(settings=chosen, summary={}, finish=dict)
+
+
+@pytest.mark.parametrize(
+    ("login", "modes", "reason"),
+    [
+        (True, ["online", "offline", "offline"], "timed out after 15 seconds."),
+        (False, ["offline", "offline"], "no login: `wandb login`, or WANDB_API_KEY"),
+    ],
+)
+def test_a_server_that_fails_is_waited_for_once(environment, composed, tmp_path, monkeypatch, login, modes, reason):
+    fake = Wandb(login)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(tracking._Server, "fails", False)
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
+    built, said = resolved(composed, name="wandb"), []
+    about = tracking.about(built, None)
+    trackers = [tracking.Tracker(about, tmp_path, said.append) for _ in range(2)]
+    assert fake.modes == modes
+    assert said == [f"wandb logs offline, its server cannot be used ({reason}); wandb sync uploads the runs"]
+    assert [each.finish({"regret": 0.0}) for each in trackers] == ["wandb sync there"] * 2
+    assert tracking.about(built, None).offline
+
+
+@pytest.mark.slow
+def test_a_server_out_of_reach_costs_its_sweep_one_wait_and_no_run(command, tmp_path):
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}
+    done = command("-m", *SMALL[:3], "seed=range(4)", "tracking=wandb", "hydra.sweep.dir=sweep", environment=nowhere)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: wandb logs offline, its server cannot be used (")
+    assert "to upload: wandb sync sweep/*/wandb/offline-run-*" in done.stdout
+    assert len(list(tmp_path.glob("sweep/*/wandb/offline-run-*"))) == 4
