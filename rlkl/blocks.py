@@ -71,7 +71,8 @@ def _programs(_: tuple) -> Programs:
 def static_part(tree: Any) -> tuple:
     """What a program of a tree is compiled for: the tree's structure, and its leaves' shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+    dtypes = (leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype for leaf in leaves)
+    return structure, tuple(zip(map(np.shape, leaves), dtypes, strict=True))
 
 
 def programs(run: Run) -> Programs:
