@@ -20,6 +20,7 @@ UNSET = {
 }
 # What numbers depend on beside what rlkl sets itself: settings of jax, and variables of the environment.
 SETTINGS = (
+    "jax_random_seed_offset",  # which the command resets, and the library does not
     "jax_optimization_level",
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_level",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.settings import MOST_COUNT, SettingsError, nearest, shortened
+from rlkl.settings import SettingsError, nearest, shortened
 from rlkl.tasks import Card, register
 from rlkl.tasks.arguments import file_text, fits, number
 from rlkl.tasks.automaton import Automaton, Task
@@ -44,8 +44,8 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     tokens, horizon, start = given["vocabulary"], given["horizon"], given["start"]
     if not _are_names(tokens) or len(tokens) < 2:
         raise refuse("vocabulary must be a list of at least 2 names")
-    if not isinstance(horizon, int) or isinstance(horizon, bool) or not 1 <= horizon <= MOST_COUNT:
-        raise refuse(f"horizon is {shortened(str(horizon), 20)}; must be a whole number from 1 to {MOST_COUNT}")
+    if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
+        raise refuse(f"horizon is {shortened(str(horizon), 20)}; must be a whole number of at least 1")
     reward = _array(given["reward"], "reward", 1, refuse)
     following = _array(given["next_state"], "next_state", 2, refuse)
     reference = _array(given["reference"], "reference", 2, refuse)
