@@ -289,6 +289,7 @@ def test_python_m_and_the_script_are_the_same_program():
     assert script == "rlkl.__main__:entry"
 
 
+@pytest.mark.slow
 def test_a_run_under_other_flags_of_xla_s_is_another_run(command, tmp_path):
     """What the store has was computed under the flags that a command has, not under any."""
     run = ("task=bandit/random", "algorithm=rloo", "steps=20", "tracking=none", "hydra.run.dir=run")

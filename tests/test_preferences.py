@@ -339,7 +339,11 @@ REFUSED = [
     (["task.base.typicality=0.3"], "task.base.typicality", "task.typicality"),
     (["task.base.size=1"], "task.base.size", "at least 2"),
     (["task@task.base=bandit/custom"], "task.base.reward", "needs a value"),
-    (["task@task.base=sequence/grammar", "task.model=network", "algorithm=exact"], "algorithm", "reads the whole history"),
+    (
+        ["task@task.base=sequence/grammar", "task.model=network", "task.fit_steps=5", "algorithm=exact"],
+        "algorithm",
+        "reads the whole history",
+    ),
     (["task@task.base=sequence/grammar", "task.pairs=null", "task.typicality=0.5"], "task.pairs", "number of pairs"),
     (["task.pairs=3", "task.ridge=0"], "task.ridge", "no finite fit"),
     (["algorithm=dpo", "penalty=forward_kl"], "penalty.divergence", "KL(pi‖pi_ref) alone"),
