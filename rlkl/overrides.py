@@ -27,10 +27,10 @@ def check(overrides: Sequence[str], config_dir: str | None = None) -> None:
     groups = choices(config_dir)
     for text in overrides:
         override = _parsed(text)
-        value = text.partition("=")[2]
+        typed = text.partition("=")[2]
         is_zero = override.value_type == ValueType.ELEMENT and override.value() == 0.0
-        if is_zero and set(value.lower().split("e")[0]) & set("123456789"):
-            raise SettingsError(override.key_or_group, value, "is too small: it rounds to 0")
+        if is_zero and set(typed.lower().split("e")[0]) & set("123456789"):
+            raise SettingsError(override.key_or_group, typed, "is too small: it rounds to 0")
         if override.key_or_group not in groups or override.package is not None:
             continue
         for value in _elements(override):

@@ -22,11 +22,11 @@ def number(key: str, value: Any, above: int | float | None = None, at_least: int
     return float(value)
 
 
-def whole(key: str, value: Any, at_least: int, at_most: int = MOST_WHOLE) -> int:
-    """`value` as an int of at least `at_least` and at most `at_most`."""
+def whole(key: str, value: Any, at_least: int) -> int:
+    """`value` as an int of at least `at_least` and at most MOST_WHOLE."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not at_least <= value <= at_most or value != int(value):
-        most = "" if at_most == MOST_WHOLE and (not is_number or not value > at_most) else f" and at most {at_most}"
+    if not is_number or not at_least <= value <= MOST_WHOLE or value != int(value):
+        most = f" and at most {MOST_WHOLE}" if is_number and value > MOST_WHOLE else ""
         raise SettingsError(key, value, f"must be a whole number of at least {at_least}{most}")
     return int(value)
 
