@@ -25,7 +25,7 @@ figures: $(READY)
 		flat_reward over_optimisation best_of_n mara entropy_mechanism --readme
 
 # Most of the quick tests' time, and of the many random automata's, is compilation for programs that run for milliseconds.
-UNOPTIMISED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+UNOPTIMISED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 
 test: $(READY) lint
 	$(UNOPTIMISED) $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not many'

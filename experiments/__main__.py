@@ -6,7 +6,10 @@ import sys
 from rlkl import machine, terminal
 
 # What is reduced takes longer to compile well than to run badly.
-UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+UNOPTIMISED = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 if __name__ == "__main__":
     if "--quick" in sys.argv:
