@@ -14,7 +14,7 @@ from rich.table import Table
 
 from experiments import build, page
 from experiments.page import evidence
-from rlkl import machine, report, settings
+from rlkl import errors, machine, report
 
 USAGE = """python -m experiments                 what there is, and what is built
        python -m experiments NAME ...        build these into paper/NAME
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         parser.error("--quick: what is reduced is for tests alone, not to be kept or redrawn")
     for name in given.names:
         if name not in (*known, "all", "page"):
-            parser.error(f"NAME={name!r}: {settings.nearest(name, known)}")
+            parser.error(f"NAME={name!r}: {errors.nearest(name, known)}")
     out = given.out or Path("outputs/quick" if given.quick else "paper")
     if not given.names:
         report.console.print(listing(out))

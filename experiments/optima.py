@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlkl import divergences, numerics, oracle
+from rlkl import divergences, oracle
+from rlkl.settings import numerics
 from rlkl.tasks import Task
 
 DIVERGENCES = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon", "hellinger", "pearson", "neyman", "total_variation")

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from rlkl import settings
+from rlkl.fingerprint import fingerprint
 
 HERE = Path(__file__).parent
 PACKAGES = ("rlkl", "jax", "jaxlib", "numpy", "optax", "equinox", "scipy", "pandas", "matplotlib")
@@ -35,7 +35,7 @@ def manifest(name: str, sweeps: list[list[str]], quick: bool, out: Path) -> dict
 
 def inputs(name: str) -> dict[str, str]:
     """Hashes of what an experiment's numbers depend on: its sweeps, its code, and rlkl with the versions of what computes."""
-    return {"sweep.yaml": _hash([HERE / name / "sweep.yaml"]), "code": code(name), "package": settings.fingerprint()}
+    return {"sweep.yaml": _hash([HERE / name / "sweep.yaml"]), "code": code(name), "package": fingerprint()}
 
 
 def code(name: str) -> str:

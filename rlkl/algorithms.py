@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlkl import exact
-from rlkl.divergences import Divergence, Params
 from rlkl.rollout import Batch
-from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.automaton import Automaton
 
 Advantage = Callable[[Float[Array, "N T"], Batch, Float[Array, ""]], Float[Array, "N T"]]
 
@@ -163,15 +162,3 @@ def natural_gradient(
     the advantage; 0 where the policy never goes."""
     weight = exact.occupancy(automaton, log_pi)[..., None] * jnp.exp(log_pi)
     return jnp.where(weight > 0.0, gradient / jnp.where(weight > 0.0, weight, 1.0), 0.0)
-
-
-def exact_loss(
-    task: Task,
-    div: Divergence | None,
-    params: Params,
-    beta: Float[Array, ""],
-    log_pi: Float[Array, "T D V"],
-    log_ref: Float[Array, "T D V"],
-) -> Float[Array, ""]:
-    """-J(pi): no sampling."""
-    return -exact.objective(task, div, params, beta, log_pi, log_ref)

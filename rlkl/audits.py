@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import audit, config, job, numerics, plots, records, references, report, tables, training
+from rlkl import audit, config, job, plots, records, references, report, tables, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
 from rlkl.sealed import Faults
+from rlkl.settings import numerics
 
 FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlkl import terminal
-from rlkl.terminal import visible
+from rlkl.errors import visible
 from rlkl.tracking import About, Tracker
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlkl import machine
+from rlkl.errors import BadJobsError, DivergedError, SettingsError
 from rlkl.interrupts import INTERRUPTED
 from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
-from rlkl.settings import BadJobsError, DivergedError, SettingsError, config_directory
+from rlkl.overrides import config_directory
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rlkl import machine, records, settings, store, sweeps
+from rlkl.errors import SettingsError
 from rlkl.sealed import Faults
-from rlkl.settings import SettingsError
 from rlkl.store import Entry
 from rlkl.sweeps import Job, Told
 

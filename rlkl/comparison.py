@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from rlkl import npz
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 ELEMENTS = 2**17  # read at once, of either file: what a core's cache holds
 QUANTILES = {"99.9%": 0.999, "99%": 0.99, "median": 0.5}

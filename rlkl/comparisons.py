@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rlkl import comparison, records, report, tables
 from rlkl.comparison import Comparison, Statistic
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 FOLDER = Path("outputs") / "compare"
 

@@ -23,12 +23,10 @@ from rlkl import (
     shaping,
     tasks,
 )
-from rlkl.overrides import check, refusal
-from rlkl.settings import SettingsError, nearest
-from rlkl.tasks import annotators
-from rlkl.tasks.contexts import remember
-from rlkl.tasks.export import export
-from rlkl.tasks.unfolded import unfold
+from rlkl.errors import SettingsError, nearest
+from rlkl.overrides import check, config_directory, refusal
+from rlkl.tasks.preferences import annotators
+from rlkl.tasks.transforms import export, remember, unfold
 
 
 class Recipe(NamedTuple):
@@ -85,7 +83,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     overrides = list(map(str, overrides))
     check(overrides)
     try:
-        whole = composition.compose(settings.config_directory(), "config", overrides)
+        whole = composition.compose(config_directory(), "config", overrides)
         return complete(composition.own(whole, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from error

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlkl import algorithms, machine, penalty, probes, scores, sealed, settings, suite
+from rlkl import fingerprint as fingerprint_module
 from rlkl.divergences import REGISTRY
 from rlkl.sealed import Faults
 from rlkl.suite import Reached, Setup, Size
@@ -66,7 +67,7 @@ def fingerprint(entrant: Entrant, size: Size) -> str:
     divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
     code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
     at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
-    return settings.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.kind())
+    return fingerprint_module.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.kind())
 
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:

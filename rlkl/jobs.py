@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl import interrupts, machine
-from rlkl.settings import DivergedError, SettingsError
-from rlkl.terminal import visible
+from rlkl.errors import DivergedError, SettingsError, visible
 
 if TYPE_CHECKING:
     from rlkl.background import BackgroundTracker
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rlkl.sealed import Faults
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
+
 
 BAD_SETTING, FAILED = 2, 1  # exit statuses
 
@@ -191,11 +191,11 @@ class Jobs:
 def _built(config: Any, folder: Path) -> "Built":
     """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
     changes it for the job."""
-    from rlkl import config as configs
     from rlkl import tracking
+    from rlkl.config import build, plain
 
     with contextlib.chdir(folder):
-        built = tracking.resolved(configs.build(configs.plain(config)))
+        built = tracking.resolved(build(plain(config)))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

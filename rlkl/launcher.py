@@ -19,9 +19,9 @@ from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlkl import composition, interrupts, machine
+from rlkl.errors import BadJobsError, SettingsError
 from rlkl.jobs import Finished, Jobs
 from rlkl.overrides import refusal
-from rlkl.settings import BadJobsError, SettingsError
 
 Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
     from rlkl.training import Row
+
 
 
 class FusedLauncher(Launcher):
@@ -73,8 +74,8 @@ class FusedLauncher(Launcher):
 
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
         """Every job composed and built."""
-        from rlkl import config as configs
         from rlkl import store, tracking
+        from rlkl.config import build
 
         self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
         self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
@@ -82,7 +83,7 @@ class FusedLauncher(Launcher):
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
             try:
-                built = tracking.resolved(configs.build(self._plain(overrides, number), cards))
+                built = tracking.resolved(build(self._plain(overrides, number), cards))
                 prepared[number] = Prepared(number, overrides, built, store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
                 complaints[number] = str(refusal(error, overrides))
@@ -94,15 +95,15 @@ class FusedLauncher(Launcher):
 
     def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """The job's own config, resolved: beside Hydra's part where it refers to anything."""
-        from rlkl import config as configs
+        from rlkl.config import complete
 
         quick = self._compose.values(overrides)
         if quick is not None:
-            return configs.complete(quick)
+            return complete(quick)
         whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(whole)
-            return configs.complete(composition.own(whole, resolve=True))
+            return complete(composition.own(whole, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 FLAG = "xla_force_host_platform_device_count"
 # Settings of jax that fail healthy runs, or move their numbers, and that only a whole process can set.
@@ -71,7 +71,7 @@ def configure() -> None:
     import_jax()
     import jax
 
-    from rlkl import numerics
+    from rlkl.settings import numerics
 
     for name, value in (UNSET | {f"jax_{name}": value for name, value in numerics.PINNED.items()}).items():
         jax.config.update(name, value)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import divergences, exact, numerics, oracle, policies
+from rlkl import divergences, exact, oracle, policies
 from rlkl.divergences import Divergence, Params
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
+from rlkl.settings import numerics
 from rlkl.tasks import Task
 
 Quantity = Callable[[Array], Array]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rlkl import algorithms, blocks, metrics, policies, rollout
+from rlkl.errors import SettingsError
 from rlkl.job import Run
-from rlkl.settings import SettingsError
 
 MOST_BYTES = 2**33  # of one run, or of the block of small runs that it is compiled with
 COLUMNS = 40  # numbers in a logged row

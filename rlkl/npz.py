@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 
 class Header(NamedTuple):

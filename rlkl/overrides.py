@@ -14,7 +14,14 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 
 from rlkl import settings
-from rlkl.settings import SettingsError, nearest
+from rlkl.errors import SettingsError, nearest
+
+
+def config_directory() -> Path:
+    """Where the shipped configs lie: in an installed package, or at the top of a clone."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
 
 LONGEST_NAME = 200  # of a config group's choice, which is a file's name
 
@@ -71,7 +78,7 @@ def refusal(error: Exception, overrides: Sequence[str], config_dir: str | None =
 def choices(config_dir: str | None = None) -> dict[str, list[str]]:
     """The names of each config group's choices, the shipped ones and those in the user's own folder."""
     found: dict[str, set[str]] = {}
-    for root in (settings.config_directory(), *([Path(config_dir)] if config_dir else [])):
+    for root in (config_directory(), *([Path(config_dir)] if config_dir else [])):
         for group in (path for path in root.iterdir() if path.is_dir() and path.name != "hydra") if root.is_dir() else ():
             found.setdefault(group.name, set()).update(str(p.relative_to(group).with_suffix("")) for p in group.rglob("*.yaml"))
     return {group: sorted(names) for group, names in found.items()}

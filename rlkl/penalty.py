@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rlkl import descent, estimators, settings
 from rlkl.divergences import REGISTRY, Divergence, Params
-from rlkl.settings import SettingsError, nearest
+from rlkl.errors import SettingsError, nearest
 
 SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
 ESTIMATORS = ("exact", *SAMPLED)

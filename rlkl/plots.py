@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
+from rlkl.errors import visible
 from rlkl.records import write
 from rlkl.results import Runs
-from rlkl.terminal import visible
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

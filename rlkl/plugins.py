@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkl import algorithms, divergences, numerics, policies, tasks
-from rlkl.settings import SettingsError
+from rlkl import algorithms, divergences, policies, tasks
+from rlkl.errors import SettingsError
+from rlkl.settings import numerics
 
 REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.REGISTRY, algorithms.REGISTRY)
 _REGISTERED: dict[str, list[dict]] = {}  # what each file, by its content, registered: it is run once a process

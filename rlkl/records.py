@@ -17,12 +17,13 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, job, metrics, numerics, oracle, penalty, plugins, policies, portrait, settings, tables, texts
+from rlkl import divergences, errors, job, metrics, oracle, penalty, plugins, policies, portrait, settings, tables, texts
 from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
 from rlkl.portrait import Portraits
-from rlkl.tasks import Automaton, Task, arguments
+from rlkl.settings import numerics
+from rlkl.tasks import Automaton, Task, checks
 from rlkl.training import Row
 
 SCHEMA_VERSION = 1
@@ -291,9 +292,9 @@ def load_policy(folder: str | Path) -> policies.AnyPolicy:
     policy.table(), or a network's policy.score(tokens, states): log-probabilities. Of a float64 run they are NumPy arrays
     where jax has 64 bits switched off. Raises `SettingsError`, naming the file, for one that is missing or damaged.
     """
-    file = settings.directory(folder) / "checkpoint.npz"
+    file = errors.directory(folder) / "checkpoint.npz"
     if not file.exists():
-        raise settings.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
+        raise errors.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
     with _refused(file):
         content = io.BytesIO(file.read_bytes())
         if not zipfile.is_zipfile(content):
@@ -315,7 +316,7 @@ def _refused(file: Path) -> Iterator[None]:
         yield
     except Exception as error:
         named = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
-        raise settings.damaged(file, named) from None
+        raise errors.damaged(file, named) from None
 
 
 def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
@@ -344,8 +345,8 @@ def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> polici
 
 def _automaton(about: Mapping[str, Any], next_state: np.ndarray) -> Automaton:
     """The automaton of a checkpoint; raises `ValueError` where its parts do not fit together."""
-    horizon, states = (arguments.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
-    arguments.fits("horizon", horizon, horizon * next_state.size)
+    horizon, states = (checks.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
+    checks.fits("horizon", horizon, horizon * next_state.size)
     context, decisions = np.asarray(about["context"]), len(next_state)
     inside = next_state.ndim == 2 and next_state.size > 0 and next_state.min() >= -1 and next_state.max() < states
     if not inside or context.shape != (decisions,) or about["start"] not in range(decisions):

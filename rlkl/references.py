@@ -11,6 +11,7 @@ import numpy as np
 
 from rlkl import blocks, job, machine, pretraining, sealed, settings
 from rlkl.config import Built
+from rlkl.fingerprint import fingerprint
 from rlkl.sealed import Faults
 
 
@@ -29,7 +30,7 @@ def attach(built: Built, faults: Faults) -> Built:
     if chosen.reference.name == "task":
         return built
     text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
-    key = settings.fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.kind())
+    key = fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.kind())
     path = built.store / "references" / f"{key}.npz"
     fit = _program(blocks.static_part((built.run, text)))
     like = jax.eval_shape(fit, built.run, text)

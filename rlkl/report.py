@@ -16,8 +16,8 @@ from rich.text import Text
 from rlkl import job, metrics, penalty, settings
 from rlkl.blocks import Trained
 from rlkl.config import Built
+from rlkl.errors import visible
 from rlkl.records import history
-from rlkl.terminal import visible
 from rlkl.training import Row
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl import tables
-from rlkl.settings import SettingsError, damaged, directory
+from rlkl.errors import SettingsError, damaged, directory
 
 if TYPE_CHECKING:
     import pandas as pd

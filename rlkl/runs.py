@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import blocks, config, numerics, portrait, records, references, report, store, texts
+from rlkl import blocks, config, portrait, records, references, report, store, texts
 from rlkl.blocks import Trained
 from rlkl.config import Built
+from rlkl.errors import DivergedError
 from rlkl.policies import AnyPolicy
 from rlkl.sealed import Faults
-from rlkl.settings import DivergedError
+from rlkl.settings import numerics
 from rlkl.store import Entry
 from rlkl.tracking import Tracker, about
 from rlkl.training import Row

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, grading, job, numerics, plots, plugins, records, report, suite, tables
+from rlkl import config, grading, job, plots, plugins, records, report, suite, tables
 from rlkl.descent import Descent
+from rlkl.errors import SettingsError, visible
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.sealed import Faults
-from rlkl.settings import SettingsError
+from rlkl.settings import numerics
 from rlkl.suite import Size
-from rlkl.terminal import visible
 
 if TYPE_CHECKING:
     import pandas as pd

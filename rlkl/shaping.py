@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from rlkl import oracle, policies, rollout, settings
 from rlkl.divergences import Divergence
+from rlkl.errors import SettingsError
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
-from rlkl.settings import SettingsError
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
 

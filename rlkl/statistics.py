@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import trim_mean
 
-from rlkl.settings import SettingsError, nearest
+from rlkl.errors import SettingsError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, machine, plugins, records, sealed, settings
+from rlkl import blocks, machine, plugins, records, sealed
 from rlkl.config import Built
+from rlkl.fingerprint import fingerprint
 from rlkl.job import Run
 from rlkl.sealed import DamagedError, Faults
 
@@ -42,7 +43,7 @@ def key(built: Built) -> str:
     aside = {"tracking", "engine", "plugins", *vars(built.execution)}
     resolved = {name: value for name, value in built.resolved.items() if name not in aside}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
-    return settings.fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.kind())
+    return fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.kind())
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, config, numerics, records, references, report, runs, store
+from rlkl import blocks, config, records, references, report, runs, store
 from rlkl.config import Built
 from rlkl.sealed import Faults
+from rlkl.settings import numerics
 from rlkl.store import Entry
 from rlkl.training import Row
 

@@ -1,12 +1,7 @@
-"""Text as a terminal can show it: it obeys none of it, and what its encoding lacks is escaped, never raised."""
+"""Standard output and standard error that escape what their encoding lacks."""
 
 import io
 import sys
-
-
-def visible(text: str) -> str:
-    """The text in one line, with each character that does not print escaped as Python's repr does."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def configure() -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from rlkl import blocks, job, numerics, oracle, rollout
+from rlkl import blocks, job, oracle, rollout
 from rlkl.blocks import Trained, static_part
 from rlkl.config import Built
 from rlkl.policies import AnyPolicy, Fixed, decoded
+from rlkl.settings import numerics
 from rlkl.tasks import Automaton
 
 SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics

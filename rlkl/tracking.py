@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rlkl import settings
-from rlkl.settings import SettingsError
+from rlkl import errors, settings
+from rlkl.errors import SettingsError
 
 if TYPE_CHECKING:
     from rlkl.config import Built
@@ -46,7 +46,7 @@ def _name(given: str | None) -> str:
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         mode = "disabled"
     if mode and mode not in MODES:
-        raise SettingsError("WANDB_MODE", mode, settings.nearest(mode, MODES))
+        raise SettingsError("WANDB_MODE", mode, errors.nearest(mode, MODES))
     return MODES[mode] if mode else given or OFFLINE
 
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from rlkl import config, divergences, penalty, settings, tasks
-from rlkl.settings import SettingsError
-from rlkl.terminal import visible
+from rlkl.errors import SettingsError, visible
+from rlkl.overrides import config_directory
 
-ROOT = settings.config_directory()
+ROOT = config_directory()
 HERE = Path(__file__).parent
 GROUPS = ("task", *sorted({*settings.GROUPS, "tracking", "engine", "experiment"} - {"rollout", "decoding"}))
 NEEDED = {  # what a choice cannot do without

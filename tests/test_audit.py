@@ -10,7 +10,7 @@ import pytest
 
 from rlkl import audit, audits, config, descent, estimators, job, losses, penalty, policies, rollout, settings, tasks
 from rlkl.divergences import REGISTRY
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 VALUE = {"k1": lambda u: u, "k2": lambda u: u**2 / 2, "k3": lambda u: np.exp(-u) - 1 + u, "abs": np.abs}

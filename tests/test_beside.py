@@ -7,7 +7,7 @@ import pytest
 
 from rlkl import algorithms, blocks, config, controllers, job, losses, policies, rollout, settings, terms, training
 from rlkl.divergences import REGISTRY
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from tests.conftest import PARAMS, random_task, shortened
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rlkl import cluster, settings
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from tests.test_sweeps import WHOLE, files, finished, job, stored
 
 PROCESS = (

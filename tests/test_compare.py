@@ -14,7 +14,7 @@ from scipy import special
 
 import rlkl
 from rlkl import cli, comparison
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 KLD, REVERSE = "KL(base‖quant)", "KL(quant‖base)"
 TOKENS, DRAWN = "change of p, text's token", "change of p, token from base"

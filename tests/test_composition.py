@@ -17,8 +17,9 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlkl import composition, config, settings
-from rlkl.settings import SettingsError
+from rlkl import composition, config
+from rlkl.errors import SettingsError
+from rlkl.overrides import config_directory
 from tests.test_config import SHIPPED
 
 
@@ -26,7 +27,7 @@ from tests.test_config import SHIPPED
 def composer():
     version.setbase("1.3")
     setup_globals()
-    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(settings.config_directory())))
+    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_directory())))
     overrides = ["hydra.sweep.dir=here", "hydra.job.chdir=true", "hydra.mode=MULTIRUN", "seed=1,2"]
     return composition.Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
 

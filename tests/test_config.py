@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from rlkl import algorithms, config, job, penalty, policies, rollout, settings, tasks, training
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
+from rlkl.overrides import config_directory
 
-ROOT = settings.config_directory()
+ROOT = config_directory()
 
 
 def choices(group: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 import rlkl
 from rlkl import cli, config, policies, records, training
 from rlkl.blocks import Trained
-from rlkl.settings import SettingsError, directory
+from rlkl.errors import SettingsError, directory
 from tests.test_tables import C3
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rlkl import tasks
-from rlkl.settings import SettingsError
-from rlkl.tasks.export import export
+from rlkl.errors import SettingsError
+from rlkl.tasks.transforms import export
 
 NEEDS_NOTHING = sorted(name for name in tasks.REGISTRY if inspect.Parameter.empty not in tasks.options(name).values())
 SHIPPED = [

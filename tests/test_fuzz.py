@@ -5,8 +5,9 @@ import json
 import pytest
 
 import rlkl
-from rlkl import blocks, config, numerics, records, results, runs
-from rlkl.settings import SettingsError
+from rlkl import blocks, config, records, results, runs
+from rlkl.errors import SettingsError
+from rlkl.settings import numerics
 from tests import fuzz
 
 CHUNK, QUICK, ALL = 100, 300, 10_000

@@ -27,12 +27,12 @@ from rlkl import (
     training,
 )
 from rlkl.divergences import REGISTRY
+from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
-from rlkl.settings import SettingsError
-from rlkl.tasks import annotators, automaton, preference, unfolded
-from rlkl.tasks.export import export
-from rlkl.tasks.unfolded import unfold
+from rlkl.tasks import automaton, transforms
+from rlkl.tasks.preferences import annotators, fitted_reward
+from rlkl.tasks.transforms import export, unfold
 from tests.conftest import PARAMS
 
 MOTIF = ["task=sequence/motif", "task.horizon=3", "policy=tabular", "penalty.beta=0.2", "algorithm=reinforce", "dtype=float64"]
@@ -44,7 +44,7 @@ GRAMMAR = ["task=preference/any", "task@task.base=sequence/grammar", "task.model
 @pytest.fixture
 def unlistable(monkeypatch):
     """Few enough sequences to enumerate in a test are too many for the code."""
-    for module in (rollout, automaton, unfolded, preference, annotators):
+    for module in (rollout, automaton, transforms, fitted_reward, annotators):
         monkeypatch.setattr(module, "MOST_SEQUENCES", 8)
 
 
@@ -150,7 +150,7 @@ def test_the_network_s_reward_is_the_one_on_the_tree(read):
     np.testing.assert_allclose(here - here[0], there - there[0], atol=1e-5)
     p = np.exp(rollout.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
     spread = np.sqrt(p @ there**2 - (p @ there) ** 2)
-    assert abs(p @ here) <= 4.0 * spread / math.sqrt(preference.MOMENTS)
+    assert abs(p @ here) <= 4.0 * spread / math.sqrt(fitted_reward.MOMENTS)
     assert np.ptp(here) > 0.1
 
 

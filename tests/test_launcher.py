@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import cli, composition, config, runs, settings, store, tracking
-from rlkl.settings import SettingsError
+from rlkl import cli, composition, config, runs, store, tracking
+from rlkl.errors import SettingsError
+from rlkl.overrides import config_directory
 from tests.test_floors import loaded_by
 from tests.test_store import packed, seal
 
@@ -153,7 +154,7 @@ def test_relative_paths_start_where_the_command_was_given(rlkl, tmp_path, launch
 
 @pytest.mark.parametrize("part", ["job_logging", "hydra_logging"])
 def test_every_choice_of_logging_can_be_configured(part):
-    folder = settings.config_directory()
+    folder = config_directory()
     for choice in ("default", "disabled", "none", "rlkl", *(["stdout"] if part == "job_logging" else [])):
         handlers = composition.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
         assert all("class" in handler for handler in handlers.values()), choice
@@ -316,9 +317,9 @@ def test_two_commands_on_one_store_do_each_other_no_harm(cache, tmp_path):
 def test_wandb_s_own_sweeps_give_overrides_that_are_understood():
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    from rlkl import settings
+    from rlkl import overrides
 
-    sweep = yaml.safe_load((settings.config_directory() / "wandb_sweep.yaml").read_text())
+    sweep = yaml.safe_load((overrides.config_directory() / "wandb_sweep.yaml").read_text())
     assert sweep["command"][-1] == "${args_no_hyphens}"
     chosen = {
         name: {"value": given.get("value", given.get("values", [None])[-1])} for name, given in sweep["parameters"].items()

@@ -7,8 +7,8 @@ import pytest
 
 from rlkl import exact, matching, oracle, tasks
 from rlkl.divergences import REGISTRY
+from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
-from rlkl.settings import SettingsError
 from rlkl.tasks.bandits import bandit
 from tests.conftest import PARAMS, random_task
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlkl import config, exact_losses, importance, job, losses, policies, rollout, settings, training
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from tests.conftest import random_rows, random_task, sequences, shortened
 
 BASE = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "dtype": "float64", "steps": 20}

@@ -9,8 +9,8 @@ from conftest import random_rows, random_task, sequence_log_probability, sequenc
 import rlkl
 from rlkl import algorithms, divergences, exact
 from rlkl.divergences import Params
+from rlkl.errors import SettingsError
 from rlkl.policies.base import normalise
-from rlkl.settings import SettingsError
 
 KL = divergences.REGISTRY["kl_pi_ref"]
 

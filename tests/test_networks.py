@@ -12,6 +12,7 @@ import pytest
 from rlkl import blocks, closing, config, exact, exact_losses, job, losses, metrics, oracle, policies, rollout, tasks, training
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
+from rlkl.tasks import transforms
 from tests.conftest import PARAMS, random_task, shortened
 
 NETWORKS = sorted(name for name, family in policies.REGISTRY.items() if family.network)
@@ -151,7 +152,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
     task = shortened(random_task(np.random.default_rng(order)))
     automaton = task.automaton
     card = tasks.Card(task, tuple(str(i) for i in automaton.outcomes))
-    remembered = tasks.contexts.remember(card, order).task
+    remembered = transforms.remember(card, order).task
     beta = jnp.asarray(0.3)
     for name in ("kl_pi_ref", "kl_ref_pi", "hellinger"):
         of = lambda t, div=REGISTRY[name]: oracle.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))  # noqa: E731

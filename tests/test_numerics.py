@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 import rlkl
-from rlkl import machine, numerics
+from rlkl import machine
+from rlkl.settings import numerics
 
 SMALL = ["task=bandit/custom", "task.reward=[0,1,0.5]", "task.reference=[0.7,0.3,0]", "algorithm=rloo", "steps=4"]
 # What a user may have set, by its name in jax.config.

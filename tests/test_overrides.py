@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rlkl import overrides, tasks
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from tests import fuzz
 
 
@@ -115,7 +115,7 @@ def test_a_pipe_or_a_huge_file_is_not_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SettingsError, match="no regular file"):
         tasks.build("bandit/words", path=str(tmp_path / "pipe"))
-    monkeypatch.setattr("rlkl.tasks.arguments.MOST_FILE", 3)
+    monkeypatch.setattr("rlkl.tasks.checks.MOST_FILE", 3)
     (tmp_path / "a.txt").write_text("four")
     with pytest.raises(SettingsError, match="at most"):
         tasks.build("bandit/words", path=str(tmp_path / "a.txt"))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, controllers, divergences, exact, oracle, report, settings
+from rlkl import blocks, config, controllers, divergences, errors, exact, oracle, report, settings
 from rlkl.divergences import REGISTRY, Params
 from rlkl.policies import Fixed
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
@@ -169,7 +169,7 @@ STEERED = {"controller": "adaptive", "target_kl": 1.0}
     ],
 )
 def test_a_coefficient_that_cannot_be_graded_or_steered_is_refused(plain, key):
-    with pytest.raises(settings.SettingsError) as refused:
+    with pytest.raises(errors.SettingsError) as refused:
         config.build({"task": {"name": "bandit/random"}, **plain})
     assert refused.value.key == key
 

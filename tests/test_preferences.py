@@ -12,15 +12,15 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlkl import blocks, bradley_terry, config, exact, exact_losses, metrics, records, rollout, tasks, training
-from rlkl.bradley_terry import Pairs
+from rlkl import blocks, config, exact, exact_losses, metrics, records, rollout, tasks, training
 from rlkl.divergences import REGISTRY
+from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
-from rlkl.settings import SettingsError
-from rlkl.tasks import annotators, preference
-from rlkl.tasks.annotators import Preferences
-from rlkl.tasks.unfolded import unfold
+from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
+from rlkl.tasks.preferences.annotators import Preferences
+from rlkl.tasks.preferences.bradley_terry import Pairs
+from rlkl.tasks.transforms import unfold
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 WORDS = {"name": "bandit/words"}
@@ -159,7 +159,7 @@ def test_moments_of_the_reward_are_those_of_enumeration(seed):
     task = jax.tree.map(np.asarray, shortened(random_task(draw, typicality=0.3 * (seed % 2)), 500))
     worth, p = listed_reward(task)
     mean = p @ worth
-    np.testing.assert_allclose(preference.moments(task), (mean, np.sqrt(p @ (worth - mean) ** 2)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fitted_reward.moments(task), (mean, np.sqrt(p @ (worth - mean) ** 2)), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -248,7 +248,7 @@ def test_a_network_reads_the_reward_off_the_tokens():
         typicality=1.0,
     )
     assert len(finite.task.automaton.outcomes) == 64
-    np.testing.assert_allclose(preference.moments(finite.task)[0], 0.0, atol=1e-9)
+    np.testing.assert_allclose(fitted_reward.moments(finite.task)[0], 0.0, atol=1e-9)
 
 
 def run(*overrides: str):

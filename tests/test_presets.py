@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, descent, job, losses, penalty, policies, rollout, settings, tasks, terms, training
+from rlkl import config, descent, job, losses, overrides, penalty, policies, rollout, settings, tasks, terms, training
 
-ROOT = settings.config_directory() / "penalty"
+ROOT = overrides.config_directory() / "penalty"
 SIZE, HORIZON, VOCABULARY = 6, 5, 3
 END_REWARD = np.array([0.3, -0.2, 1.0, 0.5])
 TASK = tasks.Task(  # token 0 ends a sequence, tokens 1 and 2 move between two states

@@ -13,8 +13,8 @@ import pytest
 from jax.nn import log_softmax
 
 from rlkl import blocks, config, exact, job, penalty, policies, records, rollout, settings, training
+from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
-from rlkl.settings import SettingsError
 from tests.conftest import random_rows
 
 SIX = [

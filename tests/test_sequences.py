@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlkl import blocks, config, exact, rollout, tasks
+from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
-from rlkl.settings import SettingsError
 from rlkl.tasks import grammar
 from tests.conftest import sequence_log_probability, sequences
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from rlkl import report, statistics
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 
 def test_the_interquartile_mean_is_the_mean_of_the_middle_half():

@@ -325,7 +325,7 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         changed = jax.tree.unflatten(structure, [*leaves[:i], np.asarray(leaf) + 1.0, *leaves[i + 1 :]])
         assert store.key(base._replace(card=dataclasses.replace(base.card, task=changed))) != store.key(base)
     before = store.key(base)
-    monkeypatch.setattr("rlkl.settings._program", lambda: b"another source")
+    monkeypatch.setattr("rlkl.fingerprint._program", lambda: b"another source")
     assert store.key(base) != before
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import rlkl
 from rlkl import blocks, cli, config, metrics, records, report, tables
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 HOSTILE = [
     "", " ", " a ", "#", "# the 3 least likely of 9 outcomes are left out", "F#,A", '"', '""', 'a "b", c', "a\nb", "a\r\nb",

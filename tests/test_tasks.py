@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlkl import tasks
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 BANDITS = sorted(name for name in tasks.REGISTRY if name.startswith("bandit/") and name != "bandit/custom")
 

@@ -12,7 +12,7 @@ import pytest
 from rich.table import Table
 
 import rlkl
-from rlkl import cli, config, plots, report, terminal, texts
+from rlkl import cli, config, errors, plots, report, texts
 from tests.test_tables import C3, HOSTILE
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -20,7 +20,7 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_what_does_not_print_is_escaped_and_the_rest_is_as_it_was(name):
-    shown = terminal.visible(name)
+    shown = errors.visible(name)
     assert len(shown.splitlines()) <= 1
     assert not CONTROLS.search(shown)
     assert shown == name or not name.isprintable()
@@ -44,7 +44,7 @@ def test_names_in_tables_titles_and_lines_are_shown_as_they_are():
     shown = shown_by("utf-8", table, *names)
     assert not CONTROLS.search(shown)
     for name in names:
-        assert shown.count(terminal.visible(name)) >= 2
+        assert shown.count(errors.visible(name)) >= 2
     assert r"\x1b[31mred" in shown
 
 

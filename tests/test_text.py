@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlkl import tasks
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 TEXT = "The cat ate the hat; that heath, 2 theatres!  Each of the heathen hates the tea the cat had. "
 CHARS = re.sub("[^a-z]+", " ", TEXT.lower()).strip()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rlkl import config, tracking
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
 

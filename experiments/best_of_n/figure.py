@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from experiments import optima
 from experiments.build import Claim, at_least, at_most
-from rlkl import best_of_n, exact, numerics, plots, tasks
+from rlkl import best_of_n, exact, plots, tasks
 from rlkl.results import Runs
+from rlkl.settings import numerics
 
 ARMS, DRAWS = 100_000, (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024)
 LEVELS = {"no ties": ARMS, "100 levels": 100, "10 levels": 10, "2 levels": 2}

@@ -9,9 +9,10 @@ import pandas as pd
 from experiments import series
 from experiments.compression import coders
 from experiments.series import Row, points
-from rlkl import diversity, exact, numerics, records, rollout, tasks
+from rlkl import diversity, exact, records, rollout, tasks
 from rlkl.policies import Fixed, Policy
 from rlkl.results import Runs
+from rlkl.settings import numerics
 from rlkl.tasks import text
 from rlkl.tasks.words import read_text
 

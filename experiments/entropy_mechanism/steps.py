@@ -9,7 +9,8 @@ import pandas as pd
 from jax.nn import log_softmax
 from jaxtyping import Array, Float
 
-from rlkl import exact, numerics
+from rlkl import exact
+from rlkl.settings import numerics
 from rlkl.tasks.bandits import bandit
 
 SIZES, POLICIES = (3, 5, 10, 30), 100  # arms, and policies of each size

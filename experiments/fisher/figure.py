@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, numerics, plots
+from rlkl import divergences, plots
 from rlkl.divergences import Params
+from rlkl.settings import numerics
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 SIZES = np.geomspace(1e-3, 0.3, 12)

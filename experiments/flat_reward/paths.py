@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import blocks, config, exact, job, numerics, penalty, policies, training
+from rlkl import blocks, config, exact, job, penalty, policies, training
+from rlkl.settings import numerics
 
 REFERENCE = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
 LOST = (5, 10, 20, 40)  # nats that the likeliest arm's logit is short of

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, exact, numerics, oracle, plots, tasks
+from rlkl import divergences, exact, oracle, plots, tasks
 from rlkl.divergences import Params
 from rlkl.policies import Fixed
 from rlkl.policies.base import normalise
+from rlkl.settings import numerics
 
 TASKS = {"bandit/random": (plots.BLUE, "o"), "bandit/zipf": (plots.ORANGE, "v"), "sequence/motif": (plots.GREEN, "^"),
          "sequence/grammar": (plots.VERMILION, "s")}  # fmt: skip

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, exact, numerics, oracle, plots, rollout, tasks
+from rlkl import divergences, exact, oracle, plots, rollout, tasks
 from rlkl.divergences import Params
 from rlkl.policies import Fixed
+from rlkl.settings import numerics
 
 ARMS, STEPS, RATE = 20, 200, 1.0
 BETA = 0.3

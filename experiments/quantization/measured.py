@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from experiments import series
 from experiments.series import Row
-from rlkl import comparison, job, numerics, records, rollout, tasks
+from rlkl import comparison, job, records, rollout, tasks
 from rlkl.policies import AnyPolicy, Network
 from rlkl.results import Runs
+from rlkl.settings import numerics
 
 BITS = (16, 8, 6, 5, 4, 3, 2)
 GROUP = 32

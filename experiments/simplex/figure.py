@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, numerics, plots
+from rlkl import divergences, plots
 from rlkl.divergences import Params
+from rlkl.settings import numerics
 from rlkl.tasks.bandits import bandit
 
 REFERENCE, REWARD = np.array([0.55, 0.35, 0.10]), np.array([0.0, 0.7, 1.0])

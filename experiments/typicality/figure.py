@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, numerics, oracle, plots, records, rollout, tasks
+from rlkl import divergences, oracle, plots, records, rollout, tasks
 from rlkl.policies import AnyPolicy, Fixed
 from rlkl.results import Runs
-from rlkl.tasks import Task, annotators
+from rlkl.settings import numerics
+from rlkl.tasks import Task
+from rlkl.tasks.preferences import annotators
 
 BASES = {"bandit/words": "words of a text", "sequence/grammar": "sentences"}
 PUT_IN, ASKED, SEEDS = 0.5, 1000, 100  # the weight, the pairs and the data sets that it is recovered from

@@ -10,8 +10,9 @@ import pandas as pd
 
 from experiments.where_diversity_goes import numbers, places
 from experiments.where_diversity_goes.places import PAIRS, SEEDS, TYPICALITY, Place, Reward
-from rlkl import job, numerics, records, rollout
+from rlkl import job, records, rollout
 from rlkl.results import Runs
+from rlkl.settings import numerics
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 BETAS = (0.1, 0.17, 0.3, 0.4, 0.55, 0.75, 1.0, 1.7, 3.0)

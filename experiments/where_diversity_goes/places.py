@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from experiments.wrong_gradient import targets
 from rlkl import divergences, oracle, rollout, tasks
 from rlkl.rollout import Batch
-from rlkl.tasks import annotators
 from rlkl.tasks.automaton import Task
+from rlkl.tasks.preferences import annotators
 
 TASKS: dict[str, dict[str, Any]] = {
     "words": {"name": "bandit/words", "size": 100},

@@ -12,10 +12,11 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import config, descent, exact, job, numerics, records, rollout, settings, training
+from rlkl import config, descent, exact, job, records, rollout, settings, training
 from rlkl.job import Run
 from rlkl.policies import AnyPolicy
 from rlkl.results import Runs
+from rlkl.settings import numerics
 
 TASKS = {"bandit/custom": "bandit", "automaton/custom": "ladder"}
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")

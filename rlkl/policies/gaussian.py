@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from rlkl.errors import SettingsError
 from rlkl.policies.base import Policy, normalise, register
-from rlkl.settings import SettingsError
 
 
 class Gaussian(Policy):

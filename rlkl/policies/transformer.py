@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rlkl.errors import SettingsError
 from rlkl.policies import heads
 from rlkl.policies.base import Network, register
 from rlkl.policies.heads import Head
-from rlkl.settings import SettingsError
 
 
 class Cache(NamedTuple):

@@ -10,7 +10,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rlkl.tasks.reward_network import RewardNetwork
+from rlkl.tasks.preferences.reward_network import RewardNetwork
 
 MOST_SEQUENCES = 2**18  # that are enumerated
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import choice, fits, number, numbers, probabilities, whole
+from rlkl.errors import SettingsError
 from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.checks import choice, fits, number, numbers, probabilities, whole
+from rlkl.tasks.registry import Card, register
 
 
 def bandit(reward, reference, typicality: float = 0.0, coordinates=None) -> Task:

@@ -1,8 +1,9 @@
 """Balanced brackets: a string is valid where every bracket is closed, and none before it was opened."""
 
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, graphs, register
-from rlkl.tasks.arguments import choice, whole
+from rlkl.errors import SettingsError
+from rlkl.tasks import state_graph
+from rlkl.tasks.checks import choice, whole
+from rlkl.tasks.registry import Card, register
 
 BROKEN = (-1, 0)
 
@@ -26,7 +27,7 @@ def brackets(reward="validity", horizon=12, typicality=0.0) -> Card:
             return 0.0
         return 1.0 if kind == "validity" else state[1] / deepest
 
-    return graphs.card(
+    return state_graph.card(
         lambda state: {token: (step(state, token), 1.0) for token in "()"},
         (0, 0),
         ("(", ")"),

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.settings import SettingsError, nearest, shortened
-from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import file_text, fits, number
+from rlkl.errors import SettingsError, nearest, shortened
 from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.checks import file_text, fits, number
+from rlkl.tasks.registry import Card, register
 
 REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward")
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from rlkl.tasks import Card, graphs, register
-from rlkl.tasks.arguments import choice, whole
+from rlkl.tasks import state_graph
+from rlkl.tasks.checks import choice, whole
+from rlkl.tasks.registry import Card, register
 
 LEXICON = {
     "determiner": ("the", "a", "every", "some"),
@@ -43,7 +44,7 @@ GRAMMAR: dict[str, dict[str, tuple[str, float]]] = {
 }
 
 
-def rows(state: str) -> graphs.Row | None:
+def rows(state: str) -> state_graph.Row | None:
     """A state's words: within a class they fall off as 1/rank; the ending says in which of three states it ends."""
     if state not in GRAMMAR:
         return None
@@ -73,8 +74,8 @@ def _finished(state: str) -> bool:
 
 
 def _topic(word: str, horizon: int, typicality: Any) -> Card:
-    seen = graphs.watched(rows, lambda mentioned, token: mentioned or token == word)
-    return graphs.card(
+    seen = state_graph.watched(rows, lambda mentioned, token: mentioned or token == word)
+    return state_graph.card(
         seen, ("start", False), WORDS, horizon,
         reward=lambda both: float(_finished(both[0]) and both[1]),
         name=lambda both: f"{both[0]}{' with ' + word if both[1] else ''}",
@@ -84,12 +85,12 @@ def _topic(word: str, horizon: int, typicality: Any) -> Card:
 
 def _ending(horizon: int, typicality: Any) -> Card:
     worth = {"ends in !": 1.0, "ends in ?": 1.0, "ends in .": 0.5}
-    return graphs.card(rows, "start", WORDS, horizon, lambda state: worth.get(state, 0.0), str, typicality)
+    return state_graph.card(rows, "start", WORDS, horizon, lambda state: worth.get(state, 0.0), str, typicality)
 
 
 def _length(target: int, horizon: int, typicality: Any) -> Card:
-    counted = graphs.watched(rows, lambda length, token: length + 1)
-    return graphs.card(
+    counted = state_graph.watched(rows, lambda length, token: length + 1)
+    return state_graph.card(
         counted, ("start", 0), WORDS, horizon,
         reward=lambda both: max(0.0, 1.0 - abs(both[1] - target) / target) if _finished(both[0]) else 0.0,
         name=lambda both: f"{both[0]} after {both[1]}",

@@ -1,8 +1,9 @@
 """Strings of letters, rewarded for any one of a few motifs anywhere in them."""
 
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, graphs, register
-from rlkl.tasks.arguments import whole
+from rlkl.errors import SettingsError
+from rlkl.tasks import state_graph
+from rlkl.tasks.checks import whole
+from rlkl.tasks.registry import Card, register
 
 LETTERS = "abcdefgh"
 
@@ -32,10 +33,10 @@ def motif(motifs=("abc", "cfe", "hgfh"), horizon=16, typicality=0.0) -> Card:
         whole_motif = next((m for m in wanted if (read + letter).endswith(m)), None)
         return (suffix(read + letter, wanted), False) if whole_motif is None else (whole_motif, True)
 
-    def rows(state: tuple[str, bool]) -> graphs.Row:
+    def rows(state: tuple[str, bool]) -> state_graph.Row:
         return {letter: (after(state, letter), weight) for letter, weight in share.items()}
 
-    return graphs.card(
+    return state_graph.card(
         rows,
         ("", False),
         tuple(LETTERS),

@@ -12,9 +12,10 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, graphs, register
-from rlkl.tasks.arguments import choice, fits, number, whole
+from rlkl.errors import SettingsError
+from rlkl.tasks import state_graph
+from rlkl.tasks.checks import choice, fits, number, whole
+from rlkl.tasks.registry import Card, register
 from rlkl.tasks.words import WORD, read_text
 
 Context = tuple[str, ...]
@@ -109,7 +110,7 @@ def text(
 
     model = fit(_count(training, order, horizon * len(vocabulary)), vocabulary, smoothing)
 
-    def rows(context: Context) -> graphs.Row:
+    def rows(context: Context) -> state_graph.Row:
         return {token: (known(model, (*context, token)), p) for token, p in model[context].items()}
 
     joiner = "" if unit == "char" else " "
@@ -123,8 +124,8 @@ def text(
         ending = context if found else max(context, wanted[:n], key=len)
         return (f"{shown(wanted)} found" if found else "none") + (f", ends in {shown(ending)}" if ending else "")
 
-    card = graphs.card(
-        graphs.watched(rows, lambda n, token: match(wanted, n, token)),
+    card = state_graph.card(
+        state_graph.watched(rows, lambda n, token: match(wanted, n, token)),
         (known(model, (" ",)), 0),  # no word is a space: words begin in the empty context
         vocabulary,
         horizon,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, register
-from rlkl.tasks.arguments import choice, file_text, whole
+from rlkl.errors import SettingsError
 from rlkl.tasks.bandits import card
+from rlkl.tasks.checks import choice, file_text, whole
+from rlkl.tasks.registry import Card, register
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 

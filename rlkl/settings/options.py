@@ -5,119 +5,38 @@ Names that live in registries (tasks, policies, divergences, algorithms) are che
 `rlkl.config`.
 """
 
-import contextlib
 import dataclasses
-import difflib
-import functools
-import hashlib
-import importlib.metadata
-import json
-import math
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from rlkl.terminal import visible
+from rlkl.errors import SettingsError, nearest
 
 Traced = Any  # a number; inside a compiled program, an array of it
+
+
 Resolved = Any  # null until `rlkl.config` resolves it
 
 
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
+
+
 STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
+
+
 CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
+
+
 SEED_LIMIT = 2**32
+
+
 MOST_COUNT = 10**8  # of steps and the like, which are counted in 32 bits
+
+
 BETA_LIMITS = (1e-12, 1e12)  # beyond which rounding, not the penalty, would decide what the optimum is
+
+
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
-
-
-class SettingsError(ValueError):
-    """A bad setting: says the key, the value and what is allowed, in one line of printable text under 300 characters."""
-
-    def __init__(self, key: str, value: Any, allowed: str):
-        self.key, self.value, self.allowed = key, value, allowed
-        named = shortened(visible(str(key)), 60)
-        given = "" if isinstance(value, str) and value == "" else f"={shortened(visible(_text(value)), 80)}"
-        super().__init__(shortened(visible(" ".join(f"{named}{given}: {allowed}".split())), 298))
-
-
-def _text(value: Any) -> str:
-    """A value as text; of a whole number beyond any that is allowed, how large it is (Python does not print all of them)."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"{'-' if value < 0 else ''}a whole number of about {round(math.log10(2) * value.bit_length())} digits"
-    return repr(value) if isinstance(value, str) else str(value)
-
-
-def shortened(text: str, most: int) -> str:
-    """The text, cut off with dots where it is longer than `most` characters."""
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def damaged(path: Path, why: Exception | str) -> SettingsError:
-    """The refusal of a file in a run's folder that cannot be read back."""
-    unread = isinstance(why, OSError) and why.strerror
-    said = f"cannot be read ({unread})" if unread else f"is not as it was written: {why}"
-    return SettingsError("folder", str(path.parent), f"its {path.name} {said[:150]}")
-
-
-def directory(folder: Any) -> Path:
-    """The path of a folder of runs; raises `SettingsError` for what is no folder."""
-    with contextlib.suppress(TypeError, OSError):
-        if Path(folder).is_dir():
-            return Path(folder)
-    raise SettingsError("folder", folder, "is no folder with a finished run in it")
-
-
-class DivergedError(RuntimeError):
-    """A run whose loss or parameters stopped being finite."""
-
-    def __init__(self, step: int):
-        self.step = step
-        super().__init__(
-            f"the run diverged at step {step}: its gradient or parameters are not finite. What it had until then is "
-            "kept; a smaller optimizer.learning_rate, or optimizer.max_grad_norm, may help."
-        )
-
-
-class BadJobsError(ValueError):
-    """Jobs of a sweep that cannot be run, each with its complaint; nothing was trained."""
-
-    def __init__(self, complaints: Mapping[int, str]):
-        said: dict[str, list[int]] = {}
-        for number, complaint in complaints.items():
-            said.setdefault(" ".join(complaint.split()), []).append(number)
-        self.lines = [f"job{'s' if len(those) > 1 else ''} {spans(those)}: {words}" for words, those in said.items()]
-        super().__init__("\n".join(self.lines))
-
-
-def spans(numbers: Iterable[int]) -> str:
-    """Numbers in rising order as a person writes them: 0-3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def config_directory() -> Path:
-    """Where the shipped configs lie: in an installed package, or at the top of a clone."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name: its nearest valid one, and all of them where they are few or none is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.6)
-    allowed = "allowed: " + ", ".join(known)
-    if not close:
-        short = allowed[:180].rpartition(",")[0] + f", ... ({len(known)}; rlkl --help shows all)"
-        return allowed if len(allowed) <= 180 else short
-    return f"did you mean {close[0]!r}?" + (f" ({allowed})" if len(known) <= 10 else "")
 
 
 def static(default: Any, allowed: tuple | None = None, kind: type | None = None, **limits: int | float):
@@ -366,22 +285,6 @@ def read(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         if key not in fields:
             raise SettingsError(prefix + key, values[key], "unknown option; " + nearest(key, fields))
     return cls(**{key: check(prefix + key, value, fields[key]) for key, value in values.items()})
-
-
-def fingerprint(*parts: Any) -> str:
-    """A hash of JSON-like values, of the package's source, and of the versions of what computes."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode() + _program()).hexdigest()[:24]
-
-
-@functools.cache
-def _program() -> bytes:
-    """A hash of what computes, as this process loaded it."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    for name in ("jax", "jaxlib", "numpy", "scipy", "optax", "equinox"):
-        digest.update(f"{name} {importlib.metadata.version(name)}".encode())
-    return digest.digest()
 
 
 def known_keys() -> set[str]:

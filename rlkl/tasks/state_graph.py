@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.tasks import Card
-from rlkl.tasks.arguments import fits, number
 from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.checks import fits, number
+from rlkl.tasks.registry import Card
 
 # What each token of a state leads to, and its weight under the reference (made to sum to 1).
 Row = Mapping[str, tuple[Hashable, float]]
+
+
 Rows = Callable[[Any], Row | None]
 
 

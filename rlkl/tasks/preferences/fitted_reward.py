@@ -6,17 +6,21 @@ from typing import Any
 import numpy as np
 import scipy
 
-from rlkl import bradley_terry
-from rlkl.settings import SettingsError
-from rlkl.tasks import Card, annotators, build, register, reward_network
-from rlkl.tasks.annotators import Preferences
-from rlkl.tasks.arguments import choice, fits, number, whole
+from rlkl.errors import SettingsError
 from rlkl.tasks.automaton import MOST_SEQUENCES, Task
-from rlkl.tasks.reward_network import RewardNetwork
-from rlkl.tasks.unfolded import unfold
+from rlkl.tasks.checks import choice, fits, number, whole
+from rlkl.tasks.preferences import annotators, bradley_terry, reward_network
+from rlkl.tasks.preferences.annotators import Preferences
+from rlkl.tasks.preferences.reward_network import RewardNetwork
+from rlkl.tasks.registry import Card, build, register
+from rlkl.tasks.transforms import unfold
 
 MODELS = ("tabular", "features", "network")
+
+
 MOMENTS = 2**16  # sequences of the reference, whose rewards are centred and scaled where they cannot be listed
+
+
 FLAT = 1e-12  # a standard deviation at which there is nothing to standardise
 
 

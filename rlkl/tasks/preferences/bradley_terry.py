@@ -8,11 +8,15 @@ finite optimum need not exist: Ford, "Solution of a ranking problem from binary 
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # its parts are loaded where they are used
+import scipy
 from jaxtyping import Float, Int
 
 STEPS, TOLERANCE = 200, 1e-11  # of Newton's method: the largest part of the gradient left, a pair
+
+
 UNKNOWN = 1e3  # a coefficient's standard error, in units of the score, at which the pairs are separated
+
+
 COLLINEAR = 1e-9  # the part of a covariate's variance, a pair, that its like leave to it
 
 

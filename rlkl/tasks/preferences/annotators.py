@@ -11,10 +11,10 @@ import numpy as np
 import scipy
 from jaxtyping import Float, Int
 
-from rlkl import bradley_terry
-from rlkl.bradley_terry import Pairs
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 from rlkl.tasks.automaton import MOST_SEQUENCES, Comparisons, Task
+from rlkl.tasks.preferences import bradley_terry
+from rlkl.tasks.preferences.bradley_terry import Pairs
 
 MOST_IN_PAIRS = 1024  # sequences of which every pair is laid out
 

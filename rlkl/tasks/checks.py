@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 MOST = 1e300  # of a reward, say: sums of a few still are numbers
+
+
 MOST_WHOLE = 2**63 - 1
 
 

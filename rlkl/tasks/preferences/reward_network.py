@@ -10,8 +10,8 @@ import optax
 import scipy
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import numerics
-from rlkl.bradley_terry import Pairs
+from rlkl.settings import numerics
+from rlkl.tasks.preferences.bradley_terry import Pairs
 
 BATCH, RATE, AT_ONCE = 256, 1e-2, 1024  # pairs a step; the first learning rate, which falls to zero; sequences scored at once
 

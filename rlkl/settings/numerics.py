@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from rlkl.settings import SettingsError
+from rlkl.errors import SettingsError
 
 # By their names in `jax` (context managers) and, with the prefix `jax_`, in `jax.config`. Promotion of dtypes and ranks is the
 # user's: rlkl computes the same under all of it.
