@@ -155,8 +155,11 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
     remembered = transforms.remember(card, order).task
     beta = jnp.asarray(0.3)
     for name in ("kl_pi_ref", "kl_ref_pi", "hellinger"):
-        of = lambda t, div=REGISTRY[name]: oracle.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))  # noqa: E731
-        before, after = (jax.jit(of)(jax.tree.map(jnp.asarray, t)).objective for t in (task, remembered))
+
+        def optimum(t, div=REGISTRY[name]):
+            return oracle.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))
+
+        before, after = (jax.jit(optimum)(jax.tree.map(jnp.asarray, t)).objective for t in (task, remembered))
         np.testing.assert_allclose(before, after, rtol=1e-12)
     assert remembered.automaton.sequences == automaton.sequences
 
