@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlkl import divergences, oracle
+from rlkl import divergences
+from rlkl.exact import bandit_optimum
 from rlkl.settings import numerics
 from rlkl.tasks import Task
 
@@ -15,7 +16,7 @@ DIVERGENCES = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon", "hellinger", "pearson
 
 @partial(jax.jit, static_argnums=0)
 def _best(divergence: str, log_ref, reward, betas):
-    solve = partial(oracle.solve_bandit, divergences.REGISTRY[divergence], divergences.Params())
+    solve = partial(bandit_optimum.solve_bandit, divergences.REGISTRY[divergence], divergences.Params())
     return jax.vmap(lambda beta: solve(log_ref, reward, beta))(betas)
 
 

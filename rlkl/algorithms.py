@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import exact
-from rlkl.rollout import Batch
-from rlkl.tasks.automaton import Automaton
+from rlkl.rollouts.batch import Batch
 
 Advantage = Callable[[Float[Array, "N T"], Batch, Float[Array, ""]], Float[Array, "N T"]]
 
@@ -31,6 +29,8 @@ class Algorithm:
 
 
 REGISTRY: dict[str, Algorithm] = {}
+
+
 EXACT = {  # algorithms that sample nothing
     "exact": "The gradient of the exact objective.",
     "natural": "The natural gradient of the exact objective, of policy=tabular; optimizer=sgd takes its steps as they are.",
@@ -152,13 +152,3 @@ def clipped_loss(
     """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi(token)/pi_sampled(token) (arXiv 1707.06347, eq. 7)."""
     ratio, advantages = jnp.exp(log_pi - sampled), jax.lax.stop_gradient(advantages)
     return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages)
-
-
-def natural_gradient(
-    automaton: Automaton, log_pi: Float[Array, "T D V"], gradient: Float[Array, "T D V"]
-) -> Float[Array, "T D V"]:
-    """F^-1 times a gradient in a table's logits, F being the Fisher matrix of whole sequences (Kakade 2001, "A natural policy
-    gradient"): each row's d (diag(pi) - pi pi'), d the chance of standing there. So it is the gradient over d pi, which of J is
-    the advantage; 0 where the policy never goes."""
-    weight = exact.occupancy(automaton, log_pi)[..., None] * jnp.exp(log_pi)
-    return jnp.where(weight > 0.0, gradient / jnp.where(weight > 0.0, weight, 1.0), 0.0)

@@ -13,12 +13,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import descent, losses, penalty, policies, recognised, rollout, settings, terms
+from rlkl import losses, policies, recognised, settings
 from rlkl.divergences import REGISTRY
 from rlkl.job import Run
+from rlkl.penalties import expected_gradient, options, terms
 from rlkl.policies import AnyPolicy, Policy
 from rlkl.recognised import SAME
-from rlkl.rollout import Batch
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 SAMPLES = 4096  # sequences, where there are too many to list
@@ -80,14 +82,14 @@ def audit(
     """A row for every combination and direction, and, given an `older` policy, for samples of it, and of one that was rounded
     to bfloat16, under every importance correction. Needs x64 enabled; `run` says the task, the reference and the batch size."""
     task, automaton = run.task, run.task.automaton
-    listed = rollout.is_enumerable(automaton)
+    listed = is_enumerable(automaton)
     own_key, their_key = jax.random.split(key)
     own, theirs = (_batch(automaton, p, k) for p, k in ((policy, own_key), (run.reference, their_key)))
     known = recognised.known(run, policy, own) if listed else {}
     size = run.settings.batch_size or 64
     for name in directions:
         target = recognised.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
-        combinations = penalty.combinations(name, automaton.horizon)
+        combinations = options.combinations(name, automaton.horizon)
         ways = [Way(chosen, theirs if chosen.sampler == "reference" else own) for chosen in combinations]
         ways += [] if older is None else _off_policy(automaton, name, policy, older, own, own_key)
         for way in ways:
@@ -110,25 +112,25 @@ def audit(
 
 def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: Batch, key) -> Iterator[Way]:
     """The divergence's own weight of the score, on what a sampler that is not the policy draws."""
-    chosen = penalty.resolve("scaled", settings.Penalty(name), automaton.horizon)
+    chosen = options.resolve("scaled", settings.Penalty(name), automaton.horizon)
     samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
     for said, sampler in samplers.items():
         batch = _batch(automaton, sampler, key)
-        reported = rollout.token_log_probability(sampler, batch)
+        reported = scoring.token_log_probability(sampler, batch)
         for correction in ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence"):
             yield Way(dataclasses.replace(chosen, importance_correction=correction), batch, reported, said)
         if sampler is older:
             cut = dataclasses.replace(chosen, importance_correction="sequence", truncation=TRUNCATION)
             yield Way(cut, batch, reported, said)
-    if penalty.weighs(chosen):
+    if options.weighs(chosen):
         yield Way(dataclasses.replace(chosen, truncation=TRUNCATION), own)
 
 
 def _declared(way: Way, horizon: int) -> str:
-    found, chosen = descent.of(way.penalty, horizon), way.penalty
+    found, chosen = expected_gradient.of(way.penalty, horizon), way.penalty
     corrected = way.reported is None or (chosen.importance_correction != "none" and "bfloat16" not in way.rollout)
     whole = horizon == 1 or chosen.importance_correction != "token"
-    return found.says if corrected and whole and chosen.truncation is None else descent.NO_DIVERGENCE
+    return found.says if corrected and whole and chosen.truncation is None else expected_gradient.NO_DIVERGENCE
 
 
 def _settings(run: Run, chosen: settings.Penalty) -> settings.Settings:
@@ -147,11 +149,11 @@ def _unrewarded(task):
 
 def _batch(automaton, policy: AnyPolicy, key) -> Batch:
     """Every sequence with the probability that it is drawn with, or a large sample."""
-    if not rollout.is_enumerable(automaton):
-        return rollout.walk(rollout.uniforms(key, automaton, policy, SAMPLES), automaton, policy)
-    listed = rollout.enumerate_all(automaton)
+    if not is_enumerable(automaton):
+        return sampling.walk(sampling.uniforms(key, automaton, policy, SAMPLES), automaton, policy)
+    listed = enumerate_all(automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jnp.exp(rollout.drawn_log_probability(policy, listed)), listed.size)
+    return Batch(tokens, states, mask, jnp.exp(scoring.drawn_log_probability(policy, listed)), listed.size)
 
 
 @jax.jit
@@ -177,7 +179,7 @@ def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reporte
 def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends of the penalty alone, and the estimate's value."""
     chosen = run.settings.penalty
-    at = rollout.positions(run.task.automaton, policy, run.reference, batch)
+    at = scoring.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
         value = terms.from_reference(chosen, at, batch)
         return value, value
@@ -186,7 +188,7 @@ def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Flo
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
         u = jnp.sum(terms.log_ratio(at, batch))
         div = REGISTRY[chosen.divergence]
-        value = jnp.exp(-u) * div.both(u, penalty.parameters(chosen, u.dtype))[0]
+        value = jnp.exp(-u) * div.both(u, options.parameters(chosen, u.dtype))[0]
     else:
         value = jnp.sum(made.in_reward(at, batch)) + jnp.sum(made.in_loss(at, batch))
     return losses.surrogate(run, at, batch, learned), value

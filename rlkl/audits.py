@@ -13,6 +13,7 @@ from rich.table import Table
 from rlkl import audit, config, job, plots, records, references, report, tables, training
 from rlkl.audit import Row
 from rlkl.divergences import REGISTRY
+from rlkl.policies import base
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
 
@@ -31,13 +32,13 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
         state = jax.jit(training.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)
-        older, policy = job.cast((state.policy, later.policy), jnp.float64)
+        older, policy = base.cast((state.policy, later.policy), jnp.float64)
         return list(audit.audit(run, policy, jax.random.key(run.settings.seed), older=older))
 
 
 @partial(jax.jit, static_argnums=2)
 def _updated(run: job.Run, state: training.State, updates: int) -> training.State:
-    low = job.cast(run, jnp.dtype(run.settings.dtype))
+    low = base.cast(run, jnp.dtype(run.settings.dtype))
     return jax.lax.fori_loop(0, updates, lambda _, state: training.step(low, state), state)
 
 

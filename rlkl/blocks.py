@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlkl import closing, oracle, policies
+from rlkl import closing, policies
 from rlkl.closing import Closing
+from rlkl.exact import optimal_policy
 from rlkl.job import Run
 from rlkl.training import ROWS, Row, State, advance, prepare, start
 
@@ -29,7 +30,7 @@ class Trained(NamedTuple):
 
     rows: Row
     state: State
-    optimum: oracle.Optimum
+    optimum: optimal_policy.Optimum
     closing: Closing
     best_in_family: float | None
 

@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, metrics, oracle, penalty, policies, rollout
+from rlkl import divergences, exact, metrics, policies
 from rlkl.divergences import Params
-from rlkl.job import Run, cast, support
+from rlkl.exact import optimal_policy
+from rlkl.exact.optimal_policy import Optimum
+from rlkl.job import Run, support
 from rlkl.metrics import LAST_SAMPLES
-from rlkl.oracle import Optimum
+from rlkl.penalties import options
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
-from rlkl.rollout import Batch, Positions
+from rlkl.policies.base import cast
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, Positions, enumerate_all, is_enumerable, laid_out
 from rlkl.tasks.automaton import Task
 from rlkl.training import Row, State, coefficient, optimum_at, row
 
@@ -92,7 +96,7 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
     keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
-    sampled, last = metrics.known(task, policy, reference, penalty.divergence(chosen)) == "sampled", None
+    sampled, last = metrics.known(task, policy, reference, options.divergence(chosen)) == "sampled", None
     if sampled:
         drawn = metrics.sample(task, policy, reference, keys[0], LAST_SAMPLES)
         last = grade(run, optimum, state, drawn, keys[3])
@@ -105,8 +109,8 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
         best = see(task, Fixed(optimum.log_pi, task.automaton.horizon), reference, keys[2])
         details["optimum"], best_ends = detail(best), best.ends
         if isinstance(reference, Policy):
-            div = penalty.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
-            params = penalty.parameters(chosen, jnp.float64)
+            div = options.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
+            params = options.parameters(chosen, jnp.float64)
             values = exact.values(task, div, params, optimum.log_pi, reference.table())
     else:
         best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
@@ -126,7 +130,7 @@ def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
     task, chosen = run.task, run.settings.penalty
     policy = cast(state.policy, jnp.float64)
     cut, keys = policies.decoded(policy, run.settings.decoding), jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
-    div, params, beta = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64), coefficient(run, state)
+    div, params, beta = options.divergence(chosen), options.parameters(chosen, jnp.float64), coefficient(run, state)
     report = metrics.evaluate(task, cut, run.reference, div, params, beta, optimum, keys[0], LAST_SAMPLES)
     away, error = metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES)
     graded = Decoded(report, away, jnp.zeros(()) if error is None else error)
@@ -136,8 +140,8 @@ def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
 def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
     """The row of a state, from sequences that were drawn already; `key` as in `training.row`."""
     chosen, beta = run.settings.penalty, coefficient(run, state)
-    params = penalty.parameters(chosen, jnp.float64)
-    report = metrics.estimate(run.task, drawn, penalty.divergence(chosen), params, beta, optimum)
+    params = options.parameters(chosen, jnp.float64)
+    report = metrics.estimate(run.task, drawn, options.divergence(chosen), params, beta, optimum)
     return row(run, state, report, key)
 
 
@@ -148,19 +152,19 @@ def see(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) 
         log_pi = policy.table()
         ends = exact.outcome_probabilities(automaton, log_pi)
         return Seen(exact.occupancy(automaton, log_pi), log_pi, reference.table(), ends)
-    if not rollout.is_enumerable(automaton):
+    if not is_enumerable(automaton):
         drawn = metrics.sample(task, policy, reference, key, LAST_SAMPLES)
         return seen_along(task, drawn.own, drawn.here)
-    batch = rollout.enumerate_all(automaton)
-    batch = batch._replace(weight=jnp.exp(rollout.log_probability(policy, batch)))
-    return seen_along(task, batch, rollout.laid_out(*(rollout.rows_along(p, batch) for p in (policy, reference))))
+    batch = enumerate_all(automaton)
+    batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
+    return seen_along(task, batch, laid_out(*(scoring.rows_along(p, batch) for p in (policy, reference))))
 
 
 def seen_along(task: Task, batch: Batch, at: Positions) -> Seen:
     """Positions of a batch that each have a row of their own, as they weigh."""
     weight = jnp.where(batch.mask, jnp.asarray(batch.weight)[:, None], 0.0).T
     log_pi, log_ref = (rows[at.row.T] for rows in (at.log_pi, at.log_ref))
-    ends = jax.ops.segment_sum(jnp.asarray(batch.weight), oracle.final_states(batch), task.automaton.states)
+    ends = jax.ops.segment_sum(jnp.asarray(batch.weight), optimal_policy.final_states(batch), task.automaton.states)
     return Seen(weight, log_pi, log_ref, ends)
 
 
@@ -186,15 +190,15 @@ def detail(seen: Seen) -> Detail:
 def _ends_of_optimum(task: Task, reference: AnyPolicy, optimum: Optimum, key: PRNGKeyArray) -> Float[Array, " S"]:
     """Where the optimum ends, it being no table: the reference's sequences, weighted by pi*/pi_ref."""
     automaton = task.automaton
-    if rollout.is_enumerable(automaton):
-        batch = rollout.enumerate_all(automaton)
-        weight = jnp.exp(rollout.log_probability(reference, batch))
+    if is_enumerable(automaton):
+        batch = enumerate_all(automaton)
+        weight = jnp.exp(scoring.log_probability(reference, batch))
     else:
-        batch = rollout.draw(key, automaton, reference, oracle.SAMPLES)
+        batch = sampling.draw(key, automaton, reference, optimal_policy.SAMPLES)
         weight = jnp.asarray(batch.weight)
-    log_ref = rollout.log_probability(reference, batch)
+    log_ref = scoring.log_probability(reference, batch)
     share = jnp.exp(optimum.log_probability(batch, log_ref) - log_ref)
-    ends = jax.ops.segment_sum(weight * share, oracle.final_states(batch), automaton.states)
+    ends = jax.ops.segment_sum(weight * share, optimal_policy.final_states(batch), automaton.states)
     return jnp.where(jnp.isnan(optimum.objective), jnp.nan, ends)
 
 
@@ -216,9 +220,9 @@ def distances(
     automaton, params, zero = task.automaton, Params(), jnp.zeros(())
     kl = divergences.REGISTRY["kl_pi_ref"]
     defined = lambda x: jnp.where(optimum.is_none, jnp.nan, x)  # noqa: E731
-    if rollout.is_enumerable(automaton):
-        listed = rollout.enumerate_all(automaton)
-        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(reference, listed)
+    if is_enumerable(automaton):
+        listed = enumerate_all(automaton)
+        log_pi, log_ref = scoring.log_probability(policy, listed), scoring.log_probability(reference, listed)
         best = optimum.log_probability(listed, log_ref)
         apart = 0.5 * jnp.sum(jnp.abs(jnp.exp(log_pi) - jnp.exp(best)))
         return {
@@ -227,8 +231,8 @@ def distances(
         }
     own_key, best_key = jax.random.split(key)
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
-    own = rollout.draw(own_key, automaton, policy, size) if drawn is None else drawn.own
-    at = rollout.positions(automaton, policy, reference, own) if drawn is None else drawn.here
+    own = sampling.draw(own_key, automaton, policy, size) if drawn is None else drawn.own
+    at = scoring.positions(automaton, policy, reference, own) if drawn is None else drawn.here
     log_pi, log_ref = (jnp.sum(at.at(rows, own), axis=1) for rows in (at.log_pi, at.log_ref))
     missed = jnp.maximum(-jnp.expm1(optimum.log_probability(own, log_ref) - log_pi), 0.0)
     found = {"tv_optimum": (defined(jnp.mean(missed)), error(missed))}
@@ -236,18 +240,18 @@ def distances(
         exactly = exact.sequence_divergence(automaton, kl, params, optimum.log_pi, policy.table())
         return found | {"kl_optimum_pi": (defined(exactly), zero)}
     drawn_from = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
-    batch = rollout.draw(best_key, automaton, drawn_from, size)
-    log_ref = rollout.log_probability(reference, batch)
+    batch = sampling.draw(best_key, automaton, drawn_from, size)
+    log_ref = scoring.log_probability(reference, batch)
     best = optimum.log_probability(batch, log_ref)
     share = jnp.exp(best - log_ref) if optimum.log_pi is None else jnp.ones_like(best)
-    gap = jnp.where(share > 0.0, share * (jnp.where(share > 0.0, best, 0.0) - rollout.log_probability(policy, batch)), 0.0)
+    gap = jnp.where(share > 0.0, share * (jnp.where(share > 0.0, best, 0.0) - scoring.log_probability(policy, batch)), 0.0)
     return found | {"kl_optimum_pi": (defined(jnp.mean(gap)), error(gap))}
 
 
 def best_in_family(run: Run) -> Float[Array, ""]:
     """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
     family, chosen = policies.REGISTRY[run.settings.policy.name], run.settings.penalty
-    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
+    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
     log_ref, allowed = table_of(run.reference), support(run)
     assert family.box is not None
     assert family.at is not None

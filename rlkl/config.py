@@ -7,24 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import (
-    algorithms,
-    controllers,
-    divergences,
-    estimators,
-    exact,
-    job,
-    memory,
-    penalty,
-    plugins,
-    policies,
-    rollout,
-    settings,
-    shaping,
-    tasks,
-)
+from rlkl import algorithms, divergences, exact, job, memory, plugins, policies, settings, shaping, tasks
 from rlkl.errors import SettingsError, nearest
 from rlkl.overrides import check, config_directory, refusal
+from rlkl.penalties import controllers, estimators
+from rlkl.penalties import options as penalties_options
+from rlkl.rollouts import batch
+from rlkl.tasks import automaton
 from rlkl.tasks.preferences import annotators
 from rlkl.tasks.transforms import export, remember, unfold
 
@@ -197,7 +186,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
         ("policy.name", chosen.policy.name, policies.REGISTRY),
         ("algorithm.name", chosen.algorithm.name, algorithms.names()),
         ("penalty.divergence", chosen.penalty.divergence, [*divergences.REGISTRY, "none"]),
-        ("penalty.estimator", chosen.penalty.estimator, [*penalty.ESTIMATORS, *estimators.ALIASES]),
+        ("penalty.estimator", chosen.penalty.estimator, [*penalties_options.ESTIMATORS, *estimators.ALIASES]),
     ):
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
@@ -246,7 +235,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None
         rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
         raise SettingsError("penalty.horizon", given.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
     if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
-        _exactly_known(chosen, task, penalty.divergence(given))
+        _exactly_known(chosen, task, penalties_options.divergence(given))
     if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
         key, value = (
             ("staleness", chosen.rollout.staleness)
@@ -254,7 +243,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None
             else ("log_prob_dtype", chosen.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    return penalty.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
+    return penalties_options.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
 
 
 def _within_limits(key: str, beta: float) -> None:
@@ -276,12 +265,12 @@ def _weighed(given: settings.Penalty) -> settings.Penalty:
 def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
     """Exact gradients need the objective, or the penalty, without sampling."""
     key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
-    many = f"{task.automaton.count} sequences, and at most {rollout.MOST_SEQUENCES} can be listed"
+    many = f"{task.automaton.count} sequences, and at most {automaton.MOST_SEQUENCES} can be listed"
     shaped = shaping.by_batch(chosen.reward_shaping, task)
     if key == "algorithm" and (shaped or task.reward_model is not None):
         rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"
         raise SettingsError(key, chosen.algorithm.name, rule)
-    if rollout.is_enumerable(task.automaton):
+    if batch.is_enumerable(task.automaton):
         return
     if policies.REGISTRY[chosen.policy.name].network:
         rule = (
@@ -306,7 +295,7 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     copied = given.init == "reference" and chosen.reference.name == "pretrained"
     if given.init is not None and given.init not in family.inits and not copied:
         raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
-    div = penalty.divergence(chosen.penalty)
+    div = penalties_options.divergence(chosen.penalty)
     forbids = div is not None and _is_infinite_off_support(div, chosen.penalty)
     if (
         div is not None

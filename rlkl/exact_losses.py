@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import algorithms, divergences, exact, metrics, penalty, policies, rollout, settings
+from rlkl import divergences, exact, metrics, policies, settings
 from rlkl.divergences import Params
 from rlkl.job import Run
+from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
-from rlkl.rollout import Batch
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, enumerate_all
+from rlkl.tasks.automaton import Automaton
 
 
 def of(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
@@ -19,15 +22,15 @@ def of(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
 def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
     chosen, task = run.settings.penalty, run.task
-    div, beta = penalty.divergence(chosen), chosen.beta
+    div, beta = options.divergence(chosen), chosen.beta
     if metrics.known(task, policy, run.reference, div) == "table":
         table = policies.table_of(policy)
-        params = penalty.parameters(chosen, table.dtype)
+        params = options.parameters(chosen, table.dtype)
         worth = exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
     else:
-        listed = rollout.enumerate_all(task.automaton)
-        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(run.reference, listed)
-        params = penalty.parameters(chosen, log_pi.dtype)
+        listed = enumerate_all(task.automaton)
+        log_pi, log_ref = scoring.log_probability(policy, listed), scoring.log_probability(run.reference, listed)
+        params = options.parameters(chosen, log_pi.dtype)
         worth = exact.enumerated_objective(task, div, params, beta, listed, log_pi, log_ref)
     coefficient = run.settings.algorithm.entropy_coef
     return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
@@ -38,7 +41,7 @@ def natural_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     assert isinstance(policy, policies.tabular.Tabular)
     worth = lambda logits: exact_loss(run, policies.tabular.Tabular(logits, policy.support))  # noqa: E731
     value, gradient = jax.value_and_grad(worth)(jax.lax.stop_gradient(policy.logits))
-    steepest = algorithms.natural_gradient(run.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
+    steepest = natural_gradient(run.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
     along = jnp.sum(steepest * policy.logits)
     return value + along - jax.lax.stop_gradient(along)
 
@@ -54,7 +57,7 @@ def preference_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     assert asked is not None
     mask, weight = asked.states[:, :-1] < run.task.automaton.decisions, jnp.zeros(asked.tokens.shape[0], asked.weight.dtype)
     batch = Batch(asked.tokens, asked.states, mask, weight, 0)
-    u = rollout.log_probability(policy, batch) - rollout.log_probability(run.reference, batch)
+    u = scoring.log_probability(policy, batch) - scoring.log_probability(run.reference, batch)
     odds = asked.scale * run.settings.penalty.beta * (u[asked.first] - u[asked.second])
     return jnp.sum(asked.weight * (jax.nn.softplus(odds) - asked.preferred * odds))
 
@@ -65,3 +68,13 @@ def steering(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
         return jnp.nan
     div = divergences.REGISTRY["kl_pi_ref"]
     return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)
+
+
+def natural_gradient(
+    automaton: Automaton, log_pi: Float[Array, "T D V"], gradient: Float[Array, "T D V"]
+) -> Float[Array, "T D V"]:
+    """F^-1 times a gradient in a table's logits, F being the Fisher matrix of whole sequences (Kakade 2001, "A natural policy
+    gradient"): each row's d (diag(pi) - pi pi'), d the chance of standing there. So it is the gradient over d pi, which of J is
+    the advantage; 0 where the policy never goes."""
+    weight = exact.occupancy(automaton, log_pi)[..., None] * jnp.exp(log_pi)
+    return jnp.where(weight > 0.0, gradient / jnp.where(weight > 0.0, weight, 1.0), 0.0)

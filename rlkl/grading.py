@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import algorithms, machine, penalty, probes, scores, sealed, settings, suite
+from rlkl import algorithms, machine, probes, scores, sealed, settings, suite
 from rlkl import fingerprint as fingerprint_module
 from rlkl.divergences import REGISTRY
+from rlkl.penalties import options
 from rlkl.sealed import Faults
 from rlkl.suite import Reached, Setup, Size
 
@@ -72,7 +73,7 @@ def fingerprint(entrant: Entrant, size: Size) -> str:
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
     on_part(PARTS[0])
-    named = penalty.divergence(entrant.bandit.penalty) is not None
+    named = options.divergence(entrant.bandit.penalty) is not None
     probed = {"bandit": (entrant.bandit, probes.ARMS), "automaton": (entrant.sequence, probes.walkway())}
     compared = {name: probes.gradients(*at, size.policies) for name, at in probed.items()} if named else {}
     checks = probes.robust(entrant.bandit, 1) + probes.robust(entrant.sequence, 2) if named else []

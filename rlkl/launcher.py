@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rlkl.training import Row
 
 
-
 class FusedLauncher(Launcher):
     """Composes and checks all jobs, trains those of one static part as one program, and records each as Hydra's own
     launcher would: through `run_job`, in a folder of its own, with its number, log and callbacks."""

@@ -4,7 +4,8 @@ import inspect
 
 from rich.table import Table
 
-from rlkl import algorithms, descent, divergences, penalty, policies, settings, tasks
+from rlkl import algorithms, divergences, policies, settings, tasks
+from rlkl.penalties import expected_gradient, options
 from rlkl.report import console
 
 PENALTIES = ("estimator=", "placement=", "level=", "gradient=", "and", "descends on a bandit", "descends on sequences")
@@ -61,11 +62,19 @@ def _divergences():
 
 
 def _penalties():
-    on_bandits = {_way(chosen): descent.of(chosen, 1).says for chosen in penalty.combinations("kl_pi_ref", 1)}
-    for chosen in penalty.combinations("kl_pi_ref", 2):
+    on_bandits = {_way(chosen): expected_gradient.of(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)}
+    for chosen in options.combinations("kl_pi_ref", 2):
         bandit = on_bandits.get(_way(chosen), "") if chosen.credit == "reward_to_go" and not chosen.future_kl else ""
         extra = "immediate" if chosen.credit == "immediate" else "future_kl" if chosen.future_kl else ""
-        yield chosen.estimator, chosen.placement, chosen.level, chosen.gradient, extra, bandit, descent.of(chosen, 2).says
+        yield (
+            chosen.estimator,
+            chosen.placement,
+            chosen.level,
+            chosen.gradient,
+            extra,
+            bandit,
+            expected_gradient.of(chosen, 2).says,
+        )
 
 
 def _way(chosen: settings.Penalty) -> tuple:

@@ -6,24 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import (
-    algorithms,
-    divergences,
-    estimators,
-    exact,
-    exact_losses,
-    importance,
-    penalty,
-    policies,
-    rollout,
-    settings,
-    shaping,
-    terms,
-)
+from rlkl import algorithms, divergences, exact, exact_losses, policies, settings, shaping
 from rlkl.divergences import Params
 from rlkl.job import Run
+from rlkl.penalties import estimators, importance, options, terms
 from rlkl.policies import AnyPolicy
-from rlkl.rollout import Batch, Positions
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, Positions, float_of
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
 REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
@@ -79,10 +68,10 @@ def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyA
     if chosen.rollout.log_prob_dtype is not None:
         sampler = policies.rounded(policy if sampler is None else sampler, chosen.rollout.log_prob_dtype)
     if sampler is None:
-        return Gathered(*rollout.drawn(key, automaton, policy, run.reference, chosen.batch_size), None)
-    batch = rollout.draw(key, automaton, sampler, chosen.batch_size)
-    reported = jax.lax.stop_gradient(rollout.token_log_probability(sampler, batch))
-    return Gathered(batch, rollout.positions(automaton, policy, run.reference, batch), reported)
+        return Gathered(*sampling.drawn(key, automaton, policy, run.reference, chosen.batch_size), None)
+    batch = sampling.draw(key, automaton, sampler, chosen.batch_size)
+    reported = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
+    return Gathered(batch, scoring.positions(automaton, policy, run.reference, batch), reported)
 
 
 def experience(
@@ -161,12 +150,12 @@ def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
 def beside(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
     """The penalty that is not read along the batch: the exact one, or the one along sequences of the reference; else 0."""
     chosen, automaton = run.settings, run.task.automaton
-    div = penalty.divergence(chosen.penalty)
+    div = options.divergence(chosen.penalty)
     if div is None or chosen.penalty.sampler == "policy":
         return 0.0
     if chosen.penalty.sampler == "exact":
-        params = penalty.parameters(chosen.penalty, rollout.float_of(policy))
+        params = options.parameters(chosen.penalty, float_of(policy))
         return chosen.penalty.beta * exact.between(automaton, div, params, policy, run.reference)
-    batch = rollout.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
-    at = rollout.positions(automaton, policy, run.reference, batch)
+    batch = sampling.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
+    at = scoring.positions(automaton, policy, run.reference, batch)
     return chosen.penalty.beta * terms.from_reference(chosen.penalty, at, batch)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rlkl import algorithms, blocks, metrics, policies, rollout
+from rlkl import algorithms, blocks, metrics, policies
 from rlkl.errors import SettingsError
 from rlkl.job import Run
+from rlkl.rollouts import batch
 
 MOST_BYTES = 2**33  # of one run, or of the block of small runs that it is compiled with
 COLUMNS = 40  # numbers in a logged row
@@ -45,7 +46,7 @@ def needs(run: Run) -> Iterator[Need]:
         yield Need("batch_size", chosen.batch_size, together * number * chosen.batch_size * horizon * token)
     elif family.network and algorithms.kind(chosen.algorithm.name) == "exact":
         yield Need("policy.width", chosen.policy.width, number * automaton.sequences * horizon * token)
-    if family.network and not rollout.is_enumerable(automaton):
+    if family.network and not batch.is_enumerable(automaton):
         yield Need("policy.width", chosen.policy.width, 8.0 * metrics.LAST_SAMPLES * horizon * vocabulary)
     if chosen.reference.name == "pretrained":
         yield Need("reference.samples", chosen.reference.samples, 12.0 * chosen.reference.samples * horizon)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, oracle, rollout
+from rlkl import divergences, exact
 from rlkl.divergences import Divergence, Params
-from rlkl.exact import Values
-from rlkl.oracle import Optimum
+from rlkl.exact import Values, bandit_optimum, optimal_policy
+from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
-from rlkl.rollout import Batch, Positions
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, Positions, enumerate_all, is_enumerable, laid_out
 from rlkl.tasks.automaton import Automaton, Task
 
 Known = Literal["table", "listed", "sampled"]
@@ -56,7 +57,7 @@ def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence |
     tables = isinstance(policy, Policy) and isinstance(reference, Policy)
     if tables and (div is None or exact.has_exact_divergence(task.automaton, div)):
         return "table"
-    return "listed" if rollout.is_enumerable(task.automaton) else "sampled"
+    return "listed" if is_enumerable(task.automaton) else "sampled"
 
 
 def why_sampled(task: Task, policy: AnyPolicy, div: Divergence | None) -> str:
@@ -92,13 +93,13 @@ def evaluate(
         if optimum.log_pi is not None:
             to_optimum = exact.sequence_divergence(task.automaton, kl, params, log_pi, optimum.log_pi)
         else:
-            of_listed = rollout.log_probability(policy, rollout.enumerate_all(task.automaton))
+            of_listed = scoring.log_probability(policy, enumerate_all(task.automaton))
             to_optimum = divergences.exact(kl, params, of_listed, optimum.log_listed)
     else:
-        listed = rollout.enumerate_all(task.automaton)
-        log_pi, log_ref = rollout.log_probability(policy, listed), rollout.log_probability(reference, listed)
+        listed = enumerate_all(task.automaton)
+        log_pi, log_ref = scoring.log_probability(policy, listed), scoring.log_probability(reference, listed)
         values = exact.enumerated_values(task, div or kl, params, listed, log_pi, log_ref)
-        gold = None if task.gold is None else exact.mean(jnp.exp(log_pi), task.gold[oracle.final_states(listed)])
+        gold = None if task.gold is None else exact.mean(jnp.exp(log_pi), task.gold[optimal_policy.final_states(listed)])
         to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
     objective = values.reward if div is None else values.reward - beta * values.divergence
     to_optimum = jnp.where(optimum.is_none, jnp.nan, to_optimum)
@@ -118,9 +119,9 @@ def distance(
 ) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
     """KL(policy‖other) of whole sequences, and its standard error where it is estimated (None where it is exact)."""
     kl, params = divergences.REGISTRY["kl_pi_ref"], Params()
-    if (isinstance(policy, Policy) and isinstance(other, Policy)) or rollout.is_enumerable(automaton):
+    if (isinstance(policy, Policy) and isinstance(other, Policy)) or is_enumerable(automaton):
         return exact.between(automaton, kl, params, policy, other), None
-    batch, at = rollout.drawn(key, automaton, policy, other, size)
+    batch, at = sampling.drawn(key, automaton, policy, other, size)
     rows = divergences.exact(kl, params, at.log_pi, at.log_ref)
     values = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
     return jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(jnp.asarray(size, values.dtype))
@@ -139,10 +140,10 @@ def sample(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArra
     """`size` sequences of each; the rows that they are drawn from are kept, not computed again."""
     automaton = task.automaton
     own_key, their_key = jax.random.split(key)
-    own, log_pi = rollout.recorded(rollout.uniforms(own_key, automaton, policy, size), automaton, policy)
-    theirs, log_ref = rollout.recorded(rollout.uniforms(their_key, automaton, reference, size), automaton, reference)
-    here = rollout.laid_out(log_pi, rollout.rows_along(reference, own))
-    return Sample(own, here, theirs, rollout.laid_out(rollout.rows_along(policy, theirs), log_ref))
+    own, log_pi = sampling.recorded(sampling.uniforms(own_key, automaton, policy, size), automaton, policy)
+    theirs, log_ref = sampling.recorded(sampling.uniforms(their_key, automaton, reference, size), automaton, reference)
+    here = laid_out(log_pi, scoring.rows_along(reference, own))
+    return Sample(own, here, theirs, laid_out(scoring.rows_along(policy, theirs), log_ref))
 
 
 def estimate(
@@ -171,7 +172,7 @@ def estimate(
         infinity = div.limit("infinity", params, u.dtype)
         penalised = jnp.where(log_ref > -jnp.inf, 0.0, infinity)
         elsewhere = jnp.where(
-            u > -jnp.inf, div.both(jnp.maximum(u, oracle.LIMIT), params)[0], div.limit("zero", params, u.dtype)
+            u > -jnp.inf, div.both(jnp.maximum(u, bandit_optimum.LIMIT), params)[0], div.limit("zero", params, u.dtype)
         )
     weight = jnp.zeros_like(beta) if div is None else beta
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
@@ -203,7 +204,7 @@ def estimate(
     report = Report(values, objective, optimum.objective - objective, to_optimum, stderr)
     if task.gold is None:
         return report
-    gold = jnp.asarray(task.gold, reward.dtype)[oracle.final_states(own)]
+    gold = jnp.asarray(task.gold, reward.dtype)[optimal_policy.final_states(own)]
     beside = jnp.hypot(error(gold - weight * penalised), error(weight * elsewhere))
     stderr |= {"gold_reward": error(gold), "gold_regret": jnp.hypot(beside, jnp.asarray(optimum.gold_stderr, beside.dtype))}
     return _with_gold(report, optimum, jnp.mean(gold))

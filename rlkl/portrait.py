@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import diversity, rollout, texts
+from rlkl import diversity, texts
 from rlkl.blocks import Trained
 from rlkl.closing import TOP, Detail
 from rlkl.config import Built
 from rlkl.metrics import LAST_SAMPLES, unrounded
 from rlkl.policies import Policy
+from rlkl.rollouts import batch
 
 WHO = ("reference", "policy", "optimum")
 ORDERS = (1, 2, 3)  # of distinct-n
@@ -56,7 +57,7 @@ def is_sampled(built: Built, trained: Trained) -> bool:
     if built.run.task.reward_model is not None:
         return True
     tables = isinstance(trained.state.policy, Policy) and isinstance(built.run.reference, Policy)
-    return not tables and not rollout.is_enumerable(built.run.task.automaton)
+    return not tables and not batch.is_enumerable(built.run.task.automaton)
 
 
 def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]) -> Portraits:

@@ -10,11 +10,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, metrics, policies, rollout, settings
+from rlkl import divergences, exact, metrics, policies, settings
 from rlkl.divergences import Params
-from rlkl.job import Run, cast, support
+from rlkl.job import Run, support
 from rlkl.policies import AnyPolicy, Fixed, Policy
-from rlkl.rollout import Batch
+from rlkl.policies.base import cast
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Task
 
 
@@ -32,7 +34,7 @@ def fit(run: Run, text: Batch | None = None) -> Fitted:
     chosen, task = run.settings.reference, run.task
     keys = jax.random.split(jax.random.key(chosen.seed), 4)
     true = Fixed(cast(task.log_reference, jnp.float32), task.automaton.horizon)
-    batch = rollout.walk(_uniforms(keys[0], task, chosen.samples), task.automaton, true) if text is None else text
+    batch = sampling.walk(_uniforms(keys[0], task, chosen.samples), task.automaton, true) if text is None else text
     start = _uniform(run, keys[1])
     trained = cast(_descend(chosen, start, batch, keys[2]), jnp.float64)
     kl, stderr = held_out(task, trained, keys[3])
@@ -57,7 +59,7 @@ def _descend(chosen: settings.Reference, start: AnyPolicy, batch: Batch, key: PR
     count, size = batch.tokens.shape[0], min(chosen.batch_size, batch.tokens.shape[0])
 
     def loss(parameters, part):
-        return -jnp.mean(rollout.log_probability(eqx.combine(parameters, rest), part))
+        return -jnp.mean(scoring.log_probability(eqx.combine(parameters, rest), part))
 
     def step(i, held):
         parameters, slots = held
@@ -78,11 +80,11 @@ def held_out(task: Task, model: AnyPolicy, key: PRNGKeyArray) -> tuple[Float[Arr
     true, zero = Fixed(jnp.asarray(task.log_reference), automaton.horizon), jnp.zeros(())
     if isinstance(model, Policy):
         return exact.sequence_divergence(automaton, kl, Params(), true.table(), model.table()), zero
-    if rollout.is_enumerable(automaton):
-        listed = rollout.enumerate_all(automaton)
-        return divergences.exact(kl, Params(), *(rollout.log_probability(p, listed) for p in (true, model))), zero
-    batch = rollout.draw(key, automaton, true, metrics.LAST_SAMPLES)
-    at = rollout.positions(automaton, true, model, batch)
+    if is_enumerable(automaton):
+        listed = enumerate_all(automaton)
+        return divergences.exact(kl, Params(), *(scoring.log_probability(p, listed) for p in (true, model))), zero
+    batch = sampling.draw(key, automaton, true, metrics.LAST_SAMPLES)
+    at = scoring.positions(automaton, true, model, batch)
     rows = divergences.exact(kl, Params(), at.log_pi, at.log_ref)
     of_sequence = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
     return jnp.mean(of_sequence), jnp.std(of_sequence, ddof=1) / jnp.sqrt(jnp.asarray(metrics.LAST_SAMPLES, of_sequence.dtype))

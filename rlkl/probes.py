@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import exact, exact_losses, job, losses, penalty, policies, rollout, settings, terms
-from rlkl.policies import Policy
+from rlkl import exact, exact_losses, job, losses, policies, settings
+from rlkl.penalties import options, terms
+from rlkl.policies import Policy, base
 from rlkl.policies.tabular import Tabular
-from rlkl.rollout import Batch
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton, Task
 
 FAR = 200.0  # an extreme log-ratio
@@ -75,13 +77,13 @@ def _beside(run: job.Run, log_ref: Float[Array, "D V"]) -> job.Run:
 @jax.jit
 def _compared(run: job.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> Compared:
     legal, chosen = jnp.asarray(run.task.automaton.legal), run.settings.penalty
-    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
+    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
     assert div is not None
 
     def one(at, beside) -> Compared:
-        held, listed = _beside(run, beside), rollout.enumerate_all(run.task.automaton)
+        held, listed = _beside(run, beside), enumerate_all(run.task.automaton)
         source = held.reference if chosen.sampler == "reference" else Tabular(at, legal)
-        batch = _weighted(listed, jnp.exp(rollout.log_probability(source, listed)))
+        batch = _weighted(listed, jnp.exp(scoring.log_probability(source, listed)))
         found = jax.grad(lambda x: _descended(held, Tabular(x, legal), batch)[0])(at)
         between = lambda x: exact.between(held.task.automaton, div, params, Tabular(x, legal), held.reference)  # noqa: E731
         right = jax.grad(between)(at)
@@ -104,7 +106,7 @@ def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array,
         exactly = run.settings.algorithm.name == "exact"
         value = exact_losses.exact_loss(run, policy) if exactly else losses.beside(run, policy, jax.random.key(0))
         return jnp.asarray(value), jnp.asarray(value)
-    at = rollout.positions(run.task.automaton, policy, run.reference, batch)
+    at = scoring.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
         value = terms.from_reference(chosen, at, batch)
         return value, value
@@ -133,12 +135,12 @@ SECOND = np.log([0.4, 0.3, 0.2, 0.1])
 def robust(chosen: settings.Settings, horizon: int) -> list[Check]:
     """The checks of `scores.robustness` on a bandit (horizon 1) or on sequences of two tokens. Every sequence is in the batch
     once, however unlikely; where policies are equal, as often as it is likely. Needs x64."""
-    run, div = _run(chosen, TWO if horizon > 1 else ONE), penalty.divergence(chosen.penalty)
+    run, div = _run(chosen, TWO if horizon > 1 else ONE), options.divergence(chosen.penalty)
     assert div is not None
     first = np.array([[np.append(row, -np.inf) for row in pair] for pair in CASES.values()])
     second = np.broadcast_to(SECOND, (*first.shape[:2], run.task.automaton.decisions - 1, 4))
     rows = np.concatenate([first[:, :, None], second], axis=2)
-    infinite = np.isinf(float(div.limit("infinity", penalty.parameters(chosen.penalty, jnp.float64), jnp.float64)))
+    infinite = np.isinf(float(div.limit("infinity", options.parameters(chosen.penalty, jnp.float64), jnp.float64)))
     checks = []
     for dtype in ("float32", "float64"):
         found = _extreme(run, rows.astype(dtype), np.array([name == "equal" for name in CASES]))
@@ -156,12 +158,12 @@ def robust(chosen: settings.Settings, horizon: int) -> list[Check]:
 def _extreme(run: job.Run, rows: Float[Array, "C 2 D V"], likely) -> tuple[Array, Array, Array]:
     """Loss, value and gradient of each case, in the rows' dtype."""
     automaton, dtype = run.task.automaton, rows.dtype
-    legal, low = jnp.asarray(automaton.legal), job.cast(run, dtype)
+    legal, low = jnp.asarray(automaton.legal), base.cast(run, dtype)
 
     def one(pair, likely):
         logits = jnp.broadcast_to(jnp.where(legal, pair[0], 0.0), (automaton.horizon, *pair[0].shape))
-        listed = rollout.enumerate_all(automaton)
-        own = jnp.exp(rollout.log_probability(Tabular(logits, legal), listed))
+        listed = enumerate_all(automaton)
+        own = jnp.exp(scoring.log_probability(Tabular(logits, legal), listed))
         batch = _weighted(listed, jnp.where(likely, own, jnp.asarray(1.0 / listed.size, dtype)))
         held = _beside(low, pair[1])
         of = lambda x: _descended(held, Tabular(x, legal), batch)  # noqa: E731

@@ -10,11 +10,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from rlkl import descent, divergences, exact, penalty, rollout
+from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Divergence
 from rlkl.job import Run
+from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy, Policy, table_of
-from rlkl.rollout import Batch
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch
 
 SAME = 1e-8  # of the larger norm: gradients that agree to this are one
 
@@ -40,7 +42,7 @@ def _gradient(policy: AnyPolicy, of) -> tuple[Any, Any]:
 
 def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
     """D between the distributions of whole sequences."""
-    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    params = options.parameters(run.settings.penalty, jnp.float64)
     return exact.between(run.task.automaton, div, params, policy, run.reference)
 
 
@@ -53,30 +55,30 @@ def known(run: Run, policy: AnyPolicy, own: Batch) -> dict[str, np.ndarray]:
 def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.ndarray]]:
     whole = {name: np.asarray(exact_gradient(run, policy, div).gradient) for name, div in REGISTRY.items()}
     for name, gradient in whole.items():
-        yield descent.formula({name: 1.0}), gradient
-    yield descent.formula({"total_variation": 2.0}), 2.0 * whole["total_variation"]
+        yield expected_gradient.formula({name: 1.0}), gradient
+    yield expected_gradient.formula({"total_variation": 2.0}), 2.0 * whole["total_variation"]
     difference = {"kl_pi_ref": 1.0, "kl_ref_pi": -1.0}
-    yield descent.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
+    yield expected_gradient.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
     if run.task.automaton.horizon == 1:
         return
-    params, weight = penalty.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(own.weight)
+    params, weight = options.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(own.weight)
     semi = {
         name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, own))[1])
         for name, div in REGISTRY.items()
     }
     for name, gradient in semi.items():
-        yield descent.semi({name: 1.0}).says, gradient
-    yield descent.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
-    yield descent.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
+        yield expected_gradient.semi({name: 1.0}).says, gradient
+    yield expected_gradient.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
+    yield expected_gradient.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
     if isinstance(policy, Policy) and isinstance(run.reference, Policy):
         for name, div in REGISTRY.items():
             summed = np.asarray(_gradient(policy, lambda p, div=div: _own_states(run, p, div, params))[1])
-            yield descent.own_states(name), summed
-            yield descent.later_alone(name).says, summed - semi[name]
+            yield expected_gradient.own_states(name), summed
+            yield expected_gradient.later_alone(name).says, summed - semi[name]
 
 
 def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, own: Batch) -> Float[Array, ""]:
-    at = rollout.positions(run.task.automaton, policy, run.reference, own)
+    at = scoring.positions(run.task.automaton, policy, run.reference, own)
     rows = divergences.exact(div, params, at.log_pi, at.log_ref)
     return jnp.sum(weight[:, None] * jnp.where(own.mask, rows[at.row], 0.0))
 
@@ -94,4 +96,4 @@ def name_of(gradient: np.ndarray, known: dict[str, np.ndarray]) -> str:
     for name, each in known.items():
         if np.linalg.norm(gradient - each) <= SAME * max(np.linalg.norm(each), np.linalg.norm(gradient)):
             return name
-    return descent.NO_DIVERGENCE
+    return expected_gradient.NO_DIVERGENCE

@@ -17,10 +17,13 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, errors, job, metrics, oracle, penalty, plugins, policies, portrait, settings, tables, texts
+from rlkl import describe, divergences, errors, metrics, plugins, policies, portrait, settings, tables, texts
 from rlkl.blocks import Trained
 from rlkl.closing import Decoded
 from rlkl.config import Built
+from rlkl.exact import optimal_policy
+from rlkl.penalties import options
+from rlkl.policies import base
 from rlkl.portrait import Portraits
 from rlkl.settings import numerics
 from rlkl.tasks import Automaton, Task, checks
@@ -113,7 +116,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
     """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
     chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
-    div = penalty.divergence(chosen.penalty)
+    div = options.divergence(chosen.penalty)
     step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
     sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
     values = {
@@ -133,7 +136,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         "policy": chosen.policy.name,
         "algorithm": chosen.algorithm.name,
         **{key: getattr(chosen.penalty, key) for key in PENALTY},
-        "descends": job.descends(run).says,
+        "descends": describe.descends(run).says,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
         **_portrayed(trained, portraits, set(last)),
@@ -204,7 +207,10 @@ def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[
 
 def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None) -> dict[str, str]:
     run = built.run
-    unknown = oracle.reason(run.task, div, run.reference) or "the optimum would end in a state that the reference never reaches"
+    unknown = (
+        optimal_policy.reason(run.task, div, run.reference)
+        or "the optimum would end in a state that the reference never reaches"
+    )
     if bool(trained.optimum.tied):
         unknown = "the largest reward is tied, so the optimum is not one policy"
     reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
@@ -329,7 +335,7 @@ def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> polici
         raise ValueError(f"its policy {chosen.name!r} is none that is registered here")
     build = policies.REGISTRY[chosen.name].build
     like = jax.eval_shape(
-        lambda task, legal, key: build(chosen, job.cast(task, dtype), legal, key, dtype),
+        lambda task, legal, key: build(chosen, base.cast(task, dtype), legal, key, dtype),
         task,
         automaton.legal,
         jax.random.key(0),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rlkl import job, metrics, penalty, settings
+from rlkl import describe, metrics, settings
 from rlkl.blocks import Trained
 from rlkl.config import Built
 from rlkl.errors import visible
@@ -48,8 +48,8 @@ def header(built: Built) -> str:
     held = "" if chosen.reference.name == "task" else f", held to a {chosen.policy.name} pretrained on it"
     sampled = "" if chosen.batch_size is None else f", batches of {chosen.batch_size}"
     sampled_penalty = chosen.batch_size is not None and chosen.penalty.divergence != "none"
-    enters = f", penalty: {penalty.entrance(chosen.penalty)}" if sampled_penalty else ""
-    found = job.descends(built.run)
+    enters = f", penalty: {describe.entrance(chosen.penalty)}" if sampled_penalty else ""
+    found = describe.descends(built.run)
     if chosen.penalty.controller in settings.SCHEDULES:
         enters += f", beta {chosen.penalty.controller} to {chosen.penalty.beta_end:g}"
     elif chosen.penalty.controller != "fixed":
@@ -59,12 +59,12 @@ def header(built: Built) -> str:
         held += f", whose copy moves to the policy every {chosen.reference.sync_steps} steps ({chosen.reference.update}{by})"
     biased = "" if found.kind == "exact" else f"\nbiased: this penalty descends {found.says}"
     return (
-        f"{penalty.statement(chosen.penalty, chosen.penalty.beta)}\n"
+        f"{describe.statement(chosen.penalty, chosen.penalty.beta)}\n"
         f"task {built.resolved['task']['name']} ({size}){held}, policy {chosen.policy.name} "
         f"(init={chosen.policy.init}, support={chosen.policy.support})\n"
         f"{chosen.algorithm.name}, {chosen.steps} steps{sampled}{enters}, {chosen.optimizer.name} at "
         f"{chosen.optimizer.learning_rate:g}, {chosen.dtype}, seed {chosen.seed}{biased}"
-        + "".join(f"\n{said}" for said in job.caveats(built.run))
+        + "".join(f"\n{said}" for said in describe.caveats(built.run))
     )
 
 

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, grading, job, plots, plugins, records, report, suite, tables
-from rlkl.descent import Descent
+from rlkl import config, describe, grading, job, plots, plugins, records, report, suite, tables
 from rlkl.errors import SettingsError, visible
 from rlkl.grading import SCORES, Entrant, Grade
+from rlkl.penalties.expected_gradient import Descent
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
 from rlkl.suite import Size
@@ -87,8 +87,8 @@ def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part
         for each, chosen, store, runs in built:
             if each in once.values():
                 found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
-                descends = (job.descends(runs[0]), job.descends(runs[1]))
-                caveats = tuple(dict.fromkeys(said for run in runs for said in job.caveats(run)))
+                descends = (describe.descends(runs[0]), describe.descends(runs[1]))
+                caveats = tuple(dict.fromkeys(said for run in runs for said in describe.caveats(run)))
                 entries.append(Entry(each, found, descends, caveats, reused))
         faults.close()
     return entries

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import oracle, policies, rollout, settings
+from rlkl import policies, settings
 from rlkl.divergences import Divergence
 from rlkl.errors import SettingsError
+from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
 
@@ -54,7 +57,7 @@ def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
 
 def by_batch(chosen: settings.RewardShaping, task: Task) -> bool:
     """Whether mara goes by each batch: where the sequences are too many to list."""
-    return chosen.name == "mara" and task.automaton.horizon > 1 and not rollout.is_enumerable(task.automaton)
+    return chosen.name == "mara" and task.automaton.horizon > 1 and not is_enumerable(task.automaton)
 
 
 def shaped(
@@ -85,7 +88,7 @@ def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta
         return Shaped(dataclasses.replace(still, reward=level + beta * gap), reference, beta)
     automaton = task.automaton
     tilt = jnp.where(automaton.ends, gap[np.maximum(automaton.next_state, 0)][None], 0.0)
-    flattened = Fixed(oracle.pull_back(automaton, table_of(reference) + tilt), automaton.horizon)
+    flattened = Fixed(optimal_policy.pull_back(automaton, table_of(reference) + tilt), automaton.horizon)
     total = jnp.exp(jax.nn.logsumexp(log_p + gap))
     weight = beta * total if div is not None and div.name == "kl_ref_pi" else beta
     return Shaped(dataclasses.replace(still, reward=level), flattened, weight)
@@ -107,7 +110,7 @@ def on_batch(
     earned: Float[Array, "N T"],
     log_pi: Float[Array, " N"],
     log_ref: Float[Array, " N"],
-    batch: rollout.Batch,
+    batch: Batch,
 ) -> Float[Array, "N T"]:
     """What the tokens of a batch earn in place of the reward under mode-anchored reward augmentation, the anchor being the
     batch's own, as published.
@@ -118,7 +121,7 @@ def on_batch(
     level, gap = _anchored(chosen.reward_shaping, jnp.sum(earned, axis=1), log_ref)
     if chosen.reward_shaping.variant == 2 and chosen.penalty.divergence == "kl_ref_pi":
         gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
-    return rollout.at_last(batch, level + chosen.penalty.beta * gap)
+    return at_last(batch, level + chosen.penalty.beta * gap)
 
 
 def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
@@ -128,8 +131,8 @@ def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
         row = policy.table()[0, automaton.start]
         ends, found = automaton.next_state[automaton.start], row
     else:
-        listed = rollout.enumerate_all(automaton)
-        ends, found = listed.states[:, -1], rollout.log_probability(policy, listed)
+        listed = enumerate_all(automaton)
+        ends, found = listed.states[:, -1], scoring.log_probability(policy, listed)
     kept = jnp.asarray(np.where(ends >= 0, ends, automaton.states))  # an illegal token leads past the last state
     return jnp.full((automaton.states + 1,), -jnp.inf, found.dtype).at[kept].set(found)[:-1]
 

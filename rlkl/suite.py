@@ -15,7 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rlkl import blocks, exact, job, oracle, penalty, policies, rollout, settings, tasks, training
+from rlkl import blocks, exact, job, policies, settings, tasks, training
+from rlkl.exact import bandit_optimum, optimal_policy
+from rlkl.penalties.options import divergence, parameters
+from rlkl.policies import base
+from rlkl.rollouts import batch, scoring
 from rlkl.tasks import Task
 from rlkl.tasks.bandits import bandit
 
@@ -106,7 +110,7 @@ def _from_reference(name: str, task: Task) -> Setup:
     shape = (automaton.horizon, *task.log_reference.shape)
     ends = np.asarray(exact.outcome_probabilities(automaton, jnp.asarray(np.broadcast_to(task.log_reference, shape))))
     start = np.broadcast_to(np.where(automaton.legal, task.log_reference, 0.0), shape)
-    final = task.reward[oracle.final_states(rollout.enumerate_all(automaton))]
+    final = task.reward[optimal_policy.final_states(batch.enumerate_all(automaton))]
     return Setup(name, task, start, ends, several=bool(np.sum(final == final.max()) > 1))
 
 
@@ -154,34 +158,34 @@ def _trained(block: job.Run, starts: Float[Array, "N T D V"]) -> Reached:
 def _one(run: job.Run, start: Float[Array, "T D V"]) -> Reached:
     """Train from these logits for the run's steps, and grade what is reached."""
     state = training.start(run)
-    policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(rollout.float_of(state.policy)))
-    low = job.cast(run, jnp.dtype(run.settings.dtype))
+    policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_of(state.policy)))
+    low = base.cast(run, jnp.dtype(run.settings.dtype))
     state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: training.step(low, s), state._replace(policy=policy))
     optimum = training.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
     report = training.observe(run, optimum, state).report
-    reached = job.cast(state.policy, jnp.float64)
+    reached = base.cast(state.policy, jnp.float64)
     ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(reached))
     graded: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))
     rest: Any = (_kept(run, reached), ends, state.step)
     return Reached(*graded, *rest)
 
 
-def _gap(run: job.Run, optimum: oracle.Optimum) -> Float[Array, ""]:
+def _gap(run: job.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
     """What the optimum itself leaves: its Frank-Wolfe gap on a bandit. Sequences are solved by the same root."""
     chosen, automaton = run.settings.penalty, run.task.automaton
-    div = penalty.divergence(chosen)
+    div = divergence(chosen)
     if div is None or automaton.horizon > 1 or optimum.log_pi is None:
         return jnp.zeros(())
     log_pi, log_ref = optimum.log_pi[0, automaton.start], policies.table_of(run.reference)[0, automaton.start]
     arms = jnp.asarray(run.task.reward)[automaton.next_state[automaton.start]]
-    params = penalty.parameters(chosen, jnp.float64)
-    return oracle.gap(div, params, log_pi, log_ref, arms, jnp.asarray(chosen.beta, jnp.float64))
+    params = parameters(chosen, jnp.float64)
+    return bandit_optimum.gap(div, params, log_pi, log_ref, arms, jnp.asarray(chosen.beta, jnp.float64))
 
 
 def _kept(run: job.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
     """1 less the total variation between policy and reference among the sequences of the largest reward."""
-    listed = rollout.enumerate_all(run.task.automaton)
-    reward = jnp.asarray(run.task.reward)[oracle.final_states(listed)]
+    listed = batch.enumerate_all(run.task.automaton)
+    reward = jnp.asarray(run.task.reward)[optimal_policy.final_states(listed)]
     best = reward == jnp.max(reward)
-    among = lambda p: jax.nn.softmax(rollout.log_probability(p, listed), where=best)  # noqa: E731
+    among = lambda p: jax.nn.softmax(scoring.log_probability(p, listed), where=best)  # noqa: E731
     return jnp.sum(jnp.minimum(among(policy), among(run.reference)), where=best)

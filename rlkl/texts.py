@@ -6,10 +6,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from rlkl import blocks, job, oracle, rollout
+from rlkl import blocks
 from rlkl.blocks import Trained, static_part
 from rlkl.config import Built
-from rlkl.policies import AnyPolicy, Fixed, decoded
+from rlkl.exact import optimal_policy
+from rlkl.policies import AnyPolicy, Fixed, base, decoded
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.settings import numerics
 from rlkl.tasks import Automaton
 
@@ -24,7 +27,7 @@ KEPT = 4 * blocks.KEPT  # programs: a run has reference, policy and optimum, and
 @functools.lru_cache(maxsize=KEPT)
 def _walk(automaton: Automaton, _: tuple) -> Callable:
     """The walk through this automaton by policies of one static part, jitted; what it compiles goes with it."""
-    return jax.jit(lambda uniform, policy: rollout.walk(uniform, automaton, policy))
+    return jax.jit(lambda uniform, policy: sampling.walk(uniform, automaton, policy))
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -32,7 +35,7 @@ def _log_ratio(_: tuple) -> Callable:
     """log(pi*/pi_ref) of a batch, for arguments of one static part, jitted; what it compiles goes with it."""
 
     def of(optimum, reference, batch):
-        log_ref = rollout.log_probability(reference, batch)
+        log_ref = scoring.log_probability(reference, batch)
         return optimum.log_probability(batch, log_ref) - log_ref
 
     return jax.jit(of)
@@ -45,7 +48,7 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
     with numerics.pinned():
         policies: dict[str, AnyPolicy] = {
             "reference": built.run.reference,
-            "policy": job.cast(trained.state.policy, np.float64),
+            "policy": base.cast(trained.state.policy, np.float64),
         }
         if trained.closing.decoded is not None:
             policies["decoded"] = decoded(policies["policy"], built.run.settings.decoding)
@@ -58,15 +61,15 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
     return written
 
 
-def _cut(batch: rollout.Batch) -> list[np.ndarray]:
+def _cut(batch: Batch) -> list[np.ndarray]:
     return [tokens[mask] for tokens, mask in zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True)]
 
 
-def _resampled(built: Built, optimum: oracle.Optimum, size: int) -> list[np.ndarray]:
+def _resampled(built: Built, optimum: optimal_policy.Optimum, size: int) -> list[np.ndarray]:
     """Sequences of an optimum that is no table: the reference's, drawn again in proportion to pi*/pi_ref."""
     automaton, draw = built.run.task.automaton, np.random.default_rng(1)
     if optimum.log_listed is not None:
-        listed, share = rollout.enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
+        listed, share = enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
         taken = draw.choice(len(share), size, p=share / share.sum())
         return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in taken]
     reference = built.run.reference

@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, controllers, metrics, oracle, penalty, rollout, settings, shaping, threefry
-from rlkl.job import Run, cast, first_policy
+from rlkl import algorithms, metrics, settings, shaping
+from rlkl.exact import optimal_policy
+from rlkl.job import Run, first_policy
 from rlkl.losses import Seen, beside, experience, gather, loss, nothing, surrogate
+from rlkl.penalties import controllers, options
 from rlkl.policies import AnyPolicy, tempered
+from rlkl.policies.base import cast
+from rlkl.rollouts import scoring, threefry
 from rlkl.settings import SCHEDULES
 
 ROWS = 10  # logged rows a chunk
@@ -79,7 +83,7 @@ def start(run: Run) -> State:
     return State(policy, anchor, older, slots, zero, onward, count, zero, nothing(zero, zero), beta, zero, stopped)
 
 
-def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
+def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
     """The optimum that grades a run, and its row at step 0.
 
     The state comes as an input: XLA's CPU backend (jaxlib 0.10.2) misreads a network whose zero head is a constant of the
@@ -89,17 +93,17 @@ def prepare(run: Run, state: State) -> tuple[oracle.Optimum, Row]:
     return best, observe(run, best, state)
 
 
-def optimum_at(run: Run, beta: Float[Array, ""]) -> oracle.Optimum:
+def optimum_at(run: Run, beta: Float[Array, ""]) -> optimal_policy.Optimum:
     """The optimum that grades a run at this coefficient."""
     chosen = run.settings.penalty
-    params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
+    params, div = options.parameters(chosen, jnp.float64), options.divergence(chosen)
     key = jax.random.key(ORACLE)
-    best = oracle.solve(run.task, div, params, beta, run.reference, run.typical, key)
+    best = optimal_policy.solve(run.task, div, params, beta, run.reference, run.typical, key)
     if run.task.gold is None:
         return best
     flat = jnp.zeros_like(jnp.asarray(run.task.typicality))
     golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=flat, reward_model=None)
-    gold = oracle.solve(golden, div, params, beta, run.reference, False, key)
+    gold = optimal_policy.solve(golden, div, params, beta, run.reference, False, key)
     return best._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
 
 
@@ -109,11 +113,11 @@ def coefficient(run: Run, state: State) -> Float[Array, ""]:
     return jnp.asarray(chosen.beta if chosen.controller == "fixed" else state.beta, jnp.float64)
 
 
-def observe(run: Run, optimum: oracle.Optimum, state: State) -> Row:
+def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
     """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step. Where a controller
     moves the coefficient, the optimum is found anew too."""
     chosen, beta = run.settings.penalty, coefficient(run, state)
-    params, div = penalty.parameters(chosen, jnp.float64), penalty.divergence(chosen)
+    params, div = options.parameters(chosen, jnp.float64), options.divergence(chosen)
     optimum = optimum if chosen.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
@@ -173,7 +177,7 @@ def step(run: Run, state: State) -> State:
 
         def again(parameters):
             policy = eqx.combine(parameters, rest)
-            positions = rollout.positions(automaton, policy, run.reference, batch)
+            positions = scoring.positions(automaton, policy, run.reference, batch)
             return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
 
         def epoch(_, moved):
@@ -231,7 +235,7 @@ def _held_at(run: Run, state: State) -> Run:
     chosen, reference = run.settings, run.reference if state.anchor is None else state.anchor
     if chosen.reference.temperature is not None:
         reference = tempered(reference, chosen.reference.temperature)
-    made = shaping.shaped(chosen.reward_shaping, run.task, reference, penalty.divergence(chosen.penalty), state.beta)
+    made = shaping.shaped(chosen.reward_shaping, run.task, reference, options.divergence(chosen.penalty), state.beta)
     held = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=made.beta))
     return dataclasses.replace(run, settings=held, task=made.task, reference=made.reference)
 
@@ -242,7 +246,7 @@ def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
     return jnp.where(state.step == 0, 0.0, state.baseline / jnp.where(seen > 0.0, seen, 1.0))
 
 
-def advance(run: Run, optimum: oracle.Optimum, state: State, start: Int[Array, ""]) -> tuple[State, Row]:
+def advance(run: Run, optimum: optimal_policy.Optimum, state: State, start: Int[Array, ""]) -> tuple[State, Row]:
     """The next ROWS logged rows from step `start` on; steps past the run's last are not taken."""
     low, chosen = cast(run, jnp.dtype(run.settings.dtype)), run.settings
 

@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from rlkl import config, divergences, penalty, settings, tasks
+from rlkl import config, divergences, settings, tasks
 from rlkl.errors import SettingsError, visible
 from rlkl.overrides import config_directory
+from rlkl.penalties import options
 
 ROOT = config_directory()
 HERE = Path(__file__).parent
@@ -128,7 +129,7 @@ def valid_overrides(seed: int) -> list[str]:
         f"++penalty.alpha={draw.choice((-1, 0, 0.5, 1, 2))}",
     ]
     if divergence in ("kl_pi_ref", "kl_ref_pi") and algorithm not in ("exact", "natural") and draw.random() < 0.6:
-        ways = penalty.combinations(divergence, 2)
+        ways = options.combinations(divergence, 2)
         way = draw.choice(ways)
         overrides += [f"penalty.{key}={getattr(way, key)}" for key in ("estimator", "placement", "gradient", "sampler")]
     overrides += ["penalty.allow_biased=true"]

@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, descent, exact, job, losses, penalty, policies, rollout, settings, training
+from rlkl import algorithms, config, exact, job, losses, policies, settings, training
 from rlkl.divergences import REGISTRY
+from rlkl.penalties import expected_gradient as penalties_expected_gradient
+from rlkl.penalties import options
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch
 from rlkl.settings import AGGREGATIONS
 from tests.conftest import PARAMS, random_task
 
@@ -31,9 +35,9 @@ def expected_gradient(run: job.Run, policy, size: int):
         def loss(logits):
             tokens = jnp.arange(4, dtype=jnp.int32)[:, None]
             states = jnp.stack([jnp.zeros(4, jnp.int32), jnp.arange(1, 5, dtype=jnp.int32)], axis=1)
-            batch = rollout.Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
+            batch = Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
             moved = policies.tabular.Tabular(logits, policy.support)
-            positions = rollout.positions(task.automaton, moved, run.reference, batch)
+            positions = scoring.positions(task.automaton, moved, run.reference, batch)
             learned = losses.experience(run, positions, batch, jnp.asarray(0.2))
             return losses.surrogate(run, positions, batch, learned)
 
@@ -47,7 +51,7 @@ def expected_gradient(run: job.Run, policy, size: int):
 
 
 def exact_gradient(run: job.Run, policy):
-    div = penalty.divergence(run.settings.penalty)
+    div = options.divergence(run.settings.penalty)
 
     def loss(logits):
         table = policies.tabular.Tabular(logits, policy.support).table()
@@ -61,9 +65,9 @@ OFFERED = [
     (name, divergence, entry)
     for name in UNBIASED
     for divergence in sorted(REGISTRY)
-    for entry in penalty.combinations(divergence, 1)
+    for entry in options.combinations(divergence, 1)
     if entry.gradient == "naive" and entry.sampler == "policy"
-    if descent.of(entry, 1, algorithms.kind(name) == "scaled").kind == "exact"
+    if penalties_expected_gradient.of(entry, 1, algorithms.kind(name) == "scaled").kind == "exact"
 ]
 
 
@@ -136,10 +140,10 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
     assert np.abs(z[error > 0]).mean() < 1.3
 
 
-def a_batch(returns: np.ndarray) -> rollout.Batch:
+def a_batch(returns: np.ndarray) -> Batch:
     size, horizon = returns.shape
     whole = np.zeros((size, horizon), np.int32)
-    return rollout.Batch(whole, np.zeros((size, horizon + 1), np.int32), whole == 0, np.full(size, 1 / size), size)
+    return Batch(whole, np.zeros((size, horizon + 1), np.int32), whole == 0, np.full(size, 1 / size), size)
 
 
 def test_group_advantages_are_those_of_their_papers():
@@ -209,7 +213,7 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
         run = bandit_run("rloo", penalty=chosen, dtype="float64", steps=10)
         state = jax.jit(training.start)(run)
         after = jax.jit(training.step)(run, state)
-        batch = rollout.draw(
+        batch = sampling.draw(
             jax.random.fold_in(state.key, state.step), run.task.automaton, state.policy, run.settings.batch_size
         )
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
@@ -219,9 +223,9 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
 
 def test_the_defaults_are_exact_everywhere():
     for kind, name, horizon in itertools.product(("exact", "sampled", "scaled"), sorted(REGISTRY), (1, 4)):
-        filled = penalty.resolve(kind, settings.Penalty(name), horizon)
-        assert descent.of(filled, horizon, kind == "scaled").kind == "exact"
+        filled = options.resolve(kind, settings.Penalty(name), horizon)
+        assert penalties_expected_gradient.of(filled, horizon, kind == "scaled").kind == "exact"
         assert filled.placement == "reward" or kind != "scaled"
-    assert penalty.default("sampled", "kl_pi_ref", 4) == ("k1", "reward")
-    assert penalty.default("sampled", "kl_ref_pi", 4) == ("score", "reward")
-    assert penalty.default("sampled", "kl_ref_pi", 1) == ("full", "loss")
+    assert options.default("sampled", "kl_pi_ref", 4) == ("k1", "reward")
+    assert options.default("sampled", "kl_ref_pi", 4) == ("score", "reward")
+    assert options.default("sampled", "kl_ref_pi", 1) == ("full", "loss")

@@ -8,22 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import audit, audits, config, descent, estimators, job, losses, penalty, policies, rollout, settings, tasks
+from rlkl import audit, audits, config, job, losses, policies, settings, tasks
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
+from rlkl.penalties import estimators, expected_gradient, options
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import enumerate_all
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 VALUE = {"k1": lambda u: u, "k2": lambda u: u**2 / 2, "k3": lambda u: np.exp(-u) - 1 + u, "abs": np.abs}
 SLOPE = {"k1": np.ones_like, "k2": lambda u: u, "k3": lambda u: 1 - np.exp(-u), "abs": np.sign}
 
 
-@pytest.mark.parametrize(("estimator", "how"), descent.WEIGHTS)
+@pytest.mark.parametrize(("estimator", "how"), expected_gradient.WEIGHTS)
 def test_the_declared_weights_are_the_slopes_of_the_divergences_that_they_name(estimator, how):
     """As functions of u, up to a constant, whose expected gradient is zero; None: of no combination of the registered ones."""
     u = np.linspace(-3.0, 3.0, 41)
     value, slope = VALUE[estimator](u), SLOPE[estimator](u)
     weight = {"reward": value, "naive": slope, "unbiased": value + slope}[how]
-    declared = descent.WEIGHTS[estimator, how]
+    declared = expected_gradient.WEIGHTS[estimator, how]
     slopes = {name: np.asarray(div.both(jnp.asarray(u), PARAMS)[1]) for name, div in REGISTRY.items() if name != "mixed"}
     if declared is None:
         basis = np.stack([np.ones_like(u), *slopes.values()], axis=1)
@@ -93,7 +96,7 @@ def weights_of(chosen: settings.Penalty, log_pi, log_ref):
 
 def ways(name: str, horizon: int) -> list[settings.Penalty]:
     """Those that read sampled tokens of the policy."""
-    return [c for c in penalty.combinations(name, horizon) if c.estimator != "full" and c.sampler == "policy"]
+    return [c for c in options.combinations(name, horizon) if c.estimator != "full" and c.sampler == "policy"]
 
 
 def label(chosen) -> str:
@@ -126,13 +129,13 @@ def short_task(seed: int, horizon: int):
 def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
     """All of them in one program: the training's loss on every sequence, weighted by its probability."""
     task, draw = short_task(seed, 2 + seed % 2)
-    run, legal, every = run_of(task), jnp.asarray(task.automaton.legal), rollout.enumerate_all(task.automaton)
+    run, legal, every = run_of(task), jnp.asarray(task.automaton.legal), enumerate_all(task.automaton)
     logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
 
     def loss(x, chosen):
         own, policy = dataclasses.replace(run, settings=audit._settings(run, chosen)), policies.tabular.Tabular(x, legal)
-        batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(rollout.log_probability(policy, every))))
-        at = rollout.positions(task.automaton, policy, run.reference, batch)
+        batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
+        at = scoring.positions(task.automaton, policy, run.reference, batch)
         return losses.surrogate(own, at, batch, losses.experience(own, at, batch, jnp.zeros(())))
 
     found = jax.jit(lambda x: [jax.grad(loss)(x, chosen) for chosen in ways("kl_pi_ref", 2)])(jnp.asarray(logits))
@@ -277,7 +280,7 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     off_policy = (
         2 * (3 + 2) + 1
     )  # stale samples under three corrections, rounded ones under two; truncated weights of pi_ref/pi
-    assert len(rows) == 1 + off_policy + sum(len(penalty.combinations(name, 1)) for name in audit.DIRECTIONS)
+    assert len(rows) == 1 + off_policy + sum(len(options.combinations(name, 1)) for name in audit.DIRECTIONS)
     refused = command("audit", "task=bandit/nope")
     assert refused.returncode == 2
     assert "task='bandit/nope': unknown choice" in refused.stderr
@@ -286,9 +289,9 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
 def test_what_is_read_on_the_reference_s_sequences_stands_in_the_loss():
     for estimator in ("full", "k1", None):
         given = settings.Penalty("kl_ref_pi", sampler="reference", estimator=estimator)
-        filled = penalty.resolve("sampled", given, 3)
+        filled = options.resolve("sampled", given, 3)
         assert filled.placement == "loss"
-        assert penalty.resolve("sampled", filled, 3) == filled
+        assert options.resolve("sampled", filled, 3) == filled
 
 
 def test_every_estimator_has_its_definition_here():

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, blocks, config, controllers, job, losses, policies, rollout, settings, terms, training
+from rlkl import algorithms, blocks, config, job, losses, policies, settings, training
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
+from rlkl.penalties import controllers, terms
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, Positions, enumerate_all
 from tests.conftest import PARAMS, random_task, shortened
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
@@ -20,12 +23,12 @@ def built(algorithm: str | dict = "rloo", **groups) -> job.Run:
     return jax.tree.map(jnp.asarray, config.build(plain | groups).run)
 
 
-def one_each(run: job.Run, logits: np.ndarray) -> tuple[rollout.Batch, rollout.Positions]:
+def one_each(run: job.Run, logits: np.ndarray) -> tuple[Batch, Positions]:
     """Every arm, weighted by its probability."""
     policy = policies.tabular.Tabular(jnp.asarray(logits)[None, None], jnp.asarray(run.task.automaton.legal))
-    batch = rollout.enumerate_all(run.task.automaton)
-    batch = batch._replace(weight=jnp.exp(rollout.log_probability(policy, batch)))
-    return batch, rollout.positions(run.task.automaton, policy, run.reference, batch)
+    batch = enumerate_all(run.task.automaton)
+    batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
+    return batch, scoring.positions(run.task.automaton, policy, run.reference, batch)
 
 
 def table(policy) -> np.ndarray:
@@ -73,18 +76,18 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
     run = job.make(config.resolve(chosen, task), task)
     legal = jnp.asarray(task.automaton.legal)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(task.automaton.horizon, *legal.shape)))
-    every = rollout.enumerate_all(task.automaton)
+    every = enumerate_all(task.automaton)
 
     def by_definition(x):
-        both = (rollout.log_probability(p, every) for p in (policies.tabular.Tabular(x, legal), run.reference))
+        both = (scoring.log_probability(p, every) for p in (policies.tabular.Tabular(x, legal), run.reference))
         from rlkl import divergences
 
         return 0.3 * divergences.exact(REGISTRY[divergence], PARAMS, *both)
 
     beside = lambda x: losses.beside(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
     np.testing.assert_allclose(jax.grad(beside)(logits), jax.grad(by_definition)(logits), atol=1e-10)
-    batch = every._replace(weight=jnp.exp(rollout.log_probability(policies.tabular.Tabular(logits, legal), every)))
-    at = rollout.positions(task.automaton, policies.tabular.Tabular(logits, legal), run.reference, batch)
+    batch = every._replace(weight=jnp.exp(scoring.log_probability(policies.tabular.Tabular(logits, legal), every)))
+    at = scoring.positions(task.automaton, policies.tabular.Tabular(logits, legal), run.reference, batch)
     made = terms.make(run.settings.penalty, jnp.float64)
     assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.in_loss(at, batch)).any()
 
@@ -105,7 +108,7 @@ def test_a_sampled_entropy_bonus_has_the_gradient_of_entropy_on_a_bandit():
     def gradient(run):
         def loss(logits):
             policy = policies.tabular.Tabular(logits[None, None], jnp.asarray(run.task.automaton.legal))
-            at = rollout.positions(run.task.automaton, policy, run.reference, batch)
+            at = scoring.positions(run.task.automaton, policy, run.reference, batch)
             return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(())))
 
         batch, _ = one_each(run, LOGITS)
@@ -138,8 +141,8 @@ def test_an_averaged_reference_moves_by_its_share_at_its_steps(policy):
     states = [jax.jit(training.start)(run)]
     for _ in range(6):
         states.append(jax.jit(training.step)(run, states[-1]))
-    every = rollout.enumerate_all(run.task.automaton)
-    at_start = rollout.log_probability(states[0].anchor, every) - rollout.log_probability(run.reference, every)
+    every = enumerate_all(run.task.automaton)
+    at_start = scoring.log_probability(states[0].anchor, every) - scoring.log_probability(run.reference, every)
     np.testing.assert_allclose(at_start, 0.0, atol=1e-6)
     moving = lambda tree: [np.asarray(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]  # noqa: E731
     for number in range(1, 7):
@@ -202,7 +205,7 @@ def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are
 
 def test_every_registered_factor_is_that_of_its_advantages():
     returns = np.random.default_rng(0).normal(size=(16, 1))
-    batch = rollout.Batch(np.zeros((16, 1), int), np.zeros((16, 2), int), np.ones((16, 1), bool), np.full(16, 1 / 16), 16)
+    batch = Batch(np.zeros((16, 1), int), np.zeros((16, 2), int), np.ones((16, 1), bool), np.full(16, 1 / 16), 16)
     unbiased = algorithms.rloo(jnp.asarray(returns), batch, jnp.zeros(()))
     for entry in algorithms.REGISTRY.values():
         if entry.factor is not None:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import best_of_n, exact, rollout
+from rlkl import exact
 from rlkl.divergences import REGISTRY
+from rlkl.exact import best_of_n
 from rlkl.policies import Fixed
 from rlkl.tasks import bandits
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
@@ -93,7 +94,7 @@ def test_it_is_a_bandit_over_all_sequences(seed, typicality):
 def test_where_it_is_sampled_it_is_within_its_standard_errors(monkeypatch):
     task, reference = made(3, 0.4)
     exactly = best_of_n.of(task, reference, 4)
-    monkeypatch.setattr(rollout, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
     with pytest.raises(ValueError, match="key"):
         best_of_n.of(task, reference, 4)
     about = best_of_n.of(task, reference, 4, jax.random.key(0))

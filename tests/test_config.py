@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import algorithms, config, job, penalty, policies, rollout, settings, tasks, training
+from rlkl import algorithms, config, divergences, policies, settings, tasks, training
 from rlkl.errors import SettingsError
 from rlkl.overrides import config_directory
+from rlkl.policies import base
+from rlkl.rollouts import batch, scoring
 
 ROOT = config_directory()
 
@@ -56,12 +58,12 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     @jax.jit
     def stepped(run, state):
         optimum, _ = training.prepare(run, state)
-        after = training.step(job.cast(run, run.settings.dtype), state)
-        listed = jax.tree.map(jnp.asarray, rollout.enumerate_all(run.task.automaton)) if few else None
-        total = None if listed is None else jnp.sum(jnp.exp(rollout.log_probability(after.policy, listed)))
+        after = training.step(base.cast(run, run.settings.dtype), state)
+        listed = jax.tree.map(jnp.asarray, batch.enumerate_all(run.task.automaton)) if few else None
+        total = None if listed is None else jnp.sum(jnp.exp(scoring.log_probability(after.policy, listed)))
         return after.step, total, optimum.objective
 
-    few = rollout.is_enumerable(built.run.task.automaton)
+    few = batch.is_enumerable(built.run.task.automaton)
     step, total, objective = stepped(built.run, jax.jit(training.start)(built.run))
     assert step == 1
     if few:
@@ -110,7 +112,7 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
         assert yaml.safe_load((ROOT / "policy" / f"{name}.yaml").read_text())["name"] == name
         assert family.inits
     preset = {yaml.safe_load(path.read_text())["divergence"] for path in (ROOT / "penalty").glob("*.yaml")}
-    assert preset == {*penalty.REGISTRY, "none"}
+    assert preset == {*divergences.REGISTRY, "none"}
 
 
 BAD = [
@@ -165,7 +167,7 @@ def test_a_plugin_with_a_wrong_divergence_is_a_bad_setting(tmp_path):
     (tmp_path / "wrong.py").write_text("\n".join([*lines, "    return u * u, 3 * u", ""]))
     with pytest.raises(SettingsError, match="divergence 'wrong': slope must be df/dt"):
         config.build(config.compose([f"plugins=[{tmp_path / 'wrong.py'}]"]))
-    assert "wrong" not in penalty.REGISTRY
+    assert "wrong" not in divergences.REGISTRY
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, controllers, oracle, settings
+from rlkl import blocks, config, settings
 from rlkl.divergences import REGISTRY
+from rlkl.exact import bandit_optimum
+from rlkl.penalties import controllers
 from tests.conftest import PARAMS
 
 
@@ -47,7 +49,7 @@ def test_a_controller_brings_the_kl_to_its_target_and_is_graded_at_its_last_coef
     assert abs(beta - 0.1) > 0.01
     arms = run.task.reward[1:]
     log_ref = jnp.asarray(run.task.log_reference[0])
-    best = oracle.solve_bandit(REGISTRY["kl_pi_ref"], PARAMS, log_ref, jnp.asarray(arms), jnp.asarray(beta))
+    best = bandit_optimum.solve_bandit(REGISTRY["kl_pi_ref"], PARAMS, log_ref, jnp.asarray(arms), jnp.asarray(beta))
     p, ref = np.exp(best), np.exp(run.task.log_reference[0])
     worth = np.sum(p * arms) - beta * np.sum(p * np.log(p / ref))
     np.testing.assert_allclose(done.optimum.objective, worth, rtol=1e-9)

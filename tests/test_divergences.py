@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlkl.divergences import REGISTRY, Divergence, Params, complaint, exact
-from rlkl.estimators import k1, k2, k3
+from rlkl.penalties.estimators import k1, k2, k3
 from tests.conftest import PARAMS
 
 NAMES = sorted(REGISTRY)

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import exact, rollout
+from rlkl import exact
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
+from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import sampling
+from rlkl.rollouts.batch import enumerate_all
 from rlkl.tasks import Automaton
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 from tests.test_divergences import DEFINITIONS
@@ -95,7 +98,7 @@ def test_divergences_without_a_chain_are_enumerated_where_sequences_are_few_and_
     of = lambda: exact.sequence_divergence(task.automaton, REGISTRY[name], PARAMS, jnp.asarray(log_pi), jnp.asarray(log_ref))  # noqa: E731
     pi, ref = (np.exp(sequence_log_probability(table, task.automaton)) for table in (log_pi, log_ref))
     close(of(), DEFINITIONS[name](pi, ref))
-    monkeypatch.setattr(rollout, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
     assert not exact.has_exact_divergence(task.automaton, REGISTRY[name])
     assert np.isnan(of())
 
@@ -103,7 +106,7 @@ def test_divergences_without_a_chain_are_enumerated_where_sequences_are_few_and_
 @pytest.mark.parametrize("seed", range(12))
 def test_every_legal_sequence_is_listed_once(seed):
     task, _, _ = drawn(seed)
-    listed = rollout.enumerate_all(task.automaton)
+    listed = enumerate_all(task.automaton)
     kept = zip(listed.tokens, listed.mask, listed.states, strict=True)
     found = {tuple(tokens[mask].tolist()): states[-1] for tokens, mask, states in kept}
     expected = {tuple(token for _, _, token in path): end for path, end in sequences(task.automaton)}
@@ -133,7 +136,7 @@ def test_drawn_sequences_have_the_table_s_probabilities(seed):
     task = next(t for t in iter(lambda: random_task(draw), None) if t.automaton.horizon <= 3)
     automaton, size = task.automaton, 40_000
     table = random_rows(draw, np.broadcast_to(automaton.legal, (automaton.horizon, *automaton.legal.shape)))
-    batch = rollout.draw(jax.random.key(seed), automaton, Fixed(jnp.asarray(table), automaton.horizon), size)
+    batch = sampling.draw(jax.random.key(seed), automaton, Fixed(jnp.asarray(table), automaton.horizon), size)
     index = {tuple(token for _, _, token in path): i for i, (path, _) in enumerate(sequences(automaton))}
     frequency = np.zeros(len(index))
     for tokens, mask, weight in zip(np.asarray(batch.tokens), np.asarray(batch.mask), np.asarray(batch.weight), strict=True):
@@ -149,5 +152,5 @@ def test_drawn_sequences_have_the_table_s_probabilities(seed):
 def test_a_token_of_probability_zero_is_never_drawn():
     log_pi = jnp.log(jnp.asarray([0.0, 0.3, 0.0, 0.7 - 1e-7, 0.0]))
     uniform = jnp.concatenate([jnp.asarray([0.0, 1.0 - 2.0**-53]), jax.random.uniform(jax.random.key(0), (10_000,))])
-    tokens = np.asarray(rollout.inverse_cdf(uniform, jnp.broadcast_to(rollout.cumulative(log_pi), (uniform.size, 5))))
+    tokens = np.asarray(sampling.inverse_cdf(uniform, jnp.broadcast_to(sampling.cumulative(log_pi), (uniform.size, 5))))
     assert set(tokens) == {1, 3}

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlkl import divergences, estimators, losses, penalty, policies, rollout, terms
+from rlkl import divergences, losses, policies
 from rlkl.divergences import REGISTRY
 from rlkl.job import Run
+from rlkl.penalties import estimators, options, terms
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import enumerate_all
 from rlkl.settings import Penalty
 from tests.conftest import PARAMS
 from tests.test_audit import run_of, short_task
@@ -85,7 +88,7 @@ def test_a_token_that_the_reference_never_takes_is_infinite_and_never_nan(name):
 
 
 def ways() -> list[Penalty]:
-    every = [*penalty.combinations("kl_pi_ref", 2), *penalty.combinations("kl_ref_pi", 2)]
+    every = [*options.combinations("kl_pi_ref", 2), *options.combinations("kl_ref_pi", 2)]
     return [way for way in every if way.sampler == "policy"]
 
 
@@ -94,7 +97,7 @@ def surrogates(request):
     """A function of (logits, the reference's) a combination: the training's own loss on every sequence, and its gradient."""
     task, _ = short_task(2, 2)
     run, legal = run_of(task), jnp.asarray(task.automaton.legal)
-    every = rollout.enumerate_all(task.automaton)
+    every = enumerate_all(task.automaton)
 
     def of(way):
         import dataclasses
@@ -106,8 +109,8 @@ def surrogates(request):
             policy = policies.tabular.Tabular(logits, legal)
             own = dataclasses.replace(run, settings=chosen, reference=policies.tabular.Tabular(reference, legal))
             assert isinstance(own, Run)
-            batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(rollout.log_probability(policy, every))))
-            at = rollout.positions(task.automaton, policy, own.reference, batch)
+            batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
+            at = scoring.positions(task.automaton, policy, own.reference, batch)
             made = terms.make(chosen.penalty, jnp.float64)
             value = jnp.sum(batch.weight * jnp.sum(made.in_loss(at, batch), axis=1))
             return losses.surrogate(own, at, batch, losses.experience(own, at, batch, jnp.zeros(()))), value

@@ -10,26 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlkl import (
-    best_of_n,
-    blocks,
-    config,
-    exact,
-    losses,
-    metrics,
-    oracle,
-    plots,
-    records,
-    results,
-    rollout,
-    shaping,
-    tasks,
-    training,
-)
+from rlkl import blocks, config, exact, losses, metrics, plots, records, results, shaping, tasks, training
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
+from rlkl.exact import best_of_n, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
+from rlkl.rollouts import batch, scoring
+from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks import automaton, transforms
 from rlkl.tasks.preferences import annotators, fitted_reward
 from rlkl.tasks.transforms import export, unfold
@@ -44,7 +32,7 @@ GRAMMAR = ["task=preference/any", "task@task.base=sequence/grammar", "task.model
 @pytest.fixture
 def unlistable(monkeypatch):
     """Few enough sequences to enumerate in a test are too many for the code."""
-    for module in (rollout, automaton, transforms, fitted_reward, annotators):
+    for module in (batch, automaton, transforms, fitted_reward, annotators):
         monkeypatch.setattr(module, "MOST_SEQUENCES", 8)
 
 
@@ -54,10 +42,10 @@ def built(*overrides: str):
 
 def everything(run, policy):
     """Every sequence of a run's task, weighted by the policy, and its log-probability under the reference."""
-    batch = rollout.enumerate_all(run.task.automaton)
+    batch = enumerate_all(run.task.automaton)
     batch = batch._replace(tokens=jnp.asarray(batch.tokens), states=jnp.asarray(batch.states), mask=jnp.asarray(batch.mask))
-    batch = batch._replace(weight=jnp.exp(rollout.log_probability(policy, batch)))
-    return batch, rollout.log_probability(run.reference, batch)
+    batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
+    return batch, scoring.log_probability(run.reference, batch)
 
 
 def some_policy(task, seed: int = 0) -> Tabular:
@@ -102,14 +90,14 @@ def test_mara_by_batch_descends_what_its_paper_says(unlistable, name, variant):
     augmented, anchored = level + (0.0 if moved else 0.2 * gap), log_ref + (gap if moved else 0.0)
 
     def worth(logits):
-        log_pi = rollout.log_probability(Tabular(logits, policy.support), batch)
+        log_pi = scoring.log_probability(Tabular(logits, policy.support), batch)
         if name == "reverse_kl":
             return jnp.sum(jnp.exp(log_pi) * (augmented - 0.2 * (log_pi - log_ref)))
         return jnp.sum(jnp.exp(log_pi) * augmented) + 0.2 * jnp.sum(jnp.exp(anchored) * log_pi)
 
     def loss(logits):
         own = Tabular(logits, policy.support)
-        at = rollout.positions(run.task.automaton, own, run.reference, batch)
+        at = scoring.positions(run.task.automaton, own, run.reference, batch)
         return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(())))
 
     np.testing.assert_allclose(-jax.grad(loss)(policy.logits), jax.grad(worth)(policy.logits), atol=1e-10)
@@ -133,9 +121,9 @@ def read(monkeypatch, request):
     return tasks.build("preference/any", **NETWORK, pairs=300, temperature=0.5), tree
 
 
-def rewards(task) -> tuple[rollout.Batch, np.ndarray]:
+def rewards(task) -> tuple[Batch, np.ndarray]:
     """Every sequence of a task, and its reward."""
-    batch = rollout.enumerate_all(task.automaton)
+    batch = enumerate_all(task.automaton)
     return batch, np.asarray(jnp.sum(exact.sequence_rewards(task, batch, jnp.float64), axis=1))
 
 
@@ -148,7 +136,7 @@ def test_the_network_s_reward_is_the_one_on_the_tree(read):
     theirs, there = rewards(tree.task)
     np.testing.assert_array_equal(batch.tokens, theirs.tokens)
     np.testing.assert_allclose(here - here[0], there - there[0], atol=1e-5)
-    p = np.exp(rollout.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
+    p = np.exp(scoring.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
     spread = np.sqrt(p @ there**2 - (p @ there) ** 2)
     assert abs(p @ here) <= 4.0 * spread / math.sqrt(fitted_reward.MOMENTS)
     assert np.ptp(here) > 0.1
@@ -157,7 +145,7 @@ def test_the_network_s_reward_is_the_one_on_the_tree(read):
 def test_a_standardised_network_has_spread_one(unlistable):
     card = tasks.build("preference/any", **NETWORK, pairs=None, standardise=True, temperature=0.5)
     batch, here = rewards(card.task)
-    p = np.exp(rollout.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
+    p = np.exp(scoring.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
     np.testing.assert_allclose(p @ here, 0.0, atol=0.03)
     np.testing.assert_allclose(np.sqrt(p @ here**2), 1.0, atol=0.03)
 
@@ -166,7 +154,7 @@ def test_a_standardised_network_has_spread_one(unlistable):
 def test_infinitely_many_pairs_tell_the_network_what_the_annotators_hold(unlistable):
     card = tasks.build("preference/any", **(NETWORK | {"fit_steps": 400, "width": 16}), pairs=None, typicality=0.5)
     batch, here = rewards(card.task)
-    log_p = np.asarray(rollout.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
+    log_p = np.asarray(scoring.log_probability(Fixed(jnp.asarray(card.task.log_reference), 2), batch))
     held = np.asarray(card.task.gold)[np.asarray(batch.states)[:, -1]] + 0.5 * log_p
     assert np.corrcoef(here, held)[0, 1] > 0.98
 
@@ -176,12 +164,12 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
     task, div, beta = read[0].task, REGISTRY["kl_pi_ref"], jnp.asarray(0.3)
     reference, policy = Fixed(jnp.asarray(task.log_reference), 2), some_policy(task)
     assert metrics.known(task, policy, reference, div) == "sampled"
-    best = oracle.solve(task, div, PARAMS, beta, reference)
+    best = optimal_policy.solve(task, div, PARAMS, beta, reference)
     assert bool(best.is_none)
     best = best._replace(gold_objective=jnp.zeros(()))
     batch, earned = rewards(task)
-    pi = np.exp(rollout.log_probability(policy, batch))
-    u = np.asarray(rollout.log_probability(policy, batch) - rollout.log_probability(reference, batch))
+    pi = np.exp(scoring.log_probability(policy, batch))
+    u = np.asarray(scoring.log_probability(policy, batch) - scoring.log_probability(reference, batch))
     of = jax.jit(jax.vmap(lambda key: metrics.evaluate(task, policy, reference, div, PARAMS, beta, best, key, 256)))
     report = of(jax.random.split(jax.random.key(0), 200))
     for name, found, true in (
@@ -201,7 +189,7 @@ def test_best_of_n_by_a_network_s_reward_is_estimated(read):
     reference = Fixed(jnp.asarray(task.log_reference), 2)
     found = best_of_n.of(task, reference, n, jax.random.key(0))
     batch, earned = rewards(task)
-    p = np.exp(rollout.log_probability(reference, batch))
+    p = np.exp(scoring.log_probability(reference, batch))
     kept = best_of_n.pmf(p, earned, n)
     assert abs(found.reward - kept @ earned) <= 4.0 * found.stderr["reward"]
     assert abs(found.kl_pi_ref - kept @ np.log(kept / p)) <= 4.0 * found.stderr["kl_pi_ref"]

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import exact, matching, oracle, tasks
+from rlkl import exact, tasks
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
+from rlkl.exact import matching, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks.bandits import bandit
 from tests.conftest import PARAMS, random_task
@@ -73,7 +74,7 @@ def test_sequences_are_matched_as_the_dynamic_programs_measure_them(name, quanti
 
     @jax.jit
     def value(beta):
-        log_pi = oracle.solve(on_device, div, PARAMS, beta, reference).log_pi
+        log_pi = optimal_policy.solve(on_device, div, PARAMS, beta, reference).log_pi
         if measured is None:
             return exact.objective(on_device, None, PARAMS, beta, log_pi, log_pi)
         return exact.sequence_divergence(task.automaton, measured, PARAMS, log_pi, reference.table())

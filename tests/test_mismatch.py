@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, exact_losses, importance, job, losses, policies, rollout, settings, training
+from rlkl import config, exact_losses, job, losses, policies, settings, training
 from rlkl.errors import SettingsError
+from rlkl.penalties import importance
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import enumerate_all
 from tests.conftest import random_rows, random_task, sequences, shortened
 
 BASE = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "dtype": "float64", "steps": 20}
@@ -30,10 +33,10 @@ def test_weights_are_the_ratios_of_their_definition(correction, most):
     task = shortened(random_task(draw), 300)
     legal = np.broadcast_to(task.automaton.legal, (task.automaton.horizon, *task.automaton.legal.shape))
     log_pi, log_mu = random_rows(draw, legal), random_rows(draw, legal)
-    batch = rollout.enumerate_all(task.automaton)._replace(weight=np.ones(len(sequences(task.automaton))))
+    batch = enumerate_all(task.automaton)._replace(weight=np.ones(len(sequences(task.automaton))))
     pi, mu = (policies.Fixed(jnp.asarray(table), task.automaton.horizon) for table in (log_pi, log_mu))
     chosen = settings.Penalty(importance_correction=correction, truncation=most)
-    told = [rollout.token_log_probability(policy, batch) for policy in (pi, mu)]
+    told = [scoring.token_log_probability(policy, batch) for policy in (pi, mu)]
     found, cut = importance.weights(chosen, *told, batch)
     mine = {}
     for row, (tokens, mask) in enumerate(zip(batch.tokens, batch.mask, strict=True)):
@@ -65,13 +68,13 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     legal = jnp.asarray(task.automaton.legal)
     logits, older = (draw.normal(size=(task.automaton.horizon, *legal.shape)) for _ in range(2))
     sampler = policies.tabular.Tabular(jnp.asarray(older), legal)
-    batch = rollout.enumerate_all(task.automaton)
-    batch = batch._replace(weight=jnp.exp(rollout.log_probability(sampler, batch)))
-    reported = rollout.token_log_probability(sampler, batch)
+    batch = enumerate_all(task.automaton)
+    batch = batch._replace(weight=jnp.exp(scoring.log_probability(sampler, batch)))
+    reported = scoring.token_log_probability(sampler, batch)
 
     def sampled(x):
         policy = policies.tabular.Tabular(x, legal)
-        at = rollout.positions(task.automaton, policy, run.reference, batch)
+        at = scoring.positions(task.automaton, policy, run.reference, batch)
         return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(()), reported))
 
     exactly = jax.grad(lambda x: exact_losses.exact_loss(run, policies.tabular.Tabular(x, legal)))(jnp.asarray(logits))
@@ -91,10 +94,10 @@ def test_rounded_rows_are_of_the_dtype_s_numbers_and_are_drawn_normalised():
         np.testing.assert_array_equal(rows[name], np.asarray(policy.table()).astype(dtype).astype(float))
     total = np.exp(rows["bfloat16"]).sum()
     assert abs(total - 1.0) > 1e-5
-    every = rollout.enumerate_all(run.task.automaton)
-    drawn = rollout.drawn_log_probability(policies.rounded(policy, "bfloat16"), every)
+    every = enumerate_all(run.task.automaton)
+    drawn = scoring.drawn_log_probability(policies.rounded(policy, "bfloat16"), every)
     np.testing.assert_allclose(np.exp(drawn), np.exp(rows["bfloat16"][0, 0]) / total, rtol=1e-12)
-    batch = rollout.draw(jax.random.key(0), run.task.automaton, policies.rounded(policy, "bfloat16"), 200_000)
+    batch = sampling.draw(jax.random.key(0), run.task.automaton, policies.rounded(policy, "bfloat16"), 200_000)
     spread = np.sqrt(np.exp(drawn) * (1 - np.exp(drawn)) / 200_000)
     assert (np.abs(np.asarray(batch.weight) - np.exp(drawn)) <= 5 * spread).all()
 
@@ -107,8 +110,8 @@ def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
         states.append(step(run, states[-1]))
     for number, state in enumerate(states[:-1]):
         sampler = states[max(0, number - 3)].policy
-        batch = rollout.draw(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
-        u = rollout.log_probability(state.policy, batch) - rollout.log_probability(run.reference, batch)
+        batch = sampling.draw(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
+        u = scoring.log_probability(state.policy, batch) - scoring.log_probability(run.reference, batch)
         np.testing.assert_allclose(states[number + 1].seen.kl["k1"], np.mean(u), rtol=1e-9, atol=1e-12)
 
 

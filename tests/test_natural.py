@@ -7,7 +7,7 @@ import pytest
 from conftest import random_rows, random_task, sequence_log_probability, sequences, shortened
 
 import rlkl
-from rlkl import algorithms, divergences, exact
+from rlkl import divergences, exact, exact_losses
 from rlkl.divergences import Params
 from rlkl.errors import SettingsError
 from rlkl.policies.base import normalise
@@ -27,7 +27,7 @@ def test_it_solves_the_fisher_matrix_of_whole_sequences(seed):
     table = lambda logits: normalise(logits, support)  # noqa: E731
     worth = lambda logits: exact.objective(task, KL, Params(), jnp.asarray(0.3), table(logits), log_ref)  # noqa: E731
     gradient = jax.grad(worth)(logits)
-    found = np.asarray(algorithms.natural_gradient(automaton, table(logits), gradient)).ravel()
+    found = np.asarray(exact_losses.natural_gradient(automaton, table(logits), gradient)).ravel()
     # Fisher by hand: the outer products of the scores of all sequences, weighed by their probability.
     pi = np.exp(np.asarray(table(logits)))
     scores = np.zeros((len(sequences(automaton)), *shape))

@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, closing, config, exact, exact_losses, job, losses, metrics, oracle, policies, rollout, tasks, training
+from rlkl import blocks, closing, config, exact, exact_losses, job, losses, metrics, policies, tasks, training
 from rlkl.divergences import REGISTRY
+from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
+from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import enumerate_all, laid_out
 from rlkl.tasks import transforms
 from tests.conftest import PARAMS, random_task, shortened
 
@@ -39,7 +43,7 @@ def test_the_rows_drawn_from_are_those_scored(name, task):
 
     @jax.jit
     def both(policy, key):
-        batch, rows = rollout.recorded(rollout.uniforms(key, automaton, policy, 50), automaton, policy)
+        batch, rows = sampling.recorded(sampling.uniforms(key, automaton, policy, 50), automaton, policy)
         return batch._replace(size=None), rows, policy.score(batch.tokens, batch.states)
 
     batch, drawn, scored = both(policy, jax.random.key(1))
@@ -64,11 +68,11 @@ def test_a_network_reads_its_whole_history_and_nothing_ahead(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_the_same(name, monkeypatch):
     run, policy = random_network(name, FEW)
-    listed = rollout.enumerate_all(run.task.automaton)
-    whole = np.asarray(rollout.log_probability(policy, listed))
+    listed = enumerate_all(run.task.automaton)
+    whole = np.asarray(scoring.log_probability(policy, listed))
     np.testing.assert_allclose(np.exp(whole).sum(), 1.0, atol=1e-12)
-    monkeypatch.setattr(rollout, "AT_ONCE", 7)
-    np.testing.assert_allclose(rollout.log_probability(policy, listed), whole, atol=1e-12)
+    monkeypatch.setattr(scoring, "AT_ONCE", 7)
+    np.testing.assert_allclose(scoring.log_probability(policy, listed), whole, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "init"), list(itertools.product(NETWORKS, ("reference", "uniform"))))
@@ -157,7 +161,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
     for name in ("kl_pi_ref", "kl_ref_pi", "hellinger"):
 
         def optimum(t, div=REGISTRY[name]):
-            return oracle.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))
+            return optimal_policy.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))
 
         before, after = (jax.jit(optimum)(jax.tree.map(jnp.asarray, t)).objective for t in (task, remembered))
         np.testing.assert_allclose(before, after, rtol=1e-12)
@@ -210,7 +214,7 @@ def many_seeds():
 
         @jax.jit
         def of(keys):
-            best = oracle.solve(task, div, PARAMS, beta, run.reference)
+            best = optimal_policy.solve(task, div, PARAMS, beta, run.reference)
             exactly = metrics.evaluate(task, policy, run.reference, div, PARAMS, beta, best, keys[0])
             one = lambda key: metrics.estimate(  # noqa: E731
                 task, metrics.sample(task, policy, run.reference, key, size), div, PARAMS, beta, best
@@ -252,7 +256,7 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
 def closing_seeds():
     """400 sampled closings' details and distances of a random network, and the listed ones."""
     run, policy = random_network("gru", {"name": "sequence/brackets", "horizon": 6, "reward": "depth"}, seed=1)
-    best = jax.jit(lambda: oracle.solve(run.task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.3), run.reference))()
+    best = jax.jit(lambda: optimal_policy.solve(run.task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.3), run.reference))()
 
     def both(key):
         drawn = metrics.sample(run.task, policy, run.reference, key, 512)
@@ -264,7 +268,7 @@ def closing_seeds():
         closing.detail(closing.see(run.task, policy, run.reference, jax.random.key(0))),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "MOST_SEQUENCES", 1)
+        patch.setattr(batch_module, "MOST_SEQUENCES", 1)
         drawn = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(9), SEEDS))
     return exactly, drawn
 
@@ -297,9 +301,9 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)
     by_table = closing.see(task, policy, run.reference, jax.random.key(0))
-    batch = rollout.enumerate_all(task.automaton)
-    batch = batch._replace(weight=jnp.exp(rollout.log_probability(policy, batch)))
-    rows = rollout.laid_out(*(rollout.rows_along(p, batch) for p in (policy, run.reference)))
+    batch = enumerate_all(task.automaton)
+    batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
+    rows = laid_out(*(scoring.rows_along(p, batch) for p in (policy, run.reference)))
     by_list = closing.seen_along(task, batch, rows)
     one, other = closing.detail(by_table), closing.detail(by_list)
     for a, b in zip(one[:4], other[:4], strict=True):

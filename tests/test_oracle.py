@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from rlkl import exact, oracle, rollout
+from rlkl import divergences
 from rlkl.divergences import REGISTRY
+from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
+from rlkl.rollouts import batch as batch_module
 from rlkl.tasks import Automaton, Task
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 from tests.test_divergences import DEFINITIONS
@@ -37,10 +39,10 @@ def fixed(log_ref) -> Fixed:
     return Fixed(log_ref, log_ref.shape[0])
 
 
-solve = jax.jit(lambda name, *a: oracle.solve_bandit(REGISTRY[name], PARAMS, *a), static_argnums=0)
-by_root = jax.jit(lambda name, *a: oracle.solve_by_root(REGISTRY[name], PARAMS, *a), static_argnums=0)
-gap = jax.jit(lambda name, *a: oracle.gap(REGISTRY[name], PARAMS, *a), static_argnums=0)
-divergence = jax.jit(lambda name, *a: exact.divergences.exact(REGISTRY[name], PARAMS, *a), static_argnums=0)
+solve = jax.jit(lambda name, *a: bandit_optimum.solve_bandit(REGISTRY[name], PARAMS, *a), static_argnums=0)
+by_root = jax.jit(lambda name, *a: bandit_optimum.solve_by_root(REGISTRY[name], PARAMS, *a), static_argnums=0)
+gap = jax.jit(lambda name, *a: bandit_optimum.gap(REGISTRY[name], PARAMS, *a), static_argnums=0)
+divergence = jax.jit(lambda name, *a: divergences.exact(REGISTRY[name], PARAMS, *a), static_argnums=0)
 
 
 def objective(name, pi, p, reward, beta):
@@ -93,7 +95,7 @@ def test_certificate_s_gradient_is_that_of_finite_differences(name):
     div = REGISTRY[name]
     for p, reward, beta in (b for b in bandits(12, seed=5) if b[0].min() > 0):
         pi = 0.5 * p + 0.5 * np.random.default_rng(1).dirichlet(np.ones(p.size))
-        gradient = np.asarray(oracle.gradient(div, PARAMS, log(pi), log(p), jnp.asarray(reward), jnp.asarray(beta)))
+        gradient = np.asarray(bandit_optimum.gradient(div, PARAMS, log(pi), log(p), jnp.asarray(reward), jnp.asarray(beta)))
         towards = np.random.default_rng(0).dirichlet(np.ones(p.size)) - pi
         step = 1e-6
         numeric = (
@@ -189,7 +191,9 @@ def over_all_sequences(seed: int, names) -> None:
     task = shortened(random_task(np.random.default_rng(seed)))
     automaton, beta = task.automaton, jnp.asarray(0.4)
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    found = jax.jit(lambda: {name: oracle.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)) for name in names})()
+    found = jax.jit(
+        lambda: {name: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)) for name in names}
+    )()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     reward = jnp.asarray([task.reward[end] for _, end in sequences(automaton)])
     for name, best in found.items():
@@ -204,7 +208,7 @@ def tempered(seed: int) -> None:
     task = shortened(random_task(np.random.default_rng(seed), typicality=0.6))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4), fixed(log_ref), True))()
+    best = jax.jit(lambda: optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4), fixed(log_ref), True))()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     logits = (1 + 0.6 / 0.4) * p + np.array([task.reward[end] for _, end in sequences(automaton)]) / 0.4
     expected = np.exp(logits - np.logaddexp.reduce(logits))
@@ -233,10 +237,10 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     task = shortened(random_task(np.random.default_rng(1), typicality=0.6), 300)
     automaton, beta = task.automaton, jnp.asarray(0.4)
     reference = fixed(jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape)))
-    best = jax.jit(lambda: oracle.solve(task, REGISTRY[name], PARAMS, beta, reference, True))()
+    best = jax.jit(lambda: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, reference, True))()
     p = sequence_log_probability(np.asarray(reference.table()), automaton)
     reward = np.array([task.reward[end] for _, end in sequences(automaton)]) + 0.6 * p
-    gap = oracle.gap(
+    gap = bandit_optimum.gap(
         REGISTRY[name],
         PARAMS,
         solve(name, jnp.asarray(p), jnp.asarray(reward), beta),
@@ -247,10 +251,10 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     assert gap <= 1e-9
     expected = np.exp(solve(name, jnp.asarray(p), jnp.asarray(reward), beta))
     np.testing.assert_allclose(np.sort(np.exp(best.log_listed)), np.sort(expected), atol=1e-12)
-    assert oracle.reason(task, REGISTRY[name], reference) is None
-    monkeypatch.setattr(rollout, "MOST_SEQUENCES", 1)
-    assert np.isnan(oracle.solve(task, REGISTRY[name], PARAMS, beta, reference, True).objective)
-    assert "depends on the history" in oracle.reason(task, REGISTRY[name], reference)
+    assert optimal_policy.reason(task, REGISTRY[name], reference) is None
+    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
+    assert np.isnan(optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, reference, True).objective)
+    assert "depends on the history" in optimal_policy.reason(task, REGISTRY[name], reference)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -258,7 +262,7 @@ def test_without_a_penalty_the_optimum_is_the_largest_reward(seed):
     task = jax.tree.map(jnp.asarray, random_task(np.random.default_rng(seed)))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: oracle.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(log_ref)))()
+    best = jax.jit(lambda: optimal_policy.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(log_ref)))()
     np.testing.assert_allclose(best.objective, task.reward[automaton.outcomes].max(), atol=1e-12)
 
 
@@ -270,7 +274,7 @@ def test_a_tie_without_a_penalty_is_said():
         jnp.asarray(0.0),
         jnp.arange(3.0),
     )
-    assert oracle.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(task.log_reference[None])).tied
+    assert optimal_policy.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(task.log_reference[None])).tied
 
 
 def test_an_end_state_that_the_reference_never_reaches_is_refused():
@@ -278,5 +282,5 @@ def test_an_end_state_that_the_reference_never_reaches_is_refused():
     automaton = Automaton(np.array([[1, 1], [2, 3]]), 4, 2)
     log_ref = jnp.log(jnp.asarray([[[0.5, 0.5], [1.0, 0.0]]] * 2))
     task = Task(automaton, jnp.asarray([0.0, 0.0, 0.0, 5.0]), log_ref[0], jnp.asarray(0.0), jnp.arange(2.0))
-    assert np.isnan(oracle.solve(task, REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
-    assert np.isfinite(oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
+    assert np.isnan(optimal_policy.solve(task, REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
+    assert np.isfinite(optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)

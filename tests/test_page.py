@@ -20,8 +20,8 @@ import pytest
 import experiments
 from experiments import build, page, provenance
 from experiments.page import evidence, render
-from rlkl import oracle
 from rlkl.divergences import REGISTRY
+from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks import Task
 from rlkl.tasks.bandits import bandit
@@ -197,7 +197,7 @@ def best(log_ref, reward, typicality, beta):
     """log pi* under both directions, from `oracle.solve` on a bandit with a typicality reward."""
     even = bandit(np.zeros(3), np.full(3, 1 / 3))
     task = Task(even.automaton, jnp.append(jnp.zeros(1), reward), log_ref[None], typicality, jnp.asarray(even.coordinates))
-    of = lambda name: oracle.solve(task, REGISTRY[name], PARAMS, beta, Fixed(log_ref[None], 1)).log_pi[0, 0]  # noqa: E731
+    of = lambda name: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, Fixed(log_ref[None], 1)).log_pi[0, 0]  # noqa: E731
     return [of(name) for name in DIRECTIONS]
 
 

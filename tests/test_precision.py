@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, controllers, divergences, errors, exact, oracle, report, settings
+from rlkl import blocks, config, divergences, errors, exact, report, settings
 from rlkl.divergences import REGISTRY, Params
+from rlkl.exact import bandit_optimum, optimal_policy
+from rlkl.penalties import controllers
 from rlkl.policies import Fixed
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 from tests.test_exact import POWERS, drawn
@@ -76,7 +78,7 @@ def test_no_simple_policy_beats_an_optimum_at_any_coefficient(name, alpha):
 
     @jax.jit
     def solved(log_ref, reward, beta, others):
-        best = oracle.solve_bandit(div, params, log_ref, reward, beta)
+        best = bandit_optimum.solve_bandit(div, params, log_ref, reward, beta)
         value = lambda log_pi: worth(div, params, log_pi, log_ref, reward, beta)  # noqa: E731
         return best, value(best), jax.vmap(value)(others)
 
@@ -103,7 +105,7 @@ def test_at_a_vanishing_coefficient_the_optimum_is_the_reference_on_the_best_seq
         best = np.where(reward >= reward.max() - 1e-12, log_p, -np.inf)
         beta = jnp.asarray(settings.BETA_LIMITS[0])
         fixed = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-        solved = oracle.solve(task, REGISTRY["kl_pi_ref"], PARAMS, beta, fixed, bool(seed % 2))
+        solved = optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, beta, fixed, bool(seed % 2))
         found = sequence_log_probability(np.asarray(solved.log_pi), task.automaton)
         np.testing.assert_allclose(np.exp(found), np.exp(best - np.logaddexp.reduce(best)), atol=1e-9)
         np.testing.assert_allclose(solved.objective, reward.max(), atol=1e-9)

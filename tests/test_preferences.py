@@ -12,11 +12,12 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlkl import blocks, config, exact, exact_losses, metrics, records, rollout, tasks, training
+from rlkl import blocks, config, exact, exact_losses, metrics, records, tasks, training
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
+from rlkl.rollouts import batch, scoring
 from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
 from rlkl.tasks.preferences.annotators import Preferences
 from rlkl.tasks.preferences.bradley_terry import Pairs
@@ -281,8 +282,8 @@ def test_the_optimum_on_sentences_is_the_reference_sharpened():
         jnp.asarray, run(*BIASED, "task@task.base=sequence/motif", "task.base.horizon=3", "task.model=features")
     )
     best = jax.jit(training.optimum_at)(made, jnp.asarray(0.25))
-    listed = rollout.enumerate_all(made.task.automaton)
-    log_ref = rollout.log_probability(made.reference, listed)
+    listed = batch.enumerate_all(made.task.automaton)
+    log_ref = scoring.log_probability(made.reference, listed)
     weight = np.exp(np.asarray(log_ref) * (1.0 + 0.5 / 0.25)) * np.exp(np.asarray(made.task.gold)[listed.states[:, -1]] / 0.25)
     np.testing.assert_allclose(np.exp(best.log_probability(listed, log_ref)), weight / weight.sum(), atol=1e-12)
     gold = np.asarray(made.task.gold)[listed.states[:, -1]]

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, descent, job, losses, overrides, penalty, policies, rollout, settings, tasks, terms, training
+from rlkl import config, job, losses, overrides, policies, settings, tasks, training
+from rlkl.penalties import expected_gradient, options, terms
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, enumerate_all, laid_out
 
 ROOT = overrides.config_directory() / "penalty"
 SIZE, HORIZON, VOCABULARY = 6, 5, 3
@@ -161,17 +164,17 @@ def drawn(seed: int, whole: bool = False):
             states[i, t + 1] = TASK.automaton.next_state[states[i, t], tokens[i, t]] if mask[i, t] else states[i, t]
     log_ref = draw.normal(size=(SIZE, HORIZON, VOCABULARY)) - 2.0
     log_pi = log_ref + draw.uniform(-2.4, 2.4, size=log_ref.shape)
-    batch = rollout.Batch(jnp.asarray(tokens), jnp.asarray(states), jnp.asarray(mask), jnp.full(SIZE, 1 / SIZE), SIZE)
+    batch = Batch(jnp.asarray(tokens), jnp.asarray(states), jnp.asarray(mask), jnp.full(SIZE, 1 / SIZE), SIZE)
     return batch, log_pi, log_ref, END_REWARD[states[:, -1]]
 
 
-def at_tokens(rows: np.ndarray, batch: rollout.Batch) -> np.ndarray:
+def at_tokens(rows: np.ndarray, batch: Batch) -> np.ndarray:
     return np.take_along_axis(rows, np.asarray(batch.tokens)[..., None], axis=-1)[..., 0]
 
 
 def value_and_slope(of, batch, log_pi, log_ref):
     """rlkl's number of these rows, and its gradient by the tokens' log-probabilities; by the others' it is zero."""
-    number = lambda rows: of(rollout.laid_out(rows, jnp.asarray(log_ref)), batch)  # noqa: E731
+    number = lambda rows: of(laid_out(rows, jnp.asarray(log_ref)), batch)  # noqa: E731
     value, gradient = jax.value_and_grad(number)(jnp.asarray(log_pi))
     token = np.arange(VOCABULARY) == np.asarray(batch.tokens)[..., None]
     assert not np.asarray(gradient)[~token].any()
@@ -197,7 +200,7 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0, ours), rtol=1e-9)
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
         made = terms.make(run.settings.penalty, jnp.float64)
-        at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+        at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
         assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.later(at, batch)).any()
     assert len(lengths) > 2
 
@@ -212,7 +215,7 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
     for seed in range(5):
         batch, log_pi, log_ref, score = drawn(seed, whole=preset == "instructgpt_ppo")
         mask, ours, theirs = np.asarray(batch.mask), at_tokens(log_pi, batch), at_tokens(log_ref, batch)
-        at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+        at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
         expected = library(ours, theirs, mask, score, beta)
         taken = np.asarray(terms.make(run.settings.penalty, jnp.float64).in_reward(at, batch))
         alone = library(ours, theirs, mask, 0.0 * score, 1.0)  # the penalty's own returns, at beta = 1
@@ -231,7 +234,7 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
     """Its baseline is the mean of the other sequences' rewards, penalty included."""
     run = run_of("trl_rloo")
     batch, log_pi, log_ref, score = drawn(0, whole=True)
-    at = rollout.laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+    at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
     reward = trl_rloo(
         at_tokens(log_pi, batch), at_tokens(log_ref, batch), np.asarray(batch.mask), score, float(run.settings.penalty.beta)
     )[:, 0]
@@ -243,18 +246,18 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
 def test_tunix_s_penalty_is_one_on_short_sequences(run_of):
     """Its expected gradient, by every sequence of a random table, is that of E[1/length], and zero once nothing divides."""
     run = run_of("tunix_grpo")
-    listed = rollout.enumerate_all(TASK.automaton)
+    listed = enumerate_all(TASK.automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
     length = jnp.sum(mask, axis=1).astype(jnp.float64)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(HORIZON, 2, VOCABULARY)))
     policy = lambda at: policies.tabular.Tabular(at, jnp.asarray(TASK.automaton.legal))  # noqa: E731
-    chance = lambda at: jnp.exp(rollout.log_probability(policy(at), listed))  # noqa: E731
-    batch = rollout.Batch(tokens, states, mask, chance(logits), listed.size)
+    chance = lambda at: jnp.exp(scoring.log_probability(policy(at), listed))  # noqa: E731
+    batch = Batch(tokens, states, mask, chance(logits), listed.size)
 
     def penalised(at, aggregation):
         algorithm = dataclasses.replace(run.settings.algorithm, loss_aggregation=aggregation)
         summed = dataclasses.replace(run, settings=dataclasses.replace(run.settings, algorithm=algorithm))
-        positions = rollout.positions(TASK.automaton, policy(at), run.reference, batch)
+        positions = scoring.positions(TASK.automaton, policy(at), run.reference, batch)
         learned = losses.experience(summed, positions, batch, jnp.asarray(0.0))
         return losses.surrogate(summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
 
@@ -277,7 +280,7 @@ def test_what_a_preset_says_it_descends_is_what_it_descends(preset):
     kinds = set()
     for place, horizon in (("a bandit", 1), ("sequences", HORIZON)):
         allowed = settings.Penalty(**{key: value for key, value in chosen.items() if value is not None})
-        found = descent.of(penalty.resolve("sampled", allowed, horizon), horizon)
+        found = expected_gradient.of(options.resolve("sampled", allowed, horizon), horizon)
         assert f"\n# On {place} it descends {found.says}.\n" in said + "\n"
         kinds.add(found.kind)
     assert chosen["allow_biased"] == (kinds != {"exact"})

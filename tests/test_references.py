@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, exact, oracle, pretraining, records, references, rollout, sealed
+from rlkl import blocks, config, exact, pretraining, records, references, sealed
 from rlkl.divergences import REGISTRY
+from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
+from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import enumerate_all
 from tests.conftest import PARAMS, sequences
 
 FEW = {"name": "sequence/brackets", "horizon": 4}
@@ -33,9 +37,9 @@ def test_a_pretrained_reference_comes_close_to_the_model_and_is_used_again(tmp_p
     made = attached(built(tmp_path, policy))
     close = made.card.facts["reference_kl"]
     assert 0.0 < close < 0.02  # of 2.77 nats; 4,000 samples leave about (parameters)/(2 * 4000)
-    listed = rollout.enumerate_all(made.run.task.automaton)
+    listed = enumerate_all(made.run.task.automaton)
     true = Fixed(jnp.asarray(made.run.task.log_reference), 4)
-    p, q = (np.asarray(rollout.log_probability(each, listed)) for each in (true, made.run.reference))
+    p, q = (np.asarray(scoring.log_probability(each, listed)) for each in (true, made.run.reference))
     np.testing.assert_allclose(close, np.sum(np.exp(p) * (p - q)), rtol=1e-9)
     monkeypatch.setattr(references, "_program", lambda _: None)  # must not be called again
     fitted = pretraining.Fitted(made.run.reference, jnp.zeros(()), jnp.zeros(()))
@@ -99,14 +103,14 @@ def test_the_estimated_optimum_beside_a_network_s_reference_is_that_of_listed_se
     penalty = {"divergence": divergence, "beta": 0.3}
     run = attached(built(tmp_path, {"name": "gru", "width": 8}, penalty=penalty, algorithm={"name": "rloo"})).run
     div, beta, key = REGISTRY[divergence], jnp.asarray(0.3), jax.random.key(0)
-    of = lambda: jax.jit(lambda run: oracle.solve(run.task, div, PARAMS, beta, run.reference, False, key))(run)  # noqa: E731
+    of = lambda: jax.jit(lambda run: optimal_policy.solve(run.task, div, PARAMS, beta, run.reference, False, key))(run)  # noqa: E731
     listed = of()
     reward = np.array([run.task.reward[end] for _, end in sequences(run.task.automaton)])
-    log_ref = rollout.log_probability(run.reference, rollout.enumerate_all(run.task.automaton))
-    ends = np.asarray(run.task.reward)[np.asarray(rollout.enumerate_all(run.task.automaton).states)[:, -1]]
+    log_ref = scoring.log_probability(run.reference, enumerate_all(run.task.automaton))
+    ends = np.asarray(run.task.reward)[np.asarray(enumerate_all(run.task.automaton).states)[:, -1]]
     assert sorted(ends.tolist()) == sorted(reward.tolist())
-    assert oracle.gap(div, PARAMS, listed.log_listed, log_ref, jnp.asarray(ends), beta) <= 1e-9
-    monkeypatch.setattr(rollout, "MOST_SEQUENCES", 1)
+    assert bandit_optimum.gap(div, PARAMS, listed.log_listed, log_ref, jnp.asarray(ends), beta) <= 1e-9
+    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
     sampled = of()
     assert float(listed.stderr) == 0.0 < float(sampled.stderr) < 0.01
     assert abs(float(sampled.objective) - float(listed.objective)) <= 4.0 * float(sampled.stderr)

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from jax.nn import log_softmax
 
-from rlkl import blocks, config, exact, job, penalty, policies, records, rollout, settings, training
+from rlkl import blocks, config, exact, job, policies, records, settings, training
 from rlkl.errors import SettingsError
-from rlkl.policies import Fixed
+from rlkl.penalties import options
+from rlkl.policies import Fixed, base
+from rlkl.rollouts import batch, scoring
 from tests.conftest import random_rows
 
 SIX = [
@@ -74,8 +76,8 @@ def test_mara_on_sequences_is_uniform_over_those_above_the_threshold(name, varia
     state = training.start(run)
     held = training._held_at(run, state)
     best = training.optimum_at(dataclasses.replace(held, typical=False), held.settings.penalty.beta)
-    listed = rollout.enumerate_all(run.task.automaton)
-    log_pi = np.asarray(best.log_probability(listed, rollout.log_probability(held.reference, listed)))
+    listed = batch.enumerate_all(run.task.automaton)
+    log_pi = np.asarray(best.log_probability(listed, scoring.log_probability(held.reference, listed)))
     above = np.asarray(run.task.reward)[listed.states[:, -1]] >= 1.0
     assert above.sum() == 2
     assert np.ptp(log_pi[above]) <= 1e-9
@@ -87,7 +89,7 @@ def slope_of(run: job.Run, log_pi):
     """The gradient of J by logits, on the automaton of a run."""
     support = jnp.asarray(run.task.automaton.legal)
     chosen = run.settings.penalty
-    div, params = penalty.divergence(chosen), penalty.parameters(chosen, jnp.float64)
+    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
 
     def worth(logits):
         rows = jnp.where(support, log_softmax(jnp.where(support, logits, -jnp.inf), axis=-1), -jnp.inf)
@@ -186,9 +188,9 @@ def test_decoding_keeps_what_its_rules_keep(rules):
 def test_a_network_is_decoded_as_the_table_that_it_equals():
     run = built("task=sequence/motif", "task.horizon=2", "task.motifs=[ab]", "policy=gru", "policy.width=4").run
     state = training.start(jax.tree.map(jnp.asarray, run))  # it starts at the reference
-    rules, listed = settings.Decoding(temperature=0.6, top_p=0.8), rollout.enumerate_all(run.task.automaton)
-    both = (job.cast(state.policy, jnp.float64), run.reference)
-    told = [np.asarray(rollout.log_probability(policies.decoded(policy, rules), listed)) for policy in both]
+    rules, listed = settings.Decoding(temperature=0.6, top_p=0.8), batch.enumerate_all(run.task.automaton)
+    both = (base.cast(state.policy, jnp.float64), run.reference)
+    told = [np.asarray(scoring.log_probability(policies.decoded(policy, rules), listed)) for policy in both]
     np.testing.assert_allclose(np.exp(told[0]), np.exp(told[1]), atol=1e-6)
     np.testing.assert_allclose(np.exp(told[0]).sum(), 1.0, rtol=1e-9)
 

@@ -10,8 +10,8 @@ import pytest
 
 import rlkl
 from rlkl import config, grading, job, probes, scorecard, scores, suite
-from rlkl.descent import Descent
 from rlkl.errors import SettingsError
+from rlkl.penalties.expected_gradient import Descent
 from rlkl.policies.tabular import Tabular
 from rlkl.tasks.bandits import bandit
 from tests.test_plugins import EXAMPLE

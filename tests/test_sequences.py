@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, exact, rollout, tasks
+from rlkl import blocks, config, exact, tasks
 from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
+from rlkl.rollouts import sampling
 from rlkl.tasks import grammar
 from tests.conftest import sequence_log_probability, sequences
 
@@ -48,7 +49,7 @@ def test_grammar_s_rewards_are_those_of_the_sentences_read(reward):
     card = tasks.build("sequence/grammar", reward=reward)
     automaton = card.task.automaton
     table = jnp.broadcast_to(jnp.asarray(card.task.log_reference), (automaton.horizon, *card.task.log_reference.shape))
-    batch = jax.jit(lambda key: rollout.draw(key, automaton, Fixed(table, automaton.horizon), 400)._replace(size=None))(
+    batch = jax.jit(lambda key: sampling.draw(key, automaton, Fixed(table, automaton.horizon), 400)._replace(size=None))(
         jax.random.key(1)
     )
     finished = 0

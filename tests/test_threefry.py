@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import rollout, threefry
 from rlkl.policies.tabular import Tabular
+from rlkl.rollouts import sampling, threefry
 from rlkl.tasks import bandits
 
 
@@ -45,7 +45,7 @@ def test_counted_tokens_are_those_of_the_inverse_of_the_sums(size):
     with np.errstate(divide="ignore"):
         policy = Tabular(jnp.log(jnp.asarray(probability, jnp.float32))[None, None], jnp.ones((1, size), bool))
     edges, key = np.cumsum(probability), jax.random.key(size)
-    batch = jax.jit(lambda key: rollout.draw(key, task.automaton, policy, 1000))(key)
+    batch = jax.jit(lambda key: sampling.draw(key, task.automaton, policy, 1000))(key)
     uniform = np.asarray(jax.random.uniform(key, (1000,), jnp.float32), float)
     expected = np.bincount(np.minimum(np.searchsorted(edges, uniform, side="right"), size - 1), minlength=size)
     near = int((np.abs(uniform[:, None] - edges).min(axis=1) < 3e-6).sum())
@@ -63,7 +63,7 @@ def test_sums_never_fall_and_do_not_rise_at_a_token_that_has_no_probability(size
         weight[0] += 1.0
         with np.errstate(divide="ignore"):
             log_pi = np.log(weight / weight.sum()).astype(np.float32)
-        sums = np.asarray(jax.jit(rollout.cumulative)(log_pi))
+        sums = np.asarray(jax.jit(sampling.cumulative)(log_pi))
         rise = np.diff(sums)
         assert (rise >= 0.0).all()
         assert (rise[weight[1:] == 0.0] == 0.0).all()

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, job, policies, rollout, training
+from rlkl import blocks, config, job, policies, training
 from rlkl.divergences import REGISTRY
+from rlkl.policies import base
+from rlkl.rollouts import batch, scoring
 from rlkl.tasks import REGISTRY as TASKS
 
 BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
@@ -28,7 +30,7 @@ def final_regret(made):
     """The regret after the last step: training without its logged rows, which halves what is compiled."""
     state = training.start(made)
     optimum, _ = training.prepare(made, state)
-    low = job.cast(made, made.settings.dtype)
+    low = base.cast(made, made.settings.dtype)
     state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: training.step(low, state), state)
     return training.observe(made, optimum, state).report.regret
 
@@ -201,7 +203,7 @@ def test_every_family_starts_as_it_says_and_sums_to_one(name):
         state = blocks.programs(made).start(block)
         _, row = blocks.programs(made).prepare(block, state)
         policy = jax.tree.map(lambda leaf: leaf[0], state.policy)
-        of_arms = np.asarray(rollout.log_probability(policy, rollout.enumerate_all(made.task.automaton)))
+        of_arms = np.asarray(scoring.log_probability(policy, batch.enumerate_all(made.task.automaton)))
         np.testing.assert_allclose(np.exp(of_arms).sum(), 1.0, atol=1e-12)
         if init == "reference":
             np.testing.assert_allclose(row.report.values.kl_pi_ref[0], 0.0, atol=1e-15)

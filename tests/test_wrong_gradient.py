@@ -10,8 +10,11 @@ import pytest
 
 from experiments import build
 from experiments.wrong_gradient import figure, fixed_points, measured, targets
-from rlkl import cli, config, penalty, plots, results, rollout, training
+from rlkl import cli, config, plots, results, training
+from rlkl.penalties import options
 from rlkl.policies.tabular import Tabular
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import enumerate_all
 
 HOME = build.HERE / "wrong_gradient"
 LADDER, BANDIT = {"name": "automaton/custom", "path": str(HOME / "ladder.json")}, {"name": "bandit/random", "size": 4}
@@ -25,7 +28,7 @@ def run_of(task: dict, divergence: str = "kl_pi_ref", **chosen):
 
 
 def listed(run, policy) -> np.ndarray:
-    return np.asarray(rollout.log_probability(policy, rollout.enumerate_all(run.task.automaton)))
+    return np.asarray(scoring.log_probability(policy, enumerate_all(run.task.automaton)))
 
 
 def bandit_optimum(run, divergence: str) -> np.ndarray:
@@ -113,7 +116,7 @@ def test_the_expected_gradient_is_that_of_the_objective_by_finite_differences():
     run = run_of(LADDER, estimator="k1", placement="reward", level="sequence")
     automaton = run.task.automaton
     logits = np.random.default_rng(0).normal(size=(automaton.horizon, automaton.decisions, automaton.vocabulary))
-    batch = rollout.enumerate_all(automaton)
+    batch = enumerate_all(automaton)
     worth = np.asarray(run.task.reward)[batch.states[:, -1]]
     log_ref = listed(run, run.reference)
 
@@ -224,5 +227,5 @@ def test_the_table_of_short_runs(tmp_path, monkeypatch):
 def test_labels_tell_every_way_apart():
     for horizon in (1, 3):
         for direction in ("kl_pi_ref", "kl_ref_pi"):
-            ways = [way for way in penalty.combinations(direction, horizon) if way.gradient != "straight_through"]
+            ways = [way for way in options.combinations(direction, horizon) if way.gradient != "straight_through"]
             assert len({measured.label(way) for way in ways}) == len(ways)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from experiments import optima
 from experiments.build import Claim, at_least, at_most
-from rlkl import best_of_n, exact, plots, tasks
+from rlkl import exact, plots, tasks
+from rlkl.exact import best_of_n
 from rlkl.results import Runs
 from rlkl.settings import numerics
 

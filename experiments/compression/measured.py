@@ -9,9 +9,11 @@ import pandas as pd
 from experiments import series
 from experiments.compression import coders
 from experiments.series import Row, points
-from rlkl import diversity, exact, records, rollout, tasks
+from rlkl import diversity, exact, records, tasks
 from rlkl.policies import Fixed, Policy
 from rlkl.results import Runs
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch
 from rlkl.settings import numerics
 from rlkl.tasks import text
 from rlkl.tasks.words import read_text
@@ -94,7 +96,7 @@ def _policies(runs: Runs) -> list[Row]:
         assert isinstance(policy, Policy)
         batch = _sentences(automaton, policy, SENTENCES, 2)
         sent = [_sent(automaton, batch, np.asarray(by.table())) / SENTENCES for by in (reference, policy)]
-        extra = np.asarray(rollout.log_probability(policy, batch) - rollout.log_probability(reference, batch))
+        extra = np.asarray(scoring.log_probability(policy, batch) - scoring.log_probability(reference, batch))
         error = extra.std(ddof=1) / BIT / np.sqrt(SENTENCES)
         rows += points("policies", f"beta = {graded['beta']:g}", [graded["kl_pi_ref"] / BIT], [sent[0] - sent[1]], error)
     return rows
@@ -105,11 +107,11 @@ def _grammar():
     return task.automaton, jax.numpy.asarray(task.log_reference)
 
 
-def _sentences(automaton, policy: Policy, size: int, seed: int) -> rollout.Batch:
-    return rollout.walk(jax.numpy.asarray(np.random.default_rng(seed).random((automaton.horizon, size))), automaton, policy)
+def _sentences(automaton, policy: Policy, size: int, seed: int) -> Batch:
+    return sampling.walk(jax.numpy.asarray(np.random.default_rng(seed).random((automaton.horizon, size))), automaton, policy)
 
 
-def _sent(automaton, batch: rollout.Batch, log_rows: np.ndarray) -> int:
+def _sent(automaton, batch: Batch, log_rows: np.ndarray) -> int:
     """Bits of a range coder that knows the rows (Float["T D V"])."""
     mask = np.asarray(batch.mask)
     place = np.arange(automaton.horizon) * automaton.decisions + np.asarray(batch.states)[:, :-1]
@@ -157,10 +159,10 @@ def _archives() -> list[Row]:
         tokens, states, mask, weight = (
             jax.numpy.asarray(x)[:size] for x in (batch.tokens, batch.states, batch.mask, batch.weight)
         )
-        part = rollout.Batch(tokens, states, mask, weight, size)
+        part = Batch(tokens, states, mask, weight, size)
         sent = _sent(automaton, part, np.asarray(reference.table()))
         rows += points("archives", "range code", [size], [sent / size])
-        surprise = -np.asarray(rollout.log_probability(reference, part)) / BIT
+        surprise = -np.asarray(scoring.log_probability(reference, part)) / BIT
         rows += points("archives", "entropy", [size], [entropy], surprise.std(ddof=1) / np.sqrt(size))
     whole = read_text(None)[0]
     for method in METHODS:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import blocks, config, exact, job, penalty, policies, training
+from rlkl import blocks, config, exact, job, policies, training
+from rlkl.penalties import options
 from rlkl.settings import numerics
 
 REFERENCE = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
@@ -47,8 +48,8 @@ def follow(optimizer: str, direction: str, steps: Sequence[int] = LOGGED) -> pd.
 def _path(run: job.Run, logits, steps):
     state = training.start(run)
     policy = eqx.tree_at(lambda p: p.logits, state.policy, logits)
-    div = penalty.divergence(run.settings.penalty)
-    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    div = options.divergence(run.settings.penalty)
+    params = options.parameters(run.settings.penalty, jnp.float64)
 
     def worth(policy):
         values = exact.values(run.task, div, params, policy.table(), policies.table_of(run.reference))

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, exact, oracle, plots, tasks
+from rlkl import divergences, exact, plots, tasks
 from rlkl.divergences import Params
+from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.base import normalise
 from rlkl.settings import numerics
@@ -39,7 +40,7 @@ def _of(name: str) -> list[Row]:
     log_ref = reference.table()
     ends = exact.outcome_probabilities(automaton, log_ref)[automaton.outcomes]
     log_z = jax.nn.logsumexp(jnp.log(ends) + jnp.asarray(task.reward)[automaton.outcomes] / beta)
-    best = oracle.solve(task, kl, Params(), beta, reference)
+    best = optimal_policy.solve(task, kl, Params(), beta, reference)
     assert best.log_pi is not None
 
     @jax.jit

@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, exact, oracle, plots, rollout, tasks
+from rlkl import divergences, exact, plots, tasks
 from rlkl.divergences import Params
+from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
+from rlkl.rollouts import sampling, scoring
 from rlkl.settings import numerics
 
 ARMS, STEPS, RATE = 20, 200, 1.0
@@ -59,7 +61,7 @@ def _tests() -> list[Row]:
     log(1/delta): tokens read, on average. A ratio of the reference's own sentences passes by chance."""
     task = tasks.build("sequence/grammar").task
     automaton, reference = task.automaton, Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-    best = oracle.solve(task, divergences.REGISTRY["kl_pi_ref"], Params(), jnp.asarray(BETA), reference)
+    best = optimal_policy.solve(task, divergences.REGISTRY["kl_pi_ref"], Params(), jnp.asarray(BETA), reference)
     assert best.log_pi is not None
     policy = Fixed(best.log_pi, automaton.horizon)
     values = exact.values(task, divergences.REGISTRY["kl_pi_ref"], Params(), best.log_pi, reference.table())
@@ -67,8 +69,8 @@ def _tests() -> list[Row]:
     rows = points("sentence", "KL(pi‖pi_ref)", [0], [kl]) + points("sentence", "tokens", [0], [length])
     read = {}
     for number, (name, by) in enumerate((("policy", policy), ("reference", reference))):
-        batch = rollout.draw(jax.random.key(number), automaton, by, TESTS * LONGEST)
-        gain = rollout.log_probability(policy, batch) - rollout.log_probability(reference, batch)
+        batch = sampling.draw(jax.random.key(number), automaton, by, TESTS * LONGEST)
+        gain = scoring.log_probability(policy, batch) - scoring.log_probability(reference, batch)
         read[name] = [np.asarray(x, float).reshape(TESTS, LONGEST).cumsum(1) for x in (gain, batch.mask.sum(1))]
     ratio, tokens = read["policy"]
     for path in range(PATHS):

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from experiments import optima
-from rlkl import best_of_n, tasks
+from rlkl import tasks
+from rlkl.exact import best_of_n
 
 PAIRS, SETS = (1_000, 10_000), 40
 COMMON, RARE, RARE_MASS = 40, 60, 0.02  # arms, and what all rare ones weigh under the reference

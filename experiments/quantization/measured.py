@@ -9,9 +9,11 @@ from jaxtyping import Array, Float
 
 from experiments import series
 from experiments.series import Row
-from rlkl import comparison, job, records, rollout, tasks
+from rlkl import comparison, records, tasks
 from rlkl.policies import AnyPolicy, Network
+from rlkl.policies.base import cast
 from rlkl.results import Runs
+from rlkl.rollouts import sampling
 from rlkl.settings import numerics
 
 BITS = (16, 8, 6, 5, 4, 3, 2)
@@ -42,10 +44,10 @@ def table(runs: Runs) -> pd.DataFrame:
     rows: list[Row] = []
     with numerics.pinned():
         for _, graded in runs.summary.iterrows():
-            base = job.cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
+            base = cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
             assert isinstance(base, Network)
             automaton = tasks.build("sequence/text", horizon=int(graded["override.task.horizon"])).task.automaton
-            batch = rollout.draw(jax.random.key(0), automaton, base, SENTENCES)
+            batch = sampling.draw(jax.random.key(0), automaton, base, SENTENCES)
             score = jax.jit(lambda policy, batch=batch: policy.score(batch.tokens, batch.states))
             mask = np.asarray(batch.mask)
             tokens, log_p = np.asarray(batch.tokens)[mask].astype(np.int64), np.asarray(score(base))[mask]

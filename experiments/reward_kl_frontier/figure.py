@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, matching, plots, tasks
+from rlkl import divergences, plots, tasks
+from rlkl.exact import matching
 from rlkl.results import Runs
 
 KLS = ("kl_pi_ref", "kl_ref_pi")

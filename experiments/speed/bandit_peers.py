@@ -34,7 +34,8 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     """What takes a number of steps of that many runs: those of a sweep's training, in its blocks, on all devices."""
     import jax
 
-    from rlkl import blocks, config, job, training
+    from rlkl import blocks, config, training
+    from rlkl.policies import base
 
     log_reference, reward = of
     task = [f"task.reward={reward.tolist()}", f"task.reference={np.exp(log_reference).tolist()}"]
@@ -46,7 +47,7 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     runs = [dataclasses.replace(first, settings=chosen) for chosen in seeds]
 
     def taken(run, state, number):
-        low = job.cast(run, run.settings.dtype)
+        low = base.cast(run, run.settings.dtype)
         return jax.lax.fori_loop(0, number, lambda _, state: training.step(low, state), state)
 
     start = jax.jit(jax.vmap(training.start))

@@ -44,7 +44,8 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     import jax
     import numpy as np
 
-    from rlkl import config, job, training
+    from rlkl import config, training
+    from rlkl.policies import base
 
     jax.config.update("jax_enable_x64", True)  # as the command does; the steps are in float32
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +55,7 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
 
     @jax.jit
     def advance(run, state, count):
-        low = job.cast(run, run.settings.dtype)
+        low = base.cast(run, run.settings.dtype)
         return jax.lax.fori_loop(0, count, lambda _, state: training.step(low, state), state)
 
     state = jax.jit(training.start)(run)

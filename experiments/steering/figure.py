@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, matching, plots, tasks
+from rlkl import divergences, plots, tasks
+from rlkl.exact import matching
 from rlkl.results import Runs
 
 TASKS, CONTROLLERS, TARGETS = ("bandit/zipf", "sequence/grammar"), ("adaptive", "lagrangian"), (0.1, 0.5, 1.0)

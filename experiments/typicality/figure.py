@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, oracle, plots, records, rollout, tasks
+from rlkl import divergences, plots, records, tasks
+from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed
 from rlkl.results import Runs
+from rlkl.rollouts import sampling, scoring
 from rlkl.settings import numerics
 from rlkl.tasks import Task
 from rlkl.tasks.preferences import annotators
@@ -69,13 +71,13 @@ def spreads(runs: Runs, graded: pd.Series) -> dict[str, float]:
         return {name: _spread(policy, reference, task, 1.0 + weight / beta, beta) for name, policy in both.items()}
 
 
-_solve = jax.jit(oracle.solve, static_argnums=(1, 5))
+_solve = jax.jit(optimal_policy.solve, static_argnums=(1, 5))
 
 
 def _spread(policy: AnyPolicy, reference: Fixed, task: Task, power: float, beta: float) -> float:
     uniform = np.random.default_rng(0).random((task.automaton.horizon, DRAWN))
-    batch = jax.jit(rollout.walk, static_argnums=1)(uniform, task.automaton, policy)
-    log_pi, log_ref = (np.asarray(rollout.log_probability(each, batch)) for each in (policy, reference))
+    batch = jax.jit(sampling.walk, static_argnums=1)(uniform, task.automaton, policy)
+    log_pi, log_ref = (np.asarray(scoring.log_probability(each, batch)) for each in (policy, reference))
     gold = np.asarray(task.reward)[np.asarray(batch.states)[:, -1]]
     return float(np.std(log_pi - power * log_ref - gold / beta))
 

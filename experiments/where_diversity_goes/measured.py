@@ -10,8 +10,10 @@ import pandas as pd
 
 from experiments.where_diversity_goes import numbers, places
 from experiments.where_diversity_goes.places import PAIRS, SEEDS, TYPICALITY, Place, Reward
-from rlkl import job, records, rollout
+from rlkl import records
+from rlkl.policies import base
 from rlkl.results import Runs
+from rlkl.rollouts import scoring
 from rlkl.settings import numerics
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -91,8 +93,8 @@ def _trained(laid: dict[str, Place], graded: pd.Series, runs: Runs) -> Iterator[
     fitted = str(graded["task"]).startswith("preference")
     of = graded["gold_task"] if fitted else graded["task"]
     at = next(laid[name] for name, options in places.TASKS.items() if options["name"] == of)
-    policy = job.cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
-    found = numbers.of(at, np.asarray(rollout.log_probability(policy, at.listed)))
+    policy = base.cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
+    found = numbers.of(at, np.asarray(scoring.log_probability(policy, at.listed)))
     causes = dict.fromkeys(CAUSES, int(fitted)) | {"pairs": PAIRS if fitted else np.inf, "seed": graded["seed"]}
     for direction in DIRECTIONS if fitted else (graded["divergence"],):
         yield _about(at.name, direction, "trained", graded["beta"]) | causes | found

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.wrong_gradient import targets
-from rlkl import divergences, oracle, rollout, tasks
-from rlkl.rollout import Batch
+from rlkl import divergences, tasks
+from rlkl.exact import bandit_optimum
+from rlkl.rollouts import batch, scoring
+from rlkl.rollouts.batch import Batch
 from rlkl.tasks.automaton import Task
 from rlkl.tasks.preferences import annotators
 
@@ -53,7 +55,7 @@ def place(name: str) -> Place:
     """The task of this name, laid out."""
     chosen = dict(TASKS[name])
     task = tasks.build(chosen.pop("name"), **chosen).task
-    listed = rollout.enumerate_all(task.automaton)
+    listed = batch.enumerate_all(task.automaton)
     read = annotators.read(task, np.asarray(listed.tokens))
     pairs = np.stack([read.end, np.round(read.log_reference, SAME)], axis=1)
     _, example, kind, many = np.unique(pairs, axis=0, return_index=True, return_inverse=True, return_counts=True)
@@ -96,7 +98,7 @@ def _over_kinds(divergence: str, log_ref: Float[Array, " K"], worth: Float[Array
     return _SOLVE(divergences.REGISTRY[divergence], divergences.Params(), log_ref, worth, beta)
 
 
-_SOLVE = jax.jit(oracle.solve_bandit, static_argnums=0)
+_SOLVE = jax.jit(bandit_optimum.solve_bandit, static_argnums=0)
 
 
 def descended(at: Place, reward: Reward, beta: float) -> Float[np.ndarray, " N"]:
@@ -106,7 +108,7 @@ def descended(at: Place, reward: Reward, beta: float) -> Float[np.ndarray, " N"]
     typicality = np.asarray(reward.typicality)
     biased = Task(task.automaton, reward.of_state, np.asarray(task.log_reference), typicality, task.coordinates)
     rows = _MYOPIC(biased, "kl_ref_pi", jnp.asarray(beta, jnp.float64))
-    return np.asarray(jnp.sum(rollout.along(rows, at.listed), axis=1))
+    return np.asarray(jnp.sum(scoring.along(rows, at.listed), axis=1))
 
 
 _MYOPIC = jax.jit(targets.myopic, static_argnums=1)

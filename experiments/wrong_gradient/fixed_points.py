@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from rlkl import losses, rollout, terms
+from rlkl import losses
 from rlkl.job import Run
+from rlkl.penalties import terms
 from rlkl.policies import AnyPolicy
-from rlkl.rollout import Batch
+from rlkl.rollouts import batch, scoring
+from rlkl.rollouts.batch import Batch
 
 STEPS, RATE, DECAY = 4000, 0.1, 0.5  # of Adam: the rate falls to zero over the last half
 FAR = 300.0  # nats by which a sequence may fall behind the reference before a descent has run away
@@ -35,11 +37,11 @@ def expected_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     """A function whose gradient is the expected gradient of a step of `run` (reinforce without a baseline), reward included."""
     chosen, automaton = run.settings, run.task.automaton
     own = _listed(run, policy)
-    at = rollout.positions(automaton, policy, run.reference, own)
+    at = scoring.positions(automaton, policy, run.reference, own)
     value = losses.surrogate(run, at, own, losses.experience(run, at, own, jnp.zeros((), at.log_pi.dtype)))
     if chosen.penalty.sampler == "reference":
         theirs = _listed(run, run.reference)
-        there = rollout.positions(automaton, policy, run.reference, theirs)
+        there = scoring.positions(automaton, policy, run.reference, theirs)
         value += chosen.penalty.beta * terms.from_reference(chosen.penalty, there, theirs)
     elif chosen.penalty.sampler == "exact":
         value += losses.beside(run, policy, jax.random.key(0))  # nothing is drawn
@@ -48,9 +50,9 @@ def expected_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
 
 def _listed(run: Run, policy: AnyPolicy) -> Batch:
     """Every sequence, with its probability held fixed."""
-    listed = rollout.enumerate_all(run.task.automaton)
+    listed = batch.enumerate_all(run.task.automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jax.lax.stop_gradient(jnp.exp(rollout.log_probability(policy, listed))), listed.size)
+    return Batch(tokens, states, mask, jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, listed))), listed.size)
 
 
 @jax.jit
@@ -78,5 +80,5 @@ def descend(run: Run, policy: AnyPolicy) -> Reached:
 
 
 def _least(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    listed = rollout.enumerate_all(run.task.automaton)
-    return jnp.min(rollout.log_probability(policy, listed) - rollout.log_probability(run.reference, listed))
+    listed = batch.enumerate_all(run.task.automaton)
+    return jnp.min(scoring.log_probability(policy, listed) - scoring.log_probability(run.reference, listed))

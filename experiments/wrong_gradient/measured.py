@@ -12,10 +12,12 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import config, descent, exact, job, records, rollout, settings, training
+from rlkl import config, exact, job, records, settings, training
 from rlkl.job import Run
-from rlkl.policies import AnyPolicy
+from rlkl.penalties import expected_gradient
+from rlkl.policies import AnyPolicy, base
 from rlkl.results import Runs
+from rlkl.rollouts import batch, scoring
 from rlkl.settings import numerics
 
 TASKS = {"bandit/custom": "bandit", "automaton/custom": "ladder"}
@@ -66,14 +68,14 @@ def table(runs: Runs) -> pd.DataFrame:
                 if not any(row["series"] == "reference" and place.items() <= row.items() for row in rows):
                     rows.append(place | {"series": "reference"} | _at(way, way.log_ref))
                 rows.append(about | {"series": "descended"} | _descended(way))
-            policy = job.cast(records.load_policy(folder), jnp.float64)
+            policy = base.cast(records.load_policy(folder), jnp.float64)
             rows.append(about | {"series": "trained", "seed": graded["seed"]} | _at(ways[key], _listed(run, policy)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _about(run: Run, task: str) -> dict[str, Any]:
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = descent.of(chosen, horizon)
+    found = expected_gradient.of(chosen, horizon)
     if chosen.divergence == "none":
         return {"task": TASKS[task], "direction": DIRECTIONS[0], "way": NO_PENALTY, "kind": "inert", "descends": found.says}
     said = {"direction": chosen.divergence, "way": label(chosen), "kind": found.kind, "descends": found.says}
@@ -97,7 +99,7 @@ def _way(given: Run, divergence: str, beta: float) -> Way:
     run = jax.tree.map(jnp.asarray, job.make(chosen, given.task))
     graded = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=beta))
     own = targets.optimum(jax.tree.map(jnp.asarray, job.make(graded, given.task)), divergence)
-    listed = rollout.enumerate_all(run.task.automaton)
+    listed = batch.enumerate_all(run.task.automaton)
     reward = jnp.sum(exact.sequence_rewards(run.task, listed, jnp.float64), axis=1)
     descended = targets.of(run)
     return Way(
@@ -108,7 +110,7 @@ def _way(given: Run, divergence: str, beta: float) -> Way:
 
 def _listed(run: Run, policy: AnyPolicy) -> np.ndarray:
     """log pi(y) of every sequence."""
-    return np.asarray(rollout.log_probability(policy, rollout.enumerate_all(run.task.automaton)))
+    return np.asarray(scoring.log_probability(policy, batch.enumerate_all(run.task.automaton)))
 
 
 def _descended(way: Way) -> dict[str, Any]:

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import descent, divergences, exact, oracle, penalty, rollout
+from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Params
+from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.job import Run
+from rlkl.penalties import expected_gradient, options
 from rlkl.policies import table_of
+from rlkl.rollouts import batch, scoring
 from rlkl.tasks.automaton import Task
 
 DESCENDED = (*((name, 1.0) for name in REGISTRY), ("total_variation", 2.0))
@@ -17,33 +20,35 @@ def of(run: Run) -> Float[Array, " N"] | None:
     """log pi(y) of every listed sequence at the end of a run's way: of the optimum of E[r] alone where its penalty is inert; of
     the divergence's that it descends; of the myopic policy where that is a semi-gradient. None where no end is known."""
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = descent.of(chosen, horizon)
+    found = expected_gradient.of(chosen, horizon)
     if found.kind == "inert" or chosen.divergence == "none":
         return optimum(run, None)
     for name, times in DESCENDED:
-        if found.says == descent.formula({name: times}):
+        if found.says == expected_gradient.formula({name: times}):
             return optimum(run, name, times)
-        if found.says == descent.semi({name: times}).says:
+        if found.says == expected_gradient.semi({name: times}).says:
             return by_rows(run, name, times, paid=False)
-        if times == 1.0 and found.says == descent.own_states(name):
+        if times == 1.0 and found.says == expected_gradient.own_states(name):
             return by_rows(run, name, times, paid=True)
     return None
 
 
 def optimum(run: Run, name: str | None, times: float = 1.0) -> Float[Array, " N"]:
     """The exact optimum of E[r] - times beta D over whole sequences; of E[r] alone for None."""
-    div, params = None if name is None else REGISTRY[name], penalty.parameters(run.settings.penalty, jnp.float64)
-    best = oracle.solve(run.task, div, params, jnp.asarray(times * run.settings.penalty.beta, jnp.float64), run.reference)
-    listed = rollout.enumerate_all(run.task.automaton)
-    return best.log_probability(listed, rollout.log_probability(run.reference, listed))
+    div, params = None if name is None else REGISTRY[name], options.parameters(run.settings.penalty, jnp.float64)
+    best = optimal_policy.solve(
+        run.task, div, params, jnp.asarray(times * run.settings.penalty.beta, jnp.float64), run.reference
+    )
+    listed = batch.enumerate_all(run.task.automaton)
+    return best.log_probability(listed, scoring.log_probability(run.reference, listed))
 
 
 def by_rows(run: Run, name: str, times: float, paid: bool) -> Float[Array, " N"]:
     """log pi of every listed sequence under `myopic` of a run's task, at a multiple of its coefficient."""
     beta = jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
-    params = penalty.parameters(run.settings.penalty, jnp.float64)
+    params = options.parameters(run.settings.penalty, jnp.float64)
     table = myopic(run.task, name, beta, params, paid, table_of(run.reference))
-    return jnp.sum(rollout.along(table, rollout.enumerate_all(run.task.automaton)), axis=1)
+    return jnp.sum(scoring.along(table, batch.enumerate_all(run.task.automaton)), axis=1)
 
 
 def myopic(
@@ -68,7 +73,7 @@ def myopic(
     ahead, rows = jnp.zeros((automaton.decisions + 1,), jnp.float64), []
     for t in reversed(range(automaton.horizon)):
         worth = jnp.where(inside, earned[t] + jnp.where(jnp.asarray(automaton.ends[t]), 0.0, ahead[onward]), -jnp.inf)
-        row = jax.vmap(lambda ref, r: oracle.solve_bandit(div, params, ref, r, beta))(log_ref[t], worth)
+        row = jax.vmap(lambda ref, r: bandit_optimum.solve_bandit(div, params, ref, r, beta))(log_ref[t], worth)
         value = exact.mean(jnp.exp(row), worth)
         value -= beta * divergences.exact(div, params, row, log_ref[t]) if paid else 0.0
         ahead = jnp.append(value, jnp.zeros((), jnp.float64))

@@ -7,13 +7,13 @@ from scipy import stats
 
 from experiments.build import Claim, at_least, at_most
 from experiments.wrong_gradient.measured import NO_PENALTY
-from rlkl import descent
+from rlkl.penalties import expected_gradient
 
 WAYS = {("bandit", "kl_pi_ref"): 17, ("bandit", "kl_ref_pi"): 8, ("ladder", "kl_pi_ref"): 43, ("ladder", "kl_ref_pi"): 12}
 SEEDS = 5
 K3, K1 = "k3 in loss", "k1 in loss"
-SEMI = descent.semi({"kl_pi_ref": 1.0}).says
-DIFFERENCE = descent.formula({"kl_pi_ref": 1.0, "kl_ref_pi": -1.0})
+SEMI = expected_gradient.semi({"kl_pi_ref": 1.0}).says
+DIFFERENCE = expected_gradient.formula({"kl_pi_ref": 1.0, "kl_ref_pi": -1.0})
 
 
 def claims(drawn: pd.DataFrame) -> list[Claim]:

@@ -146,3 +146,21 @@ def finite_log_reference(log_reference: Float[Array, "D V"], support: Bool[Array
     least = jnp.min(log_reference, axis=-1, keepdims=True, where=inside, initial=0.0)
     floor = jnp.broadcast_to(least - jnp.log(jnp.asarray(10.0, least.dtype)), log_reference.shape)
     return jnp.where(inside, log_reference, jnp.where(support, floor, 0.0))
+
+
+class Fixed(Policy):
+    """Rows of log-probabilities: one a state, at every position alike, or one a position and state."""
+
+    log_rows: Float[Array | np.ndarray, "*T D V"]
+    horizon: int = eqx.field(static=True)
+
+    def rows(self) -> Float[Array, "P D V"]:
+        return jnp.reshape(self.log_rows, (-1, *self.log_rows.shape[-2:]))
+
+    def table(self) -> Float[Array, "T D V"]:
+        return jnp.broadcast_to(self.log_rows, (self.horizon, *self.log_rows.shape[-2:]))
+
+
+def cast(tree: Any, dtype) -> Any:
+    """Every floating-point leaf in `dtype`."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)

@@ -14,6 +14,7 @@ from rlkl.divergences import REGISTRY
 
 Kind = Literal["exact", "other", "semi", "none", "inert"]
 
+
 # (estimator, where and how): the divergences, with coefficients, whose slopes make the weight; None: no combination of them.
 WEIGHTS: dict[tuple[str, str], dict[str, float] | None] = {
     ("k1", "reward"): {"kl_pi_ref": 1.0},

@@ -1,66 +1,21 @@
-"""Weighted sequences, and the rows of log-probabilities read along them.
-
-N sequences, T horizon, D decision states, V vocabulary, R distinct rows.
-"""
+"""Sequences sampled from a policy, by the inverse of its cumulative distribution, with the same uniforms in every block."""
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rlkl import threefry
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
+from rlkl.rollouts import threefry
+from rlkl.rollouts.batch import Batch, Positions, float_of, laid_out
+from rlkl.rollouts.scoring import positions, rows_along
+from rlkl.tasks.automaton import Automaton
 
-AT_ONCE = 1024  # sequences that a network scores at once where there are many
 IN_ONE_PART = 32  # tokens that are summed, and searched, from the first to the last
-
-
-class Batch(NamedTuple):
-    """Sequences with weights that sum to 1: sampled (1/B each), counted (counts/B) or enumerated (pi(y)).
-
-    states[:, 0] is the start and states[:, t+1] the state after token t; mask marks the tokens that were read. `size`
-    is the number of draws behind the weights.
-    """
-
-    tokens: Int[Array | np.ndarray, "N T"]
-    states: Int[Array | np.ndarray, "N T1"]
-    mask: Bool[Array | np.ndarray, "N T"]
-    weight: Float[Array | np.ndarray, " N"]
-    size: int
-
-
-class Positions(NamedTuple):
-    """Distinct rows of log-probabilities, and which row each position of a batch reads."""
-
-    log_pi: Float[Array, "R V"]
-    log_ref: Float[Array, "R V"]
-    row: Int[Array, "N T"]
-
-    def at(self, rows: Float[Array, "R V"], batch: Batch) -> Float[Array, "N T"]:
-        """The entry of each position's token in `rows`; 0 where no token was read."""
-        return _read(rows[self.row, batch.tokens], batch)
-
-
-def last(batch: Batch) -> Bool[Array, "N T"]:
-    """The last token of each sequence."""
-    mask = jnp.asarray(batch.mask)
-    return mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
-
-
-def at_last(batch: Batch, of_sequence: Float[Array, " N"]) -> Float[Array, "N T"]:
-    """A value of each sequence at its last token, and 0 elsewhere."""
-    return jnp.where(last(batch), of_sequence[:, None], 0.0)
-
-
-def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
-    mask = jnp.asarray(batch.mask)
-    return jnp.where(mask, jnp.where(mask, at_tokens, 0.0), 0.0)
 
 
 def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
@@ -96,11 +51,6 @@ def draw(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
     """The numbers behind `size` sequences, in the policy's dtype."""
     return threefry.uniform(key, (automaton.horizon, size), float_of(policy))
-
-
-def float_of(policy: AnyPolicy) -> Any:
-    """The dtype of a policy's parameters."""
-    return next(leaf.dtype for leaf in jax.tree.leaves(policy) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
@@ -181,72 +131,6 @@ def _found(uniform: Float[Array, " N"], probability: Float[Array, " V"]) -> Int[
     return part * width + jnp.sum(within[part] <= rest[:, None], axis=1, dtype=jnp.int32)
 
 
-def is_enumerable(automaton: Automaton) -> bool:
-    """Whether there are few enough sequences to list them all."""
-    return automaton.sequences <= MOST_SEQUENCES
-
-
-@lru_cache(maxsize=8)
-def enumerate_all(automaton: Automaton) -> Batch:
-    """Every legal sequence (NumPy arrays, on the host); its weight is for the caller to set, and NaN until then."""
-    tokens, states = automaton.enumerated()
-    return Batch(tokens, states, states[:, :-1] < automaton.decisions, np.full(len(tokens), np.nan), len(tokens))
-
-
-def rows_along(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T V"]:
-    """The log-probabilities at every position of a batch; a network reads a long one a part at a time."""
-    if isinstance(policy, Policy):
-        table = policy.table()
-        return table[(*_places(table, batch),)]
-    if batch.tokens.shape[0] <= AT_ONCE:
-        return policy.score(jnp.asarray(batch.tokens), jnp.asarray(batch.states))
-    one = lambda part: policy.score(part[0][None], part[1][None])[0]  # noqa: E731
-    return jax.lax.map(one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=AT_ONCE)
-
-
-def _places(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
-    """Position and decision state of each token (past the end, any state will do)."""
-    state = jnp.minimum(jnp.asarray(batch.states[:, :-1]), table.shape[1] - 1)
-    return jnp.minimum(jnp.arange(state.shape[1], dtype=state.dtype), table.shape[0] - 1)[None, :], state
-
-
-def along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
-    """The entry of each position's token in a table; 0 where no token was read."""
-    return _read(table[(*_places(table, batch), jnp.asarray(batch.tokens))], batch)
-
-
-def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
-    """log pi(y) of each sequence."""
-    return jnp.sum(token_log_probability(policy, batch), axis=1)
-
-
-def token_log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T"]:
-    """log pi of each token; 0 where none was read."""
-    if isinstance(policy, Policy):
-        return along(policy.table(), batch)
-    return _at_tokens(rows_along(policy, batch), batch)
-
-
-def drawn_log_probability(sampler: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
-    """The log-probability that `draw` draws each sequence with: a sampler's rows, rounded, need not sum to 1."""
-    return jnp.sum(_at_tokens(jax.nn.log_softmax(rows_along(sampler, batch), axis=-1), batch), axis=1)
-
-
-def _at_tokens(rows: Float[Array, "N T V"], batch: Batch) -> Float[Array, "N T"]:
-    return _read(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch)
-
-
-def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> Positions:
-    """The rows of a policy and its reference along a batch: where both are tables, R = T x D, or D where neither changes with
-    the position, each row computed once however often it is read; else N x T."""
-    if not (isinstance(policy, Policy) and isinstance(reference, Policy)):
-        return laid_out(rows_along(policy, batch), rows_along(reference, batch))
-    log_pi, log_ref = jnp.broadcast_arrays(policy.rows(), reference.rows())
-    _, decisions, vocabulary = log_pi.shape
-    position, state = _places(log_pi, batch)
-    return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), position * decisions + state)
-
-
 def drawn(
     key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
 ) -> tuple[Batch, Positions]:
@@ -256,10 +140,3 @@ def drawn(
         return batch, laid_out(log_pi, rows_along(reference, batch))
     batch = draw(key, automaton, policy, size)
     return batch, positions(automaton, policy, reference, batch)
-
-
-def laid_out(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:
-    """Positions that each have a row of their own."""
-    size, horizon, vocabulary = log_pi.shape
-    row = jnp.arange(size * horizon, dtype=jnp.int32).reshape(size, horizon)
-    return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), row)

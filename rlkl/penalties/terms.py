@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import estimators, settings
+from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
-from rlkl.penalty import divergence, parameters, weighs
-from rlkl.rollout import Batch, Positions, at_last, last
+from rlkl.penalties import estimators
+from rlkl.penalties.options import divergence, parameters, weighs
+from rlkl.rollouts.batch import Batch, Positions, at_last, last
 
 
 class Terms(NamedTuple):

@@ -1,16 +1,52 @@
-"""A policy as it is decoded: at a temperature, and cut to the tokens that top-k, top-p and min-p keep.
+"""Policies whose rows are rewritten: decoded by temperature, top-k, top-p or min-p, or rounded to fewer bits."""
 
-The log-probabilities are those of the decoding distribution, each row renormalised over what is kept: not the policy's own.
-"""
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlkl import settings
-from rlkl.policies.base import AnyPolicy, normalise
-from rlkl.policies.mapped import mapped
+from rlkl.policies.base import AnyPolicy, Network, Policy, normalise
+
+Rewrite = Callable[[Float[Array, "*rows V"]], Float[Array, "*rows V"]]  # a pytree, as an equinox module is
+
+
+class MappedTable(Policy):
+    """A table, rewritten."""
+
+    exact: Policy
+    rewrite: Rewrite
+
+    def rows(self) -> Float[Array, "P D V"]:
+        return self.rewrite(self.exact.rows())
+
+    def table(self) -> Float[Array, "T D V"]:
+        return self.rewrite(self.exact.table())
+
+
+class MappedNetwork(Network):
+    """A network, its outputs rewritten."""
+
+    exact: Network
+    rewrite: Rewrite
+
+    def start(self, size: int) -> Any:
+        return self.exact.start(size)
+
+    def step(self, carry: Any, token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Any, Float[Array, "n V"]]:
+        carry, log_pi = self.exact.step(carry, token, state)
+        return carry, self.rewrite(log_pi)
+
+    def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        return self.rewrite(self.exact.score(tokens, states))
+
+
+def mapped(policy: AnyPolicy, rewrite: Rewrite) -> AnyPolicy:
+    """The policy with its rows rewritten."""
+    return MappedTable(policy, rewrite) if isinstance(policy, Policy) else MappedNetwork(policy, rewrite)
 
 
 class Temper(eqx.Module):
@@ -72,3 +108,18 @@ def decoded(policy: AnyPolicy, rules: settings.Decoding) -> AnyPolicy:
     if rules.min_p is not None:
         policy = mapped(policy, MinP(rules.min_p))
     return policy
+
+
+class Round(eqx.Module):
+    """Log-probabilities in a dtype of fewer bits. Rows need not sum to 1: a draw normalises them, what is reported does not."""
+
+    dtype: str = eqx.field(static=True)
+
+    def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+        kind = jnp.finfo(self.dtype)  # by an operation of its own: XLA may leave out a conversion to fewer bits and back
+        return jax.lax.reduce_precision(log_pi, kind.nexp, kind.nmant)
+
+
+def rounded(policy: AnyPolicy, dtype: str) -> AnyPolicy:
+    """The policy with its log-probabilities rounded to a dtype of fewer bits, in the dtype that they had."""
+    return mapped(policy, Round(dtype))

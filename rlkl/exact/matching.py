@@ -12,16 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import divergences, exact, oracle, policies
+from rlkl import divergences, policies
 from rlkl.divergences import Divergence, Params
 from rlkl.errors import SettingsError
+from rlkl.exact import bandit_optimum, policy_values
 from rlkl.settings import numerics
 from rlkl.tasks import Task
 
 Quantity = Callable[[Array], Array]
+
+
 QUANTITIES = ("kl_pi_ref", "kl_ref_pi", "divergence", "reward")
+
+
 NARROWEST, WIDEST = 1e-4, 1e4  # betas that are searched, times the range of the rewards
+
+
 HALVINGS = 60
+
+
 CLOSE = 1e-6  # relative: what the optimum at the found beta must have of what was wanted
 
 
@@ -85,13 +94,13 @@ def _outcomes(task: Task) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
         reward = task.reward[automaton.next_state[automaton.start, legal]]
         return jnp.asarray(row[legal]), jnp.asarray(reward + (weight * row[legal] if weight else 0.0))
     reference = policies.Fixed(jnp.asarray(task.log_reference), automaton.horizon)
-    ends = exact.outcome_probabilities(automaton, reference.table())
+    ends = policy_values.outcome_probabilities(automaton, reference.table())
     return jnp.log(ends)[automaton.outcomes], jnp.asarray(task.reward)[automaton.outcomes]
 
 
 def _value(div: Divergence, quantity: str | Quantity, params: Params, log_p, reward, beta) -> Float[Array, ""]:
     """What the optimum at a beta has of a quantity."""
-    best = oracle.solve_bandit(div, params, log_p, reward, beta)
+    best = bandit_optimum.solve_bandit(div, params, log_p, reward, beta)
     if not isinstance(quantity, str):
         return quantity(best)
     if quantity == "reward":

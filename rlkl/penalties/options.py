@@ -10,12 +10,17 @@ import itertools
 
 import jax.numpy as jnp
 
-from rlkl import descent, estimators, settings
+from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.errors import SettingsError, nearest
+from rlkl.penalties import estimators, expected_gradient
 
 SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
+
+
 ESTIMATORS = ("exact", *SAMPLED)
+
+
 PLACES = {"exact": "loss", "full": "loss", "score": "reward", "k1": "reward"}  # where one goes that names no placement
 
 
@@ -71,9 +76,9 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
     )
     _check(filled, horizon)
     _check_limits(filled, kind)
-    found = descent.of(filled, horizon, kind == "scaled")
+    found = expected_gradient.of(filled, horizon, kind == "scaled")
     if found.kind != "exact" and not given.allow_biased:
-        named = descent.formula({filled.divergence: 1.0})
+        named = expected_gradient.formula({filled.divergence: 1.0})
         rule = f"in the {filled.placement} it descends {found.says}, not {named}; penalty.allow_biased=true runs it"
         raise SettingsError("penalty.estimator", filled.estimator, rule)
     return filled
@@ -146,29 +151,3 @@ def combinations(name: str, horizon: int) -> list[settings.Penalty]:
             filled = resolve("sampled", given, horizon)
             found += [] if through else [filled]
     return found
-
-
-def statement(penalty: settings.Penalty, beta: float) -> str:
-    """The objective in full, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
-    div = divergence(penalty)
-    if div is None:
-        return "maximise E[r]  (no penalty)"
-    name = {"kl_pi_ref": "reverse KL", "kl_ref_pi": "forward KL"}.get(div.name, div.name.replace("_", " "))
-    if div.name == "alpha":
-        name = f"alpha = {float(penalty.alpha):g}"
-    if div.name == "mixed":
-        name = "w1, w2 = " + ", ".join(f"{float(weight):g}" for weight in penalty.weights)
-    return f"maximise E[r] - {beta:g} {div.formula}  ({name})"
-
-
-def entrance(penalty: settings.Penalty) -> str:
-    """How a sampled penalty enters, in words."""
-    if penalty.sampler == "exact":
-        return "its exact gradient beside the sampled reward's"
-    if penalty.sampler == "reference":
-        return f"{penalty.estimator} in the loss, on the reference's own sequences"
-    extra = "" if penalty.gradient == "naive" else f", gradient {penalty.gradient}"
-    extra += f" of {penalty.gradient_estimator}" if penalty.gradient == "straight_through" else ""
-    extra += ", immediate credit" if penalty.credit == "immediate" else ""
-    extra += ", future KL added" if penalty.future_kl else ""
-    return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"

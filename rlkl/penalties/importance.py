@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlkl import settings
-from rlkl.rollout import Batch
+from rlkl.rollouts.batch import Batch
 
 
 class Weights(NamedTuple):

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from rlkl import exact, oracle, rollout
+from rlkl.exact import optimal_policy, policy_values
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Task
 
 SAMPLES, GROUPS = 2**14, 32  # of a reference whose law is too large to list; groups that the jackknife leaves out
@@ -75,15 +77,15 @@ def of(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None
     gold = None if task.gold is None else np.asarray(task.gold)
     if isinstance(reference, Policy) and float(task.typicality) == 0.0 and task.reward_model is None:
         return _by_end_state(task, reference, gold, n)
-    if rollout.is_enumerable(task.automaton):
-        batch = rollout.enumerate_all(task.automaton)
+    if is_enumerable(task.automaton):
+        batch = enumerate_all(task.automaton)
         log_p, reward = _read(task, reference, batch)
         kept = log_p > -np.inf
         end = np.asarray(batch.states)[:, -1][kept]
         return _values(np.exp(log_p[kept]), reward[kept], log_p[kept], None if gold is None else gold[end], n)
     if key is None:
         raise ValueError("this reference's law is too large to list: best of n needs a key to draw from it")
-    batch = rollout.walk(rollout.uniforms(key, task.automaton, reference, SAMPLES), task.automaton, reference)
+    batch = sampling.walk(sampling.uniforms(key, task.automaton, reference, SAMPLES), task.automaton, reference)
     log_p, reward = _read(task, reference, batch)
     end = np.asarray(batch.states)[:, -1]
 
@@ -96,21 +98,21 @@ def of(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None
 def policy(task: Task, reference: AnyPolicy, n: int) -> Fixed:
     """Best of n as a table, beside a table reference and a reward of the end state: it then is one, sequence for sequence."""
     log_ref = table_of(reference)
-    p = np.asarray(exact.outcome_probabilities(task.automaton, log_ref))
+    p = np.asarray(policy_values.outcome_probabilities(task.automaton, log_ref))
     at = task.automaton.outcomes
     ratio = np.ones(task.automaton.states)
     ratio[at] = ratios(p[at], np.asarray(task.reward)[at], n)
     tilt = jnp.where(task.automaton.ends, jnp.log(ratio)[np.maximum(task.automaton.next_state, 0)][None], 0.0)
-    return Fixed(oracle.pull_back(task.automaton, log_ref + tilt), task.automaton.horizon)
+    return Fixed(optimal_policy.pull_back(task.automaton, log_ref + tilt), task.automaton.horizon)
 
 
 def _by_end_state(task: Task, reference: Policy, gold, n: int) -> BestOfN:
     """Given its end state, a sequence kept is one of the reference's: KL and win rate are those of end states."""
     at = task.automaton.outcomes
-    p = np.asarray(exact.outcome_probabilities(task.automaton, table_of(reference)))[at]
+    p = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))[at]
     reward, kept = np.asarray(task.reward)[at], policy(task, reference, n)
-    occupied = exact.occupancy(task.automaton, kept.table())
-    typical = float(exact.visited(occupied, exact.mean(jnp.exp(kept.table()), table_of(reference))))
+    occupied = policy_values.occupancy(task.automaton, kept.table())
+    typical = float(policy_values.visited(occupied, policy_values.mean(jnp.exp(kept.table()), table_of(reference))))
     values = _values(p, reward, np.zeros_like(p), None if gold is None else gold[at], n)
     return values._replace(entropy=max(0.0, -typical - values.kl_pi_ref), typicality=typical)
 
@@ -128,8 +130,8 @@ def _values(p, reward, log_ref, gold, n: int) -> BestOfN:
 
 def _read(task: Task, reference: AnyPolicy, batch) -> tuple[np.ndarray, np.ndarray]:
     """log pi_ref and the reward of each sequence of a batch."""
-    log_p = jax.jit(rollout.log_probability)(reference, batch._replace(weight=jnp.zeros(len(batch.weight))))
-    reward = jnp.sum(exact.sequence_rewards(task, batch, log_p.dtype), axis=1)
+    log_p = jax.jit(scoring.log_probability)(reference, batch._replace(weight=jnp.zeros(len(batch.weight))))
+    reward = jnp.sum(policy_values.sequence_rewards(task, batch, log_p.dtype), axis=1)
     return np.asarray(log_p, np.float64), np.asarray(reward, np.float64)
 
 

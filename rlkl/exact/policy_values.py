@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import divergences, rollout
+from rlkl import divergences
 from rlkl.divergences import Divergence, Params
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollout import Batch
+from rlkl.rollouts import scoring
+from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Automaton, Task
 
 
@@ -99,7 +100,7 @@ def power_divergence(
 
 def has_exact_divergence(automaton: Automaton, div: Divergence) -> bool:
     """Whether `values` gives this divergence: those with a chain over tokens; all where the sequences can be listed."""
-    return automaton.horizon == 1 or div.chain is not None or rollout.is_enumerable(automaton)
+    return automaton.horizon == 1 or div.chain is not None or is_enumerable(automaton)
 
 
 def sequence_divergence(
@@ -116,10 +117,10 @@ def sequence_divergence(
         at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
         return visited(at, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
-        if not rollout.is_enumerable(automaton):
+        if not is_enumerable(automaton):
             return jnp.full((), jnp.nan, log_pi.dtype)
-        listed = rollout.enumerate_all(automaton)
-        of = lambda table: jnp.sum(rollout.along(table, listed), axis=1)  # noqa: E731
+        listed = enumerate_all(automaton)
+        of = lambda table: jnp.sum(scoring.along(table, listed), axis=1)  # noqa: E731
         return divergences.exact(div, params, of(log_pi), of(log_ref))
     return power_divergence(automaton, div, params, log_pi, log_ref)
 
@@ -182,8 +183,8 @@ def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPo
     """D between the whole sequences of two policies: by dynamic program where both are tables, else over all sequences."""
     if isinstance(policy, Policy) and isinstance(reference, Policy):
         return sequence_divergence(automaton, div, params, policy.table(), reference.table())
-    listed = rollout.enumerate_all(automaton)
-    return divergences.exact(div, params, *(rollout.log_probability(p, listed) for p in (policy, reference)))
+    listed = enumerate_all(automaton)
+    return divergences.exact(div, params, *(scoring.log_probability(p, listed) for p in (policy, reference)))
 
 
 def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
@@ -191,7 +192,7 @@ def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
     if isinstance(policy, Policy):
         log_pi = policy.table()
         return visited(occupancy(automaton, log_pi), mean(jnp.exp(log_pi), -log_pi))
-    log_pi = rollout.log_probability(policy, rollout.enumerate_all(automaton))
+    log_pi = scoring.log_probability(policy, enumerate_all(automaton))
     return mean(jnp.exp(log_pi), -log_pi)
 
 
@@ -202,12 +203,12 @@ def gold_reward(task: Task, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
     """What each token of a batch earns, without any penalty; what a reward model gives is earned by the last token."""
-    earned = rollout.along(token_rewards(task, dtype), batch)
+    earned = scoring.along(token_rewards(task, dtype), batch)
     if task.reward_model is None:
         return earned
     model = jax.tree.map(lambda x: jnp.asarray(x, dtype), task.reward_model)
     scores = jax.vmap(model)(jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
-    return earned + rollout.at_last(batch, scores)
+    return earned + at_last(batch, scores)
 
 
 def enumerated_objective(

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, rollout
+from rlkl import divergences
 from rlkl.divergences import Divergence, Params
+from rlkl.exact import policy_values
+from rlkl.exact.bandit_optimum import LIMIT, solve_bandit
 from rlkl.policies import AnyPolicy, Policy, table_of
-from rlkl.rollout import Batch
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Automaton, Task
 
-HALVINGS = 70  # of a bracket of 2^14 nats: to below one rounding error
-FAR = 2.0**14  # a log-ratio at which probabilities have long been zero
-LIMIT = -1e30  # stands for a log-ratio of minus infinity where a slope is read
 SAMPLES = 2**14  # of a network reference, where its sequences cannot be listed
 
 
@@ -50,7 +50,7 @@ class Optimum(NamedTuple):
     def log_probability(self, batch: Batch, log_ref: Float[Array, " N"]) -> Float[Array, " N"]:
         """log pi*(y) of each sequence, whose log-probability under the reference is given."""
         if self.log_pi is not None:
-            return jnp.sum(rollout.along(self.log_pi, batch), axis=1)
+            return jnp.sum(scoring.along(self.log_pi, batch), axis=1)
         if self.log_listed is not None:
             return self.log_listed
         assert self.log_weight is not None
@@ -66,7 +66,7 @@ def reason(task: Task, div: Divergence | None, reference: AnyPolicy) -> str | No
     """Why `solve` knows no optimum for a task (its arrays on the host), divergence and reference; None where it does."""
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {task.automaton.unlisted}"
-    if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or rollout.is_enumerable(task.automaton):
+    if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or is_enumerable(task.automaton):
         return None
     if not isinstance(reference, Policy):
         return "with a typicality reward the optimum beside a network's reference depends on the history"
@@ -94,10 +94,10 @@ def solve(
     if task.reward_model is not None:
         unknown = jnp.full((automaton.states,), jnp.nan, beta.dtype)
         return Optimum(None, unknown[0], no, log_weight=unknown)
-    earned = exact.token_rewards(task, beta.dtype)
+    earned = policy_values.token_rewards(task, beta.dtype)
     if div is None:
         log_pi, tied = greedy(automaton, earned)
-        return Optimum(log_pi, exact.objective(task, None, params, beta, log_pi, log_pi), tied)
+        return Optimum(log_pi, policy_values.objective(task, None, params, beta, log_pi, log_pi), tied)
     table = isinstance(reference, Policy)
     if table and automaton.horizon == 1:
         log_ref = table_of(reference)
@@ -108,29 +108,29 @@ def solve(
         log_ref = table_of(reference)
         shortfall = advantages(automaton, earned, log_ref > -jnp.inf)  # adds up to r(y) less the largest reward
         log_pi = pull_back(automaton, log_ref + divergences.scaled(shortfall, beta))
-    elif rollout.is_enumerable(automaton) and (typical or not table):
-        listed = rollout.enumerate_all(automaton)
-        log_ref = rollout.log_probability(reference, listed)
-        worth = jnp.sum(exact.sequence_rewards(task, listed, log_ref.dtype), axis=1)
+    elif is_enumerable(automaton) and (typical or not table):
+        listed = enumerate_all(automaton)
+        log_ref = scoring.log_probability(reference, listed)
+        worth = jnp.sum(policy_values.sequence_rewards(task, listed, log_ref.dtype), axis=1)
         best = solve_bandit(div, params, log_ref, worth, beta)
-        value = exact.enumerated_objective(task, div, params, beta, listed, best, log_ref)
+        value = policy_values.enumerated_objective(task, div, params, beta, listed, best, log_ref)
         return Optimum(None, value, no, log_listed=best)
     elif table:
         log_ref = table_of(reference)
-        ends = exact.outcome_probabilities(automaton, log_ref)
+        ends = policy_values.outcome_probabilities(automaton, log_ref)
         log_weight, value, _ = _over_ends(task, div, params, beta, ends)
         tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
         value = jnp.where(typical, jnp.nan, value)
         return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, no)
     else:
         assert key is not None
-        batch = rollout.draw(key, automaton, reference, SAMPLES)
+        batch = sampling.draw(key, automaton, reference, SAMPLES)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
         log_weight, value, slope = _over_ends(task, div, params, beta, ends.astype(beta.dtype))
         spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
         value, log_weight = (jnp.where(typical, jnp.nan, x) for x in (value, log_weight))
         return Optimum(None, value, no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
-    return Optimum(log_pi, exact.objective(task, div, params, beta, log_pi, log_ref), no)
+    return Optimum(log_pi, policy_values.objective(task, div, params, beta, log_pi, log_ref), no)
 
 
 def _over_ends(task, div, params, beta, ends: Float[Array, " S"]):
@@ -194,112 +194,5 @@ def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[A
     chosen = advantages(automaton, earned, jnp.asarray(automaton.legal)[None]) == 0.0
     count = jnp.sum(chosen, axis=-1, keepdims=True)
     log_pi = jnp.where(chosen, -jnp.log(jnp.maximum(count, 1).astype(earned.dtype)), -jnp.inf)
-    visited = exact.occupancy(automaton, log_pi) > 0.0
+    visited = policy_values.occupancy(automaton, log_pi) > 0.0
     return log_pi, jnp.any(visited & (count[:, :, 0] > 1))
-
-
-def solve_bandit(
-    div: Divergence, params: Params, log_ref: Float[Array, " A"], reward: Float[Array, " A"], beta: Float[Array, ""]
-) -> Float[Array, " A"]:
-    """log pi* over arms; reward -inf marks an arm that may not be taken. The registered closed form where there is one."""
-    if div.optimum is not None:
-        return div.optimum(log_ref, reward, beta, params)
-    return solve_by_root(div, params, log_ref, reward, beta)
-
-
-def solve_by_root(
-    div: Divergence, params: Params, log_ref: Float[Array, " A"], reward: Float[Array, " A"], beta: Float[Array, ""]
-) -> Float[Array, " A"]:
-    """log pi* for any strictly convex f with a slope: two nested bisections, each monotone."""
-    inside = (log_ref > -jnp.inf) & (reward > -jnp.inf)
-    top = jnp.max(reward, where=inside, initial=-jnp.inf)
-    gap = divergences.scaled(jnp.where(inside, top - jnp.where(inside, reward, top), 0.0), beta)
-    log_p = jnp.where(inside, log_ref, -jnp.inf)
-    slope = lambda u: div.both(u, params)[1]  # noqa: E731
-    widths = _lower_bracket(slope, -gap)
-
-    def ratios(v):
-        """u of every arm where the best-rewarded one stands at v: slope(u) = slope(v) - gap."""
-        return jnp.where(gap == 0.0, v, _invert(slope, slope(v) - gap, -widths, jnp.broadcast_to(v, gap.shape)))
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        over = jax.nn.logsumexp(log_p + ratios(middle)) > 0.0
-        return jnp.where(over, low, middle), jnp.where(over, middle, high)
-
-    zero = jnp.zeros((), log_ref.dtype)
-    most = -jax.nn.logsumexp(log_p, where=inside & (gap == 0.0))
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, (zero, jnp.maximum(most, zero)))
-    v = 0.5 * (low + high)
-
-    # Arms of reference probability zero take mass where f's slope at infinity is too low to forbid it.
-    outside = (log_ref == -jnp.inf) & (reward > -jnp.inf)
-    steepest = div.limit("infinity", params, log_ref.dtype)
-    best = jnp.max(reward, where=outside, initial=-jnp.inf)
-    possible = jnp.isfinite(best) & jnp.isfinite(steepest)
-    wanted = jnp.where(possible, (top - jnp.where(possible, best, top)) / beta + steepest, jnp.inf)
-    takes = wanted < slope(v)
-    target = jnp.where(takes, wanted, 0.0) - gap
-    shifted = _invert(slope, target, -_lower_bracket(slope, target), jnp.broadcast_to(v, gap.shape))
-    u = jnp.where(takes, shifted, ratios(v))
-    kept = jnp.where(inside, jnp.where(inside, log_ref, 0.0) + u, -jnp.inf)
-    rest = jnp.log(-jnp.expm1(jnp.minimum(jax.nn.logsumexp(kept), 0.0)))
-    winners = outside & (reward == best)
-    share = rest - jnp.log(jnp.maximum(jnp.sum(winners), 1).astype(log_ref.dtype))
-    return jnp.where(takes & winners, share, jnp.where(takes, kept, kept - jax.nn.logsumexp(kept)))
-
-
-def _lower_bracket(slope, target: Float[Array, " A"]) -> Float[Array, " A"]:
-    """Widths w with slope(-w) <= target, by doubling; FAR where f's slope at zero is finite and above the target."""
-    bounded = slope(jnp.full_like(target, LIMIT)) > target
-
-    def double(_, width):
-        return jnp.where(slope(-width) > target, 2.0 * width, width)
-
-    widths = jax.lax.fori_loop(0, 60, double, jnp.ones_like(target))
-    return jnp.where(bounded, FAR, widths)
-
-
-def _invert(slope, target: Float[Array, " A"], low: Float[Array, " A"], high: Float[Array, " A"]) -> Float[Array, " A"]:
-    """u with slope(u) = target in [low, high]; -inf where the slope stays above the target all the way down."""
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        over = slope(middle) > target
-        return jnp.where(over, low, middle), jnp.where(over, middle, high)
-
-    lower, upper = jax.lax.fori_loop(0, HALVINGS, halve, (low, high))
-    return jnp.where(slope(low) > target, -jnp.inf, 0.5 * (lower + upper))
-
-
-def gradient(
-    div: Divergence,
-    params: Params,
-    log_pi: Float[Array, " A"],
-    log_ref: Float[Array, " A"],
-    reward: Float[Array, " A"],
-    beta: Float[Array, ""],
-) -> Float[Array, " A"]:
-    """dJ/dpi of a bandit, from log-ratios; at an arm of probability zero, its one-sided limit."""
-    if div.certificate is not None:
-        return div.certificate(log_pi, log_ref, reward, beta)
-    in_pi, in_ref = log_pi > -jnp.inf, log_ref > -jnp.inf
-    u = jnp.where(in_pi & in_ref, jnp.where(in_pi, log_pi, 0.0) - jnp.where(in_ref, log_ref, 0.0), LIMIT)
-    slope = jnp.where(in_ref, div.both(u, params)[1], div.limit("infinity", params, log_pi.dtype))
-    return jnp.where(reward > -jnp.inf, reward - beta * slope, -jnp.inf)
-
-
-def gap(
-    div: Divergence,
-    params: Params,
-    log_pi: Float[Array, " A"],
-    log_ref: Float[Array, " A"],
-    reward: Float[Array, " A"],
-    beta: Float[Array, ""],
-) -> Float[Array, ""]:
-    """The Frank-Wolfe gap max_a g_a - pi.g >= J* - J(pi): a bound on what a bandit policy leaves (Jaggi, ICML 2013)."""
-    g = gradient(div, params, log_pi, log_ref, reward, beta)
-    pi = jnp.exp(log_pi)
-    return jnp.max(g) - jnp.sum(jnp.where(pi > 0.0, pi * jnp.where(pi > 0.0, g, 0.0), 0.0))

@@ -1,0 +1,41 @@
+"""Exact values of policies, and the policies that are optimal."""
+
+from rlkl.exact.policy_values import (
+    Values,
+    between,
+    entropy,
+    enumerated_objective,
+    enumerated_values,
+    gold_reward,
+    has_exact_divergence,
+    mean,
+    objective,
+    occupancy,
+    outcome_probabilities,
+    power_divergence,
+    sequence_divergence,
+    sequence_rewards,
+    token_rewards,
+    values,
+    visited,
+)
+
+__all__ = [
+    "Values",
+    "between",
+    "entropy",
+    "enumerated_objective",
+    "enumerated_values",
+    "gold_reward",
+    "has_exact_divergence",
+    "mean",
+    "objective",
+    "occupancy",
+    "outcome_probabilities",
+    "power_divergence",
+    "sequence_divergence",
+    "sequence_rewards",
+    "token_rewards",
+    "values",
+    "visited",
+]

@@ -1,0 +1,1 @@
+"""Weighted sequences, and the log-probabilities of policies along them."""
