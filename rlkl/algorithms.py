@@ -29,8 +29,6 @@ class Algorithm:
 
 
 REGISTRY: dict[str, Algorithm] = {}
-
-
 EXACT = {  # algorithms that sample nothing
     "exact": "The gradient of the exact objective.",
     "natural": "The natural gradient of the exact objective, of policy=tabular; optimizer=sgd takes its steps as they are.",

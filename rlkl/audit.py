@@ -13,14 +13,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import losses, policies, recognised, settings
+from rlkl import policies, recognised, settings
 from rlkl.divergences import REGISTRY
-from rlkl.job import Run
 from rlkl.penalties import expected_gradient, options, terms
 from rlkl.policies import AnyPolicy, Policy
 from rlkl.recognised import SAME
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
+from rlkl.training import sampled_losses
+from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 SAMPLES = 4096  # sequences, where there are too many to list
@@ -184,14 +185,14 @@ def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Flo
         value = terms.from_reference(chosen, at, batch)
         return value, value
     made = terms.make(chosen, at.log_pi.dtype)
-    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
+    learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
         u = jnp.sum(terms.log_ratio(at, batch))
         div = REGISTRY[chosen.divergence]
         value = jnp.exp(-u) * div.both(u, options.parameters(chosen, u.dtype))[0]
     else:
         value = jnp.sum(made.in_reward(at, batch)) + jnp.sum(made.in_loss(at, batch))
-    return losses.surrogate(run, at, batch, learned), value
+    return sampled_losses.surrogate(run, at, batch, learned), value
 
 
 def _against(gradient, target) -> tuple[float, float]:

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import audit, config, job, plots, records, references, report, tables, training
-from rlkl.audit import Row
+from rlkl import config, plots, records, references, report, tables
+from rlkl.audit import DIRECTIONS, SAME, Row, audit
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
+from rlkl.training import loop, spec
 
 FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
@@ -29,23 +30,23 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     composed = config.compose([*sampled, *chosen])
     with numerics.pinned():
         run = jax.tree.map(jnp.asarray, references.attach(config.build(composed), Faults(report.warn)).run)
-        state = jax.jit(training.start)(run)
+        state = jax.jit(loop.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)
         older, policy = base.cast((state.policy, later.policy), jnp.float64)
-        return list(audit.audit(run, policy, jax.random.key(run.settings.seed), older=older))
+        return list(audit(run, policy, jax.random.key(run.settings.seed), older=older))
 
 
 @partial(jax.jit, static_argnums=2)
-def _updated(run: job.Run, state: training.State, updates: int) -> training.State:
+def _updated(run: spec.Run, state: loop.State, updates: int) -> loop.State:
     low = base.cast(run, jnp.dtype(run.settings.dtype))
-    return jax.lax.fori_loop(0, updates, lambda _, state: training.step(low, state), state)
+    return jax.lax.fori_loop(0, updates, lambda _, state: loop.step(low, state), state)
 
 
 def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
     """Print the audit's table; write audit.csv and the figure."""
     rows = audited(overrides)
-    for name in audit.DIRECTIONS:
+    for name in DIRECTIONS:
         report.console.print(table([row for row in rows if row.divergence == name], name))
     records.write(folder / "audit.csv", tables.dumps(Row._fields, rows))
     for path in (folder / "audit.csv", *plots.save(draw(rows), folder / "audit")):
@@ -81,7 +82,7 @@ KINDS = {"the exact gradient": plots.GREEN, "another divergence's": plots.VERMIL
 
 def kind(row: Row) -> str:
     """What was measured, as one of KINDS."""
-    if row.relative_error <= audit.SAME:
+    if row.relative_error <= SAME:
         return "the exact gradient"
     if row.descends.startswith("nothing"):
         return "zero"
@@ -97,7 +98,7 @@ def draw(rows: list[Row]) -> Figure:
     with plots.styled():
         figure = Figure(figsize=(6.75, 0.9 + 0.145 * len(ways)))
         both = figure.subplots(1, 2, sharey=True)
-        for axes, name in zip(both, audit.DIRECTIONS, strict=True):
+        for axes, name in zip(both, DIRECTIONS, strict=True):
             for said, colour in KINDS.items():
                 kept = [row for row in rows if row.divergence == name and kind(row) == said]
                 error = np.maximum([row.relative_error for row in kept], 1e-17)

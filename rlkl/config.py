@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rlkl import algorithms, divergences, exact, job, memory, plugins, policies, settings, shaping, tasks
+from rlkl import algorithms, divergences, exact, memory, plugins, policies, settings, tasks
 from rlkl.errors import SettingsError, nearest
 from rlkl.overrides import check, config_directory, refusal
 from rlkl.penalties import controllers, estimators
@@ -16,6 +16,7 @@ from rlkl.rollouts import batch
 from rlkl.tasks import automaton
 from rlkl.tasks.preferences import annotators
 from rlkl.tasks.transforms import export, remember, unfold
+from rlkl.training import reward_shaping, spec
 
 
 class Recipe(NamedTuple):
@@ -46,7 +47,7 @@ class Built(NamedTuple):
     """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
     is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
 
-    run: job.Run
+    run: spec.Run
     card: tasks.Card
     tracking: settings.Tracking
     resolved: dict[str, Any]
@@ -121,11 +122,11 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     if named not in cards:
         cards[named] = _card(_group(config, "task"), remembered, tree)
     card = cards[named]
-    chosen = dataclasses.replace(chosen, reward_shaping=shaping.resolve(chosen, card))
+    chosen = dataclasses.replace(chosen, reward_shaping=reward_shaping.resolve(chosen, card))
     chosen = resolve(chosen, card.task)
     if chosen.algorithm.name == "dpo":
         card = _compared(chosen, card)
-    run = job.make(chosen, card.task)
+    run = spec.make(chosen, card.task)
     memory.check(run)
     return Built(run, card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
 
@@ -266,7 +267,7 @@ def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences
     """Exact gradients need the objective, or the penalty, without sampling."""
     key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
     many = f"{task.automaton.count} sequences, and at most {automaton.MOST_SEQUENCES} can be listed"
-    shaped = shaping.by_batch(chosen.reward_shaping, task)
+    shaped = reward_shaping.by_batch(chosen.reward_shaping, task)
     if key == "algorithm" and (shaped or task.reward_model is not None):
         rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"
         raise SettingsError(key, chosen.algorithm.name, rule)

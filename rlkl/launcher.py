@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rlkl.config import Built
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
-    from rlkl.training import Row
+    from rlkl.training.loop import Row
 
 
 class FusedLauncher(Launcher):

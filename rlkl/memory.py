@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rlkl import algorithms, blocks, metrics, policies
+from rlkl import algorithms, policies
 from rlkl.errors import SettingsError
-from rlkl.job import Run
+from rlkl.evaluation import metrics
 from rlkl.rollouts import batch
+from rlkl.training import blocks
+from rlkl.training.spec import Run
 
 MOST_BYTES = 2**33  # of one run, or of the block of small runs that it is compiled with
 COLUMNS = 40  # numbers in a logged row

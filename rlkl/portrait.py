@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import diversity, texts
-from rlkl.blocks import Trained
-from rlkl.closing import TOP, Detail
+from rlkl import texts
 from rlkl.config import Built
-from rlkl.metrics import LAST_SAMPLES, unrounded
+from rlkl.evaluation import diversity
+from rlkl.evaluation.final import TOP, Detail
+from rlkl.evaluation.metrics import LAST_SAMPLES, unrounded
 from rlkl.policies import Policy
 from rlkl.rollouts import batch
+from rlkl.training.blocks import Trained
 
 WHO = ("reference", "policy", "optimum")
 ORDERS = (1, 2, 3)  # of distinct-n

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import exact, exact_losses, job, losses, policies, settings
+from rlkl import exact, policies, settings
 from rlkl.penalties import options, terms
 from rlkl.policies import Policy, base
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton, Task
+from rlkl.training import exact_losses, sampled_losses, spec
 
 FAR = 200.0  # an extreme log-ratio
 ROUNDING = 64.0  # machine epsilons that a zero may be off by
@@ -59,23 +60,23 @@ def gradients(chosen: settings.Settings, automaton: Automaton, count: int, seed:
     return jax.tree.map(np.asarray, _compared(_run(chosen, automaton), logits, log_ref))
 
 
-def _run(chosen: settings.Settings, automaton: Automaton) -> job.Run:
+def _run(chosen: settings.Settings, automaton: Automaton) -> spec.Run:
     """Nothing but the penalty, at coefficient 1; the reference is put in later."""
     alone = dataclasses.replace(chosen.algorithm, entropy_coef=None)
     chosen = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=1.0), algorithm=alone)
     with np.errstate(divide="ignore"):
         even = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
     task = Task(automaton, np.zeros(automaton.states), even, np.zeros(()), np.zeros(automaton.vocabulary))
-    return job.make(chosen, task)
+    return spec.make(chosen, task)
 
 
-def _beside(run: job.Run, log_ref: Float[Array, "D V"]) -> job.Run:
+def _beside(run: spec.Run, log_ref: Float[Array, "D V"]) -> spec.Run:
     reference = policies.Fixed(log_ref, run.task.automaton.horizon)
     return dataclasses.replace(run, task=dataclasses.replace(run.task, log_reference=log_ref), reference=reference)
 
 
 @jax.jit
-def _compared(run: job.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> Compared:
+def _compared(run: spec.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> Compared:
     legal, chosen = jnp.asarray(run.task.automaton.legal), run.settings.penalty
     div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
     assert div is not None
@@ -99,12 +100,12 @@ def _weighted(listed: Batch, weight: Float[Array, " N"]) -> Batch:
     return Batch(tokens, states, mask, jax.lax.stop_gradient(weight), listed.size)
 
 
-def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _descended(run: spec.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends on this batch, and the mean of the penalty's own terms."""
     chosen = run.settings.penalty
     if chosen.sampler == "exact":
         exactly = run.settings.algorithm.name == "exact"
-        value = exact_losses.exact_loss(run, policy) if exactly else losses.beside(run, policy, jax.random.key(0))
+        value = exact_losses.exact_loss(run, policy) if exactly else sampled_losses.beside(run, policy, jax.random.key(0))
         return jnp.asarray(value), jnp.asarray(value)
     at = scoring.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
@@ -112,8 +113,8 @@ def _descended(run: job.Run, policy: Policy, batch: Batch) -> tuple[Float[Array,
         return value, value
     made = terms.make(chosen, at.log_pi.dtype)
     value = jnp.sum(batch.weight * jnp.sum(made.in_reward(at, batch) + made.in_loss(at, batch), axis=1))
-    learned = losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
-    return losses.surrogate(run, at, batch, learned), value
+    learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
+    return sampled_losses.surrogate(run, at, batch, learned), value
 
 
 # Log-probabilities of three tokens: whose first is likely, next to impossible, or impossible.
@@ -155,7 +156,7 @@ def robust(chosen: settings.Settings, horizon: int) -> list[Check]:
 
 
 @jax.jit
-def _extreme(run: job.Run, rows: Float[Array, "C 2 D V"], likely) -> tuple[Array, Array, Array]:
+def _extreme(run: spec.Run, rows: Float[Array, "C 2 D V"], likely) -> tuple[Array, Array, Array]:
     """Loss, value and gradient of each case, in the rows' dtype."""
     automaton, dtype = run.task.automaton, rows.dtype
     legal, low = jnp.asarray(automaton.legal), base.cast(run, dtype)

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Divergence
-from rlkl.job import Run
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch
+from rlkl.training.spec import Run
 
 SAME = 1e-8  # of the larger norm: gradients that agree to this are one
 

@@ -17,17 +17,19 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import describe, divergences, errors, metrics, plugins, policies, portrait, settings, tables, texts
-from rlkl.blocks import Trained
-from rlkl.closing import Decoded
+from rlkl import divergences, errors, plugins, policies, portrait, settings, tables, texts
 from rlkl.config import Built
+from rlkl.evaluation import metrics
 from rlkl.exact import optimal_policy
 from rlkl.penalties import options
 from rlkl.policies import base
 from rlkl.portrait import Portraits
 from rlkl.settings import numerics
 from rlkl.tasks import Automaton, Task, checks
-from rlkl.training import Row
+from rlkl.training import describe
+from rlkl.training.blocks import Trained
+from rlkl.training.final_grade import Decoded
+from rlkl.training.loop import Row
 
 SCHEMA_VERSION = 1
 MOST_OUTCOMES = 4096

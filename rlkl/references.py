@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import blocks, job, machine, pretraining, sealed, settings
+from rlkl import machine, sealed, settings
 from rlkl.config import Built
 from rlkl.fingerprint import fingerprint
 from rlkl.sealed import Faults
+from rlkl.training import blocks, pretraining, spec
 
 
 @functools.lru_cache(maxsize=blocks.KEPT)
@@ -47,7 +48,7 @@ def attach(built: Built, faults: Faults) -> Built:
     if float(found.stderr) > 0.0:
         facts["reference_kl_stderr"] = float(found.stderr)
     card = dataclasses.replace(built.card, facts=built.card.facts | facts)
-    return built._replace(run=job.make(chosen, built.run.task, found.policy), card=card)
+    return built._replace(run=spec.make(chosen, built.run.task, found.policy), card=card)
 
 
 def _learned(chosen: settings.Reference) -> dict[str, Any]:

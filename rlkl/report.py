@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rlkl import describe, metrics, settings
-from rlkl.blocks import Trained
+from rlkl import settings
 from rlkl.config import Built
 from rlkl.errors import visible
+from rlkl.evaluation import metrics
 from rlkl.records import history
-from rlkl.training import Row
+from rlkl.training import describe
+from rlkl.training.blocks import Trained
+from rlkl.training.loop import Row
 
 
 class Plain(Console):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import blocks, config, portrait, records, references, report, store, texts
-from rlkl.blocks import Trained
+from rlkl import config, portrait, records, references, report, store, texts
 from rlkl.config import Built
 from rlkl.errors import DivergedError
 from rlkl.policies import AnyPolicy
@@ -15,7 +14,9 @@ from rlkl.sealed import Faults
 from rlkl.settings import numerics
 from rlkl.store import Entry
 from rlkl.tracking import Tracker, about
-from rlkl.training import Row
+from rlkl.training import blocks
+from rlkl.training.blocks import Trained
+from rlkl.training.loop import Row
 
 if TYPE_CHECKING:
     import pandas as pd

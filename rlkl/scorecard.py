@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, describe, grading, job, plots, plugins, records, report, suite, tables
+from rlkl import config, grading, plots, plugins, records, report, suite, tables
 from rlkl.errors import SettingsError, visible
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.penalties.expected_gradient import Descent
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
 from rlkl.suite import Size
+from rlkl.training import describe, spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +136,7 @@ def _label(overrides: Sequence[str]) -> str:
     return " ".join(names[-1:] + [f"{key.removeprefix('penalty.')}={value}" for key, value in pairs if key not in NAMES])
 
 
-def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[job.Run, job.Run]]:
+def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[spec.Run, spec.Run]]:
     """A penalty's settings on bandits and on sequences, the store, and a run of either."""
     sampled = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, machine, plugins, records, sealed
+from rlkl import machine, plugins, records, sealed
 from rlkl.config import Built
 from rlkl.fingerprint import fingerprint
-from rlkl.job import Run
 from rlkl.sealed import DamagedError, Faults
+from rlkl.training import blocks
+from rlkl.training.spec import Run
 
 OPTIMUM = "optimum.json"  # in an entry, beside the run's files
 

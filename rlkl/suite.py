@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rlkl import blocks, exact, job, policies, settings, tasks, training
+from rlkl import exact, policies, settings, tasks
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.penalties.options import divergence, parameters
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks import Task
 from rlkl.tasks.bandits import bandit
+from rlkl.training import blocks, loop, spec
 
 ARMS = 64
 DROPPED = (10.0, 30.0)  # log-ratios that lost-arm starts are short of: seldom drawn, and never
@@ -129,13 +130,13 @@ def sequence(name: str) -> Setup:
     return _from_reference(name, tasks.build(f"sequence/{name}", horizon=SEQUENCES[name]).task)
 
 
-def runs(chosen: settings.Settings, task: Task, size: Size) -> list[job.Run]:
+def runs(chosen: settings.Settings, task: Task, size: Size) -> list[spec.Run]:
     """Every coefficient and seed of one task, seeds first; the coefficient stays 0 without a penalty."""
 
-    def one(beta: float, seed: int) -> job.Run:
+    def one(beta: float, seed: int) -> spec.Run:
         held = 0.0 if chosen.penalty.divergence == "none" else beta
         term = dataclasses.replace(chosen.penalty, beta=held)
-        return job.make(dataclasses.replace(chosen, penalty=term, seed=seed, steps=size.steps), task)
+        return spec.make(dataclasses.replace(chosen, penalty=term, seed=seed, steps=size.steps), task)
 
     return [one(beta, seed) for beta in size.betas for seed in range(size.seeds)]
 
@@ -151,18 +152,18 @@ def train(chosen: settings.Settings, setups: Sequence[Setup], size: Size) -> lis
 
 
 @jax.jit
-def _trained(block: job.Run, starts: Float[Array, "N T D V"]) -> Reached:
+def _trained(block: spec.Run, starts: Float[Array, "N T D V"]) -> Reached:
     return jax.vmap(_one)(block, starts)
 
 
-def _one(run: job.Run, start: Float[Array, "T D V"]) -> Reached:
+def _one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
     """Train from these logits for the run's steps, and grade what is reached."""
-    state = training.start(run)
+    state = loop.start(run)
     policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_of(state.policy)))
     low = base.cast(run, jnp.dtype(run.settings.dtype))
-    state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: training.step(low, s), state._replace(policy=policy))
-    optimum = training.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
-    report = training.observe(run, optimum, state).report
+    state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: loop.step(low, s), state._replace(policy=policy))
+    optimum = loop.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
+    report = loop.observe(run, optimum, state).report
     reached = base.cast(state.policy, jnp.float64)
     ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(reached))
     graded: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))
@@ -170,7 +171,7 @@ def _one(run: job.Run, start: Float[Array, "T D V"]) -> Reached:
     return Reached(*graded, *rest)
 
 
-def _gap(run: job.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
+def _gap(run: spec.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
     """What the optimum itself leaves: its Frank-Wolfe gap on a bandit. Sequences are solved by the same root."""
     chosen, automaton = run.settings.penalty, run.task.automaton
     div = divergence(chosen)
@@ -182,7 +183,7 @@ def _gap(run: job.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
     return bandit_optimum.gap(div, params, log_pi, log_ref, arms, jnp.asarray(chosen.beta, jnp.float64))
 
 
-def _kept(run: job.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
+def _kept(run: spec.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
     """1 less the total variation between policy and reference among the sequences of the largest reward."""
     listed = batch.enumerate_all(run.task.automaton)
     reward = jnp.asarray(run.task.reward)[optimal_policy.final_states(listed)]

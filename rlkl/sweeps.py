@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import blocks, config, records, references, report, runs, store
+from rlkl import config, records, references, report, runs, store
 from rlkl.config import Built
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
 from rlkl.store import Entry
-from rlkl.training import Row
+from rlkl.training import blocks
+from rlkl.training.loop import Row
 
 ANOTHER = 4.0  # what is left, in times the first block's, that makes another device worth its compilation
 

@@ -6,8 +6,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from rlkl import blocks
-from rlkl.blocks import Trained, static_part
 from rlkl.config import Built
 from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, base, decoded
@@ -15,6 +13,8 @@ from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.settings import numerics
 from rlkl.tasks import Automaton
+from rlkl.training import blocks
+from rlkl.training.blocks import Trained, static_part
 
 SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
 # Line breaks, escaped: in samples.txt a sequence is one line.

@@ -14,9 +14,10 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from rlkl import blocks, plugins
+from rlkl import plugins
 from rlkl.divergences import Params
 from rlkl.tasks import Automaton, Task
+from rlkl.training import blocks
 
 PARAMS = Params(0.5)
 blocks.WIDEST = 16  # most tests hold one run: 63 others beside it, compiled without optimisation, would take their time

@@ -7,26 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, exact, job, losses, policies, settings, training
+from rlkl import algorithms, config, exact, policies, settings
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import expected_gradient as penalties_expected_gradient
 from rlkl.penalties import options
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.settings import AGGREGATIONS
+from rlkl.training import loop, sampled_losses, spec
 from tests.conftest import PARAMS, random_task
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
 
 
-def bandit_run(algorithm: str | dict, **groups) -> job.Run:
+def bandit_run(algorithm: str | dict, **groups) -> spec.Run:
     top = {key: groups.pop(key) for key in ("batch_size", "steps", "dtype") if key in groups}
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "policy": {"init": "random"}, **groups, **top}
     return jax.tree.map(jnp.asarray, config.build(plain).run)
 
 
-def expected_gradient(run: job.Run, policy, size: int):
+def expected_gradient(run: spec.Run, policy, size: int):
     """E[gradient] of the sampled loss, by enumerating every batch of `size` draws."""
     task, log_pi = run.task, np.asarray(policy.table())[0, 0]
 
@@ -38,8 +39,8 @@ def expected_gradient(run: job.Run, policy, size: int):
             batch = Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
             moved = policies.tabular.Tabular(logits, policy.support)
             positions = scoring.positions(task.automaton, moved, run.reference, batch)
-            learned = losses.experience(run, positions, batch, jnp.asarray(0.2))
-            return losses.surrogate(run, positions, batch, learned)
+            learned = sampled_losses.experience(run, positions, batch, jnp.asarray(0.2))
+            return sampled_losses.surrogate(run, positions, batch, learned)
 
         return jax.grad(loss)(policy.logits)
 
@@ -50,7 +51,7 @@ def expected_gradient(run: job.Run, policy, size: int):
     return total
 
 
-def exact_gradient(run: job.Run, policy):
+def exact_gradient(run: spec.Run, policy):
     div = options.divergence(run.settings.penalty)
 
     def loss(logits):
@@ -122,13 +123,13 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
     task = four_tokens(draw)
     chosen = {"divergence": divergence, "estimator": estimator, "placement": "reward", "beta": 0.3}
     run = bandit_run(algorithm, penalty=chosen, dtype="float64")
-    run = job.make(run.settings, jax.tree.map(jnp.asarray, task))
+    run = spec.make(run.settings, jax.tree.map(jnp.asarray, task))
     logits = jnp.asarray(task.log_reference + 0.5 * draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
     policy = policies.tabular.Tabular(logits, jnp.asarray(task.automaton.legal))
 
     def one(key):
         def loss(logits):
-            return losses.loss(run, policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key)[0]
+            return sampled_losses.loss(run, policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key)[0]
 
         return jax.grad(loss)(policy.logits)
 
@@ -194,8 +195,8 @@ def test_ppo_takes_its_epochs_on_one_batch():
 
     @jax.jit
     def stepped(run):
-        state = training.start(run)
-        return state, training.step(run, state)
+        state = loop.start(run)
+        return state, loop.step(run, state)
 
     start, once = stepped(bandit_run("rloo", **chosen))
     _, one = stepped(bandit_run({"name": "ppo", "epochs": 1}, **chosen))
@@ -211,8 +212,8 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
     """Whatever the penalty, none too; recomputed from the batch that the step drew."""
     for chosen in ({"divergence": "none", "beta": 0.0}, {"divergence": "kl_ref_pi", "beta": 0.3}):
         run = bandit_run("rloo", penalty=chosen, dtype="float64", steps=10)
-        state = jax.jit(training.start)(run)
-        after = jax.jit(training.step)(run, state)
+        state = jax.jit(loop.start)(run)
+        after = jax.jit(loop.step)(run, state)
         batch = sampling.draw(
             jax.random.fold_in(state.key, state.step), run.task.automaton, state.policy, run.settings.batch_size
         )

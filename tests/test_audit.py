@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import audit, audits, config, job, losses, policies, settings, tasks
+from rlkl import audits, config, policies, settings, tasks
+from rlkl.audit import DIRECTIONS, Row, _batch, _measured, _settings, _unrewarded, audit
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
+from rlkl.training import sampled_losses, spec
 from tests.conftest import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 VALUE = {"k1": lambda u: u, "k2": lambda u: u**2 / 2, "k3": lambda u: np.exp(-u) - 1 + u, "abs": np.abs}
@@ -38,19 +40,19 @@ def test_the_declared_weights_are_the_slopes_of_the_divergences_that_they_name(e
     np.testing.assert_allclose(left, left[0], atol=1e-12)
 
 
-def run_of(task, divergence: str = "kl_pi_ref") -> job.Run:
+def run_of(task, divergence: str = "kl_pi_ref") -> spec.Run:
     """A run on a task, for its settings to be replaced."""
     chosen = config.resolve(settings.Settings(penalty=settings.Penalty(divergence)), task)
-    return job.make(chosen, jax.tree.map(jnp.asarray, task))
+    return spec.make(chosen, jax.tree.map(jnp.asarray, task))
 
 
-def measured(run: job.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.ndarray:
+def measured(run: spec.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.ndarray:
     """The audit's expected gradient by the logits of a table."""
     policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(run.task.automaton.legal))
     source = run.reference if chosen.sampler == "reference" else policy
-    batch = audit._batch(run.task.automaton, source, None)
-    own = dataclasses.replace(run, settings=audit._settings(run, chosen), task=audit._unrewarded(run.task))
-    return np.asarray(audit._measured(own, policy, *batch[:4]).gradient).reshape(logits.shape)
+    batch = _batch(run.task.automaton, source, None)
+    own = dataclasses.replace(run, settings=_settings(run, chosen), task=_unrewarded(run.task))
+    return np.asarray(_measured(own, policy, *batch[:4]).gradient).reshape(logits.shape)
 
 
 def summed(task, log_pi: np.ndarray, log_ref: np.ndarray, weights) -> np.ndarray:
@@ -133,10 +135,10 @@ def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
     logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
 
     def loss(x, chosen):
-        own, policy = dataclasses.replace(run, settings=audit._settings(run, chosen)), policies.tabular.Tabular(x, legal)
+        own, policy = dataclasses.replace(run, settings=_settings(run, chosen)), policies.tabular.Tabular(x, legal)
         batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
         at = scoring.positions(task.automaton, policy, run.reference, batch)
-        return losses.surrogate(own, at, batch, losses.experience(own, at, batch, jnp.zeros(())))
+        return sampled_losses.surrogate(own, at, batch, sampled_losses.experience(own, at, batch, jnp.zeros(())))
 
     found = jax.jit(lambda x: [jax.grad(loss)(x, chosen) for chosen in ways("kl_pi_ref", 2)])(jnp.asarray(logits))
     log_pi = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
@@ -148,16 +150,16 @@ def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
 
 
 @functools.cache
-def audit_of(seed: int, horizon: int, directions: tuple[str, ...]) -> list[audit.Row]:
+def audit_of(seed: int, horizon: int, directions: tuple[str, ...]) -> list[Row]:
     task, draw = short_task(seed, horizon)
     logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
     legal = jnp.asarray(task.automaton.legal)
     policy, older = (policies.tabular.Tabular(jnp.asarray(x), legal) for x in (logits, logits[..., ::-1]))
-    return list(audit.audit(run_of(task), policy, jax.random.key(0), directions, older))
+    return list(audit(run_of(task), policy, jax.random.key(0), directions, older))
 
 
 KINDS = {
-    "bandit": lambda: audit_of(5, 1, audit.DIRECTIONS),
+    "bandit": lambda: audit_of(5, 1, DIRECTIONS),
     "sequences": lambda: audit_of(3, 3, ("kl_pi_ref",)),
     "sequences, the other direction": lambda: audit_of(3, 3, ("kl_ref_pi",)),
 }
@@ -214,7 +216,7 @@ def test_variance_is_that_of_sampled_gradients():
     run, logits = run_of(task), draw.normal(size=(1, *task.log_reference.shape))
     policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(task.automaton.legal))
     row = next(
-        r for r in audit.audit(run, policy, jax.random.key(0), ("kl_pi_ref",)) if (r.estimator, r.placement) == ("k1", "reward")
+        r for r in audit(run, policy, jax.random.key(0), ("kl_pi_ref",)) if (r.estimator, r.placement) == ("k1", "reward")
     )
     log_pi = logits[0, 0] - np.logaddexp.reduce(logits[0, 0])
     u = log_pi - np.asarray(task.log_reference)[0]
@@ -276,11 +278,11 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     written = tmp_path / "outputs" / "audit"
     assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
     rows = (written / "audit.csv").read_text().splitlines()
-    assert rows[0] == ",".join(audit.Row._fields)
+    assert rows[0] == ",".join(Row._fields)
     off_policy = (
         2 * (3 + 2) + 1
     )  # stale samples under three corrections, rounded ones under two; truncated weights of pi_ref/pi
-    assert len(rows) == 1 + off_policy + sum(len(options.combinations(name, 1)) for name in audit.DIRECTIONS)
+    assert len(rows) == 1 + off_policy + sum(len(options.combinations(name, 1)) for name in DIRECTIONS)
     refused = command("audit", "task=bandit/nope")
     assert refused.returncode == 2
     assert "task='bandit/nope': unknown choice" in refused.stderr

@@ -5,25 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, blocks, config, job, losses, policies, settings, training
+from rlkl import algorithms, config, policies, settings
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import controllers, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all
+from rlkl.training import blocks, loop, sampled_losses, spec
 from tests.conftest import PARAMS, random_task, shortened
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
 LOG_REF = np.log(ARMS["reference"])
 
 
-def built(algorithm: str | dict = "rloo", **groups) -> job.Run:
+def built(algorithm: str | dict = "rloo", **groups) -> spec.Run:
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "dtype": "float64", "steps": 400}
     return jax.tree.map(jnp.asarray, config.build(plain | groups).run)
 
 
-def one_each(run: job.Run, logits: np.ndarray) -> tuple[Batch, Positions]:
+def one_each(run: spec.Run, logits: np.ndarray) -> tuple[Batch, Positions]:
     """Every arm, weighted by its probability."""
     policy = policies.tabular.Tabular(jnp.asarray(logits)[None, None], jnp.asarray(run.task.automaton.legal))
     batch = enumerate_all(run.task.automaton)
@@ -73,7 +74,7 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
     chosen = settings.Settings(
         penalty=settings.Penalty(divergence, beta=0.3, sampler="exact"), algorithm=settings.Algorithm("rloo")
     )
-    run = job.make(config.resolve(chosen, task), task)
+    run = spec.make(config.resolve(chosen, task), task)
     legal = jnp.asarray(task.automaton.legal)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(task.automaton.horizon, *legal.shape)))
     every = enumerate_all(task.automaton)
@@ -84,7 +85,7 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
 
         return 0.3 * divergences.exact(REGISTRY[divergence], PARAMS, *both)
 
-    beside = lambda x: losses.beside(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
+    beside = lambda x: sampled_losses.beside(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
     np.testing.assert_allclose(jax.grad(beside)(logits), jax.grad(by_definition)(logits), atol=1e-10)
     batch = every._replace(weight=jnp.exp(scoring.log_probability(policies.tabular.Tabular(logits, legal), every)))
     at = scoring.positions(task.automaton, policies.tabular.Tabular(logits, legal), run.reference, batch)
@@ -109,7 +110,7 @@ def test_a_sampled_entropy_bonus_has_the_gradient_of_entropy_on_a_bandit():
         def loss(logits):
             policy = policies.tabular.Tabular(logits[None, None], jnp.asarray(run.task.automaton.legal))
             at = scoring.positions(run.task.automaton, policy, run.reference, batch)
-            return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(())))
+            return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(())))
 
         batch, _ = one_each(run, LOGITS)
         return np.asarray(jax.grad(loss)(jnp.asarray(LOGITS)))
@@ -138,9 +139,9 @@ def test_an_averaged_reference_moves_by_its_share_at_its_steps(policy):
         reference={"update": "ema", "sync_steps": 3, "mixup_alpha": 0.25}, policy={"name": policy, "width": 4}, batch_size=8,
         task={"name": "sequence/brackets", "horizon": 4},
     )  # fmt: skip
-    states = [jax.jit(training.start)(run)]
+    states = [jax.jit(loop.start)(run)]
     for _ in range(6):
-        states.append(jax.jit(training.step)(run, states[-1]))
+        states.append(jax.jit(loop.step)(run, states[-1]))
     every = enumerate_all(run.task.automaton)
     at_start = scoring.log_probability(states[0].anchor, every) - scoring.log_probability(run.reference, every)
     np.testing.assert_allclose(at_start, 0.0, atol=1e-6)
@@ -187,9 +188,9 @@ def test_a_scheduled_run_logs_its_coefficient_and_reaches_the_optimum_of_its_las
 @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo"])
 def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are_multiplied_by(algorithm):
     run = built(algorithm, penalty={"estimator": "k2", "beta": 0.3, "allow_biased": True})
-    step = jax.jit(training.step)
-    state = step(run, jax.jit(training.start)(run))
-    batch, _, _ = losses.gather(run, None, state.policy, jax.random.fold_in(state.key, 1))
+    step = jax.jit(loop.step)
+    state = step(run, jax.jit(loop.start)(run))
+    batch, _, _ = sampled_losses.gather(run, None, state.policy, jax.random.fold_in(state.key, 1))
     counts = np.round(np.asarray(batch.weight) * batch.size).astype(int)
     returns = np.repeat(np.array(ARMS["reward"]), counts)
     others = (returns.sum() - returns) / (len(returns) - 1)
@@ -199,8 +200,8 @@ def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are
     made = made / returns.std(ddof=1) if algorithm == "grpo" else made
     np.testing.assert_allclose(after.seen.beta_effective, 0.3 * unbiased[0] / made[0], rtol=1e-9)
     in_reward = built(algorithm, penalty={"estimator": "k1", "beta": 0.3})
-    np.testing.assert_allclose(step(in_reward, jax.jit(training.start)(in_reward)).seen.beta_effective, 0.3)
-    assert np.isnan(step(built(), jax.jit(training.start)(built())).seen.beta_effective)
+    np.testing.assert_allclose(step(in_reward, jax.jit(loop.start)(in_reward)).seen.beta_effective, 0.3)
+    assert np.isnan(step(built(), jax.jit(loop.start)(built())).seen.beta_effective)
 
 
 def test_every_registered_factor_is_that_of_its_advantages():

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build, series
+from experiments import series
+from experiments.build import HERE, build, module, sweeps
 from rlkl import plots
 
 NAMES = [
@@ -20,7 +21,7 @@ EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) f
 
 @pytest.fixture(params=NAMES)
 def named(request):
-    return build.module(request.param), pd.read_csv(build.HERE / request.param / "figure.csv")
+    return module(request.param), pd.read_csv(HERE / request.param / "figure.csv")
 
 
 def wrong(drawn: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -81,18 +82,18 @@ def test_figures_are_drawn_from_the_csv_alone(named):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_figures_have_the_same_bytes_every_time(name, tmp_path):
-    figure, drawn = build.module(name), pd.read_csv(build.HERE / name / "figure.csv")
+    figure, drawn = module(name), pd.read_csv(HERE / name / "figure.csv")
     first, second = (plots.save(figure.draw(drawn), tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_committed_numbers_are_current(name, tmp_path):
-    built = build.build(name, tmp_path / "runs", tmp_path / "out")
+    built = build(name, tmp_path / "runs", tmp_path / "out")
     assert [claim for claim in built.claims if not claim.verdict] == []
-    assert (built.runs is None) == (build.sweeps(name) == [])
+    assert (built.runs is None) == (sweeps(name) == [])
     if name not in ("compression", "quantization"):  # the one depends on Python's own text, the other on the machine's rounding
-        committed, fresh = (pd.read_csv(folder / "figure.csv") for folder in (build.HERE / name, tmp_path / "out"))
+        committed, fresh = (pd.read_csv(folder / "figure.csv") for folder in (HERE / name, tmp_path / "out"))
         pd.testing.assert_frame_equal(committed, fresh, check_exact=False, rtol=1e-5, atol=1e-8)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import algorithms, config, divergences, policies, settings, tasks, training
+from rlkl import algorithms, config, divergences, policies, settings, tasks
 from rlkl.errors import SettingsError
 from rlkl.overrides import config_directory
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
+from rlkl.training import loop
 
 ROOT = config_directory()
 
@@ -57,14 +58,14 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
 
     @jax.jit
     def stepped(run, state):
-        optimum, _ = training.prepare(run, state)
-        after = training.step(base.cast(run, run.settings.dtype), state)
+        optimum, _ = loop.prepare(run, state)
+        after = loop.step(base.cast(run, run.settings.dtype), state)
         listed = jax.tree.map(jnp.asarray, batch.enumerate_all(run.task.automaton)) if few else None
         total = None if listed is None else jnp.sum(jnp.exp(scoring.log_probability(after.policy, listed)))
         return after.step, total, optimum.objective
 
     few = batch.is_enumerable(built.run.task.automaton)
-    step, total, objective = stepped(built.run, jax.jit(training.start)(built.run))
+    step, total, objective = stepped(built.run, jax.jit(loop.start)(built.run))
     assert step == 1
     if few:
         np.testing.assert_allclose(total, 1.0, rtol=1e-5)

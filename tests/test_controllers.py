@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, settings
+from rlkl import config, settings
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum
 from rlkl.penalties import controllers
+from rlkl.training import blocks
 from tests.conftest import PARAMS
 
 

@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rlkl import diversity
-from rlkl.diversity import (
+from rlkl.evaluation import diversity
+from rlkl.evaluation.diversity import (
     compression_ratio,
     distinct,
     mode_coverage,

@@ -8,7 +8,7 @@ import pytest
 from rlkl import exact
 from rlkl.divergences import REGISTRY
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.tasks import Automaton
@@ -98,7 +98,7 @@ def test_divergences_without_a_chain_are_enumerated_where_sequences_are_few_and_
     of = lambda: exact.sequence_divergence(task.automaton, REGISTRY[name], PARAMS, jnp.asarray(log_pi), jnp.asarray(log_ref))  # noqa: E731
     pi, ref = (np.exp(sequence_log_probability(table, task.automaton)) for table in (log_pi, log_ref))
     close(of(), DEFINITIONS[name](pi, ref))
-    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
     assert not exact.has_exact_divergence(task.automaton, REGISTRY[name])
     assert np.isnan(of())
 

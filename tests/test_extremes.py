@@ -9,13 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlkl import divergences, losses, policies
+from rlkl import divergences, policies
 from rlkl.divergences import REGISTRY
-from rlkl.job import Run
 from rlkl.penalties import estimators, options, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.settings import Penalty
+from rlkl.training import sampled_losses
+from rlkl.training.spec import Run
 from tests.conftest import PARAMS
 from tests.test_audit import run_of, short_task
 
@@ -113,7 +114,7 @@ def surrogates(request):
             at = scoring.positions(task.automaton, policy, own.reference, batch)
             made = terms.make(chosen.penalty, jnp.float64)
             value = jnp.sum(batch.weight * jnp.sum(made.in_loss(at, batch), axis=1))
-            return losses.surrogate(own, at, batch, losses.experience(own, at, batch, jnp.zeros(()))), value
+            return sampled_losses.surrogate(own, at, batch, sampled_losses.experience(own, at, batch, jnp.zeros(()))), value
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 import rlkl
-from rlkl import blocks, config, records, results, runs
+from rlkl import config, records, results, runs
 from rlkl.errors import SettingsError
 from rlkl.settings import numerics
+from rlkl.training import blocks
 from tests import fuzz
 
 CHUNK, QUICK, ALL = 100, 300, 10_000

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlkl import blocks, config, exact, losses, metrics, plots, records, results, shaping, tasks, training
+from rlkl import config, exact, plots, records, results, tasks
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
+from rlkl.evaluation import metrics
 from rlkl.exact import best_of_n, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
@@ -21,6 +22,7 @@ from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks import automaton, transforms
 from rlkl.tasks.preferences import annotators, fitted_reward
 from rlkl.tasks.transforms import export, unfold
+from rlkl.training import blocks, loop, reward_shaping, sampled_losses
 from tests.conftest import PARAMS
 
 MOTIF = ["task=sequence/motif", "task.horizon=3", "policy=tabular", "penalty.beta=0.2", "algorithm=reinforce", "dtype=float64"]
@@ -57,15 +59,15 @@ def some_policy(task, seed: int = 0) -> Tabular:
 def test_mara_by_batch_of_all_sequences_is_mara_on_the_tree(monkeypatch, request):
     tree = built(*MOTIF, *MARA).run
     tree = jax.tree.map(jnp.asarray, tree)
-    shaped = training._held_at(tree, training.start(tree)).task
+    shaped = loop._held_at(tree, loop.start(tree)).task
     on_tree = {tuple(t): shaped.reward[s[-1]] for t, s in zip(*tree.task.automaton.enumerated(), strict=True)}
     request.getfixturevalue("unlistable")
     run = built(*MOTIF, *MARA).run
-    assert shaping.by_batch(run.settings.reward_shaping, run.task)
+    assert reward_shaping.by_batch(run.settings.reward_shaping, run.task)
     assert run.task.automaton.states < tree.task.automaton.states
     batch, log_ref = everything(run, some_policy(run.task))
     plain = exact.sequence_rewards(run.task, batch, jnp.float64)
-    earned = shaping.on_batch(run.settings, plain, jnp.log(batch.weight), log_ref, batch)
+    earned = reward_shaping.on_batch(run.settings, plain, jnp.log(batch.weight), log_ref, batch)
     found = [float(on_tree[tuple(t)]) for t in np.asarray(batch.tokens).tolist()]
     np.testing.assert_allclose(jnp.sum(earned, axis=1), found, rtol=1e-12)
     np.testing.assert_allclose(earned[:, :-1], 0.0)
@@ -98,7 +100,7 @@ def test_mara_by_batch_descends_what_its_paper_says(unlistable, name, variant):
     def loss(logits):
         own = Tabular(logits, policy.support)
         at = scoring.positions(run.task.automaton, own, run.reference, batch)
-        return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(())))
+        return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(())))
 
     np.testing.assert_allclose(-jax.grad(loss)(policy.logits), jax.grad(worth)(policy.logits), atol=1e-10)
 
@@ -109,7 +111,7 @@ def test_without_a_sequence_above_the_threshold_mara_changes_nothing(unlistable)
     low = np.asarray(run.task.reward)[np.asarray(batch.states)[:, -1]] < 1.0
     batch, log_ref = jax.tree.map(lambda x: x[low] if jnp.ndim(x) else x, (batch, log_ref))
     earned = exact.sequence_rewards(run.task, batch, jnp.float64)
-    after = shaping.on_batch(run.settings, earned, jnp.log(batch.weight), log_ref, batch)
+    after = reward_shaping.on_batch(run.settings, earned, jnp.log(batch.weight), log_ref, batch)
     np.testing.assert_allclose(jnp.sum(after, axis=1), jnp.sum(earned, axis=1))
 
 

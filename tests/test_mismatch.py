@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, exact_losses, job, losses, policies, settings, training
+from rlkl import config, policies, settings
 from rlkl.errors import SettingsError
 from rlkl.penalties import importance
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import enumerate_all
+from rlkl.training import exact_losses, loop, sampled_losses, spec
 from tests.conftest import random_rows, random_task, sequences, shortened
 
 BASE = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "dtype": "float64", "steps": 20}
 
 
-def built(**groups) -> job.Run:
+def built(**groups) -> spec.Run:
     return jax.tree.map(jnp.asarray, config.build(BASE | groups).run)
 
 
@@ -64,7 +65,7 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     chosen = settings.Settings(
         penalty=settings.Penalty(beta=0.3, importance_correction=correction), algorithm=settings.Algorithm("reinforce")
     )
-    run = jax.tree.map(jnp.asarray, job.make(dataclasses.replace(config.resolve(chosen, task), dtype="float64"), task))
+    run = jax.tree.map(jnp.asarray, spec.make(dataclasses.replace(config.resolve(chosen, task), dtype="float64"), task))
     legal = jnp.asarray(task.automaton.legal)
     logits, older = (draw.normal(size=(task.automaton.horizon, *legal.shape)) for _ in range(2))
     sampler = policies.tabular.Tabular(jnp.asarray(older), legal)
@@ -75,7 +76,7 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     def sampled(x):
         policy = policies.tabular.Tabular(x, legal)
         at = scoring.positions(task.automaton, policy, run.reference, batch)
-        return losses.surrogate(run, at, batch, losses.experience(run, at, batch, jnp.zeros(()), reported))
+        return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(()), reported))
 
     exactly = jax.grad(lambda x: exact_losses.exact_loss(run, policies.tabular.Tabular(x, legal)))(jnp.asarray(logits))
     off = np.abs(np.asarray(jax.grad(sampled)(jnp.asarray(logits)) - exactly)).max()
@@ -104,8 +105,8 @@ def test_rounded_rows_are_of_the_dtype_s_numbers_and_are_drawn_normalised():
 
 def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
     run = built(rollout={"staleness": 3}, task={"name": "sequence/brackets", "horizon": 4})
-    step = jax.jit(training.step)
-    states = [jax.jit(training.start)(run)]
+    step = jax.jit(loop.step)
+    states = [jax.jit(loop.start)(run)]
     for _ in range(8):
         states.append(step(run, states[-1]))
     for number, state in enumerate(states[:-1]):
@@ -117,9 +118,9 @@ def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
 
 def test_a_fresh_exact_sampler_changes_nothing_and_its_weights_are_one():
     plain, corrected = built(), built(penalty={"importance_correction": "sequence"})
-    step = jax.jit(training.step)
+    step = jax.jit(loop.step)
     for run in (plain, corrected):
-        state = step(run, step(run, jax.jit(training.start)(run)))
+        state = step(run, step(run, jax.jit(loop.start)(run)))
         if run is plain:
             first = state.policy.logits
     np.testing.assert_array_equal(first, state.policy.logits)
@@ -133,9 +134,9 @@ def test_every_kind_of_policy_trains_off_policy(policy, algorithm):
         task={"name": "sequence/brackets", "horizon": 4},
         penalty={"importance_correction": "sequence", "truncation": 2.0}, batch_size=8,
     )  # fmt: skip
-    state = jax.jit(training.start)(run)
+    state = jax.jit(loop.start)(run)
     for _ in range(3):
-        state = jax.jit(training.step)(run, state)
+        state = jax.jit(loop.step)(run, state)
     assert state.step == 3
     assert 0.0 <= state.seen.truncated <= 1.0
 

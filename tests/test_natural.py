@@ -7,10 +7,11 @@ import pytest
 from conftest import random_rows, random_task, sequence_log_probability, sequences, shortened
 
 import rlkl
-from rlkl import divergences, exact, exact_losses
+from rlkl import divergences, exact
 from rlkl.divergences import Params
 from rlkl.errors import SettingsError
 from rlkl.policies.base import normalise
+from rlkl.training import exact_losses
 
 KL = divergences.REGISTRY["kl_pi_ref"]
 

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, closing, config, exact, exact_losses, job, losses, metrics, policies, tasks, training
+from rlkl import config, exact, policies, tasks
 from rlkl.divergences import REGISTRY
+from rlkl.evaluation import final, metrics
 from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import enumerate_all, laid_out
 from rlkl.tasks import transforms
+from rlkl.training import blocks, exact_losses, loop, sampled_losses, spec
 from tests.conftest import PARAMS, random_task, shortened
 
 NETWORKS = sorted(name for name, family in policies.REGISTRY.items() if family.network)
@@ -24,7 +26,7 @@ FEW = {"name": "sequence/brackets", "horizon": 6}
 MANY = {"name": "sequence/motif", "horizon": 8, "motifs": ["ab", "hh"]}
 
 
-def run_of(task: dict, name: str, **groups) -> job.Run:
+def run_of(task: dict, name: str, **groups) -> spec.Run:
     plain = {"task": task, "policy": {"name": name, "width": 8, "heads": 2, **groups.pop("policy", {})}}
     return jax.tree.map(jnp.asarray, config.build({"algorithm": {"name": "rloo"}, **plain, **groups}).run)
 
@@ -32,7 +34,7 @@ def run_of(task: dict, name: str, **groups) -> job.Run:
 def random_network(name: str, task: dict, seed: int = 0):
     """A run and a network of it with logits of about 1."""
     run = run_of(task, name, policy={"init": "random"}, dtype="float64")
-    return run, jax.jit(lambda run: job.first_policy(run, jax.random.key(seed)))(run)
+    return run, jax.jit(lambda run: spec.first_policy(run, jax.random.key(seed)))(run)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -171,7 +173,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
 def test_an_ngram_shares_its_rows_between_positions_and_states():
     built = config.build({"task": {"name": "sequence/grammar"}, "policy": {"name": "ngram", "order": 1, "init": "random"}})
     run = built.run
-    policy = jax.jit(lambda run: job.first_policy(run, jax.random.key(0)))(run)
+    policy = jax.jit(lambda run: spec.first_policy(run, jax.random.key(0)))(run)
     table, context = np.asarray(policy.table()), run.task.automaton.context
     assert policy.logits.shape[0] == context.max() + 1
     with np.errstate(invalid="ignore"):
@@ -187,11 +189,11 @@ def test_a_fitted_bigram_is_the_maximum_likelihood_one():
     """On a text's order-1 model an order-1 policy holds the reference itself."""
     task = {"name": "sequence/text", "unit": "word", "size": 8, "order": 1, "horizon": 4}
     run = config.build({"task": task, "policy": {"name": "ngram", "order": 1}}).run
-    state = jax.jit(training.start)(run)
-    _, row = jax.jit(training.prepare)(run, state)
+    state = jax.jit(loop.start)(run)
+    _, row = jax.jit(loop.prepare)(run, state)
     assert abs(row.report.values.kl_pi_ref) < 1e-12
     rare = config.build({"task": {"name": "sequence/motif"}, "policy": {"name": "ngram", "order": 2}}).run
-    _, row = jax.jit(training.prepare)(rare, jax.jit(training.start)(rare))
+    _, row = jax.jit(loop.prepare)(rare, jax.jit(loop.start)(rare))
     assert abs(row.report.values.kl_ref_pi) < 1e-12  # letters are independent there
 
 
@@ -241,9 +243,9 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
 
     exactly, drawn = many_seeds(name)
     none = np.full(SEEDS, np.nan)
-    no_batch = losses.Seen(none, dict.fromkeys(losses.LOGGED, none), none, none, none, none)
+    no_batch = sampled_losses.Seen(none, dict.fromkeys(sampled_losses.LOGGED, none), none, none, none, none)
     of = lambda report: history(  # noqa: E731
-        training.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
+        loop.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
     )
     values, truth = of(drawn), of(exactly)
     for column in COLUMNS:
@@ -260,15 +262,15 @@ def closing_seeds():
 
     def both(key):
         drawn = metrics.sample(run.task, policy, run.reference, key, 512)
-        along = closing.detail(closing.seen_along(run.task, drawn.own, drawn.here))
-        return along, closing.distances(run.task, policy, run.reference, best, key, drawn, 512)
+        along = final.detail(final.seen_along(run.task, drawn.own, drawn.here))
+        return along, final.distances(run.task, policy, run.reference, best, key, drawn, 512)
 
     exactly = (
         jax.jit(both)(jax.random.key(0))[1],
-        closing.detail(closing.see(run.task, policy, run.reference, jax.random.key(0))),
+        final.detail(final.see(run.task, policy, run.reference, jax.random.key(0))),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_module, "MOST_SEQUENCES", 1)
+        patch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
         drawn = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(9), SEEDS))
     return exactly, drawn
 
@@ -300,12 +302,12 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)
-    by_table = closing.see(task, policy, run.reference, jax.random.key(0))
+    by_table = final.see(task, policy, run.reference, jax.random.key(0))
     batch = enumerate_all(task.automaton)
     batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
     rows = laid_out(*(scoring.rows_along(p, batch) for p in (policy, run.reference)))
-    by_list = closing.seen_along(task, batch, rows)
-    one, other = closing.detail(by_table), closing.detail(by_list)
+    by_list = final.seen_along(task, batch, rows)
+    one, other = final.detail(by_table), final.detail(by_list)
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(by_table.ends, by_list.ends, atol=1e-12)

@@ -10,7 +10,7 @@ from rlkl import divergences
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import batch
 from rlkl.tasks import Automaton, Task
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 from tests.test_divergences import DEFINITIONS
@@ -252,7 +252,7 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     expected = np.exp(solve(name, jnp.asarray(p), jnp.asarray(reward), beta))
     np.testing.assert_allclose(np.sort(np.exp(best.log_listed)), np.sort(expected), atol=1e-12)
     assert optimal_policy.reason(task, REGISTRY[name], reference) is None
-    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(batch, "MOST_SEQUENCES", 1)
     assert np.isnan(optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, reference, True).objective)
     assert "depends on the history" in optimal_policy.reason(task, REGISTRY[name], reference)
 

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, divergences, errors, exact, report, settings
+from rlkl import config, divergences, errors, exact, report, settings
 from rlkl.divergences import REGISTRY, Params
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.penalties import controllers
 from rlkl.policies import Fixed
+from rlkl.training import blocks
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 from tests.test_exact import POWERS, drawn
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, job, losses, overrides, policies, settings, tasks, training
+from rlkl import config, overrides, policies, settings, tasks
 from rlkl.penalties import expected_gradient, options, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, laid_out
+from rlkl.training import loop, sampled_losses, spec
 
 ROOT = overrides.config_directory() / "penalty"
 SIZE, HORIZON, VOCABULARY = 6, 5, 3
@@ -138,7 +139,7 @@ def goes_with(preset: str) -> list[str]:
     return found[1].split()
 
 
-def built(preset: str, *task: str) -> job.Run:
+def built(preset: str, *task: str) -> spec.Run:
     """The run of the preset's own command, on a task."""
     return config.build(config.compose([f"penalty={preset}", *goes_with(preset), "dtype=float64", *task])).run
 
@@ -148,7 +149,7 @@ def run_of():
     """The run of a preset's command, on this file's task."""
     chain = f"task.path={Path(__file__).parent / 'chain.json'}"
     made = {name: built(name, "task=automaton/custom", chain).settings for name in PRESETS}
-    return lambda name: jax.tree.map(jnp.asarray, job.make(made[name], TASK))
+    return lambda name: jax.tree.map(jnp.asarray, spec.make(made[name], TASK))
 
 
 def drawn(seed: int, whole: bool = False):
@@ -187,8 +188,8 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
     beta = float(run.settings.penalty.beta)
 
     def penalised(at, batch):  # advantages of zero leave the penalty alone
-        learned = losses.experience(run, at, batch, jnp.asarray(0.0))
-        return losses.surrogate(run, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
+        learned = sampled_losses.experience(run, at, batch, jnp.asarray(0.0))
+        return sampled_losses.surrogate(run, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
 
     lengths = set()
     for seed in range(5):
@@ -222,9 +223,9 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(np.cumsum(taken[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
         if preset != "trl_rloo":  # there it is the sequence's
             np.testing.assert_allclose(taken, (ours - theirs) * mask, atol=1e-12)
-        learned = losses.experience(bare, at, batch, jnp.asarray(0.0))
+        learned = sampled_losses.experience(bare, at, batch, jnp.asarray(0.0))
         np.testing.assert_allclose(np.asarray(learned.advantages) * mask, expected * mask, atol=1e-12)
-        told = lambda at, batch, run=run, learned=learned: losses.surrogate(run, at, batch, learned)  # noqa: E731
+        told = lambda at, batch, run=run, learned=learned: sampled_losses.surrogate(run, at, batch, learned)  # noqa: E731
         _, gradient = value_and_slope(told, batch, log_pi, log_ref)
         wanted = slope(lambda x, old=ours, a=expected, read=mask: policy_loss(x, old, a, read), ours)
         np.testing.assert_allclose(gradient, wanted, atol=1e-8)
@@ -239,7 +240,7 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
         at_tokens(log_pi, batch), at_tokens(log_ref, batch), np.asarray(batch.mask), score, float(run.settings.penalty.beta)
     )[:, 0]
     expected = reward - (reward.sum() - reward) / (SIZE - 1)
-    learned = losses.experience(run, at, batch, jnp.asarray(0.0))
+    learned = sampled_losses.experience(run, at, batch, jnp.asarray(0.0))
     np.testing.assert_allclose(learned.advantages, np.repeat(expected[:, None], HORIZON, axis=1), atol=1e-12)
 
 
@@ -258,8 +259,10 @@ def test_tunix_s_penalty_is_one_on_short_sequences(run_of):
         algorithm = dataclasses.replace(run.settings.algorithm, loss_aggregation=aggregation)
         summed = dataclasses.replace(run, settings=dataclasses.replace(run.settings, algorithm=algorithm))
         positions = scoring.positions(TASK.automaton, policy(at), run.reference, batch)
-        learned = losses.experience(summed, positions, batch, jnp.asarray(0.0))
-        return losses.surrogate(summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
+        learned = sampled_losses.experience(summed, positions, batch, jnp.asarray(0.0))
+        return sampled_losses.surrogate(
+            summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages))
+        )
 
     expected = float(run.settings.penalty.beta) * jax.grad(lambda at: jnp.sum(chance(at) / length))(logits)
     assert np.abs(expected).max() > 1e-4
@@ -291,5 +294,5 @@ def test_what_a_preset_says_it_descends_is_what_it_descends(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_s_own_command_takes_a_step(preset):
     run = built(preset, "task=bandit/random")
-    state = jax.jit(training.start)(run)
-    assert jax.jit(training.step)(run, state).step == 1
+    state = jax.jit(loop.start)(run)
+    assert jax.jit(loop.step)(run, state).step == 1

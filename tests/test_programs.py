@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlkl import blocks, config
+from rlkl import config
+from rlkl.training import blocks
 
 MAPS = Path("/proc/self/maps")
 linux = pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells a process its mappings")

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, exact, pretraining, records, references, sealed
+from rlkl import config, exact, records, references, sealed
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as batch_module
+from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
+from rlkl.training import blocks, pretraining
 from tests.conftest import PARAMS, sequences
 
 FEW = {"name": "sequence/brackets", "horizon": 4}
@@ -110,7 +111,7 @@ def test_the_estimated_optimum_beside_a_network_s_reference_is_that_of_listed_se
     ends = np.asarray(run.task.reward)[np.asarray(enumerate_all(run.task.automaton).states)[:, -1]]
     assert sorted(ends.tolist()) == sorted(reward.tolist())
     assert bandit_optimum.gap(div, PARAMS, listed.log_listed, log_ref, jnp.asarray(ends), beta) <= 1e-9
-    monkeypatch.setattr(batch_module, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
     sampled = of()
     assert float(listed.stderr) == 0.0 < float(sampled.stderr) < 0.01
     assert abs(float(sampled.objective) - float(listed.objective)) <= 4.0 * float(sampled.stderr)

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from jax.nn import log_softmax
 
-from rlkl import blocks, config, exact, job, policies, records, settings, training
+from rlkl import config, exact, policies, records, settings
 from rlkl.errors import SettingsError
 from rlkl.penalties import options
 from rlkl.policies import Fixed, base
 from rlkl.rollouts import batch, scoring
+from rlkl.training import blocks, loop, spec
 from tests.conftest import random_rows
 
 SIX = [
@@ -73,9 +74,9 @@ def test_mara_on_sequences_is_uniform_over_those_above_the_threshold(name, varia
     task = ["task=sequence/motif", "task.horizon=3", "policy=tabular", f"penalty={name}", "penalty.beta=0.2"]
     run = built(*task, "reward_shaping=mara", "reward_shaping.threshold=1", f"reward_shaping.variant={variant}").run
     run = jax.tree.map(jnp.asarray, run)
-    state = training.start(run)
-    held = training._held_at(run, state)
-    best = training.optimum_at(dataclasses.replace(held, typical=False), held.settings.penalty.beta)
+    state = loop.start(run)
+    held = loop._held_at(run, state)
+    best = loop.optimum_at(dataclasses.replace(held, typical=False), held.settings.penalty.beta)
     listed = batch.enumerate_all(run.task.automaton)
     log_pi = np.asarray(best.log_probability(listed, scoring.log_probability(held.reference, listed)))
     above = np.asarray(run.task.reward)[listed.states[:, -1]] >= 1.0
@@ -85,7 +86,7 @@ def test_mara_on_sequences_is_uniform_over_those_above_the_threshold(name, varia
     np.testing.assert_allclose(slope_of(held, best.log_pi), 0.0, atol=1e-9)  # exact training stands still there
 
 
-def slope_of(run: job.Run, log_pi):
+def slope_of(run: spec.Run, log_pi):
     """The gradient of J by logits, on the automaton of a run."""
     support = jnp.asarray(run.task.automaton.legal)
     chosen = run.settings.penalty
@@ -187,7 +188,7 @@ def test_decoding_keeps_what_its_rules_keep(rules):
 
 def test_a_network_is_decoded_as_the_table_that_it_equals():
     run = built("task=sequence/motif", "task.horizon=2", "task.motifs=[ab]", "policy=gru", "policy.width=4").run
-    state = training.start(jax.tree.map(jnp.asarray, run))  # it starts at the reference
+    state = loop.start(jax.tree.map(jnp.asarray, run))  # it starts at the reference
     rules, listed = settings.Decoding(temperature=0.6, top_p=0.8), batch.enumerate_all(run.task.automaton)
     both = (base.cast(state.policy, jnp.float64), run.reference)
     told = [np.asarray(scoring.log_probability(policies.decoded(policy, rules), listed)) for policy in both]

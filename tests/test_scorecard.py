@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 import rlkl
-from rlkl import config, grading, job, probes, scorecard, scores, suite
+from rlkl import config, grading, probes, scorecard, scores, suite
 from rlkl.errors import SettingsError
 from rlkl.penalties.expected_gradient import Descent
 from rlkl.policies.tabular import Tabular
 from rlkl.tasks.bandits import bandit
+from rlkl.training import spec
 from tests.test_plugins import EXAMPLE
 
 MINI = suite.Size(betas=(0.1, 1.0), seeds=2, steps=120, policies=2)
@@ -82,7 +83,7 @@ def test_a_plugin_that_overflows_in_every_dtype_fails_in_every_dtype(tmp_path):
 
 def test_a_task_keeps_the_proportions_of_what_is_equally_good():
     task = bandit([0.0, 1.0, 1.0, 0.5], [0.4, 0.3, 0.1, 0.2])
-    run = job.make(resolved("bandit/random"), jax.tree.map(jnp.asarray, task))
+    run = spec.make(resolved("bandit/random"), jax.tree.map(jnp.asarray, task))
     policy = Tabular(jnp.log(jnp.asarray([0.1, 0.2, 0.4, 0.3]))[None, None], jnp.asarray(task.automaton.legal))
     assert float(suite._kept(run, policy)) == pytest.approx(min(0.75, 1 / 3) + min(0.25, 2 / 3))
     assert float(suite._kept(run, run.reference)) == pytest.approx(1.0)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, exact, tasks
+from rlkl import config, exact, tasks
 from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
 from rlkl.rollouts import sampling
 from rlkl.tasks import grammar
+from rlkl.training import blocks
 from tests.conftest import sequence_log_probability, sequences
 
 SEQUENCES = sorted(name for name in tasks.REGISTRY if name.startswith("sequence/"))

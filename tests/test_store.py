@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, machine, records, sealed, store
+from rlkl import config, machine, records, sealed, store
+from rlkl.training import blocks
 
 SUMMARY = {
     **dict.fromkeys(records.ESTIMATES, 0.5), "kl_ref_pi": "inf", "divergence_value": None, "schema_version": 1, "steps": 4,

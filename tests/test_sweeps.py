@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, records, report, runs, sealed, store, sweeps
+from rlkl import config, records, report, runs, sealed, store, sweeps
+from rlkl.training import blocks
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
 TASK = {"name": "bandit/random", "size": 3}

@@ -12,8 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rlkl
-from rlkl import blocks, cli, config, metrics, records, report, tables
+from rlkl import cli, config, records, report, tables
 from rlkl.errors import SettingsError
+from rlkl.evaluation import metrics
+from rlkl.training import blocks
 
 HOSTILE = [
     "", " ", " a ", "#", "# the 3 least likely of 9 outcomes are left out", "F#,A", '"', '""', 'a "b", c', "a\nb", "a\r\nb",

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import blocks, config, job, policies, training
+from rlkl import config, policies
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks import REGISTRY as TASKS
+from rlkl.training import blocks, loop, spec
 
 BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
 STRICT = sorted(set(REGISTRY) - {"total_variation"})
 
 
-def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact", init=None, seed=0, **rest) -> job.Run:
+def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact", init=None, seed=0, **rest) -> spec.Run:
     task = {"name": task} if isinstance(task, str) else task
     optimizer = rest.pop("optimizer", {})
     policy = {"name": rest.pop("policy", "tabular"), "init": init, **rest.pop("policy_settings", {})}
@@ -28,11 +29,11 @@ def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact
 @jax.vmap
 def final_regret(made):
     """The regret after the last step: training without its logged rows, which halves what is compiled."""
-    state = training.start(made)
-    optimum, _ = training.prepare(made, state)
+    state = loop.start(made)
+    optimum, _ = loop.prepare(made, state)
     low = base.cast(made, made.settings.dtype)
-    state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: training.step(low, state), state)
-    return training.observe(made, optimum, state).report.regret
+    state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: loop.step(low, state), state)
+    return loop.observe(made, optimum, state).report.regret
 
 
 def regrets(runs) -> np.ndarray:
@@ -185,7 +186,7 @@ def test_schedules_bring_the_rate_to_zero_over_their_part_of_the_steps(schedule)
 
     chosen = settings.Optimizer("sgd", jnp.asarray(2.0), jnp.asarray(0.9), jnp.asarray(0.9), schedule, 0.5)
     with jax.numpy_dtype_promotion("standard"):
-        method = training.optimizer(chosen, 100)
+        method = loop.optimizer(chosen, 100)
         state, rates = method.init(jnp.zeros(())), []
         for _ in range(100):
             update, state = method.update(jnp.ones(()), state)

@@ -9,7 +9,8 @@ import pandas as pd
 from experiments import series
 from experiments.compression import coders
 from experiments.series import Row, points
-from rlkl import diversity, exact, records, tasks
+from rlkl import exact, records, tasks
+from rlkl.evaluation import diversity
 from rlkl.policies import Fixed, Policy
 from rlkl.results import Runs
 from rlkl.rollouts import sampling, scoring

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import blocks, config, exact, job, policies, training
+from rlkl import config, exact, policies
 from rlkl.penalties import options
 from rlkl.settings import numerics
+from rlkl.training import blocks, loop, spec
 
 REFERENCE = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
 LOST = (5, 10, 20, 40)  # nats that the likeliest arm's logit is short of
@@ -45,8 +46,8 @@ def follow(optimizer: str, direction: str, steps: Sequence[int] = LOGGED) -> pd.
     return pd.concat([at, rows], axis=1)
 
 
-def _path(run: job.Run, logits, steps):
-    state = training.start(run)
+def _path(run: spec.Run, logits, steps):
+    state = loop.start(run)
     policy = eqx.tree_at(lambda p: p.logits, state.policy, logits)
     div = options.divergence(run.settings.penalty)
     params = options.parameters(run.settings.penalty, jnp.float64)
@@ -56,7 +57,7 @@ def _path(run: job.Run, logits, steps):
         return -run.settings.penalty.beta * values.divergence, values
 
     def onward(state, count):
-        state = jax.lax.fori_loop(0, count, lambda _, state: training.step(run, state), state)
+        state = jax.lax.fori_loop(0, count, lambda _, state: loop.step(run, state), state)
         slope, values = eqx.filter_grad(worth, has_aux=True)(state.policy)
         return state, (values.kl_pi_ref, values.kl_ref_pi, jnp.linalg.norm(slope.logits))
 

@@ -34,8 +34,10 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     """What takes a number of steps of that many runs: those of a sweep's training, in its blocks, on all devices."""
     import jax
 
-    from rlkl import blocks, config, training
+    from rlkl import config
     from rlkl.policies import base
+    from rlkl.training import loop
+    from rlkl.training.blocks import COMPILED, blocks, stack, width
 
     log_reference, reward = of
     task = [f"task.reward={reward.tolist()}", f"task.reference={np.exp(log_reference).tolist()}"]
@@ -48,19 +50,19 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
 
     def taken(run, state, number):
         low = base.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, number, lambda _, state: training.step(low, state), state)
+        return jax.lax.fori_loop(0, number, lambda _, state: loop.step(low, state), state)
 
-    start = jax.jit(jax.vmap(training.start))
-    take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=blocks.COMPILED)
+    start = jax.jit(jax.vmap(loop.start))
+    take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=COMPILED)
 
     def over(members: list, device: Any, number: int) -> None:
         with jax.default_device(device), jax.enable_x64(True):
-            block = blocks.stack(members, blocks.width(members[0]))
+            block = stack(members, width(members[0]))
             jax.block_until_ready(take(block, start(block), number))
 
     def go(number: int) -> None:
         with ThreadPoolExecutor(len(jax.local_devices())) as pool:
-            list(pool.map(over, blocks.blocks(runs), itertools.cycle(jax.local_devices()), itertools.repeat(number)))
+            list(pool.map(over, blocks(runs), itertools.cycle(jax.local_devices()), itertools.repeat(number)))
 
     return go
 

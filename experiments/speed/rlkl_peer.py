@@ -44,8 +44,9 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     import jax
     import numpy as np
 
-    from rlkl import config, training
+    from rlkl import config
     from rlkl.policies import base
+    from rlkl.training import loop
 
     jax.config.update("jax_enable_x64", True)  # as the command does; the steps are in float32
     with tempfile.TemporaryDirectory() as folder:
@@ -56,9 +57,9 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     @jax.jit
     def advance(run, state, count):
         low = base.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, count, lambda _, state: training.step(low, state), state)
+        return jax.lax.fori_loop(0, count, lambda _, state: loop.step(low, state), state)
 
-    state = jax.jit(training.start)(run)
+    state = jax.jit(loop.start)(run)
 
     def take(count: int) -> None:
         nonlocal state

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.where_diversity_goes.places import Place
-from rlkl import diversity
+from rlkl.evaluation import diversity
 
 DRAWS = 100  # from which distinct n-grams and modes are expected
 NUMBERS = ("entropy", "effective_support", "distinct", "mode_coverage", "reward", "kl_pi_ref", "typicality")

@@ -12,13 +12,14 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import config, exact, job, records, settings, training
-from rlkl.job import Run
+from rlkl import config, exact, records, settings
 from rlkl.penalties import expected_gradient
 from rlkl.policies import AnyPolicy, base
 from rlkl.results import Runs
 from rlkl.rollouts import batch, scoring
 from rlkl.settings import numerics
+from rlkl.training import loop, spec
+from rlkl.training.spec import Run
 
 TASKS = {"bandit/custom": "bandit", "automaton/custom": "ladder"}
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -96,9 +97,9 @@ def label(chosen: settings.Penalty) -> str:
 def _way(given: Run, divergence: str, beta: float) -> Way:
     plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
     chosen = dataclasses.replace(given.settings, algorithm=plain, dtype="float64")
-    run = jax.tree.map(jnp.asarray, job.make(chosen, given.task))
+    run = jax.tree.map(jnp.asarray, spec.make(chosen, given.task))
     graded = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=beta))
-    own = targets.optimum(jax.tree.map(jnp.asarray, job.make(graded, given.task)), divergence)
+    own = targets.optimum(jax.tree.map(jnp.asarray, spec.make(graded, given.task)), divergence)
     listed = batch.enumerate_all(run.task.automaton)
     reward = jnp.sum(exact.sequence_rewards(run.task, listed, jnp.float64), axis=1)
     descended = targets.of(run)
@@ -114,7 +115,7 @@ def _listed(run: Run, policy: AnyPolicy) -> np.ndarray:
 
 
 def _descended(way: Way) -> dict[str, Any]:
-    reached = fixed_points.descend(way.run, training.start(way.run).policy)
+    reached = fixed_points.descend(way.run, loop.start(way.run).policy)
     ran_away, lost = int(reached.steps) < fixed_points.STEPS, float(reached.least) < -CORNER
     end = "ran away" if ran_away else "corner" if lost else "fixed point"
     return _at(way, _listed(way.run, reached.policy)) | {"gradient_norm": float(reached.gradient_norm), "end": end}

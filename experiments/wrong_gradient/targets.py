@@ -7,11 +7,11 @@ from jaxtyping import Array, Float
 from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Params
 from rlkl.exact import bandit_optimum, optimal_policy
-from rlkl.job import Run
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import table_of
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks.automaton import Task
+from rlkl.training.spec import Run
 
 DESCENDED = (*((name, 1.0) for name in REGISTRY), ("total_variation", 2.0))
 

@@ -8,11 +8,7 @@ from rlkl import divergences
 from rlkl.divergences import Divergence, Params
 
 HALVINGS = 70  # of a bracket of 2^14 nats: to below one rounding error
-
-
 FAR = 2.0**14  # a log-ratio at which probabilities have long been zero
-
-
 LIMIT = -1e30  # stands for a log-ratio of minus infinity where a slope is read
 
 

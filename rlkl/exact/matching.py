@@ -20,17 +20,9 @@ from rlkl.settings import numerics
 from rlkl.tasks import Task
 
 Quantity = Callable[[Array], Array]
-
-
 QUANTITIES = ("kl_pi_ref", "kl_ref_pi", "divergence", "reward")
-
-
 NARROWEST, WIDEST = 1e-4, 1e4  # betas that are searched, times the range of the rewards
-
-
 HALVINGS = 60
-
-
 CLOSE = 1e-6  # relative: what the optimum at the found beta must have of what was wanted
 
 

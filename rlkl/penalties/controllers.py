@@ -8,8 +8,6 @@ from jaxtyping import Array, Float, Int
 from rlkl import settings
 
 CLIP = 0.2  # of the relative error that `adaptive` acts on, as in its source
-
-
 MEMORY = 0.98  # of the average of batches' KL: their noise, cut by the clips, would be a bias
 
 

@@ -12,11 +12,7 @@ from jaxtyping import Array, Float
 from rlkl import divergences
 
 Estimator = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
-
-
 REGISTRY: dict[str, Estimator] = {}
-
-
 ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}  # what other libraries call them
 
 

@@ -16,11 +16,7 @@ from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import estimators, expected_gradient
 
 SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
-
-
 ESTIMATORS = ("exact", *SAMPLED)
-
-
 PLACES = {"exact": "loss", "full": "loss", "score": "reward", "k1": "reward"}  # where one goes that names no placement
 
 

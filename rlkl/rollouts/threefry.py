@@ -10,14 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-
-
 PARITY = 0x1BD11BDA
-
-
 PARTS = 2
-
-
 MANTISSA, ONE = 9, 0x3F800000  # what a float32 drops of 32 bits; the bits of 1.0
 
 

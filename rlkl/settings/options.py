@@ -13,29 +13,13 @@ from typing import Any
 from rlkl.errors import SettingsError, nearest
 
 Traced = Any  # a number; inside a compiled program, an array of it
-
-
 Resolved = Any  # null until `rlkl.config` resolves it
-
-
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
-
-
 STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
-
-
 CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
-
-
 SEED_LIMIT = 2**32
-
-
 MOST_COUNT = 10**8  # of steps and the like, which are counted in 32 bits
-
-
 BETA_LIMITS = (1e-12, 1e12)  # beyond which rounding, not the penalty, would decide what the optimum is
-
-
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from rlkl.errors import SettingsError
 
 MOST = 1e300  # of a reward, say: sums of a few still are numbers
-
-
 MOST_WHOLE = 2**63 - 1
 
 

@@ -11,8 +11,6 @@ from rlkl.tasks.registry import Card
 
 # What each token of a state leads to, and its weight under the reference (made to sum to 1).
 Row = Mapping[str, tuple[Hashable, float]]
-
-
 Rows = Callable[[Any], Row | None]
 
 

@@ -12,11 +12,7 @@ import scipy
 from jaxtyping import Float, Int
 
 STEPS, TOLERANCE = 200, 1e-11  # of Newton's method: the largest part of the gradient left, a pair
-
-
 UNKNOWN = 1e3  # a coefficient's standard error, in units of the score, at which the pairs are separated
-
-
 COLLINEAR = 1e-9  # the part of a covariate's variance, a pair, that its like leave to it
 
 

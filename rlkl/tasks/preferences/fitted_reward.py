@@ -16,11 +16,7 @@ from rlkl.tasks.registry import Card, build, register
 from rlkl.tasks.transforms import unfold
 
 MODELS = ("tabular", "features", "network")
-
-
 MOMENTS = 2**16  # sequences of the reference, whose rewards are centred and scaled where they cannot be listed
-
-
 FLAT = 1e-12  # a standard deviation at which there is nothing to standardise
 
 

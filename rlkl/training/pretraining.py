@@ -10,14 +10,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, metrics, policies, settings
+from rlkl import divergences, exact, policies, settings
 from rlkl.divergences import Params
-from rlkl.job import Run, support
+from rlkl.evaluation import metrics
 from rlkl.policies import AnyPolicy, Fixed, Policy
 from rlkl.policies.base import cast
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Task
+from rlkl.training.spec import Run, support
 
 
 class Fitted(NamedTuple):

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import divergences, exact, metrics, policies, settings
+from rlkl import divergences, exact, policies, settings
 from rlkl.divergences import Params
-from rlkl.job import Run
+from rlkl.evaluation import metrics
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton
+from rlkl.training.spec import Run
 
 
 def of(run: Run, policy: AnyPolicy) -> Float[Array, ""]:

@@ -1,9 +1,10 @@
 """A run in words: its objective, how its penalty enters, and what that descends."""
 
-from rlkl import algorithms, settings, shaping
-from rlkl.job import Run
+from rlkl import algorithms, settings
 from rlkl.penalties import expected_gradient
 from rlkl.penalties.options import divergence
+from rlkl.training import reward_shaping
+from rlkl.training.spec import Run
 
 
 def statement(penalty: settings.Penalty, beta: float) -> str:
@@ -70,7 +71,7 @@ def caveats(run: Run) -> list[str]:
         found.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
     if given.name == "mara":
         rule = f"mara, variant {given.variant}, makes rewards from {given.threshold:g} on equally likely"
-        anchor = "; its anchor is each batch's likeliest" if shaping.by_batch(given, run.task) else ""
+        anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(given, run.task) else ""
         found.append(f"shaped: {rule}{anchor}; no objective or regret counts it")
     if given.name == "typicality":
         found.append(f"shaped: {given.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlkl import closing, policies
-from rlkl.closing import Closing
+from rlkl import policies
 from rlkl.exact import optimal_policy
-from rlkl.job import Run
-from rlkl.training import ROWS, Row, State, advance, prepare, start
+from rlkl.training import final_grade
+from rlkl.training.final_grade import Closing
+from rlkl.training.loop import ROWS, Row, State, advance, prepare, start
+from rlkl.training.spec import Run
 
 WIDEST = 64  # runs in a block of small tables: a step's many small operations cost as much for 64 runs as for one
 KEPT = 8  # static parts; each takes 30 to 100 MB, and 650 to 1,300 of the 65,530 mappings that Linux gives a process
@@ -64,8 +65,8 @@ def _programs(_: tuple) -> Programs:
         _mapped(start, (0,)),
         _mapped(prepare, (0, 0)),
         _mapped(advance, (0, 0, 0, None), COMPILED),
-        _mapped(closing.close, (0, 0, 0)),
-        _mapped(closing.best_in_family, (0,)),
+        _mapped(final_grade.close, (0, 0, 0)),
+        _mapped(final_grade.best_in_family, (0,)),
     )
 
 

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import algorithms, divergences, exact, exact_losses, policies, settings, shaping
+from rlkl import algorithms, divergences, exact, policies, settings
 from rlkl.divergences import Params
-from rlkl.job import Run
 from rlkl.penalties import estimators, importance, options, terms
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions, float_of
+from rlkl.training import exact_losses, reward_shaping
+from rlkl.training.spec import Run
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
 REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
@@ -85,9 +86,9 @@ def experience(
     made, beta = terms.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
     taken, later = made.in_reward(positions, batch), made.later(positions, batch)
     earned = exact.sequence_rewards(task, batch, log_pi.dtype)
-    if shaping.by_batch(chosen.reward_shaping, task):
+    if reward_shaping.by_batch(chosen.reward_shaping, task):
         log_ref = jnp.sum(positions.at(positions.log_ref, batch), axis=1)
-        earned = shaping.on_batch(chosen, earned, jnp.sum(log_pi, axis=1), log_ref, batch)
+        earned = reward_shaping.on_batch(chosen, earned, jnp.sum(log_pi, axis=1), log_ref, batch)
     if chosen.penalty.credit == "reward_to_go":
         taken = algorithms.returns_to_go(taken)
     taken = taken + algorithms.returns_to_go(later) - later

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 TIE = 1e-9  # rewards this close, relative to the largest, are tied
 ROUNDING = 1e-12  # by which a sum of probabilities may miss the level that it stands for
+
+
 # No container, whose 60 bytes or so would weigh on short texts; a dictionary of 8 MiB.
 LZMA: dict = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6}]}
 

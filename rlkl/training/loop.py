@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, metrics, settings, shaping
+from rlkl import algorithms, settings
+from rlkl.evaluation import metrics
 from rlkl.exact import optimal_policy
-from rlkl.job import Run, first_policy
-from rlkl.losses import Seen, beside, experience, gather, loss, nothing, surrogate
 from rlkl.penalties import controllers, options
 from rlkl.policies import AnyPolicy, tempered
 from rlkl.policies.base import cast
 from rlkl.rollouts import scoring, threefry
 from rlkl.settings import SCHEDULES
+from rlkl.training import reward_shaping
+from rlkl.training.sampled_losses import Seen, beside, experience, gather, loss, nothing, surrogate
+from rlkl.training.spec import Run, first_policy
 
 ROWS = 10  # logged rows a chunk
 ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
@@ -235,7 +237,7 @@ def _held_at(run: Run, state: State) -> Run:
     chosen, reference = run.settings, run.reference if state.anchor is None else state.anchor
     if chosen.reference.temperature is not None:
         reference = tempered(reference, chosen.reference.temperature)
-    made = shaping.shaped(chosen.reward_shaping, run.task, reference, options.divergence(chosen.penalty), state.beta)
+    made = reward_shaping.shaped(chosen.reward_shaping, run.task, reference, options.divergence(chosen.penalty), state.beta)
     held = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=made.beta))
     return dataclasses.replace(run, settings=held, task=made.task, reference=made.reference)
 

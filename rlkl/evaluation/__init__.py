@@ -1,0 +1,1 @@
+"""How good a policy is, and how diverse: exact where the sequences can be listed, else estimated."""
