@@ -3,7 +3,7 @@
 import os
 import sys
 
-from rlkl import machine, terminal
+from rlkl.config import machine, terminal
 
 # What is reduced takes longer to compile well than to run badly.
 UNOPTIMISED = (

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlkl import report, terminal
+from rlkl import report
+from rlkl.config import terminal
 
 COMMAND = [sys.executable, "-m", "rlkl", "tracking=none", "task=bandit/random"]
 REPEATS = 10

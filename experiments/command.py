@@ -14,7 +14,8 @@ from rich.table import Table
 
 from experiments import build, page
 from experiments.page import evidence
-from rlkl import errors, machine, report
+from rlkl import errors, report
+from rlkl.config import machine
 
 USAGE = """python -m experiments                 what there is, and what is built
        python -m experiments NAME ...        build these into paper/NAME

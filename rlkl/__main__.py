@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from rlkl import interrupts
+from rlkl.config import interrupts
 
 
 def entry() -> None:
@@ -11,7 +11,8 @@ def entry() -> None:
     interrupts.install()
     # Imports and traces allocate much that lives on; collecting it less often saves about a tenth of the start.
     gc.set_threshold(100_000, 50, 50)
-    from rlkl import cli, terminal
+    from rlkl import cli
+    from rlkl.config import terminal
 
     terminal.configure()
     try:

@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import config, plots, records, references, report, tables
+from rlkl import plots, records, references, report, tables
 from rlkl.audit import DIRECTIONS, SAME, Row, audit
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.sealed import Faults
@@ -27,9 +29,9 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     reference every gradient is zero) after as many updates as `rollout.staleness` says, at least one."""
     chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
     sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
-    composed = config.compose([*sampled, *chosen])
+    composed = compose([*sampled, *chosen])
     with numerics.pinned():
-        run = jax.tree.map(jnp.asarray, references.attach(config.build(composed), Faults(report.warn)).run)
+        run = jax.tree.map(jnp.asarray, references.attach(build(composed), Faults(report.warn)).run)
         state = jax.jit(loop.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)

@@ -10,7 +10,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rlkl import terminal
+from rlkl.config import terminal
 from rlkl.errors import visible
 from rlkl.tracking import About, Tracker
 

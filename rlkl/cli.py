@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkl import machine
+from rlkl.config import machine
+from rlkl.config.interrupts import INTERRUPTED
+from rlkl.config.overrides import config_directory
 from rlkl.errors import BadJobsError, DivergedError, SettingsError
-from rlkl.interrupts import INTERRUPTED
 from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
-from rlkl.overrides import config_directory
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,9 +42,10 @@ def _hydra(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl import composition, launcher, overrides
+    from rlkl import launcher
+    from rlkl.config import hydra_loader, overrides
 
-    version.setbase(composition.VERSION_BASE)
+    version.setbase(hydra_loader.VERSION_BASE)
     launcher.register()
     args_parser = internal.get_args_parser()
     args = args_parser.parse_args(argv)

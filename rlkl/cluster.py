@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkl import machine, records, settings, store, sweeps
+from rlkl import records, settings, store, sweeps
+from rlkl.config import machine
 from rlkl.errors import SettingsError
 from rlkl.sealed import Faults
 from rlkl.store import Entry

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import algorithms, machine, probes, scores, sealed, settings, suite
+from rlkl import algorithms, probes, scores, sealed, settings, suite
 from rlkl import fingerprint as fingerprint_module
+from rlkl.config import machine
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
 from rlkl.sealed import Faults

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import interrupts, machine
+from rlkl.config import interrupts, machine
 from rlkl.errors import DivergedError, SettingsError, visible
 
 if TYPE_CHECKING:
     from rlkl.background import BackgroundTracker
-    from rlkl.config import Built
+    from rlkl.config.build import Built
     from rlkl.sealed import Faults
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
@@ -192,7 +192,8 @@ def _built(config: Any, folder: Path) -> "Built":
     """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
     changes it for the job."""
     from rlkl import tracking
-    from rlkl.config import build, plain
+    from rlkl.config.build import build
+    from rlkl.config.compose import plain
 
     with contextlib.chdir(folder):
         built = tracking.resolved(build(plain(config)))

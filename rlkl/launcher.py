@@ -18,16 +18,17 @@ from hydra.types import HydraContext
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlkl import composition, interrupts, machine
+from rlkl import sweeps_composer
+from rlkl.config import hydra_loader, interrupts, machine
+from rlkl.config.overrides import refusal
 from rlkl.errors import BadJobsError, SettingsError
 from rlkl.jobs import Finished, Jobs
-from rlkl.overrides import refusal
 
 Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 if TYPE_CHECKING:
-    from rlkl.config import Built
+    from rlkl.config.build import Built
     from rlkl.store import Entry
     from rlkl.tracking import Tracker
     from rlkl.training.loop import Row
@@ -74,10 +75,10 @@ class FusedLauncher(Launcher):
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
         """Every job composed and built."""
         from rlkl import store, tracking
-        from rlkl.config import build
+        from rlkl.config.build import build
 
         self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
-        self._compose = composition.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
+        self._compose = sweeps_composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
         cards: dict[str, Any] = {}
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
@@ -94,7 +95,7 @@ class FusedLauncher(Launcher):
 
     def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """The job's own config, resolved: beside Hydra's part where it refers to anything."""
-        from rlkl.config import complete
+        from rlkl.config.compose import complete
 
         quick = self._compose.values(overrides)
         if quick is not None:
@@ -102,7 +103,7 @@ class FusedLauncher(Launcher):
         whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(whole)
-            return complete(composition.own(whole, resolve=True))
+            return complete(hydra_loader.own(whole, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 

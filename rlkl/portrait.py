@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlkl import texts
-from rlkl.config import Built
+from rlkl.config.build import Built
 from rlkl.evaluation import diversity
 from rlkl.evaluation.final import TOP, Detail
 from rlkl.evaluation.metrics import LAST_SAMPLES, unrounded

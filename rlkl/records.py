@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import yaml
 
-from rlkl import divergences, errors, plugins, policies, portrait, settings, tables, texts
-from rlkl.config import Built
+from rlkl import divergences, errors, policies, portrait, settings, tables, texts
+from rlkl.config import plugins
+from rlkl.config.build import Built
 from rlkl.evaluation import metrics
 from rlkl.exact import optimal_policy
 from rlkl.penalties import options

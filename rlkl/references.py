@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import machine, sealed, settings
-from rlkl.config import Built
+from rlkl import sealed, settings
+from rlkl.config import machine
+from rlkl.config.build import Built
 from rlkl.fingerprint import fingerprint
 from rlkl.sealed import Faults
 from rlkl.training import blocks, pretraining, spec

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlkl import settings
-from rlkl.config import Built
+from rlkl.config.build import Built
 from rlkl.errors import visible
 from rlkl.evaluation import metrics
 from rlkl.records import history

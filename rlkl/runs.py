@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import config, portrait, records, references, report, store, texts
-from rlkl.config import Built
+from rlkl import portrait, records, references, report, store, texts
+from rlkl.config.build import Built, build
+from rlkl.config.compose import compose
 from rlkl.errors import DivergedError
 from rlkl.policies import AnyPolicy
 from rlkl.sealed import Faults
@@ -42,9 +43,9 @@ def train(overrides: Sequence[str] = ()) -> Result:
     import pandas as pd
 
     started = time.perf_counter()
-    composed = config.compose(overrides)
+    composed = compose(overrides)
     with numerics.pinned():
-        built = references.attach(config.build(composed), Faults(report.warn))
+        built = references.attach(build(composed), Faults(report.warn))
         trained = blocks.train([built.run])[0]
         seconds = time.perf_counter() - started
         written = texts.sequences(built, trained) if built.card.tokens else {}

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import config, grading, plots, plugins, records, report, suite, tables
+from rlkl import grading, plots, records, report, suite, tables
+from rlkl.config import plugins
+from rlkl.config.build import Built, build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError, visible
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.penalties.expected_gradient import Descent
@@ -101,7 +104,7 @@ def entrants(arguments: Sequence[str], shipped: Sequence[str]) -> tuple[list[Nam
         raise SettingsError("arguments", arguments, "must be a list of strings, as in ['my_penalty.py']")
     files = [argument for argument in arguments if argument.endswith(".py") and "=" not in argument]
     overrides = [argument for argument in arguments if argument not in files]
-    config.compose(overrides)  # refuses what is no override of anything
+    compose(overrides)  # refuses what is no override of anything
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key == "penalty.beta":
@@ -140,9 +143,9 @@ def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[E
     """A penalty's settings on bandits and on sequences, the store, and a run of either."""
     sampled = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
 
-    def built(task: str) -> config.Built:
-        values = config.compose([f"task={task}", *sampled, *shared, *each.overrides])
-        return config.build(values | {"plugins": [*(values.get("plugins") or []), *files]})
+    def built(task: str) -> Built:
+        values = compose([f"task={task}", *sampled, *shared, *each.overrides])
+        return build(values | {"plugins": [*(values.get("plugins") or []), *files]})
 
     bandit, sequence = built("bandit/random"), built("sequence/brackets")
     chosen = bandit.run.settings

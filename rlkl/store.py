@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import machine, plugins, records, sealed
-from rlkl.config import Built
+from rlkl import records, sealed
+from rlkl.config import machine, plugins
+from rlkl.config.build import Built
 from rlkl.fingerprint import fingerprint
 from rlkl.sealed import DamagedError, Faults
 from rlkl.training import blocks

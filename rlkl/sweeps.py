@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import config, records, references, report, runs, store
-from rlkl.config import Built
+from rlkl import records, references, report, runs, store
+from rlkl.config.build import Built, build
 from rlkl.sealed import Faults
 from rlkl.settings import numerics
 from rlkl.store import Entry
@@ -165,7 +165,7 @@ def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True)
     cards: dict = {}
     faults, where = Faults(report.warn), Path(root)
     with numerics.pinned():
-        made = [config.build(each, cards) for each in configs]
+        made = [build(each, cards) for each in configs]
         jobs = [Job(store.key(each), references.attach(each, faults)) for each in made]
         there = (resume and store.read(where, each.key, records.names(each.built), faults) is not None for each in jobs)
         left = [each for each, finished in zip(jobs, there, strict=True) if not finished]

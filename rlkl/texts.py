@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from rlkl.config import Built
+from rlkl.config.build import Built
 from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, base, decoded
 from rlkl.rollouts import sampling, scoring

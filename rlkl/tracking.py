@@ -14,7 +14,7 @@ from rlkl import errors, settings
 from rlkl.errors import SettingsError
 
 if TYPE_CHECKING:
-    from rlkl.config import Built
+    from rlkl.config.build import Built
 
 ONLINE, OFFLINE = "wandb", "wandb_offline"
 MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}

@@ -14,7 +14,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from rlkl import plugins
+from rlkl.config import plugins
 from rlkl.divergences import Params
 from rlkl.tasks import Automaton, Task
 from rlkl.training import blocks

@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from rlkl import config, divergences, settings, tasks
+from rlkl import divergences, settings, tasks
+from rlkl.config.build import build
+from rlkl.config.compose import compose
+from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError, visible
-from rlkl.overrides import config_directory
 from rlkl.penalties import options
 
 ROOT = config_directory()
@@ -100,7 +102,7 @@ def outcome(overrides: list[str]) -> str:
     Raises `AssertionError` for a line that helps nobody.
     """
     try:
-        config.build(config.compose(overrides))
+        build(compose(overrides))
     except SettingsError as error:
         line = str(error)
         assert "\n" not in line and line.isprintable(), f"no one line of printable text: {line!r}"

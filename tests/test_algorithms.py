@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, exact, policies, settings
+from rlkl import algorithms, exact, policies, settings
+from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import expected_gradient as penalties_expected_gradient
 from rlkl.penalties import options
@@ -24,7 +25,7 @@ def bandit_run(algorithm: str | dict, **groups) -> spec.Run:
     top = {key: groups.pop(key) for key in ("batch_size", "steps", "dtype") if key in groups}
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "policy": {"init": "random"}, **groups, **top}
-    return jax.tree.map(jnp.asarray, config.build(plain).run)
+    return jax.tree.map(jnp.asarray, build(plain).run)
 
 
 def expected_gradient(run: spec.Run, policy, size: int):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import audits, config, policies, settings, tasks
+from rlkl import audits, policies, settings, tasks
 from rlkl.audit import DIRECTIONS, Row, _batch, _measured, _settings, _unrewarded, audit
+from rlkl.config.build import build
+from rlkl.config.resolve import resolve
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
@@ -42,7 +44,7 @@ def test_the_declared_weights_are_the_slopes_of_the_divergences_that_they_name(e
 
 def run_of(task, divergence: str = "kl_pi_ref") -> spec.Run:
     """A run on a task, for its settings to be replaced."""
-    chosen = config.resolve(settings.Settings(penalty=settings.Penalty(divergence)), task)
+    chosen = resolve(settings.Settings(penalty=settings.Penalty(divergence)), task)
     return spec.make(chosen, jax.tree.map(jnp.asarray, task))
 
 
@@ -246,7 +248,7 @@ def test_what_descends_something_else_is_refused_by_its_name(chosen, key, says):
     chosen = dict(chosen)
     plain = {"task": {"name": "bandit/random"}, "algorithm": {"name": chosen.pop("algorithm", "rloo")}, "penalty": chosen}
     with pytest.raises(SettingsError) as refused:
-        config.build(plain)
+        build(plain)
     assert refused.value.key == key
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)

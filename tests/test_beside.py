@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import algorithms, config, policies, settings
+from rlkl import algorithms, policies, settings
+from rlkl.config.build import build
+from rlkl.config.resolve import resolve
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import controllers, terms
@@ -21,7 +23,7 @@ LOG_REF = np.log(ARMS["reference"])
 def built(algorithm: str | dict = "rloo", **groups) -> spec.Run:
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "dtype": "float64", "steps": 400}
-    return jax.tree.map(jnp.asarray, config.build(plain | groups).run)
+    return jax.tree.map(jnp.asarray, build(plain | groups).run)
 
 
 def one_each(run: spec.Run, logits: np.ndarray) -> tuple[Batch, Positions]:
@@ -74,7 +76,7 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
     chosen = settings.Settings(
         penalty=settings.Penalty(divergence, beta=0.3, sampler="exact"), algorithm=settings.Algorithm("rloo")
     )
-    run = spec.make(config.resolve(chosen, task), task)
+    run = spec.make(resolve(chosen, task), task)
     legal = jnp.asarray(task.automaton.legal)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(task.automaton.horizon, *legal.shape)))
     every = enumerate_all(task.automaton)

@@ -79,20 +79,20 @@ def test_the_tilted_reference_is_the_oracles_optimum(beta):
 
 def test_the_bandit_that_is_trained_on_is_the_first_of_the_curves():
     from experiments.over_optimisation import curves
-    from rlkl import config
+    from rlkl.config.compose import compose
 
     for overrides in build.sweeps("over_optimisation"):
         given = {entry.partition("=")[0]: entry.partition("=")[2] for entry in overrides}
-        base = config.compose([f"{key}={value.split(',')[0] if '[' not in value else value}" for key, value in given.items()])
+        base = compose([f"{key}={value.split(',')[0] if '[' not in value else value}" for key, value in given.items()])
         assert {key: base["task"]["base"][key] for key in curves.base(0)} == curves.base(0)
 
 
 def test_the_fitted_shapes_are_recovered():
-    from experiments.over_optimisation import figure
+    from experiments.over_optimisation.figure import fitted
 
     d = np.linspace(0.05, 3.0, 40)
     for method, gold in (("best of n", d * (0.5 - 0.2 * d)), ("optimum", d * (0.5 - 0.2 * np.log(d)))):
-        coefficients, explained = figure.fitted(method, pd.DataFrame({"d": d, "gold": gold}))
+        coefficients, explained = fitted(method, pd.DataFrame({"d": d, "gold": gold}))
         np.testing.assert_allclose(coefficients, [0.5, 0.2], rtol=1e-9)
         np.testing.assert_allclose(explained, 1.0)
 

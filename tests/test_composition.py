@@ -17,9 +17,11 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlkl import composition, config
+from rlkl import sweeps_composer
+from rlkl.config import hydra_loader
+from rlkl.config.compose import compose
+from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.overrides import config_directory
 from tests.test_config import SHIPPED
 
 
@@ -29,7 +31,7 @@ def composer():
     setup_globals()
     loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_directory())))
     overrides = ["hydra.sweep.dir=here", "hydra.job.chdir=true", "hydra.mode=MULTIRUN", "seed=1,2"]
-    return composition.Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
+    return sweeps_composer.Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
 
 
 OVERRIDDEN = [
@@ -56,7 +58,7 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, overrides):
     assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)  # the order of keys, too
     assert found.hydra.job.override_dirname == expected.hydra.job.override_dirname
     values = composer.values(given)
-    assert values is None or values == composition.own(expected, resolve=False)
+    assert values is None or values == hydra_loader.own(expected, resolve=False)
     assert (values is None) == any(character in "".join(given) for character in "+~${")
 
 
@@ -134,14 +136,14 @@ def test_a_program_of_hydra_s_trains_and_keeps_its_hydra(tmp_path, cache, base):
 
 def test_threads_compose_beside_a_notebook_s_hydra(tmp_path):
     (tmp_path / "theirs.yaml").write_text("seed: theirs\n")
-    alone = config.compose(["task=bandit/random"])
+    alone = compose(["task=bandit/random"])
 
     def composed(seed: int):
         if seed % 2:
             with pytest.raises(SettingsError, match="penalty='nonsense'"):
-                config.compose(["penalty=nonsense", f"seed={seed}"])
+                compose(["penalty=nonsense", f"seed={seed}"])
             return alone | {"seed": seed}
-        return config.compose([f"seed={seed}", "task=bandit/random"])
+        return compose([f"seed={seed}", "task=bandit/random"])
 
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
         theirs, base = GlobalHydra.instance().hydra, version.getbase()
@@ -158,6 +160,6 @@ def test_composing_registers_no_resolver(monkeypatch):
     """Hydra's `now` would take the place of the caller's own."""
     monkeypatch.setattr("omegaconf.basecontainer.BaseContainer._resolvers", {})
     OmegaConf.register_new_resolver("now", lambda: 7)
-    assert config.compose(["seed=${now:}"])["seed"] == 7
+    assert compose(["seed=${now:}"])["seed"] == 7
     assert OmegaConf.has_resolver("now")
     assert not OmegaConf.has_resolver("hydra")

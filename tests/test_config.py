@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import algorithms, config, divergences, policies, settings, tasks
+from rlkl import algorithms, divergences, policies, settings, tasks
+from rlkl.config.build import build
+from rlkl.config.compose import compose
+from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.overrides import config_directory
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.training import loop
@@ -54,7 +56,7 @@ def extra(overrides):
 
 @pytest.mark.parametrize("overrides", SHIPPED, ids=lambda o: o[0])
 def test_every_shipped_config_is_composed_built_and_stepped(overrides):
-    built = config.build(config.compose([*overrides, *extra(overrides)]))
+    built = build(compose([*overrides, *extra(overrides)]))
 
     @jax.jit
     def stepped(run, state):
@@ -82,7 +84,7 @@ OPTIONAL = {
 
 @pytest.mark.parametrize("overrides", SHIPPED, ids=lambda o: o[0])
 def test_nothing_that_is_needed_is_left_unresolved(overrides):
-    built = config.build(config.compose([*overrides, *extra(overrides)]))
+    built = build(compose([*overrides, *extra(overrides)]))
     chosen = built.run.settings
     unset = {
         f"{group}.{key}" for group in settings.GROUPS for key, value in vars(getattr(chosen, group)).items() if value is None
@@ -90,7 +92,7 @@ def test_nothing_that_is_needed_is_left_unresolved(overrides):
     unset |= {key for key, value in vars(chosen).items() if value is None}
     assert unset <= {"batch_size", *OPTIONAL}
     assert (chosen.batch_size is None) == (chosen.algorithm.name in algorithms.EXACT)
-    assert config.build(built.resolved).run.settings == chosen  # the resolved config is the same run
+    assert build(built.resolved).run.settings == chosen  # the resolved config is the same run
 
 
 def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
@@ -157,7 +159,7 @@ BAD = [
 @pytest.mark.parametrize(("overrides", "key", "says"), BAD, ids=lambda value: str(value)[:60])
 def test_bad_settings_are_refused_with_the_key_and_what_is_allowed(overrides, key, says):
     with pytest.raises(SettingsError) as refused:
-        config.build(config.compose(overrides))
+        build(compose(overrides))
     assert refused.value.key == key
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -167,7 +169,7 @@ def test_a_plugin_with_a_wrong_divergence_is_a_bad_setting(tmp_path):
     lines = ("from rlkl.divergences import register", "@register('wrong', zero=1.0, infinity=1.0)", "def wrong(u, params):")
     (tmp_path / "wrong.py").write_text("\n".join([*lines, "    return u * u, 3 * u", ""]))
     with pytest.raises(SettingsError, match="divergence 'wrong': slope must be df/dt"):
-        config.build(config.compose([f"plugins=[{tmp_path / 'wrong.py'}]"]))
+        build(compose([f"plugins=[{tmp_path / 'wrong.py'}]"]))
     assert "wrong" not in divergences.REGISTRY
 
 
@@ -184,7 +186,7 @@ def test_a_plugin_with_a_wrong_divergence_is_a_bad_setting(tmp_path):
 )
 def test_what_hydra_refuses_is_said_in_one_line_from_python_too(overrides, says):
     with pytest.raises(SettingsError, match=says) as refused:
-        config.compose(overrides)
+        compose(overrides)
     assert "\n" not in str(refused.value)
 
 
@@ -192,14 +194,14 @@ def test_a_plugin_that_fails_is_a_bad_setting(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("1/0\n")
     with pytest.raises(SettingsError, match="ZeroDivisionError"):
-        config.build(config.compose([f"plugins=[{broken}]"]))
+        build(compose([f"plugins=[{broken}]"]))
 
 
 @pytest.mark.parametrize(
     ("algorithm", "name"), list(itertools.product(("exact", "rloo"), ("reverse_kl", "forward_kl", "pearson")))
 )
 def test_what_is_unset_depends_on_the_algorithm_and_the_divergence(algorithm, name):
-    chosen = config.build(config.compose([f"algorithm={algorithm}", f"penalty={name}"])).run.settings
+    chosen = build(compose([f"algorithm={algorithm}", f"penalty={name}"])).run.settings
     assert chosen.dtype == ("float64" if algorithm == "exact" else "float32")
     assert (chosen.penalty.estimator, chosen.penalty.placement) == (("exact" if algorithm == "exact" else "full"), "loss")
     assert chosen.policy.support == ("all" if name == "forward_kl" else "reference")

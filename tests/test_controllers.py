@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, settings
+from rlkl import errors, settings
+from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum
 from rlkl.penalties import controllers
@@ -33,7 +34,7 @@ def test_lagrangian_ascends_where_the_budget_is_overdrawn():
 def trained(controller: str, target: float, task: str = "bandit/random", algorithm: str = "rloo", seed: int = 0, **rest):
     penalty = {"controller": controller, "target_kl": target}
     plain = {"task": {"name": task}, "algorithm": {"name": algorithm}, "penalty": penalty, "seed": seed}
-    run = config.build(plain | rest).run
+    run = build(plain | rest).run
     return run, blocks.train([run])[0]
 
 
@@ -87,6 +88,6 @@ def test_default_gains_hold_on_words_and_sentences(task, target, controller):
     ],
 )
 def test_a_controller_that_cannot_steer_is_refused(chosen, key):
-    with pytest.raises(config.SettingsError) as refused:
-        config.build({"task": {"name": "bandit/random"}, "penalty": chosen})
+    with pytest.raises(errors.SettingsError) as refused:
+        build({"task": {"name": "bandit/random"}, "penalty": chosen})
     assert refused.value.key == key

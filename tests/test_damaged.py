@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import rlkl
-from rlkl import cli, config, policies, records
+from rlkl import cli, policies, records
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError, directory
 from rlkl.training import loop
 from rlkl.training.blocks import Trained
@@ -194,7 +196,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", sorted(policies.REGISTRY))
 def test_a_policy_keeps_its_precision_where_jax_has_64_bits_off(family, tmp_path):
     """As it starts and as it is loaded: the same log-probabilities, in the dtype that it has, and no warning."""
-    built = config.build(config.compose([*FAMILIES[family], f"policy={family}", "dtype=float64"]))
+    built = build(compose([*FAMILIES[family], f"policy={family}", "dtype=float64"]))
     state = loop.start(jax.tree.map(jax.numpy.asarray, built.run))
     (tmp_path / "checkpoint.npz").write_bytes(records.checkpoint(built, Trained(None, state, None, None, None)))
     jax.config.update("jax_enable_x64", False)

@@ -9,7 +9,9 @@ import pytest
 
 from experiments.build import FORMATS, HERE, build, module, names, sweeps
 from experiments.page import evidence
-from rlkl import config, plots
+from rlkl import plots
+from rlkl.config import build as config_build
+from rlkl.config.compose import compose
 
 COMMITTED = [name for name in names() if (HERE / name / "figure.png").is_file()]
 FILES = {"figure.png", "figure.pdf", "figure.svg", "figure.csv", "claims.json", "manifest.json"}
@@ -31,7 +33,7 @@ def test_every_job_of_an_experiment_composes_and_builds(name):
     for overrides in sweeps(name):
         jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
         for job in (jobs[0][0], jobs[0][-1]):
-            config.build(config.compose(job))
+            config_build.build(compose(job))
 
 
 @pytest.mark.parametrize("name", names())

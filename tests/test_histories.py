@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlkl import config, exact, plots, records, results, tasks
+from rlkl import exact, plots, records, results, tasks
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
@@ -39,7 +41,7 @@ def unlistable(monkeypatch):
 
 
 def built(*overrides: str):
-    return config.build(config.compose(["tracking=none", *overrides]))
+    return build(compose(["tracking=none", *overrides]))
 
 
 def everything(run, policy):

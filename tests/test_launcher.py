@@ -14,9 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import cli, composition, config, runs, store, tracking
+from rlkl import cli, runs, store, tasks, tracking
+from rlkl.config import hydra_loader
+from rlkl.config.build import build
+from rlkl.config.compose import compose
+from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.overrides import config_directory
 from tests.test_floors import loaded_by
 from tests.test_store import packed, seal
 
@@ -156,7 +159,7 @@ def test_relative_paths_start_where_the_command_was_given(rlkl, tmp_path, launch
 def test_every_choice_of_logging_can_be_configured(part):
     folder = config_directory()
     for choice in ("default", "disabled", "none", "rlkl", *(["stdout"] if part == "job_logging" else [])):
-        handlers = composition.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
+        handlers = hydra_loader.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
         assert all("class" in handler for handler in handlers.values()), choice
 
 
@@ -168,7 +171,7 @@ def test_without_logging_a_sweep_is_trained(command):
 def test_logging_that_is_not_installed_is_no_choice():
     rule = "hydra/job_logging='colorlog': unknown choice; allowed: default, disabled, none, rlkl, stdout"
     with pytest.raises(SettingsError, match=rule):
-        config.compose(["hydra/job_logging=colorlog"])
+        compose(["hydra/job_logging=colorlog"])
 
 
 def test_a_job_that_diverges_fails_alone_and_again_from_the_store(rlkl, tmp_path):
@@ -197,8 +200,8 @@ def test_under_fail_fast_the_first_failed_job_is_the_last(rlkl, tmp_path):
 
 def test_jobs_of_equal_settings_are_trained_once_and_tasks_of_equal_options_built_once(rlkl, tmp_path, monkeypatch):
     built, kept = [], []
-    make = config.tasks.build
-    monkeypatch.setattr(config.tasks, "build", lambda name, **options: built.append(name) or make(name, **options))
+    make = tasks.build
+    monkeypatch.setattr(tasks, "build", lambda name, **options: built.append(name) or make(name, **options))
     put = store.put
     monkeypatch.setattr(store, "put", lambda root, key, *rest: kept.append(key) or put(root, key, *rest))
     status, said, _ = rlkl("-m", *SMALL, "seed=0,1,0", "penalty.beta=0.1,0.2", "hydra.sweep.dir=sweep")
@@ -317,7 +320,7 @@ def test_two_commands_on_one_store_do_each_other_no_harm(cache, tmp_path):
 def test_wandb_s_own_sweeps_give_overrides_that_are_understood():
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    from rlkl import overrides
+    from rlkl.config import overrides
 
     sweep = yaml.safe_load((overrides.config_directory() / "wandb_sweep.yaml").read_text())
     assert sweep["command"][-1] == "${args_no_hyphens}"
@@ -325,7 +328,7 @@ def test_wandb_s_own_sweeps_give_overrides_that_are_understood():
         name: {"value": given.get("value", given.get("values", [None])[-1])} for name, given in sweep["parameters"].items()
     }
     overrides = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
-    built = config.build(config.compose(overrides))
+    built = build(compose(overrides))
     assert built.tracking.name == "wandb"
     assert built.run.settings.penalty.beta == sweep["parameters"]["penalty.beta"]["values"][-1]
     assert sweep["metric"] == {"name": "regret", "goal": "minimize"}

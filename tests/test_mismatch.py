@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, policies, settings
+from rlkl import policies, settings
+from rlkl.config.build import build
+from rlkl.config.resolve import resolve
 from rlkl.errors import SettingsError
 from rlkl.penalties import importance
 from rlkl.rollouts import sampling, scoring
@@ -19,7 +21,7 @@ BASE = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "dtype
 
 
 def built(**groups) -> spec.Run:
-    return jax.tree.map(jnp.asarray, config.build(BASE | groups).run)
+    return jax.tree.map(jnp.asarray, build(BASE | groups).run)
 
 
 def token_ratios(task, log_pi, log_mu):
@@ -65,7 +67,7 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     chosen = settings.Settings(
         penalty=settings.Penalty(beta=0.3, importance_correction=correction), algorithm=settings.Algorithm("reinforce")
     )
-    run = jax.tree.map(jnp.asarray, spec.make(dataclasses.replace(config.resolve(chosen, task), dtype="float64"), task))
+    run = jax.tree.map(jnp.asarray, spec.make(dataclasses.replace(resolve(chosen, task), dtype="float64"), task))
     legal = jnp.asarray(task.automaton.legal)
     logits, older = (draw.normal(size=(task.automaton.horizon, *legal.shape)) for _ in range(2))
     sampler = policies.tabular.Tabular(jnp.asarray(older), legal)

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, exact, policies, tasks
+from rlkl import exact, policies, tasks
+from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
+from rlkl.errors import SettingsError
 from rlkl.evaluation import final, metrics
 from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
@@ -28,7 +30,7 @@ MANY = {"name": "sequence/motif", "horizon": 8, "motifs": ["ab", "hh"]}
 
 def run_of(task: dict, name: str, **groups) -> spec.Run:
     plain = {"task": task, "policy": {"name": name, "width": 8, "heads": 2, **groups.pop("policy", {})}}
-    return jax.tree.map(jnp.asarray, config.build({"algorithm": {"name": "rloo"}, **plain, **groups}).run)
+    return jax.tree.map(jnp.asarray, build({"algorithm": {"name": "rloo"}, **plain, **groups}).run)
 
 
 def random_network(name: str, task: dict, seed: int = 0):
@@ -141,13 +143,13 @@ def test_a_network_s_run_is_the_same_alone_and_in_a_group():
 
 
 def test_exact_gradients_are_refused_to_a_network_whose_sequences_are_too_many():
-    with pytest.raises(config.SettingsError, match="reads the whole history") as refused:
+    with pytest.raises(SettingsError, match="reads the whole history") as refused:
         run_of({"name": "sequence/motif"}, "gru", algorithm={"name": "exact"})
     assert refused.value.key == "algorithm"
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(config.SettingsError, match="must divide") as refused:
+    with pytest.raises(SettingsError, match="must divide") as refused:
         run_of(FEW, "transformer", policy={"heads": 3})
     assert refused.value.key == "policy.heads"
 
@@ -171,7 +173,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
 
 
 def test_an_ngram_shares_its_rows_between_positions_and_states():
-    built = config.build({"task": {"name": "sequence/grammar"}, "policy": {"name": "ngram", "order": 1, "init": "random"}})
+    built = build({"task": {"name": "sequence/grammar"}, "policy": {"name": "ngram", "order": 1, "init": "random"}})
     run = built.run
     policy = jax.jit(lambda run: spec.first_policy(run, jax.random.key(0)))(run)
     table, context = np.asarray(policy.table()), run.task.automaton.context
@@ -188,11 +190,11 @@ def test_an_ngram_shares_its_rows_between_positions_and_states():
 def test_a_fitted_bigram_is_the_maximum_likelihood_one():
     """On a text's order-1 model an order-1 policy holds the reference itself."""
     task = {"name": "sequence/text", "unit": "word", "size": 8, "order": 1, "horizon": 4}
-    run = config.build({"task": task, "policy": {"name": "ngram", "order": 1}}).run
+    run = build({"task": task, "policy": {"name": "ngram", "order": 1}}).run
     state = jax.jit(loop.start)(run)
     _, row = jax.jit(loop.prepare)(run, state)
     assert abs(row.report.values.kl_pi_ref) < 1e-12
-    rare = config.build({"task": {"name": "sequence/motif"}, "policy": {"name": "ngram", "order": 2}}).run
+    rare = build({"task": {"name": "sequence/motif"}, "policy": {"name": "ngram", "order": 2}}).run
     _, row = jax.jit(loop.prepare)(rare, jax.jit(loop.start)(rare))
     assert abs(row.report.values.kl_ref_pi) < 1e-12  # letters are independent there
 
@@ -204,7 +206,7 @@ Z_TASK = {"name": "sequence/grammar", "horizon": 6, "reward": "length", "target"
 @pytest.fixture(scope="module")
 def many_seeds():
     """400 estimates of a table policy's report, and the exact one: the estimators do not know that it is a table."""
-    run = jax.tree.map(jnp.asarray, config.build({"task": Z_TASK, "penalty": {"beta": 0.3}}).run)
+    run = jax.tree.map(jnp.asarray, build({"task": Z_TASK, "penalty": {"beta": 0.3}}).run)
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     table = jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + 0.2 * noise), axis=-1)
@@ -298,7 +300,7 @@ def test_the_mass_on_the_reference_s_likeliest_tokens_has_the_error_that_it_says
 
 
 def test_details_of_a_table_are_those_of_its_listed_sequences():
-    run = jax.tree.map(jnp.asarray, config.build({"task": {"name": "sequence/grammar", "horizon": 4}}).run)
+    run = jax.tree.map(jnp.asarray, build({"task": {"name": "sequence/grammar", "horizon": 4}}).run)
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)

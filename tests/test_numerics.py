@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlkl
-from rlkl import machine
+from rlkl.config import machine
 from rlkl.settings import numerics
 
 SMALL = ["task=bandit/custom", "task.reward=[0,1,0.5]", "task.reference=[0.7,0.3,0]", "algorithm=rloo", "steps=4"]

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from rlkl import overrides, tasks
+from rlkl import tasks
+from rlkl.config import overrides
 from rlkl.errors import SettingsError
 from tests import fuzz
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, divergences, errors, exact, report, settings
+from rlkl import divergences, errors, exact, report, settings
+from rlkl.config.build import build
 from rlkl.divergences import REGISTRY, Params
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.penalties import controllers
@@ -150,7 +151,7 @@ def test_a_steered_coefficient_stays_positive_and_finite(controller, sequences_a
 def test_a_target_out_of_reach_is_graded_against_a_right_optimum():
     steered = {"controller": "lagrangian", "target_kl": 10.0, "controller_rate": 5.0}
     plain = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "penalty": steered, "steps": 60, "log_every": 1}
-    run = config.build(plain).run
+    run = build(plain).run
     rows = blocks.train([run])[0].rows
     assert rows.beta[-1] == pytest.approx(settings.BETA_LIMITS[0])
     assert (rows.report.regret >= -1e-9).all()
@@ -173,7 +174,7 @@ STEERED = {"controller": "adaptive", "target_kl": 1.0}
 )
 def test_a_coefficient_that_cannot_be_graded_or_steered_is_refused(plain, key):
     with pytest.raises(errors.SettingsError) as refused:
-        config.build({"task": {"name": "bandit/random"}, **plain})
+        build({"task": {"name": "bandit/random"}, **plain})
     assert refused.value.key == key
 
 

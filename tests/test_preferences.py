@@ -12,7 +12,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlkl import config, exact, records, tasks
+from rlkl import exact, records, tasks
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
@@ -255,7 +257,7 @@ def test_a_network_reads_the_reward_off_the_tokens():
 
 
 def run(*overrides: str):
-    return config.build(config.compose(["tracking=none", *overrides])).run
+    return build(compose(["tracking=none", *overrides])).run
 
 
 BIASED = ["task=preference/any", "task.pairs=null", "task.typicality=0.5", "penalty.beta=0.25"]
@@ -392,7 +394,7 @@ def test_where_no_optimum_is_known_nothing_stands_in_for_it(tmp_path):
     """Under KL(pi_ref‖pi) the features' optimum depends on the history: it is null, never the reference. The gold's is
     known."""
     task = ["task=preference/grammar", "task.pairs=200", "penalty=forward_kl", "steps=2"]
-    made = config.build(config.compose(["tracking=none", *task]))
+    made = build(compose(["tracking=none", *task]))
     trained = blocks.train([made.run])[0]
     records.fill(tmp_path, records.files(made, trained, 0.0))
     graded = json.loads((tmp_path / "summary.json").read_text())

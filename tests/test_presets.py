@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from rlkl import config, overrides, policies, settings, tasks
+from rlkl import policies, settings, tasks
+from rlkl.config import overrides
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.penalties import expected_gradient, options, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, laid_out
@@ -141,7 +144,7 @@ def goes_with(preset: str) -> list[str]:
 
 def built(preset: str, *task: str) -> spec.Run:
     """The run of the preset's own command, on a task."""
-    return config.build(config.compose([f"penalty={preset}", *goes_with(preset), "dtype=float64", *task])).run
+    return build(compose([f"penalty={preset}", *goes_with(preset), "dtype=float64", *task])).run
 
 
 @pytest.fixture(scope="module")

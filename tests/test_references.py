@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, exact, records, references, sealed
+from rlkl import errors, exact, records, references, sealed
+from rlkl.config.build import Built, build
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
@@ -22,15 +23,15 @@ WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
 FAMILIES = [{"name": "tabular"}, {"name": "ngram", "order": 2}, {"name": "gru", "width": 8}]
 
 
-def attached(made: config.Built) -> config.Built:
+def attached(made: Built) -> Built:
     """With its reference, as jax arrays."""
     made = references.attach(made, WHOLE)
     return made._replace(run=jax.tree.map(jnp.asarray, made.run))
 
 
-def built(tmp_path, policy: dict, task: dict = FEW, reference: dict = SOON, **groups) -> config.Built:
+def built(tmp_path, policy: dict, task: dict = FEW, reference: dict = SOON, **groups) -> Built:
     plain = {"task": task, "policy": policy, "reference": reference, "store": str(tmp_path), **groups}
-    return config.build(plain)
+    return build(plain)
 
 
 @pytest.mark.parametrize("policy", FAMILIES, ids=lambda p: p["name"])
@@ -133,7 +134,7 @@ def test_a_text_is_learned_from_its_own_words(tmp_path):
 
 
 def test_a_family_without_a_uniform_start_cannot_be_pretrained(tmp_path):
-    with pytest.raises(config.SettingsError, match="cannot be trained from a uniform start") as refused:
+    with pytest.raises(errors.SettingsError, match="cannot be trained from a uniform start") as refused:
         built(tmp_path, {"name": "gaussian"}, {"name": "bandit/bimodal"})
     assert refused.value.key == "reference"
 

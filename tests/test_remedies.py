@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from jax.nn import log_softmax
 
-from rlkl import config, exact, policies, records, settings
+from rlkl import exact, policies, records, settings
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.penalties import options
 from rlkl.policies import Fixed, base
@@ -28,7 +30,7 @@ GOOD = np.array([0, 1, 2, 5])
 
 
 def built(*overrides: str):
-    return config.build(config.compose(["tracking=none", *overrides]))
+    return build(compose(["tracking=none", *overrides]))
 
 
 def recorded(folder: Path, *overrides: str):

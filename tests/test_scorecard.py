@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 import rlkl
-from rlkl import config, grading, probes, scorecard, scores, suite
+from rlkl import grading, probes, scorecard, scores, suite
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.penalties.expected_gradient import Descent
 from rlkl.policies.tabular import Tabular
@@ -31,7 +33,7 @@ def steep(u, params):
 
 
 def resolved(task: str, *overrides: str):
-    return config.build(config.compose([f"task={task}", "algorithm=rloo", *overrides])).run.settings
+    return build(compose([f"task={task}", "algorithm=rloo", *overrides])).run.settings
 
 
 def softmax_gradient(pi: np.ndarray, by_pi: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, exact, tasks
+from rlkl import exact, tasks
+from rlkl.config.build import build
 from rlkl.errors import SettingsError
 from rlkl.policies import Fixed
 from rlkl.rollouts import sampling
@@ -92,7 +93,7 @@ def test_valid_brackets_are_counted_by_catalan_s_number():
 
 def train(task: dict, divergence: str, beta: float) -> blocks.Trained:
     plain = {"task": task, "penalty": {"divergence": divergence, "beta": beta}}
-    return blocks.train([config.build(plain).run])[0]
+    return blocks.train([build(plain).run])[0]
 
 
 @pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
@@ -134,7 +135,7 @@ def test_a_typicality_reward_is_learned_on_sequences():
     task = {"name": "automaton/custom", "path": str(CHAIN), "typicality": 0.4}
     trained = train(task, "kl_pi_ref", 0.5)
     assert abs(trained.rows.report.regret[-1]) <= 1e-4
-    made = config.build({"task": task}).run.task
+    made = build({"task": task}).run.task
     listed = sequences(made.automaton)
     log_ref = np.array([sum(made.log_reference[s, v] for _, s, v in path) for path, _ in listed])
     logits = (1 + 0.4 / 0.5) * log_ref + np.array([made.reward[end] for _, end in listed]) / 0.5
@@ -180,9 +181,7 @@ def test_a_file_that_holds_no_automaton_is_refused(tmp_path, content, says):
 def test_divergences_without_a_chain_are_refused_to_exact_gradients_on_long_sequences_alone():
     for name in ("jensen_shannon", "total_variation"):
         with pytest.raises(SettingsError, match="no dynamic program over"):
-            config.build({"task": {"name": "sequence/motif"}, "penalty": {"divergence": name}})
-        built = config.build(
-            {"task": {"name": "sequence/motif"}, "penalty": {"divergence": name}, "algorithm": {"name": "rloo"}}
-        )
+            build({"task": {"name": "sequence/motif"}, "penalty": {"divergence": name}})
+        built = build({"task": {"name": "sequence/motif"}, "penalty": {"divergence": name}, "algorithm": {"name": "rloo"}})
         assert built.run.settings.penalty.estimator == "score"
-        assert config.build({"task": {"name": "sequence/brackets"}, "penalty": {"divergence": name}}).run
+        assert build({"task": {"name": "sequence/brackets"}, "penalty": {"divergence": name}}).run

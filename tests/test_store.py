@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import config, machine, records, sealed, store
+from rlkl import records, sealed, store
+from rlkl.config import machine
+from rlkl.config.build import Built, build
 from rlkl.training import blocks
 
 SUMMARY = {
@@ -28,8 +30,8 @@ NAMES = tuple(ENTRY.files)
 WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
 
 
-def built(**plain) -> config.Built:
-    return config.build({"task": {"name": "bandit/random"}, "steps": 10, **plain})
+def built(**plain) -> Built:
+    return build({"task": {"name": "bandit/random"}, "steps": 10, **plain})
 
 
 def put(root, entry=ENTRY):
@@ -309,7 +311,7 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         built(store="elsewhere", resume=False, fail_fast=True),
         built(engine={"name": "submitit"}),
         built(task={"name": "bandit/random", "export": str(tmp_path / "task.json")}),
-        config.build(base.resolved),
+        build(base.resolved),
     ]
     assert {store.key(each) for each in same} == {store.key(base)}
     other = [built(seed=1), built(penalty={"beta": 0.2}), built(steps=11), built(task={"name": "bandit/random", "seed": 1})]

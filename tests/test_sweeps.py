@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import config, records, report, runs, sealed, store, sweeps
+from rlkl import records, report, runs, sealed, store, sweeps
+from rlkl.config.build import build
 from rlkl.training import blocks
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
@@ -16,7 +17,7 @@ WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
 
 
 def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
-    made = config.build({"task": TASK, **PLAIN, "penalty": {"beta": beta}, "seed": seed, **plain})
+    made = build({"task": TASK, **PLAIN, "penalty": {"beta": beta}, "seed": seed, **plain})
     return sweeps.Job(store.key(made), made)
 
 
@@ -157,7 +158,7 @@ assert len(used) == int(sys.argv[2]), used
 def test_one_device_and_two_give_the_same_bits(tmp_path, cache):
     import os
 
-    from rlkl import machine
+    from rlkl.config import machine
 
     found = {}
     for count in (1, 2):

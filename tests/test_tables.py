@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rlkl
-from rlkl import cli, config, records, report, tables
+from rlkl import cli, records, report, tables
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
 from rlkl.training import blocks
@@ -70,7 +72,7 @@ def test_whatever_an_outcome_is_named_its_row_is_loaded(tmp_path):
     """Through what a run writes; names that are numbers stay the text that they were given as."""
     names = [name for name in HOSTILE if name]
     options = {"reward": np.arange(len(names)).tolist(), "reference": [1 / len(names)] * len(names), "names": names}
-    built = config.build(config.compose(["task=bandit/random", "steps=2"]) | {"task": {"name": "bandit/custom"} | options})
+    built = build(compose(["task=bandit/random", "steps=2"]) | {"task": {"name": "bandit/custom"} | options})
     records.fill(tmp_path, records.files(built, blocks.train([built.run])[0], 0.0))
     runs = rlkl.load(tmp_path)
     assert runs.outcomes["outcome"].tolist() == names

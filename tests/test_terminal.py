@@ -12,7 +12,9 @@ import pytest
 from rich.table import Table
 
 import rlkl
-from rlkl import cli, config, errors, plots, report, texts
+from rlkl import cli, errors, plots, report, texts
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from tests.test_tables import C3, HOSTILE
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -104,7 +106,7 @@ def test_an_error_shows_control_characters_and_does_not_send_them(capsys):
 
 
 def test_a_sequence_is_one_line_of_samples_txt():
-    built = config.build(config.compose(["task=sequence/motif"]))
+    built = build(compose(["task=sequence/motif"]))
     built = built._replace(card=dataclasses.replace(built.card, tokens=("a\nb", "\u2028", "c"), joiner=""))
     written = texts.side_by_side(built, {"policy": [np.arange(3)] * texts.SHOWN})
     assert written.splitlines()[0] == r"policy    a\nb\u2028c"

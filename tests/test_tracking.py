@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import config, tracking
+from rlkl import tracking
+from rlkl.config.build import Built, build
+from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
@@ -101,11 +103,11 @@ def environment(monkeypatch):
 
 @pytest.fixture(scope="module")
 def composed() -> dict:
-    return config.compose(["task=bandit/random"])
+    return compose(["task=bandit/random"])
 
 
-def resolved(composed: dict, **chosen) -> config.Built:
-    return tracking.resolved(config.build(composed | {"tracking": composed["tracking"] | chosen}))
+def resolved(composed: dict, **chosen) -> Built:
+    return tracking.resolved(build(composed | {"tracking": composed["tracking"] | chosen}))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import config, policies
+from rlkl import policies
+from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
@@ -22,7 +23,7 @@ def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact
     policy = {"name": rest.pop("policy", "tabular"), "init": init, **rest.pop("policy_settings", {})}
     plain = {"task": task, "policy": policy, "algorithm": {"name": algorithm}, "optimizer": optimizer, "seed": seed}
     penalised = {key: rest.pop(key) for key in ("estimator", "placement") if key in rest}
-    return config.build({**plain, "penalty": {"divergence": divergence, "beta": beta, **penalised}, **rest}).run
+    return build({**plain, "penalty": {"divergence": divergence, "beta": beta, **penalised}, **rest}).run
 
 
 @jax.jit

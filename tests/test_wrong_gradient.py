@@ -10,7 +10,8 @@ import pytest
 
 from experiments import build
 from experiments.wrong_gradient import figure, fixed_points, measured, targets
-from rlkl import cli, config, plots, results
+from rlkl import cli, plots, results
+from rlkl.config import build as config_build
 from rlkl.penalties import options
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import scoring
@@ -24,7 +25,7 @@ REF = np.array([0.4, 0.2, 0.4])  # of every rung: stop, climb, slip
 
 def run_of(task: dict, divergence: str = "kl_pi_ref", **chosen):
     given = {"divergence": divergence, "beta": 0.2, "allow_biased": True, **chosen}
-    built = config.build({"task": task, "algorithm": {"name": "reinforce"}, "dtype": "float64", "penalty": given})
+    built = config_build.build({"task": task, "algorithm": {"name": "reinforce"}, "dtype": "float64", "penalty": given})
     return jax.tree.map(jnp.asarray, built.run)
 
 

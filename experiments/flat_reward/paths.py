@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import config, exact, policies
+from rlkl import exact, policies
+from rlkl.config.build import build
+from rlkl.config.compose import compose
 from rlkl.penalties import options
 from rlkl.settings import numerics
 from rlkl.training import blocks, loop, spec
@@ -36,7 +38,7 @@ def follow(optimizer: str, direction: str, steps: Sequence[int] = LOGGED) -> pd.
         f"optimizer.learning_rate={RATES[optimizer]}", "optimizer.schedule=constant", f"steps={max(steps)}", "tracking=none",
     ]  # fmt: skip
     with numerics.pinned():
-        run, named = config.build(config.compose(given)).run, starts()
+        run, named = build(compose(given)).run, starts()
         block = blocks.stack([run], len(named))
         found = jax.jit(jax.vmap(_path, in_axes=(0, 0, None)))(
             block, np.stack([*named.values()])[:, None, None], np.array(steps)

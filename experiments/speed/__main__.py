@@ -15,8 +15,9 @@ from rich.table import Table
 
 from experiments.speed import work
 from experiments.speed.turns import IDLE, busy, finish, installed, rate
-from rlkl import report, terminal
-from rlkl.machine import cores
+from rlkl import report
+from rlkl.config import terminal
+from rlkl.config.machine import cores
 
 OUT = Path("paper") / "speed" / "speed.csv"
 

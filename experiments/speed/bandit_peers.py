@@ -34,7 +34,8 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     """What takes a number of steps of that many runs: those of a sweep's training, in its blocks, on all devices."""
     import jax
 
-    from rlkl import config
+    from rlkl.config.build import build
+    from rlkl.config.compose import compose
     from rlkl.policies import base
     from rlkl.training import loop
     from rlkl.training.blocks import COMPILED, blocks, stack, width
@@ -44,7 +45,7 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     descent = [f"algorithm={algorithm}", f"penalty.beta={BETA}", f"batch_size={BATCH}", f"optimizer.learning_rate={RATE}"]
     descent += ["penalty.estimator=k1", "penalty.placement=reward"] if algorithm == "rloo" else []
     with jax.enable_x64(True):
-        first = config.build(config.compose(["task=bandit/custom", *task, *descent, "optimizer.schedule=constant"])).run
+        first = build(compose(["task=bandit/custom", *task, *descent, "optimizer.schedule=constant"])).run
     seeds = [dataclasses.replace(first.settings, seed=np.full_like(first.settings.seed, seed)) for seed in range(count)]
     runs = [dataclasses.replace(first, settings=chosen) for chosen in seeds]
 
@@ -175,7 +176,7 @@ def main() -> None:
     """Print the updates per second."""
     chosen = work.arguments(__doc__, "peer", list(PEERS), arms=10)
     if chosen.peer in ("rlkl", "exact"):
-        from rlkl import machine
+        from rlkl.config import machine
 
         machine.configure()
     go = PEERS[chosen.peer](chosen.arms)

@@ -17,7 +17,8 @@ from rich.progress import track
 
 from experiments.speed import rlkl_peer
 from experiments.speed.bandit_peers import bandit, trainer
-from rlkl import machine, plots, report, terminal
+from rlkl import plots, report
+from rlkl.config import machine, terminal
 
 OUT = Path("paper") / "speed"
 STEPS, REPEATS = 1000, 3

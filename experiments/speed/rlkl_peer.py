@@ -44,7 +44,8 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     import jax
     import numpy as np
 
-    from rlkl import config
+    from rlkl.config.build import build
+    from rlkl.config.compose import compose
     from rlkl.policies import base
     from rlkl.training import loop
 
@@ -52,7 +53,7 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bigram.json"
         path.write_text(json.dumps(automaton(length)), encoding="utf-8")
-        run = jax.tree.map(np.asarray, config.build(config.compose(overrides(kind, path))).run)
+        run = jax.tree.map(np.asarray, build(compose(overrides(kind, path))).run)
 
     @jax.jit
     def advance(run, state, count):

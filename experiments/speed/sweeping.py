@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments.speed.plain_app import ARMS, BATCH, ROWS, STEPS
 from experiments.speed.turns import finish
-from rlkl import terminal
+from rlkl.config import terminal
 
 ROOT = Path(__file__).parents[2]
 OUT = Path("paper") / "speed" / "sweeping.csv"

@@ -13,8 +13,9 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed.turns import busy, finish, installed, rate
-from rlkl import report, terminal
-from rlkl.machine import cores
+from rlkl import report
+from rlkl.config import terminal
+from rlkl.config.machine import cores
 
 OUT = Path("paper") / "speed" / "throughput.csv"
 

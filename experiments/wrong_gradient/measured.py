@@ -12,7 +12,8 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import config, exact, records, settings
+from rlkl import exact, records, settings
+from rlkl.config.build import build
 from rlkl.penalties import expected_gradient
 from rlkl.policies import AnyPolicy, base
 from rlkl.results import Runs
@@ -60,7 +61,7 @@ def table(runs: Runs) -> pd.DataFrame:
     with numerics.pinned():
         for _, graded in runs.summary.iterrows():
             folder = runs.root / graded["run"]
-            run = config.build(yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))).run
+            run = build(yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))).run
             about = _about(run, graded["task"])
             place = {name: about[name] for name in ("task", "direction")}
             key = (*place.values(), about["way"])

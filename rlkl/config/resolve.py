@@ -1,22 +1,15 @@
-"""From Hydra's composed config to a run: names checked against the registries, nulls resolved from one table."""
+"""Settings checked against the registries, and nulls resolved from one table."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from rlkl import algorithms, divergences, exact, memory, plugins, policies, settings, tasks
+from rlkl import algorithms, divergences, exact, policies, settings, tasks
 from rlkl.errors import SettingsError, nearest
-from rlkl.overrides import check, config_directory, refusal
-from rlkl.penalties import controllers, estimators
-from rlkl.penalties import options as penalties_options
+from rlkl.penalties import controllers, estimators, options
 from rlkl.rollouts import batch
 from rlkl.tasks import automaton
-from rlkl.tasks.preferences import annotators
-from rlkl.tasks.transforms import export, remember, unfold
-from rlkl.training import reward_shaping, spec
+from rlkl.training import reward_shaping
 
 
 class Recipe(NamedTuple):
@@ -43,151 +36,13 @@ RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
 }
 
 
-class Built(NamedTuple):
-    """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
-    is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
-
-    run: spec.Run
-    card: tasks.Card
-    tracking: settings.Tracking
-    resolved: dict[str, Any]
-    execution: settings.Execution = settings.Execution()
-    engine: settings.Engine = settings.Engine()
-    plugins: tuple[str, ...] = ()  # of the files, wherever the process goes later on
-
-    @property
-    def store(self) -> Path:
-        """The folder of what is kept."""
-        return Path(self.execution.store).expanduser()
-
-
-def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlkl import composition
-
-    if isinstance(overrides, (str, Mapping)):
-        raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
-    overrides = list(map(str, overrides))
-    check(overrides)
-    try:
-        whole = composition.compose(config_directory(), "config", overrides)
-        return complete(composition.own(whole, resolve=True))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise refusal(error, overrides) from error
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
-    from omegaconf import OmegaConf
-
-    return complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False)))
-
-
-def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values less the keys that are no run's; raises `SettingsError` for one that is missing."""
-    for key, value in values.items():
-        for inner, entry in value.items() if isinstance(value, dict) else ():
-            if isinstance(entry, str) and entry == "???":
-                raise SettingsError(f"{key}.{inner}", "", "needs a value")
-    return {key: value for key, value in values.items() if key not in ("hydra", "experiment")}
-
-
-def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None) -> Built:
-    """The run that a plain config names; raises `SettingsError` at the first bad setting.
-
-    cards: of the tasks built so far, to which this one's is added; a task of the same options is built once.
-    """
-    files = config.get("plugins") or []
-    plugins.load(files)
-    groups = {name: settings.read(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
-    execution = {field.name for field in dataclasses.fields(settings.Execution)}
-    beside = {"task", "tracking", "plugins", "engine"} | execution
-    known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
-    for key in config:
-        if key not in known:
-            raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
-    top = {key: config[key] for key in config if key in known - beside - set(groups)}
-    chosen = dataclasses.replace(settings.read(settings.Settings, top), **groups)
-    tracking = settings.read(settings.Tracking, _group(config, "tracking"), "tracking.")
-    carried_out = settings.read(settings.Execution, {key: config[key] for key in execution if key in config})
-    engine = settings.read(settings.Engine, _group(config, "engine"), "engine.")
-    family = policies.REGISTRY.get(chosen.policy.name)
-    remembered = None if family is None or family.memory is None else family.memory(chosen.policy)
-    tree = chosen.reward_shaping.name == "mara"
-    named = json.dumps([config.get("task"), config.get("plugins"), remembered, tree], default=str)
-    cards = {} if cards is None else cards
-    if named not in cards:
-        cards[named] = _card(_group(config, "task"), remembered, tree)
-    card = cards[named]
-    chosen = dataclasses.replace(chosen, reward_shaping=reward_shaping.resolve(chosen, card))
-    chosen = resolve(chosen, card.task)
-    if chosen.algorithm.name == "dpo":
-        card = _compared(chosen, card)
-    run = spec.make(chosen, card.task)
-    memory.check(run)
-    return Built(run, card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
-
-
-def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The part of the config that a group names."""
-    values = config.get(name)
-    if values is not None and not isinstance(values, Mapping):
-        raise SettingsError(name, values, f"must be a choice by name, or keys below it, as in {name}.name=...")
-    return values or {}
-
-
-def _card(given: Mapping[str, Any], remembered: int | None, tree: bool) -> tasks.Card:
-    """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens; on the
-    tree of its sequences where each is to have a reward of its own and they can be listed."""
-    options = dict(given)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        rule = "must be a name; " + nearest(str(name), tasks.REGISTRY)
-        raise SettingsError("task.name", "null" if name is None else name, rule)
-    exported = options.pop("export", None)
-    card = tasks.build(name, **options)
-    if exported is not None:
-        _export(card, exported)
-    card = unfold(card, "reward_shaping", "mara") if tree else card
-    return card if remembered is None else remember(card, remembered)
-
-
-def _compared(chosen: settings.Settings, card: tasks.Card) -> tasks.Card:
-    """The card with the pairs that direct preference optimisation learns from."""
-    if card.preferences is None:
-        raise SettingsError("algorithm", "dpo", "learns from preferences, and this task has none (task=preference/... has)")
-    if chosen.penalty.divergence != "kl_pi_ref":
-        raise SettingsError("penalty.divergence", chosen.penalty.divergence, "algorithm=dpo is of KL(pi‖pi_ref) alone")
-    if chosen.algorithm.entropy_coef is not None:
-        raise SettingsError(
-            "algorithm.entropy_coef", chosen.algorithm.entropy_coef, "algorithm=dpo maximises no reward beside it"
-        )
-    if chosen.reward_shaping.name != "none":
-        raise SettingsError("reward_shaping", chosen.reward_shaping.name, "algorithm=dpo learns from no reward")
-    pairs = annotators.comparisons(card.task, card.preferences)
-    return dataclasses.replace(card, task=dataclasses.replace(card.task, comparisons=pairs))
-
-
-def _export(card: tasks.Card, path: Any) -> None:
-    if not isinstance(path, str):
-        raise SettingsError("task.export", path, "must be a file's path")
-    text = export(card)
-    try:
-        Path(path).expanduser().write_text(text, encoding="utf-8")
-    except (OSError, RuntimeError, ValueError) as error:  # a RuntimeError: no such user
-        raise SettingsError("task.export", path, f"cannot be written ({getattr(error, 'strerror', None) or error})") from None
-
-
 def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
     """Check names against the registries, and fill what is unset."""
     for key, value, registry in (
         ("policy.name", chosen.policy.name, policies.REGISTRY),
         ("algorithm.name", chosen.algorithm.name, algorithms.names()),
         ("penalty.divergence", chosen.penalty.divergence, [*divergences.REGISTRY, "none"]),
-        ("penalty.estimator", chosen.penalty.estimator, [*penalties_options.ESTIMATORS, *estimators.ALIASES]),
+        ("penalty.estimator", chosen.penalty.estimator, [*options.ESTIMATORS, *estimators.ALIASES]),
     ):
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
@@ -236,7 +91,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None
         rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
         raise SettingsError("penalty.horizon", given.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
     if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
-        _exactly_known(chosen, task, penalties_options.divergence(given))
+        _exactly_known(chosen, task, options.divergence(given))
     if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
         key, value = (
             ("staleness", chosen.rollout.staleness)
@@ -244,7 +99,7 @@ def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None
             else ("log_prob_dtype", chosen.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    return penalties_options.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
+    return options.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
 
 
 def _within_limits(key: str, beta: float) -> None:
@@ -296,7 +151,7 @@ def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
     copied = given.init == "reference" and chosen.reference.name == "pretrained"
     if given.init is not None and given.init not in family.inits and not copied:
         raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
-    div = penalties_options.divergence(chosen.penalty)
+    div = options.divergence(chosen.penalty)
     forbids = div is not None and _is_infinite_off_support(div, chosen.penalty)
     if (
         div is not None
@@ -336,15 +191,3 @@ def _is_infinite_off_support(div: divergences.Divergence, given: settings.Penalt
     params = divergences.Params(given.alpha, given.weights)
     number = div.infinity(params) if callable(div.infinity) else div.infinity
     return not math.isfinite(float(number))
-
-
-def fill(config: Mapping[str, Any], chosen: settings.Settings) -> dict[str, Any]:
-    """The config with its nulls replaced by what they were resolved to."""
-    flat = dataclasses.asdict(chosen)
-    merged: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key in flat:
-            merged[key] = {inner: flat[key].get(inner, entry) for inner, entry in value.items()}
-        else:
-            merged[key] = flat.get(key, value)
-    return merged

@@ -19,8 +19,9 @@ from rlkl.errors import SettingsError, nearest
 
 def config_directory() -> Path:
     """Where the shipped configs lie: in an installed package, or at the top of a clone."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 LONGEST_NAME = 200  # of a config group's choice, which is a file's name
