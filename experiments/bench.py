@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlkl import report
 from rlkl.config import terminal
+from rlkl.reports.console import console
 
 COMMAND = [sys.executable, "-m", "rlkl", "tracking=none", "task=bandit/random"]
 REPEATS = 10
@@ -63,7 +63,7 @@ def main() -> None:
     for name, seconds in times.items():
         median = statistics.median(seconds)
         table.add_row(name, f"{median:.2f}", f"{min(seconds):.2f}", f"{median / base:.1f}")
-    report.console.print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

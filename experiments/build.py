@@ -22,7 +22,10 @@ import pandas as pd
 import yaml
 
 from experiments import provenance
-from rlkl import cli, plots, records, results
+from rlkl import cli
+from rlkl.reports import plots
+from rlkl.runs.folder import files
+from rlkl.runs.load import Runs, load
 
 HERE = Path(__file__).parent
 FORMATS = ("png", "pdf", "svg")  # in this order: a layout starts from where the last format left it
@@ -41,7 +44,7 @@ class Claim(NamedTuple):
 class Finished(NamedTuple):
     """An experiment's runs (None where it trains nothing), the numbers it draws, its claims, and whether they count."""
 
-    runs: results.Runs | None
+    runs: Runs | None
     table: pd.DataFrame
     claims: list[Claim]
     reduced: bool
@@ -94,7 +97,7 @@ def _takes_quick(name: str) -> bool:
     return "quick" in inspect.signature(module(name).table).parameters
 
 
-def train(name: str, folder: Path, quick: bool = False, also: tuple[str, ...] = ()) -> results.Runs | None:
+def train(name: str, folder: Path, quick: bool = False, also: tuple[str, ...] = ()) -> Runs | None:
     """Run an experiment's sweeps below a folder, with overrides beside theirs; None where it has none.
 
     Each set of sweeps has a folder of its own, so that what other ones left there is never read; finished runs are taken from
@@ -107,7 +110,7 @@ def train(name: str, folder: Path, quick: bool = False, also: tuple[str, ...] = 
     for number, overrides in enumerate(chosen):
         if status := cli.main(["-m", *overrides, *also, f"hydra.sweep.dir={folder / str(number)}"]):
             raise SystemExit(status)
-    return results.load(folder)
+    return load(folder)
 
 
 def build(name: str, runs_in: Path, out: Path, quick: bool = False, also: tuple[str, ...] = ()) -> Finished:
@@ -116,7 +119,7 @@ def build(name: str, runs_in: Path, out: Path, quick: bool = False, also: tuple[
     runs = train(name, runs_in, quick, also)
     jax.clear_caches()  # the sweep's programs: hundreds more for the table would exceed the mappings that Linux gives a process
     said = {"quick": True} if quick and _takes_quick(name) else {}
-    records.write(out / "figure.csv", module(name).table(runs, **said).to_csv(index=False, lineterminator="\n"))
+    files.write(out / "figure.csv", module(name).table(runs, **said).to_csv(index=False, lineterminator="\n"))
     table, claims = finish(name, out)
     about = provenance.manifest(name, sweeps(name, quick), is_reduced(name, quick), out)
     write_manifest(out, about | {"seconds": round(time.perf_counter() - started, 1)})
@@ -136,13 +139,13 @@ def finish(name: str, out: Path) -> tuple[pd.DataFrame, list[Claim]]:
     table = pd.read_csv(out / "figure.csv", keep_default_na=False, na_values=[""])
     claims = module(name).claims(table)
     plots.save(module(name).draw(table), out / "figure", FORMATS)
-    records.write(out / "claims.json", _json([claim_record(claim) for claim in claims]))
+    files.write(out / "claims.json", _json([claim_record(claim) for claim in claims]))
     return table, claims
 
 
 def write_manifest(out: Path, about: dict[str, Any]) -> None:
     """manifest.json, its keys in one order."""
-    records.write(out / "manifest.json", _json(about))
+    files.write(out / "manifest.json", _json(about))
 
 
 def _json(value: Any) -> str:

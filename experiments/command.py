@@ -14,8 +14,9 @@ from rich.table import Table
 
 from experiments import build, page
 from experiments.page import evidence
-from rlkl import errors, report
+from rlkl import errors
 from rlkl.config import machine
+from rlkl.reports.console import console
 
 USAGE = """python -m experiments                 what there is, and what is built
        python -m experiments NAME ...        build these into paper/NAME
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
             parser.error(f"NAME={name!r}: {errors.nearest(name, known)}")
     out = given.out or Path("outputs/quick" if given.quick else "paper")
     if not given.names:
-        report.console.print(listing(out))
+        console.print(listing(out))
         return 0
     whole = "all" in given.names
     chosen = known if whole else [name for name in given.names if name != "page"]
@@ -48,8 +49,8 @@ def main(argv: list[str]) -> int:
     if whole or "page" in given.names:
         complaints = page.write(out)
         for complaint in complaints:
-            report.console.print(f"paper: {complaint}", markup=False)
-        report.console.print(f"wrote {out / 'index.html'}", markup=False)
+            console.print(f"paper: {complaint}", markup=False)
+        console.print(f"wrote {out / 'index.html'}", markup=False)
         held.append(not complaints or given.quick)
     return 0 if all(held) else 1
 
@@ -69,8 +70,8 @@ def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) ->
     with ThreadPoolExecutor(machine.cores()) as pool:
         started = [pool.submit(build_one, name) for name in names]
         for number, done in enumerate(as_completed(started), 1):
-            report.console.print(done.result().stdout, markup=False, highlight=False, end="", soft_wrap=True)
-            report.console.print(f"{number} of {len(names)} experiments", markup=False)
+            console.print(done.result().stdout, markup=False, highlight=False, end="", soft_wrap=True)
+            console.print(f"{number} of {len(names)} experiments", markup=False)
             held.append(done.result().returncode == 0)
     return held
 
@@ -79,24 +80,24 @@ def _built(name: str, out: Path, given: argparse.Namespace) -> bool:
     """Build or redraw one experiment and show its claims; whether it holds. An error in one leaves the others their turn."""
     runs_in = Path("outputs") / "experiments" / name
     if given.redraw and not (out / "manifest.json").is_file():
-        report.console.print(f"{name}: there is nothing to redraw in {out}", markup=False)
+        console.print(f"{name}: there is nothing to redraw in {out}", markup=False)
         return False
     try:
         finished = build.redraw(name, out) if given.redraw else build.build(name, runs_in, out, given.quick)
         closing = getattr(build.module(name), "closing", None)
         if closing is not None and finished.runs is not None:
-            report.console.print(closing(finished.runs))
+            console.print(closing(finished.runs))
     except (Exception, SystemExit):
         traceback.print_exc()
-        report.console.print(f"{name}: not built", markup=False)
+        console.print(f"{name}: not built", markup=False)
         return False
-    report.console.print(verdicts(name, finished))
-    report.console.print(f"figure, its numbers, the claims and what they came from: {out}", markup=False)
+    console.print(verdicts(name, finished))
+    console.print(f"figure, its numbers, the claims and what they came from: {out}", markup=False)
     if given.readme:
         for kept in ("figure.png", "figure.csv"):
             shutil.copyfile(out / kept, build.HERE / name / kept)
     if name == "demo" and finished.runs is not None:
-        report.console.print(NEXT.format(runs=finished.runs.root), markup=False)
+        console.print(NEXT.format(runs=finished.runs.root), markup=False)
     return finished.reduced or all(claim.verdict for claim in finished.claims)
 
 

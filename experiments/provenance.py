@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from rlkl.fingerprint import fingerprint
+from rlkl.runs.store.fingerprint import fingerprint
 
 HERE = Path(__file__).parent
 PACKAGES = ("rlkl", "jax", "jaxlib", "numpy", "optax", "equinox", "scipy", "pandas", "matplotlib")

@@ -15,16 +15,16 @@ __all__ = ["Comparison", "Result", "compare", "grade", "load", "load_policy", "t
 
 if TYPE_CHECKING:
     from rlkl.comparison import Comparison, compare
-    from rlkl.records import load_policy
-    from rlkl.results import load
-    from rlkl.runs import Result, train
+    from rlkl.runs.execute import Result, train
+    from rlkl.runs.folder.checkpoint import load_policy
+    from rlkl.runs.load import load
     from rlkl.scorecard import grade
 
 _HOMES = {
-    "train": "rlkl.runs",
-    "Result": "rlkl.runs",
-    "load": "rlkl.results",
-    "load_policy": "rlkl.records",
+    "train": "rlkl.runs.execute",
+    "Result": "rlkl.runs.execute",
+    "load": "rlkl.runs.load",
+    "load_policy": "rlkl.runs.folder.checkpoint",
     "grade": "rlkl.scorecard",
     "compare": "rlkl.comparison",
     "Comparison": "rlkl.comparison",

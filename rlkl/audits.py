@@ -10,13 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl import plots, records, references, report, tables
 from rlkl.audit import DIRECTIONS, SAME, Row, audit
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
-from rlkl.sealed import Faults
+from rlkl.reports import plots
+from rlkl.reports.console import console, number, warn
+from rlkl.runs.folder import csv_text, files
+from rlkl.runs.store import pretrained_references
+from rlkl.runs.store.checked_files import Faults
 from rlkl.settings import numerics
 from rlkl.training import loop, spec
 
@@ -31,7 +34,7 @@ def audited(overrides: Sequence[str] = ()) -> list[Row]:
     sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
     composed = compose([*sampled, *chosen])
     with numerics.pinned():
-        run = jax.tree.map(jnp.asarray, references.attach(build(composed), Faults(report.warn)).run)
+        run = jax.tree.map(jnp.asarray, pretrained_references.attach(build(composed), Faults(warn)).run)
         state = jax.jit(loop.start)(run)
         updates = max(1, run.settings.rollout.staleness)
         later = _updated(run, state, updates)
@@ -49,10 +52,10 @@ def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
     """Print the audit's table; write audit.csv and the figure."""
     rows = audited(overrides)
     for name in DIRECTIONS:
-        report.console.print(table([row for row in rows if row.divergence == name], name))
-    records.write(folder / "audit.csv", tables.dumps(Row._fields, rows))
+        console.print(table([row for row in rows if row.divergence == name], name))
+    files.write(folder / "audit.csv", csv_text.dumps(Row._fields, rows))
     for path in (folder / "audit.csv", *plots.save(draw(rows), folder / "audit")):
-        report.console.print(f"wrote {path}", markup=False)
+        console.print(f"wrote {path}", markup=False)
 
 
 def way(row: Row) -> str:
@@ -73,7 +76,7 @@ def table(rows: list[Row], name: str) -> Table:
     shown = Table("estimate", "error", "cosine", "variance", "descends", title=title, title_justify="left")
     for row in rows:
         exactly = row.descends == REGISTRY[row.divergence].formula
-        numbers = (report.number(row.relative_error), report.number(row.cosine), report.number(row.variance))
+        numbers = (number(row.relative_error), number(row.cosine), number(row.variance))
         shown.add_row(way(row), *numbers, row.descends, style="" if exactly else "dim")
     return shown
 

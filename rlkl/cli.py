@@ -98,7 +98,7 @@ def _list(argv: list[str]) -> int:
     if argv:
         return _fail(f"rlkl list takes no arguments, and was given {len(argv)}", BAD_SETTING)
     machine.import_jax()
-    from rlkl import listing
+    from rlkl.reports import listing
 
     listing.show()
     return 0
@@ -112,11 +112,13 @@ def _plot(argv: list[str]) -> int:
     if len(argv) != 1:
         return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
     machine.import_jax()
-    from rlkl import plots, report, results
+    from rlkl.reports import plots
+    from rlkl.reports.console import console
+    from rlkl.runs.load import load
 
-    found = results.load(argv[0])
+    found = load(argv[0])
     for path in plots.save(plots.draw(found), Path(argv[0]) / "figure"):
-        report.console.print(f"wrote {path}", markup=False)
+        console.print(f"wrote {path}", markup=False)
     return 0
 
 
@@ -129,10 +131,12 @@ def _summary(argv: list[str]) -> int:
     if not argv:
         return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
     machine.import_jax()
-    from rlkl import report, results, statistics
+    from rlkl.reports import console as reports_console
+    from rlkl.reports import over_seeds, tables
+    from rlkl.runs import load as runs_load
 
-    found = statistics.grouped(results.load(argv[0]).summary, argv[1:])
-    report.console.print(report.over_seeds(found))
+    found = over_seeds.grouped(runs_load.load(argv[0]).summary, argv[1:])
+    reports_console.console.print(tables.over_seeds(found))
     return 0
 
 

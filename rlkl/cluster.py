@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkl import records, settings, store, sweeps
+from rlkl import settings, sweeps
 from rlkl.config import machine
 from rlkl.errors import SettingsError
-from rlkl.sealed import Faults
-from rlkl.store import Entry
+from rlkl.runs.folder import artifacts
+from rlkl.runs.store import run_store
+from rlkl.runs.store.checked_files import Faults
+from rlkl.runs.store.run_store import Entry
 from rlkl.sweeps import Job, Told
 
 
@@ -31,7 +33,7 @@ def train(
         jobs = [executor.submit(work, [each.built.resolved for each in part], str(root), resume) for part in parts]
     for part, job in zip(parts, jobs, strict=True):
         there = zip(part, job.result(), strict=True)  # under keys of its own, where its devices are of another kind
-        found = [(each.key, store.read(root, key, records.names(each.built), faults)) for each, key in there]
+        found = [(each.key, run_store.read(root, key, artifacts.names(each.built), faults)) for each, key in there]
         tell(Told(steps=sum(each.built.run.settings.steps for each in part), finished=len(part)))
         yield [(key, _there(key, entry, root)) for key, entry in found]
 

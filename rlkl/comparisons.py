@@ -8,9 +8,12 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import comparison, records, report, tables
+from rlkl import comparison
 from rlkl.comparison import Comparison, Statistic
 from rlkl.errors import SettingsError
+from rlkl.reports.console import console, errors, number
+from rlkl.runs.folder import csv_text
+from rlkl.runs.folder.files import write
 
 FOLDER = Path("outputs") / "compare"
 
@@ -24,12 +27,12 @@ def command(arguments: Sequence[str]) -> None:
     with progress() as tell:
         found = comparison.compare(files[0], files[1], tell)
     path = (folders[0] if folders else FOLDER) / "compare.csv"
-    report.console.print(table(found, files[0], files[1]))
+    console.print(table(found, files[0], files[1]))
     try:
-        records.write(path, tables.dumps(Statistic._fields, found.table))
+        write(path, csv_text.dumps(Statistic._fields, found.table))
     except OSError as error:
         raise SettingsError("out", str(path.parent), f"cannot be written ({error.strerror})") from None
-    report.console.print(f"wrote {path}", markup=False)
+    console.print(f"wrote {path}", markup=False)
 
 
 def table(found: Comparison, base: str, quant: str) -> Table:
@@ -43,27 +46,27 @@ def table(found: Comparison, base: str, quant: str) -> Table:
     for name in ("", "statistic", "value", "±", "unit"):
         shown.add_column(name, justify="right" if name in ("value", "±") else "left")
     for row, after in zip(found.table, [*found.table[1:], None], strict=True):
-        error = "" if math.isnan(row.stderr) else report.number(row.stderr)
+        error = "" if math.isnan(row.stderr) else number(row.stderr)
         ends = after is not None and after.about != row.about
-        shown.add_row(row.about, row.name, report.number(row.value), error, row.unit, end_section=ends)
+        shown.add_row(row.about, row.name, number(row.value), error, row.unit, end_section=ends)
     return shown
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
     """A callable of (positions read, positions in all): a bar on a terminal, a line at each tenth elsewhere."""
-    if not report.errors.is_terminal:
+    if not errors.is_terminal:
         last = 0
 
         def line(done: int, total: int) -> None:
             nonlocal last
             if 10 * done // total > last:
                 last = 10 * done // total
-                report.errors.print(f"{done:,} of {total:,} positions", markup=False)
+                errors.print(f"{done:,} of {total:,} positions", markup=False)
 
         yield line
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=report.errors, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True) as bar:
         shown = bar.add_task("positions", total=None)
         yield lambda done, total: bar.update(shown, completed=done, total=total)

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import algorithms, probes, scores, sealed, settings, suite
-from rlkl import fingerprint as fingerprint_module
+from rlkl import algorithms, probes, scores, settings, suite
 from rlkl.config import machine
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
-from rlkl.sealed import Faults
+from rlkl.runs.store import checked_files
+from rlkl.runs.store import fingerprint as store_fingerprint
+from rlkl.runs.store.checked_files import Faults
 from rlkl.suite import Reached, Setup, Size
 
 SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
@@ -53,13 +54,13 @@ def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], No
     """The grade of a penalty, and whether it was in the store. Where not, `on_part` hears of each of PARTS; `faults` hears what
     is wrong with the store. Needs x64."""
     path = store / "grades" / f"{fingerprint(entrant, size)}.json"
-    kept = sealed.read(path, _read, faults)
+    kept = checked_files.read(path, _read, faults)
     if kept is not None:
         return kept, True
     found = _measure(entrant, size, on_part)
     named = {name: _none(value) for name, value in found.scores.items()}
     values = [named, found.reasons, [[*map(_none, row)] for row in found.details]]
-    sealed.write(path, json.dumps(values, allow_nan=False).encode(), faults)
+    checked_files.write(path, json.dumps(values, allow_nan=False).encode(), faults)
     return found, False
 
 
@@ -69,7 +70,7 @@ def fingerprint(entrant: Entrant, size: Size) -> str:
     divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
     code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
     at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
-    return fingerprint_module.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.kind())
+    return store_fingerprint.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.kind())
 
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:

@@ -13,11 +13,11 @@ from rlkl.config import interrupts, machine
 from rlkl.errors import DivergedError, SettingsError, visible
 
 if TYPE_CHECKING:
-    from rlkl.background import BackgroundTracker
     from rlkl.config.build import Built
-    from rlkl.sealed import Faults
-    from rlkl.store import Entry
-    from rlkl.tracking import Tracker
+    from rlkl.runs.store.checked_files import Faults
+    from rlkl.runs.store.run_store import Entry
+    from rlkl.runs.tracking import Tracker
+    from rlkl.runs.tracking_process import BackgroundTracker
 
 
 BAD_SETTING, FAILED = 2, 1  # exit statuses
@@ -79,67 +79,74 @@ class Jobs:
 
     def _alone(self, config: Any, hydra: Any) -> dict[str, Any]:
         machine.configure()
-        from rlkl import report, runs
+        from rlkl.reports import console as reports_console
+        from rlkl.reports import tables
+        from rlkl.runs.execute import execute
 
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
         built = _built(config, cwd)
         _save_resolved(config, built, folder, hydra.output_subdir)
-        report.console.print(report.header(built), markup=False)
+        reports_console.console.print(tables.header(built), markup=False)
         interrupts.raise_first()
-        with report.progress(built.run.settings.steps) as on_rows:
-            done = runs.execute(built, folder, None, on_rows, report.warn, self.faults)
+        with reports_console.progress(built.run.settings.steps) as on_rows:
+            done = execute(built, folder, None, on_rows, reports_console.warn, self.faults)
         graded = done.entry.summary
-        report.console.print(report.result(graded, done.entry.optimum))
+        reports_console.console.print(tables.result(graded, done.entry.optimum))
         self._doubt(graded)
         if done.reused:
             where = f"reused: it was finished before, in {shown(built.store, cwd)} (resume=false runs it anew)"
-            report.console.print(where, markup=False)
+            reports_console.console.print(where, markup=False)
         where = shown(folder, cwd)
-        report.console.print(f"in {where}   (rlkl plot {shlex.quote(where)})", markup=False)
+        reports_console.console.print(f"in {where}   (rlkl plot {shlex.quote(where)})", markup=False)
         if done.upload:
-            report.console.print(f"to upload: {done.upload}", markup=False)
+            reports_console.console.print(f"to upload: {done.upload}", markup=False)
         return graded
 
     def _in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
         machine.configure()
-        from rlkl import records, report, results, runs, tracking
+        from rlkl.reports import console as reports_console
+        from rlkl.reports.tables import brief
+        from rlkl.runs import execute as runs_execute
+        from rlkl.runs import load, tracking
+        from rlkl.runs.folder import files
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _built(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
         if finished is None:
-            done = runs.execute(built, folder, group, lambda rows: None, report.warn, self.faults)
+            done = runs_execute.execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
             found, upload, self.reused = done.entry, done.upload, self.reused + done.reused
         else:
             found, upload = finished.entry, None
-            records.fill(folder, found.files)
+            files.fill(folder, found.files)
             if finished.live is not None:
                 upload = finished.live.finish(found.summary)
             elif built.tracking.name != "none":
-                rows = records.columns_of(found.files["history.csv"])
-                self.trackers(report.warn).track(tracking.about(built, group), folder, rows, found.summary)
+                rows = files.columns_of(found.files["history.csv"])
+                self.trackers(reports_console.warn).track(tracking.about(built, group), folder, rows, found.summary)
         if upload or built.tracking.name == tracking.OFFLINE:
             self.offline.add(built.tracking.dir or str(folder.parent / "*"))
         self._doubt(found.summary)
         graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
-        self.rows[hydra.job.num] = results.record(os.path.relpath(folder, self.sweep), results.split(given), graded)
+        self.rows[hydra.job.num] = load.record(os.path.relpath(folder, self.sweep), load.split(given), graded)
         said = visible(" ".join(given)) or "defaults"
-        report.console.print(f"job {hydra.job.num}  {said}\n  {report.brief(graded)}", markup=False)
+        reports_console.console.print(f"job {hydra.job.num}  {said}\n  {brief(graded)}", markup=False)
         return graded
 
     def _doubt(self, graded: dict[str, Any]) -> None:
         """Say once that a run's optimum cannot be relied on."""
-        from rlkl import report
+        from rlkl.reports import console
+        from rlkl.runs.folder import summary
 
-        doubt = report.doubt(graded)
+        doubt = summary.doubt(graded)
         if doubt is not None and not self.doubted:
             self.doubted = True
-            report.warn(doubt)
+            console.warn(doubt)
 
     def trackers(self, warn: Callable[[str], None]) -> "BackgroundTracker":
         """Who tracks a sweep's finished jobs; started at the first call."""
-        from rlkl.background import BackgroundTracker
+        from rlkl.runs.tracking_process import BackgroundTracker
 
         self._trackers = self._trackers or BackgroundTracker(warn)
         return self._trackers
@@ -147,21 +154,22 @@ class Jobs:
     @property
     def faults(self) -> "Faults":
         """Who says what is wrong with the store."""
-        from rlkl import report
-        from rlkl.sealed import Faults
+        from rlkl.reports import console as reports_console
+        from rlkl.runs.store.checked_files import Faults
 
-        self._faults = self._faults or Faults(report.warn)
+        self._faults = self._faults or Faults(reports_console.warn)
         return self._faults
 
     def write_results(self) -> None:
         """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
-        from rlkl import records, tables
+        from rlkl.runs.folder import csv_text
+        from rlkl.runs.folder.files import write
 
         if self.sweep is None or not self.rows:
             return
         rows = [self.rows[number] for number in sorted(self.rows)]
         columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "seconds"]
-        records.write(self.sweep / "results.csv", tables.dumps(columns, ([row.get(key) for key in columns] for row in rows)))
+        write(self.sweep / "results.csv", csv_text.dumps(columns, ([row.get(key) for key in columns] for row in rows)))
 
     def close(self) -> None:
         """Say what else was wrong with the store; write a sweep's results, and say how it ended."""
@@ -169,7 +177,7 @@ class Jobs:
             self._faults.close()
         if self.sweep is None:
             return
-        from rlkl import report
+        from rlkl.reports import console as reports_console
 
         if self._trackers is not None:
             self._trackers.close()
@@ -181,19 +189,21 @@ class Jobs:
         reused = f", {self.reused} of them before (resume=false runs them anew)" if self.reused else ""
         failures = f", {len(self.failed)} failed" if self.failed else ""
         where = shown(self.sweep, Path.cwd())
-        report.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {where}", markup=False)
+        reports_console.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {where}", markup=False)
         for number in sorted(self.failed):
-            report.console.print(f"  job {number}: {self.failed[number]}", markup=False)
+            reports_console.console.print(f"  job {number}: {self.failed[number]}", markup=False)
         for folder in sorted(self.offline):
-            report.console.print(f"to upload: wandb sync {shown(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False)
+            reports_console.console.print(
+                f"to upload: wandb sync {shown(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False
+            )
 
 
 def _built(config: Any, folder: Path) -> "Built":
     """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
     changes it for the job."""
-    from rlkl import tracking
     from rlkl.config.build import build
     from rlkl.config.compose import plain
+    from rlkl.runs import tracking
 
     with contextlib.chdir(folder):
         built = tracking.resolved(build(plain(config)))
@@ -202,7 +212,7 @@ def _built(config: Any, folder: Path) -> "Built":
 
 def _save_resolved(config: Any, built: "Built", folder: Path, subfolder: str | None) -> None:
     """Hydra has written the config as it was composed; put the resolved one in its place."""
-    from rlkl.records import write, yaml_text
+    from rlkl.runs.folder.files import write, yaml_text
 
     if subfolder is not None:
         experiment = {"experiment": config.experiment} if "experiment" in config else {}

@@ -29,8 +29,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E40
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
-    from rlkl.store import Entry
-    from rlkl.tracking import Tracker
+    from rlkl.runs.store.run_store import Entry
+    from rlkl.runs.tracking import Tracker
     from rlkl.training.loop import Row
 
 
@@ -55,9 +55,9 @@ class FusedLauncher(Launcher):
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
         if any(job.built.tracking.name == "wandb_offline" for job in prepared.values()):
-            from rlkl import report
+            from rlkl.reports import console
 
-            self.task_function.trackers(report.warn)  # which start while the first group is compiled
+            self.task_function.trackers(console.warn)  # which start while the first group is compiled
         interrupts.raise_first()
         returns: dict[int, JobReturn] = {}
         finish = _finish(prepared, self.task_function, self._follow)
@@ -74,8 +74,9 @@ class FusedLauncher(Launcher):
 
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
         """Every job composed and built."""
-        from rlkl import store, tracking
         from rlkl.config.build import build
+        from rlkl.runs import tracking
+        from rlkl.runs.store import run_store
 
         self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
         self._compose = sweeps_composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
@@ -84,7 +85,7 @@ class FusedLauncher(Launcher):
         for number, overrides in enumerate(job_overrides, start=first):
             try:
                 built = tracking.resolved(build(self._plain(overrides, number), cards))
-                prepared[number] = Prepared(number, overrides, built, store.key(built))
+                prepared[number] = Prepared(number, overrides, built, run_store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
                 complaints[number] = str(refusal(error, overrides))
             except SettingsError as error:
@@ -115,15 +116,17 @@ class FusedLauncher(Launcher):
 
     def _follow(self, job: "Prepared", rows: "Row") -> None:
         """Send a job's new rows to wandb's server as it trains."""
-        from rlkl import records, report, runs
+        from rlkl.reports.console import warn
+        from rlkl.runs import execute
+        from rlkl.runs.folder import summary
 
         if job.live is None:
             hydra = self._whole(job.overrides, job.number).hydra
             folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.live = runs.tracked(job.built, folder, Path(str(hydra.sweep.dir)).name, report.warn)
+            job.live = execute.tracked(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
         assert job.live is not None
-        job.live.log(records.history(rows))
+        job.live.log(summary.history(rows))
 
     def _record(self, job: "Prepared") -> JobReturn:
         """Hand a finished job through Hydra's own `run_job`."""
@@ -178,7 +181,11 @@ def _finish(
 ) -> Generator[tuple[list[int], bool], None, None]:
     """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group. `follow` hears
     the new rows of those that are tracked as they train."""
-    from rlkl import records, references, report, store, sweeps
+    from rlkl import sweeps
+    from rlkl.reports.console import sweep_progress
+    from rlkl.runs.folder import artifacts
+    from rlkl.runs.store import pretrained_references
+    from rlkl.runs.store.run_store import read
 
     numbers: dict[str, list[int]] = {}
     for number, job in prepared.items():
@@ -186,18 +193,18 @@ def _finish(
     left = []
     for number, job in prepared.items():
         if job.built.execution.resume:
-            job.entry = store.read(job.built.store, job.key, records.names(job.built), told.faults)
+            job.entry = read(job.built.store, job.key, artifacts.names(job.built), told.faults)
         if job.entry is not None:
             told.reused += 1
             yield [number], False
         elif numbers[job.key][0] == number:
-            left.append(sweeps.Job(job.key, references.attach(job.built, told.faults)))
+            left.append(sweeps.Job(job.key, pretrained_references.attach(job.built, told.faults)))
     if not left:
         yield [], True
         return
     steps = sum(job.built.run.settings.steps for job in left)
     names = {job.key: str(numbers[job.key][0]) for job in left}
-    with report.sweep_progress(len(left), steps, names) as show:
+    with sweep_progress(len(left), steps, names) as show:
 
         def tell(told: sweeps.Told) -> None:
             if told.rows is None:

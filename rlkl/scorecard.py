@@ -11,14 +11,18 @@ from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import grading, plots, records, report, suite, tables
+from rlkl import grading, suite
 from rlkl.config import plugins
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError, visible
 from rlkl.grading import SCORES, Entrant, Grade
 from rlkl.penalties.expected_gradient import Descent
-from rlkl.sealed import Faults
+from rlkl.reports import plots
+from rlkl.reports.console import console, warn
+from rlkl.runs.folder import csv_text
+from rlkl.runs.folder.files import write
+from rlkl.runs.store.checked_files import Faults
 from rlkl.settings import numerics
 from rlkl.suite import Size
 from rlkl.training import describe, spec
@@ -87,7 +91,7 @@ def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part
     with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
         once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
-        entries, faults = [], Faults(report.warn)
+        entries, faults = [], Faults(warn)
         for each, chosen, store, runs in built:
             if each in once.values():
                 found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
@@ -173,27 +177,27 @@ def command(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.
     """Grade, print the table, and write grade.csv, details.csv and the figure."""
     with progress() as on_part:
         entries = graded(arguments, size, SHIPPED, on_part)
-    report.console.print(table(entries))
+    console.print(table(entries))
     for line in notes(entries):
-        report.console.print(line, markup=False)
+        console.print(line, markup=False)
     reused = sum(entry.reused for entry in entries)
     if reused:
-        report.console.print(f"{reused} of {len(entries)} grades were in the store", markup=False)
+        console.print(f"{reused} of {len(entries)} grades were in the store", markup=False)
     found = frames(entries)
     for name, frame in (("grade", found.scores), ("details", found.details)):
-        records.write(folder / f"{name}.csv", tables.dumps(list(frame.columns), frame.itertuples(index=False)))
+        write(folder / f"{name}.csv", csv_text.dumps(list(frame.columns), frame.itertuples(index=False)))
     paths = [folder / "grade.csv", folder / "details.csv", *plots.save(draw(entries), folder / "grade")]
-    report.console.print("wrote " + ", ".join(map(str, paths)), markup=False)
+    console.print("wrote " + ", ".join(map(str, paths)), markup=False)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Part]:
     """A callable that hears of each part: a line that changes on a terminal, plain lines elsewhere."""
-    if not report.console.is_terminal:
-        yield lambda name, part: report.console.print(f"grading {name}: {part}", markup=False)
+    if not console.is_terminal:
+        yield lambda name, part: console.print(f"grading {name}: {part}", markup=False)
         return
     columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=report.console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         shown = bar.add_task("composing the penalties", total=None)
         yield lambda name, part: bar.update(shown, description=f"grading {visible(name)}: {part}")
 

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import records, references, report, runs, store
 from rlkl.config.build import Built, build
-from rlkl.sealed import Faults
+from rlkl.reports import console
+from rlkl.runs import execute
+from rlkl.runs.folder import artifacts
+from rlkl.runs.store import pretrained_references, run_store
+from rlkl.runs.store.checked_files import Faults
+from rlkl.runs.store.run_store import Entry
 from rlkl.settings import numerics
-from rlkl.store import Entry
 from rlkl.training import blocks
 from rlkl.training.loop import Row
 
@@ -107,7 +110,7 @@ def _blocks(group: Sequence[Job], root: Path, resume: bool, faults: Faults) -> I
     """Blocks of jobs that stand at one step, with what was kept of them: those that are furthest come first."""
     at: dict[int, list[tuple[Job, Any]]] = {}
     for each in group:
-        kept = store.read_chunk(root, each.key, each.built.run, faults) if resume else None
+        kept = run_store.read_chunk(root, each.key, each.built.run, faults) if resume else None
         at.setdefault(0 if kept is None else int(kept[0]), []).append((each, kept))
     size = blocks.width(group[0].built.run)
     for step in sorted(at, reverse=True):
@@ -133,9 +136,9 @@ def _train_block(
         noticed = tuple((members[i].key, int(reached[i]) + 1) for i in fresh)
         tell(Told(steps=(standing.step - at) * len(members), diverged=noticed))
         at = standing.step
-        if stop.is_set() or time.perf_counter() - saved >= runs.KEEP_EVERY:
+        if stop.is_set() or time.perf_counter() - saved >= execute.KEEP_EVERY:
             for i, each in enumerate(members):
-                store.put_chunk(root, each.key, standing.of(i), faults)
+                run_store.put_chunk(root, each.key, standing.of(i), faults)
             saved = time.perf_counter()
         if stop.is_set():
             raise _StoppedError
@@ -150,8 +153,8 @@ def _train_block(
         share = (time.perf_counter() - started) / len(members)
         entries = []
         for each, one in zip(members, trained, strict=True):
-            entry = runs.entry(each.built, one, share)
-            store.put(root, each.key, entry, faults)
+            entry = execute.entry(each.built, one, share)
+            run_store.put(root, each.key, entry, faults)
             entries.append((each.key, entry))
     tell(Told(steps=(steps - at) * len(members), finished=len(members)))
     return _Finished(entries, time.perf_counter() - started)
@@ -163,11 +166,11 @@ def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True)
     All that it needs is pickled with its arguments (plugins and texts by path), so that it can be shipped to another machine.
     """
     cards: dict = {}
-    faults, where = Faults(report.warn), Path(root)
+    faults, where = Faults(console.warn), Path(root)
     with numerics.pinned():
         made = [build(each, cards) for each in configs]
-        jobs = [Job(store.key(each), references.attach(each, faults)) for each in made]
-        there = (resume and store.read(where, each.key, records.names(each.built), faults) is not None for each in jobs)
+        jobs = [Job(run_store.key(each), pretrained_references.attach(each, faults)) for each in made]
+        there = (resume and run_store.read(where, each.key, artifacts.names(each.built), faults) is not None for each in jobs)
         left = [each for each, finished in zip(jobs, there, strict=True) if not finished]
         for group in groups(left):
             for _ in train(group, where, lambda told: None, faults, resume):

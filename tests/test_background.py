@@ -4,7 +4,7 @@ import io
 import pickle
 import signal
 
-from rlkl import background, tracking
+from rlkl.runs import tracking, tracking_process
 
 ABOUT = tracking.About("project", None, ["a"], None, True, None, "run", "sweep", "job", {"seed": 0})
 COLUMNS, SUMMARY = {"step": [0.0, 10.0], "regret": [0.5, 0.25]}, {"regret": 0.25}
@@ -28,8 +28,8 @@ def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
         def finish(self, summary):
             seen.append(summary)
 
-    monkeypatch.setattr(background, "Tracker", Recorder)
-    background.serve(given("first", "second"), lambda message: None)
+    monkeypatch.setattr(tracking, "Tracker", Recorder)
+    tracking_process.serve(given("first", "second"), lambda message: None)
     one = lambda name: [(ABOUT._replace(name=name), "folder"), COLUMNS, SUMMARY]  # noqa: E731
     assert seen == one("first") + one("second")
 
@@ -45,21 +45,21 @@ def test_what_goes_wrong_is_said_once(monkeypatch):
         def finish(self, summary):
             pass
 
-    monkeypatch.setattr(background, "Tracker", Failing)
+    monkeypatch.setattr(tracking, "Tracker", Failing)
     said: list[str] = []
-    background.serve(given("first", "second", "third"), said.append)
+    tracking_process.serve(given("first", "second", "third"), said.append)
     assert said == ["no wandb here"]
 
 
 def test_what_was_cut_off_is_left_out(monkeypatch):
     """A sweep that is killed while it writes."""
-    monkeypatch.setattr(background, "Tracker", None)
-    background.serve(io.BytesIO(given("first").getvalue()[:-5]), lambda message: None)
+    monkeypatch.setattr(tracking, "Tracker", None)
+    tracking_process.serve(io.BytesIO(given("first").getvalue()[:-5]), lambda message: None)
 
 
 def test_a_process_that_is_killed_costs_one_warning(tmp_path):
     said: list[str] = []
-    tracker = background.BackgroundTracker(said.append)
+    tracker = tracking_process.BackgroundTracker(said.append)
     tracker._process.send_signal(signal.SIGKILL)
     tracker._process.wait()
     for _ in range(3):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import build
-from rlkl import plots
+from rlkl.reports import plots
 
 NAMES = ("flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism")
 

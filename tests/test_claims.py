@@ -9,7 +9,7 @@ import pytest
 
 from experiments import series
 from experiments.build import HERE, build, module, sweeps
-from rlkl import plots
+from rlkl.reports import plots
 
 NAMES = [
     "asymmetry", "beta_is_the_knob", "compression", "equal_rewards", "fisher", "inference", "likelihood", "quantization",

@@ -5,7 +5,9 @@ import pytest
 
 from experiments import build
 from experiments.collapse import figure
-from rlkl import cli, plots, results
+from rlkl import cli
+from rlkl.reports import plots
+from rlkl.runs.load import load
 
 COMMITTED = build.HERE / "collapse" / "figure.csv"
 WRITERS = ("reference", "optimum", "exact", "rloo")
@@ -59,7 +61,7 @@ def test_the_table_of_short_runs(tmp_path, monkeypatch):
     common = ["-m", "task=sequence/grammar", "task.reward=ending", "penalty.beta=0.3", "steps=2", "tracking=none"]
     for algorithm in ("exact", "rloo"):
         assert cli.main([*common, f"algorithm={algorithm}", f"hydra.sweep.dir={tmp_path / 'runs' / algorithm}"]) == 0
-    rows = figure.table(results.load(tmp_path / "runs")).set_index("series")
+    rows = figure.table(load(tmp_path / "runs")).set_index("series")
     assert list(rows.index) == ["reference", "optimum", "exact", "rloo"]
     assert rows.loc["optimum", "reward"] > rows.loc["exact", "reward"] > rows.loc["reference", "reward"]
     assert rows.loc["optimum", "reward"] - 0.3 * rows.loc["optimum", "kl_pi_ref"] == pytest.approx(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import rlkl
-from rlkl import records
+from rlkl.runs.folder import files
 from tests.test_config import OPTIONAL
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
@@ -261,14 +261,14 @@ def test_list_names_everything_that_is_registered(command):
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "file"
-    records.write(target, "old")
+    files.write(target, "old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        records.write(target, "new")
+        files.write(target, "new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 

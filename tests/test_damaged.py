@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import rlkl
-from rlkl import cli, policies, records
+from rlkl import cli, policies
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError, directory
+from rlkl.runs.folder.checkpoint import checkpoint
 from rlkl.training import loop
 from rlkl.training.blocks import Trained
 from tests.test_tables import C3
@@ -198,7 +199,7 @@ def test_a_policy_keeps_its_precision_where_jax_has_64_bits_off(family, tmp_path
     """As it starts and as it is loaded: the same log-probabilities, in the dtype that it has, and no warning."""
     built = build(compose([*FAMILIES[family], f"policy={family}", "dtype=float64"]))
     state = loop.start(jax.tree.map(jax.numpy.asarray, built.run))
-    (tmp_path / "checkpoint.npz").write_bytes(records.checkpoint(built, Trained(None, state, None, None, None)))
+    (tmp_path / "checkpoint.npz").write_bytes(checkpoint(built, Trained(None, state, None, None, None)))
     jax.config.update("jax_enable_x64", False)
     try:
         both = [state.policy, rlkl.load_policy(tmp_path)]

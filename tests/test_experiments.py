@@ -9,9 +9,9 @@ import pytest
 
 from experiments.build import FORMATS, HERE, build, module, names, sweeps
 from experiments.page import evidence
-from rlkl import plots
 from rlkl.config import build as config_build
 from rlkl.config.compose import compose
+from rlkl.reports import plots
 
 COMMITTED = [name for name in names() if (HERE / name / "figure.png").is_file()]
 FILES = {"figure.png", "figure.pdf", "figure.svg", "figure.csv", "claims.json", "manifest.json"}

@@ -5,10 +5,12 @@ import json
 import pytest
 
 import rlkl
-from rlkl import records, results, runs
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
+from rlkl.runs import execute
+from rlkl.runs.folder.files import fill
+from rlkl.runs.load import load
 from rlkl.settings import numerics
 from rlkl.training import blocks
 from tests import fuzz
@@ -54,9 +56,9 @@ def test_random_valid_settings_train_to_sound_files(number, tmp_path):
     built = next(filter(None, map(_built, range(1000 * number, 1000 * number + 1000))))
     with numerics.pinned():
         trained = blocks.train([built.run])[0]
-    files = runs.entry(built, trained, 1.0).files
-    records.fill(tmp_path, files)
-    loaded = results.load(tmp_path)
+    files = execute.entry(built, trained, 1.0).files
+    fill(tmp_path, files)
+    loaded = load(tmp_path)
     summary, history, outcomes = loaded.summary.iloc[0], loaded.history, loaded.outcomes
     json.loads(files["summary.json"], parse_constant=lambda name: pytest.fail(f"{name} in summary.json"))
     for name in (name for name in NEVER_NEGATIVE if name in history):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlkl import exact, plots, records, results, tasks
+from rlkl import exact, tasks
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
@@ -19,8 +19,11 @@ from rlkl.evaluation import metrics
 from rlkl.exact import best_of_n, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
+from rlkl.reports import plots
 from rlkl.rollouts import batch, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
+from rlkl.runs.folder import artifacts, files
+from rlkl.runs.load import load
 from rlkl.tasks import automaton, transforms
 from rlkl.tasks.preferences import annotators, fitted_reward
 from rlkl.tasks.transforms import export, unfold
@@ -203,7 +206,7 @@ def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     made = built(*GRAMMAR, "algorithm=rloo", "steps=2")
     trained = blocks.train([made.run])[0]
     for name in ("0", "1"):
-        records.fill(tmp_path / name, records.files(made, trained, 0.0))
+        files.fill(tmp_path / name, artifacts.files(made, trained, 0.0))
     graded = json.loads((tmp_path / "0" / "summary.json").read_text())
     for key in ("optimal_objective", "regret", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "regret_stderr"):
         assert graded[key] is None
@@ -214,10 +217,10 @@ def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     assert math.isfinite(graded["gold_optimal_objective"])
     ends = pd.read_csv(tmp_path / "0" / "outcomes.csv")
     assert ends[["reward", "optimum"]].isna().all(axis=None)
-    drawn = plots.draw(results.load(tmp_path / "0"))
+    drawn = plots.draw(load(tmp_path / "0"))
     assert [axes.get_title() for axes in drawn.axes][1:] == ["no optimum is known", "before and after"]
     assert [text.get_text() for text in drawn.axes[2].get_legend().get_texts()] == ["reference", "policy"]
-    assert [axes.get_title() for axes in plots.draw(results.load(tmp_path)).axes] == ["no optimum is known", "2 runs"]
+    assert [axes.get_title() for axes in plots.draw(load(tmp_path)).axes] == ["no optimum is known", "2 runs"]
 
 
 def test_a_network_s_reward_cannot_be_written_out(read):

@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import cli, runs, store, tasks, tracking
+from rlkl import cli, tasks
 from rlkl.config import hydra_loader
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
+from rlkl.runs import tracking
+from rlkl.runs.store import run_store
 from tests.test_floors import loaded_by
 from tests.test_store import packed, seal
 
@@ -202,8 +204,8 @@ def test_jobs_of_equal_settings_are_trained_once_and_tasks_of_equal_options_buil
     built, kept = [], []
     make = tasks.build
     monkeypatch.setattr(tasks, "build", lambda name, **options: built.append(name) or make(name, **options))
-    put = store.put
-    monkeypatch.setattr(store, "put", lambda root, key, *rest: kept.append(key) or put(root, key, *rest))
+    put = run_store.put
+    monkeypatch.setattr(run_store, "put", lambda root, key, *rest: kept.append(key) or put(root, key, *rest))
     status, said, _ = rlkl("-m", *SMALL, "seed=0,1,0", "penalty.beta=0.1,0.2", "hydra.sweep.dir=sweep")
     assert status == 0
     assert "6 jobs finished" in said
@@ -358,7 +360,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
         def finish(self, summary):
             seen.append((self.name, "finish", summary["steps"] if summary else None))
 
-    monkeypatch.setattr(runs, "Tracker", Recorder)
+    monkeypatch.setattr(tracking, "Tracker", Recorder)
     chosen = ("task=bandit/random", "steps=240", "log_every=10", "seed=0,1", "hydra.sweep.dir=sweep")
     assert rlkl("-m", *chosen, "tracking=wandb", "store=a")[0] == 0
     steps = list(range(0, 241, 10))

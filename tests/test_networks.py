@@ -241,7 +241,7 @@ COLUMNS = (
 )
 def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
     """z-scores over 400 seeds: mean within .15 of 0, standard deviation within .85 and 1.15."""
-    from rlkl.records import history
+    from rlkl.runs.folder.summary import history
 
     exactly, drawn = many_seeds(name)
     none = np.full(SEEDS, np.nan)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlkl import plots
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 
 def sweep(betas: list[float], regrets: list[float]) -> Runs:

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import divergences, errors, exact, report, settings
+from rlkl import divergences, errors, exact, settings
 from rlkl.config.build import build
 from rlkl.divergences import REGISTRY, Params
 from rlkl.exact import bandit_optimum, optimal_policy
 from rlkl.penalties import controllers
 from rlkl.policies import Fixed
+from rlkl.runs.folder import summary
 from rlkl.training import blocks
 from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
 from tests.test_exact import POWERS, drawn
@@ -207,4 +208,4 @@ def test_an_optimum_that_the_policy_beats_is_said_once(command, tmp_path):
     ],
 )
 def test_only_an_exact_regret_below_rounding_is_doubted(graded, doubted):
-    assert (report.doubt(graded) is not None) == doubted
+    assert (summary.doubt(graded) is not None) == doubted

@@ -12,7 +12,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlkl import exact, records, tasks
+from rlkl import exact, tasks
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
@@ -21,6 +21,7 @@ from rlkl.evaluation import metrics
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import batch, scoring
+from rlkl.runs.folder import artifacts, files
 from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
 from rlkl.tasks.preferences.annotators import Preferences
 from rlkl.tasks.preferences.bradley_terry import Pairs
@@ -396,7 +397,7 @@ def test_where_no_optimum_is_known_nothing_stands_in_for_it(tmp_path):
     task = ["task=preference/grammar", "task.pairs=200", "penalty=forward_kl", "steps=2"]
     made = build(compose(["tracking=none", *task]))
     trained = blocks.train([made.run])[0]
-    records.fill(tmp_path, records.files(made, trained, 0.0))
+    files.fill(tmp_path, artifacts.files(made, trained, 0.0))
     graded = json.loads((tmp_path / "summary.json").read_text())
     for key in ("optimal_objective", "regret", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimum_gold_reward"):
         assert graded[key] is None, key

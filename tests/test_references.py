@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import errors, exact, records, references, sealed
+from rlkl import errors, exact
 from rlkl.config.build import Built, build
 from rlkl.divergences import REGISTRY
 from rlkl.exact import bandit_optimum, optimal_policy
@@ -13,19 +13,21 @@ from rlkl.policies import Fixed
 from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.store import checked_files, pretrained_references
 from rlkl.training import blocks, pretraining
 from tests.conftest import PARAMS, sequences
 
 FEW = {"name": "sequence/brackets", "horizon": 4}
 SOON = {"name": "pretrained", "steps": 300, "samples": 4000, "learning_rate": 0.03}
-WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
+WHOLE = checked_files.Faults(pytest.fail)  # nothing is wrong with the store
 
 FAMILIES = [{"name": "tabular"}, {"name": "ngram", "order": 2}, {"name": "gru", "width": 8}]
 
 
 def attached(made: Built) -> Built:
     """With its reference, as jax arrays."""
-    made = references.attach(made, WHOLE)
+    made = pretrained_references.attach(made, WHOLE)
     return made._replace(run=jax.tree.map(jnp.asarray, made.run))
 
 
@@ -43,17 +45,17 @@ def test_a_pretrained_reference_comes_close_to_the_model_and_is_used_again(tmp_p
     true = Fixed(jnp.asarray(made.run.task.log_reference), 4)
     p, q = (np.asarray(scoring.log_probability(each, listed)) for each in (true, made.run.reference))
     np.testing.assert_allclose(close, np.sum(np.exp(p) * (p - q)), rtol=1e-9)
-    monkeypatch.setattr(references, "_program", lambda _: None)  # must not be called again
+    monkeypatch.setattr(pretrained_references, "_program", lambda _: None)  # must not be called again
     fitted = pretraining.Fitted(made.run.reference, jnp.zeros(()), jnp.zeros(()))
     monkeypatch.setattr(jax, "eval_shape", lambda *_: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), fitted))
-    again = references.attach(built(tmp_path, policy, penalty={"beta": 0.7}, seed=3), WHOLE)
+    again = pretrained_references.attach(built(tmp_path, policy, penalty={"beta": 0.7}, seed=3), WHOLE)
     for a, b in zip(jax.tree.leaves(made.run.reference), jax.tree.leaves(again.run.reference), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_what_a_reference_depends_on_is_in_its_hash(tmp_path):
     hashes = [
-        references.attach(made, WHOLE).card.facts["reference_hash"]
+        pretrained_references.attach(made, WHOLE).card.facts["reference_hash"]
         for made in (
             built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}),
             built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2, "seed": 1}),
@@ -67,12 +69,12 @@ def test_what_a_reference_depends_on_is_in_its_hash(tmp_path):
 
 
 def test_a_damaged_reference_in_the_store_is_trained_anew(tmp_path):
-    made = references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), WHOLE)
+    made = pretrained_references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), WHOLE)
     path = tmp_path / "references" / f"{made.card.facts['reference_hash']}.npz"
     whole = path.read_bytes()
-    leaves = sealed.arrays(whole[sealed.SIZE :])
+    leaves = checked_files.arrays(whole[checked_files.SIZE :])
     for altered in (leaves[:-1], [*leaves, leaves[0]], [leaves[0][:, :1], *leaves[1:]], [leaves[0].astype(int), *leaves[1:]]):
-        sealed.write(path, sealed.packed(altered), WHOLE)
+        checked_files.write(path, checked_files.packed(altered), WHOLE)
         assert path.read_bytes() != whole
         attach_anew(tmp_path)
         assert path.read_bytes() == whole
@@ -84,7 +86,9 @@ def test_a_damaged_reference_in_the_store_is_trained_anew(tmp_path):
 def attach_anew(tmp_path) -> None:
     """Attach a reference, whose entry in the store is damaged; that is said."""
     said: list[str] = []
-    references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), sealed.Faults(said.append))
+    pretrained_references.attach(
+        built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), checked_files.Faults(said.append)
+    )
     assert len(said) == 1
 
 
@@ -130,7 +134,7 @@ def test_a_text_is_learned_from_its_own_words(tmp_path):
     batch = pretraining.windows(corpus, made.run.task)
     ends = {end for _, end in sequences(made.run.task.automaton)}
     assert set(np.asarray(batch.states)[:, -1].tolist()) <= ends
-    assert references.attach(made, WHOLE).card.facts["reference_kl"] < 0.2
+    assert pretrained_references.attach(made, WHOLE).card.facts["reference_kl"] < 0.2
 
 
 def test_a_family_without_a_uniform_start_cannot_be_pretrained(tmp_path):
@@ -159,7 +163,7 @@ def test_a_sampled_run_says_so_and_gives_its_errors(command, tmp_path):
     header = (tmp_path / "run" / "outcomes.csv").read_text().splitlines()[0]
     assert header == "outcome,reward,reference,policy,optimum,policy_stderr"
     assert len((tmp_path / "run" / "samples.txt").read_text().split("\n\n")) == 8
-    policy = records.load_policy(tmp_path / "run")
+    policy = checkpoint.load_policy(tmp_path / "run")
     assert policy.recurrent.shape == (8, 24)
 
 

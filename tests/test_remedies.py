@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from jax.nn import log_softmax
 
-from rlkl import exact, policies, records, settings
+from rlkl import exact, policies, settings
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.penalties import options
 from rlkl.policies import Fixed, base
 from rlkl.rollouts import batch, scoring
+from rlkl.runs.folder import artifacts, files
 from rlkl.training import blocks, loop, spec
 from tests.conftest import random_rows
 
@@ -37,7 +38,7 @@ def recorded(folder: Path, *overrides: str):
     """A run trained and written to a folder: its summary, and itself."""
     made = built(*overrides)
     trained = blocks.train([made.run])[0]
-    records.fill(folder, records.files(made, trained, 0.0))
+    files.fill(folder, artifacts.files(made, trained, 0.0))
     return json.loads((folder / "summary.json").read_text()), trained
 
 

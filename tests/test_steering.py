@@ -6,7 +6,9 @@ import pytest
 
 from experiments import build
 from experiments.steering import figure
-from rlkl import cli, plots, results, tasks
+from rlkl import cli, tasks
+from rlkl.reports import plots
+from rlkl.runs.load import load
 
 COMMITTED = build.HERE / "steering" / "figure.csv"
 
@@ -70,7 +72,7 @@ def test_the_table_of_short_runs(tmp_path, monkeypatch):
     common = ["-m", "task=bandit/zipf", "algorithm=rloo", "penalty.target_kl=0.5", "steps=20", "log_every=1", "tracking=none"]
     steered = "penalty.controller=adaptive,lagrangian"
     assert cli.main([*common, steered, f"hydra.sweep.dir={tmp_path / 'runs'}"]) == 0
-    rows = figure.table(results.load(tmp_path / "runs"))
+    rows = figure.table(load(tmp_path / "runs"))
     assert list(rows.groupby("controller", sort=False).size().items()) == [("adaptive", 21), ("lagrangian", 21), ("exact", 1)]
     assert set(rows["target"]) == {0.5}
     ended = figure.late(rows).reset_index()

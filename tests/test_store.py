@@ -12,22 +12,23 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import records, sealed, store
 from rlkl.config import machine
 from rlkl.config.build import Built, build
+from rlkl.runs.folder import summary
+from rlkl.runs.store import checked_files, run_store
 from rlkl.training import blocks
 
 SUMMARY = {
-    **dict.fromkeys(records.ESTIMATES, 0.5), "kl_ref_pi": "inf", "divergence_value": None, "schema_version": 1, "steps": 4,
+    **dict.fromkeys(summary.ESTIMATES, 0.5), "kl_ref_pi": "inf", "divergence_value": None, "schema_version": 1, "steps": 4,
     "seconds": 0.1, "exact": True, "restricted": False, "diverged_at": None,
     **dict.fromkeys(("divergence", "formula", "dtype", "init", "task", "policy", "algorithm"), "x"),
 }  # fmt: skip
-ENTRY = store.Entry(
+ENTRY = run_store.Entry(
     {"history.csv": b"step\n0\n" * 50, "checkpoint.npz": bytes(range(256)), "summary.json": json.dumps(SUMMARY).encode()},
     {"reward": 1.0},
 )
 NAMES = tuple(ENTRY.files)
-WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
+WHOLE = checked_files.Faults(pytest.fail)  # nothing is wrong with the store
 
 
 def built(**plain) -> Built:
@@ -35,14 +36,14 @@ def built(**plain) -> Built:
 
 
 def put(root, entry=ENTRY):
-    store.put(root, "k", entry, WHOLE)
+    run_store.put(root, "k", entry, WHOLE)
     return root / "runs" / "k.zip"
 
 
-def read(root) -> tuple[store.Entry | None, list[str]]:
+def read(root) -> tuple[run_store.Entry | None, list[str]]:
     """What the store has, and what it says of it."""
     said: list[str] = []
-    return store.read(root, "k", NAMES, sealed.Faults(said.append)), said
+    return run_store.read(root, "k", NAMES, checked_files.Faults(said.append)), said
 
 
 def packed(files: dict[str, bytes]) -> bytes:
@@ -56,13 +57,13 @@ def packed(files: dict[str, bytes]) -> bytes:
 def seal(file, content: bytes) -> None:
     """Write what someone who knows the checksum would write."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(sealed._checksum(file, content) + content)
+    file.write_bytes(checked_files._checksum(file, content) + content)
 
 
 def test_an_entry_is_read_back_as_it_was(tmp_path):
     put(tmp_path)
     assert read(tmp_path) == (ENTRY, [])
-    assert store.read(tmp_path, "other", NAMES, WHOLE) is None
+    assert run_store.read(tmp_path, "other", NAMES, WHOLE) is None
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["k.zip"]
 
 
@@ -88,11 +89,11 @@ def test_an_entry_with_any_byte_altered_is_missing(tmp_path):
 
 def test_an_entry_under_another_run_s_key_is_missing(tmp_path):
     shutil.copy(put(tmp_path), tmp_path / "runs" / "other.zip")
-    assert store.read(tmp_path, "other", NAMES, sealed.Faults(str)) is None
+    assert run_store.read(tmp_path, "other", NAMES, checked_files.Faults(str)) is None
 
 
 OPTIMUM = json.dumps(ENTRY.optimum).encode()
-MEMBERS = {store.OPTIMUM: OPTIMUM} | ENTRY.files
+MEMBERS = {run_store.OPTIMUM: OPTIMUM} | ENTRY.files
 
 
 def of_summary(**changed) -> bytes:
@@ -127,9 +128,9 @@ HOSTILE = {
     "a name that is none": of_summary(formula=None),
     "diverged at a word": of_summary(diverged_at="never"),
     "nested": packed(MEMBERS | {"summary.json": NESTED}),
-    "a nested optimum": packed(MEMBERS | {store.OPTIMUM: NESTED}),
-    "an optimum that is a list": packed(MEMBERS | {store.OPTIMUM: b"[]"}),
-    "an optimum of text": packed(MEMBERS | {store.OPTIMUM: b'{"reward": "1"}'}),
+    "a nested optimum": packed(MEMBERS | {run_store.OPTIMUM: NESTED}),
+    "an optimum that is a list": packed(MEMBERS | {run_store.OPTIMUM: b"[]"}),
+    "an optimum of text": packed(MEMBERS | {run_store.OPTIMUM: b'{"reward": "1"}'}),
     "no text": packed(MEMBERS | {"summary.json": b"\xff\xfe"}),
 }
 
@@ -155,7 +156,7 @@ def test_a_name_that_comes_twice_makes_an_entry_missing(tmp_path):
 
 
 def test_what_unpacks_to_more_than_the_limit_is_missing_and_is_never_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(sealed, "LARGEST", 10_000)
+    monkeypatch.setattr(checked_files, "LARGEST", 10_000)
     bomb = packed(MEMBERS | {"history.csv": bytes(20_000)})
     assert len(bomb) < 2_000
     seal(tmp_path / "runs" / "k.zip", bomb)
@@ -164,7 +165,9 @@ def test_what_unpacks_to_more_than_the_limit_is_missing_and_is_never_unpacked(tm
     (tmp_path / "runs" / "k.zip").write_bytes(bytes(10_001))
     assert "too large" in read(tmp_path)[1][0]
     said: list[str] = []
-    store.put(tmp_path, "k", ENTRY._replace(files=ENTRY.files | {"history.csv": bytes(20_000)}), sealed.Faults(said.append))
+    run_store.put(
+        tmp_path, "k", ENTRY._replace(files=ENTRY.files | {"history.csv": bytes(20_000)}), checked_files.Faults(said.append)
+    )
     assert "it is too large" in said[0]
 
 
@@ -183,11 +186,11 @@ def test_what_cannot_be_kept_is_said_once_and_counted(tmp_path):
     (tmp_path / "runs" / "k.zip").mkdir(parents=True)
     (tmp_path / "unfinished").write_text("")
     said: list[str] = []
-    faults = sealed.Faults(said.append)
+    faults = checked_files.Faults(said.append)
     for _ in range(3):
-        store.put(tmp_path, "k", ENTRY, faults)
-        store.put_chunk(tmp_path, "k", [], faults)
-        assert store.read(tmp_path, "k", NAMES, faults) is None
+        run_store.put(tmp_path, "k", ENTRY, faults)
+        run_store.put_chunk(tmp_path, "k", [], faults)
+        assert run_store.read(tmp_path, "k", NAMES, faults) is None
     assert [line.split(" (")[0].split("/")[-1] for line in said] == ["k.zip cannot be written", "k.zip is damaged"]
     faults.close()
     assert said[2:] == ["1 more of the store's entries could not be written"]
@@ -196,14 +199,14 @@ def test_what_cannot_be_kept_is_said_once_and_counted(tmp_path):
 
 def test_a_chunk_is_read_back_and_goes_when_its_run_is_finished(tmp_path, chunk):
     run, leaves = chunk
-    store.put_chunk(tmp_path, "k", leaves, WHOLE)
-    found = store.read_chunk(tmp_path, "k", run, WHOLE)
+    run_store.put_chunk(tmp_path, "k", leaves, WHOLE)
+    found = run_store.read_chunk(tmp_path, "k", run, WHOLE)
     assert found is not None
     for a, b in zip(leaves, found, strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
     file = tmp_path / "unfinished" / "k.npz"
     file.write_bytes(file.read_bytes()[:-40])
-    assert store.read_chunk(tmp_path, "k", run, sealed.Faults(str)) is None
+    assert run_store.read_chunk(tmp_path, "k", run, checked_files.Faults(str)) is None
     put(tmp_path)
     assert not file.exists()
 
@@ -229,7 +232,7 @@ def test_what_a_chunk_holds_is_known_from_its_run(tmp_path, plain):
     run, leaves = half_way(**plain)
     like = blocks.like_kept(run, int(leaves[0]))
     assert like is not None
-    sealed.check(leaves, like)
+    checked_files.check(leaves, like)
 
 
 def at_step(step):
@@ -251,9 +254,9 @@ def at_step(step):
 )  # fmt: skip
 def test_a_chunk_of_other_arrays_or_another_step_is_missing(tmp_path, altered, chunk):
     run, leaves = chunk
-    seal(tmp_path / "unfinished" / "k.npz", sealed.packed(altered(leaves)))
+    seal(tmp_path / "unfinished" / "k.npz", checked_files.packed(altered(leaves)))
     said: list[str] = []
-    assert store.read_chunk(tmp_path, "k", run, sealed.Faults(said.append)) is None
+    assert run_store.read_chunk(tmp_path, "k", run, checked_files.Faults(said.append)) is None
     assert len(said) == 1
 
 
@@ -272,7 +275,7 @@ def npy(header: str) -> bytes:
 def test_a_chunk_of_no_arrays_is_missing(tmp_path, member, chunk):
     run, _ = chunk
     seal(tmp_path / "unfinished" / "k.npz", packed({"leaf_0.npy": member}))
-    assert store.read_chunk(tmp_path, "k", run, sealed.Faults(str)) is None
+    assert run_store.read_chunk(tmp_path, "k", run, checked_files.Faults(str)) is None
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +306,7 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         file = tmp_path / folder / "text.txt"
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-        return store.key(built(task={"name": "bandit/words", "path": str(file)}))
+        return run_store.key(built(task={"name": "bandit/words", "path": str(file)}))
 
     base = built()
     same = [
@@ -313,40 +316,40 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         built(task={"name": "bandit/random", "export": str(tmp_path / "task.json")}),
         build(base.resolved),
     ]
-    assert {store.key(each) for each in same} == {store.key(base)}
+    assert {run_store.key(each) for each in same} == {run_store.key(base)}
     other = [built(seed=1), built(penalty={"beta": 0.2}), built(steps=11), built(task={"name": "bandit/random", "seed": 1})]
-    assert len({store.key(each) for each in [base, *other]}) == 5
+    assert len({run_store.key(each) for each in [base, *other]}) == 5
     assert words("a", "a rose is a rose") == words("b", "a rose is a rose") != words("a", "a rose is a nose")
     plugin = tmp_path / "p.py"
     keys = set()
     for line in ("", "# another"):
         plugin.write_text(line)
-        keys.add(store.key(built(plugins=[str(plugin)])))
+        keys.add(run_store.key(built(plugins=[str(plugin)])))
     assert len(keys) == 2
     leaves, structure = jax.tree.flatten(base.card.task)
     for i, leaf in enumerate(leaves):
         changed = jax.tree.unflatten(structure, [*leaves[:i], np.asarray(leaf) + 1.0, *leaves[i + 1 :]])
-        assert store.key(base._replace(card=dataclasses.replace(base.card, task=changed))) != store.key(base)
-    before = store.key(base)
-    monkeypatch.setattr("rlkl.fingerprint._program", lambda: b"another source")
-    assert store.key(base) != before
+        assert run_store.key(base._replace(card=dataclasses.replace(base.card, task=changed))) != run_store.key(base)
+    before = run_store.key(base)
+    monkeypatch.setattr("rlkl.runs.store.fingerprint._program", lambda: b"another source")
+    assert run_store.key(base) != before
 
 
 def test_the_key_holds_what_numbers_depend_on_of_the_machine(monkeypatch):
     run, flags = built(), os.environ.get("XLA_FLAGS", "")
-    before = store.key(run)
+    before = run_store.key(run)
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --{machine.FLAG}=7 ")
-    assert store.key(run) == before
+    assert run_store.key(run) == before
     keys = {before}
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
-    keys.add(store.key(run))
+    keys.add(run_store.key(run))
     monkeypatch.setenv("XLA_FLAGS", flags)
     jax.config.update("jax_random_seed_offset", 5)
     try:
-        keys.add(store.key(run))
+        keys.add(run_store.key(run))
     finally:
         jax.config.update("jax_random_seed_offset", 0)
     monkeypatch.setattr(machine, "_instructions", lambda: ["another"])
-    keys.add(store.key(run))
+    keys.add(run_store.key(run))
     assert len(keys) == 4
     assert set(machine.SETTINGS) <= set(jax.config.values)

@@ -7,26 +7,30 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import records, report, runs, sealed, store, sweeps
+from rlkl import sweeps
 from rlkl.config.build import build
+from rlkl.reports import console
+from rlkl.runs import execute
+from rlkl.runs.folder import artifacts
+from rlkl.runs.store import checked_files, run_store
 from rlkl.training import blocks
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
 TASK = {"name": "bandit/random", "size": 3}
-WHOLE = sealed.Faults(pytest.fail)  # nothing is wrong with the store
+WHOLE = checked_files.Faults(pytest.fail)  # nothing is wrong with the store
 
 
 def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
     made = build({"task": TASK, **PLAIN, "penalty": {"beta": beta}, "seed": seed, **plain})
-    return sweeps.Job(store.key(made), made)
+    return sweeps.Job(run_store.key(made), made)
 
 
-def stored(root, key) -> store.Entry | None:
+def stored(root, key) -> run_store.Entry | None:
     """What the store has of a job."""
-    return store.read(root, key, records.names(job(0).built), WHOLE)
+    return run_store.read(root, key, artifacts.names(job(0).built), WHOLE)
 
 
-def finished(jobs, root, **options) -> dict[str, store.Entry]:
+def finished(jobs, root, **options) -> dict[str, run_store.Entry]:
     found = {}
     for group in sweeps.groups(jobs):
         for entries in sweeps.train(group, root, lambda told: None, WHOLE, **options):
@@ -34,7 +38,7 @@ def finished(jobs, root, **options) -> dict[str, store.Entry]:
     return found
 
 
-def files(entry: store.Entry) -> dict[str, bytes]:
+def files(entry: run_store.Entry) -> dict[str, bytes]:
     """What is the same to the last bit: all but the summary's seconds."""
     return {name: content for name, content in entry.files.items() if name != "summary.json"}
 
@@ -54,7 +58,7 @@ def test_jobs_are_grouped_by_what_is_compiled():
 def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_path, plain):
     """Kept after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
     members = [job(seed, algorithm=plain.get("algorithm", {})) for seed in range(5)]
-    whole = [files(runs.entry(each.built, one, 0.0)) for each, one in zip(
+    whole = [files(execute.entry(each.built, one, 0.0)) for each, one in zip(
         members, blocks.train([each.built.run for each in members]), strict=True)]  # fmt: skip
     kept: list[list] = []
     blocks.train_block([each.built.run for each in members], on_chunk=lambda at: kept.append([at.of(i) for i in range(5)]))
@@ -62,7 +66,7 @@ def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_pa
     for number, arrays in enumerate(kept):
         root = tmp_path / str(number)
         for i in (3, 1, 4):
-            store.put_chunk(root, members[i].key, arrays[i], WHOLE)
+            run_store.put_chunk(root, members[i].key, arrays[i], WHOLE)
         there = finished([members[4], job(9, algorithm=plain.get("algorithm", {})), members[0], members[3]], root)
         for i in (0, 3, 4):
             assert files(there[members[i].key]) == whole[i], (number, i)
@@ -72,7 +76,7 @@ def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_pa
 def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     jobs = [job(seed) for seed in range(40)]
     whole = finished(jobs, tmp_path / "whole")
-    monkeypatch.setattr(runs, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(execute, "KEEP_EVERY", 0.0)
     going = sweeps.train(jobs, tmp_path / "cut", lambda told: None, WHOLE)
     next(going)
     going.close()
@@ -114,8 +118,8 @@ def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(report, "EVERY", 0.0)
-    with report.sweep_progress(2, 100, {"key": "3"}) as tell:
+    monkeypatch.setattr(console, "EVERY", 0.0)
+    with console.sweep_progress(2, 100, {"key": "3"}) as tell:
         tell(sweeps.Told(steps=10))
         tell(sweeps.Told(steps=40, finished=1, diverged=(("key", 7),)))
         tell(sweeps.Told(steps=50, finished=1))

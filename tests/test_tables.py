@@ -12,11 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rlkl
-from rlkl import cli, records, report, tables
+from rlkl import cli
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
+from rlkl.reports import console
+from rlkl.runs.folder import artifacts, csv_text, files
 from rlkl.training import blocks
 
 HOSTILE = [
@@ -44,8 +46,8 @@ def read_by_python(text: str) -> list[list[str]]:
 def test_every_table_reads_back_to_what_was_written(names, cells, note):
     rows = [[name, *cells] for name in names]
     columns = [f"{i}" if i else "" for i in range(len(cells) + 1)]
-    text = tables.dumps(columns, rows, "a note, with a comma" if note else "")
-    read = tables.loads(text)
+    text = csv_text.dumps(columns, rows, "a note, with a comma" if note else "")
+    read = csv_text.loads(text)
     assert list(read) == columns
     assert read[""] == names
     for column, cell in zip(columns[1:], cells, strict=True):
@@ -54,7 +56,7 @@ def test_every_table_reads_back_to_what_was_written(names, cells, note):
         elif cell is None or math.isnan(cell):
             assert set(read[column]) == {None}
         else:
-            assert set(tables.numbers(read[column])) == {cell}
+            assert set(csv_text.numbers(read[column])) == {cell}
     by_python = read_by_python(text)[1 : len(rows) + 1]
     assert [row[0] for row in by_python] == names
 
@@ -65,7 +67,7 @@ DAMAGED = ["", "a,b", "a,b\n1,2\n3\n", "a,b\n1,2\n3,", 'a,b\n"1,2\n', 'a,b\n1"2,
 @pytest.mark.parametrize("text", DAMAGED)
 def test_a_table_that_is_not_whole_is_refused(text):
     with pytest.raises(ValueError):
-        tables.loads(text)
+        csv_text.loads(text)
 
 
 def test_whatever_an_outcome_is_named_its_row_is_loaded(tmp_path):
@@ -73,7 +75,7 @@ def test_whatever_an_outcome_is_named_its_row_is_loaded(tmp_path):
     names = [name for name in HOSTILE if name]
     options = {"reward": np.arange(len(names)).tolist(), "reference": [1 / len(names)] * len(names), "names": names}
     built = build(compose(["task=bandit/random", "steps=2"]) | {"task": {"name": "bandit/custom"} | options})
-    records.fill(tmp_path, records.files(built, blocks.train([built.run])[0], 0.0))
+    files.fill(tmp_path, artifacts.files(built, blocks.train([built.run])[0], 0.0))
     runs = rlkl.load(tmp_path)
     assert runs.outcomes["outcome"].tolist() == names
     assert runs.outcomes["reward"].tolist() == options["reward"]
@@ -83,7 +85,7 @@ def test_whatever_an_outcome_is_named_its_row_is_loaded(tmp_path):
 
 
 def test_an_outcome_named_like_the_note_is_told_from_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MOST_OUTCOMES", 2)
+    monkeypatch.setattr(artifacts, "MOST_OUTCOMES", 2)
     named = [*C3, 'task.names=["# the 1 least likely of 3 outcomes are left out","#b",c]', f"hydra.run.dir={tmp_path}"]
     assert cli.main([*named, "store=" + str(tmp_path / "store")]) == 0
     assert (tmp_path / "outcomes.csv").read_text().splitlines()[-1] == "# the 1 least likely of 3 outcomes are left out"
@@ -101,12 +103,12 @@ def test_results_csv_and_load_keep_what_overrides_said(tmp_path):
     root = tmp_path / "sweep"
     swept = ['task.names=["#a","",inf],["nan","b,c","007"]', "tracking.entity=", f"hydra.sweep.dir={root}"]
     assert cli.main(["-m", *C3, *swept, "store=" + str(tmp_path / "store")]) == 0
-    table, loaded = tables.loads((root / "results.csv").read_bytes().decode()), rlkl.load(root)
+    table, loaded = csv_text.loads((root / "results.csv").read_bytes().decode()), rlkl.load(root)
     for key, said in (("task.names", ['["#a","",inf]', '["nan","b,c","007"]']), ("tracking.entity", ["", ""])):
         assert table[f"override.{key}"] == loaded.summary[f"override.{key}"].tolist() == said
     assert table["diverged_at"] == [None, None]
     assert loaded.outcomes["outcome"].tolist() == ["#a", "", "inf", "nan", "b,c", "007"]
-    assert loaded.summary["objective"].tolist() == tables.numbers(table["objective"])
+    assert loaded.summary["objective"].tolist() == csv_text.numbers(table["objective"])
 
 
 def test_an_override_that_interpolates_is_loaded_as_it_was_typed(tmp_path):
@@ -117,8 +119,8 @@ def test_an_override_that_interpolates_is_loaded_as_it_was_typed(tmp_path):
 def test_loaded_floats_are_those_that_were_written():
     draw = np.random.default_rng(0)
     values = draw.normal(size=500) * 10.0 ** draw.integers(-300, 300, 500)
-    text = tables.dumps(["x"], ([x] for x in values))
-    assert tables.numbers(tables.loads(text)["x"]) == values.tolist()
+    text = csv_text.dumps(["x"], ([x] for x in values))
+    assert csv_text.numbers(csv_text.loads(text)["x"]) == values.tolist()
 
 
 def test_a_summary_s_infinities_are_numbers_and_its_names_are_not(tmp_path):
@@ -152,5 +154,5 @@ def test_a_quantity_that_is_never_negative_is_cleared_of_rounding():
 @pytest.mark.parametrize("value", [-0.0, -1e-17, -4e-6])
 def test_no_number_is_shown_as_minus_zero(value):
     columns = {key: [value] for key in ("step", "reward", "objective", "kl_pi_ref", "kl_ref_pi", "entropy")}
-    assert not re.search(r"-0\.0+(?![0-9])", report.line(columns | {"regret": [-0.0]}))
-    assert not re.search(r"-0\.0+(?![0-9])", report.number(value))
+    assert not re.search(r"-0\.0+(?![0-9])", console.line(columns | {"regret": [-0.0]}))
+    assert not re.search(r"-0\.0+(?![0-9])", console.number(value))

@@ -12,9 +12,12 @@ import pytest
 from rich.table import Table
 
 import rlkl
-from rlkl import cli, errors, plots, report, texts
+from rlkl import cli, errors
 from rlkl.config.build import build
 from rlkl.config.compose import compose
+from rlkl.reports import plots
+from rlkl.reports.console import PLAIN, Plain
+from rlkl.runs.folder import samples
 from tests.test_tables import C3, HOSTILE
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -31,7 +34,7 @@ def test_what_does_not_print_is_escaped_and_the_rest_is_as_it_was(name):
 def shown_by(encoding: str, *things) -> str:
     """What the console of this encoding writes to a terminal."""
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = report.Plain(**report.PLAIN, file=out, width=200, force_terminal=True, color_system=None)
+    console = Plain(**PLAIN, file=out, width=200, force_terminal=True, color_system=None)
     for thing in things:
         console.print(thing)
     out.flush()
@@ -108,9 +111,9 @@ def test_an_error_shows_control_characters_and_does_not_send_them(capsys):
 def test_a_sequence_is_one_line_of_samples_txt():
     built = build(compose(["task=sequence/motif"]))
     built = built._replace(card=dataclasses.replace(built.card, tokens=("a\nb", "\u2028", "c"), joiner=""))
-    written = texts.side_by_side(built, {"policy": [np.arange(3)] * texts.SHOWN})
+    written = samples.side_by_side(built, {"policy": [np.arange(3)] * samples.SHOWN})
     assert written.splitlines()[0] == r"policy    a\nb\u2028c"
-    assert len(written.splitlines()) == 2 * texts.SHOWN - 1
+    assert len(written.splitlines()) == 2 * samples.SHOWN - 1
 
 
 @pytest.mark.parametrize("count", [len(HOSTILE) - 1, 5])

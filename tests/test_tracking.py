@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from rlkl import tracking
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
+from rlkl.runs import tracking
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
 

@@ -5,7 +5,9 @@ import pytest
 
 from experiments import build
 from experiments.typicality import figure
-from rlkl import cli, plots, results
+from rlkl import cli
+from rlkl.reports import plots
+from rlkl.runs.load import load
 
 COMMITTED = build.HERE / "typicality" / "figure.csv"
 
@@ -55,7 +57,7 @@ def test_the_table_of_short_runs(tmp_path, monkeypatch):
     common = ["-m", "task.pairs=null", "task.typicality=0.5", "penalty.beta=0.4", "steps=2", "tracking=none"]
     for task in ("words", "grammar"):
         assert cli.main([*common, f"task=preference/{task}", f"hydra.sweep.dir={tmp_path / 'runs' / task}"]) == 0
-    rows = figure.table(results.load(tmp_path / "runs"))
+    rows = figure.table(load(tmp_path / "runs"))
     assert rows["series"].value_counts().to_dict() == {"recovered": 4, "policy": 2, "reference": 2}
     policy = rows[rows["series"] == "policy"]
     assert (policy["optimum_spread"] <= 1e-9).all()

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import build
 from experiments.where_diversity_goes import figure, measured, numbers, places, shares
-from rlkl import plots
+from rlkl.reports import plots
 
 COMMITTED = build.HERE / "where_diversity_goes" / "figure.csv"
 

@@ -10,12 +10,14 @@ import pytest
 
 from experiments import build
 from experiments.wrong_gradient import figure, fixed_points, measured, targets
-from rlkl import cli, plots, results
+from rlkl import cli
 from rlkl.config import build as config_build
 from rlkl.penalties import options
 from rlkl.policies.tabular import Tabular
+from rlkl.reports import plots
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
+from rlkl.runs.load import load
 from rlkl.training import loop
 
 HOME = build.HERE / "wrong_gradient"
@@ -212,7 +214,7 @@ def test_the_table_of_short_runs(tmp_path, monkeypatch):
         (["penalty=none"], ["penalty.beta=0.5", "penalty.estimator=k1", "penalty.placement=reward"])
     ):
         assert cli.main(["-m", *bandit, *chosen, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'runs' / str(number)}"]) == 0
-    runs = results.load(tmp_path / "runs")
+    runs = load(tmp_path / "runs")
     rows = figure.table(runs)
     assert list(rows["series"]) == ["reference", "descended", "trained", "trained", "descended", "trained", "trained"]
     odds = 0.25 * np.e**2

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import plots
+from rlkl.reports import plots
 
 P, GENERIC = 0.4, 0.9  # one coin, and a coin that is not its mirror image
 BELIEFS = (0.4, 0.6)  # of two observers, that there is life on Mars

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from experiments import optima
 from experiments.build import Claim, at_least, at_most
-from rlkl import exact, plots, tasks
+from rlkl import exact, tasks
 from rlkl.exact import best_of_n
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 
 ARMS, DRAWS = 100_000, (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024)

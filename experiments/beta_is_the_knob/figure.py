@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import points
-from rlkl import divergences, plots, tasks
+from rlkl import divergences, tasks
 from rlkl.exact import matching
+from rlkl.reports import plots
 from rlkl.tasks.bandits import bandit
 
 BETA_STAR = (1.0 - 0.75) / (5.95 - 4.05)

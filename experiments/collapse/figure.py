@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from experiments.collapse.measured import DIRECTIONS, table
 from experiments.collapse.verdicts import claims
-from rlkl import divergences, plots
+from rlkl import divergences
+from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table", "text"]
 

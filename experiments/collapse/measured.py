@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from rlkl.results import Runs
+from rlkl.runs.load import Runs
 
 TASKS = ("topic", "ending")
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")

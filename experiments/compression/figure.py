@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.compression.measured import BLOCKS, ORDER, SIZES, table
-from rlkl import plots
+from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]
 

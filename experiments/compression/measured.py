@@ -9,12 +9,13 @@ import pandas as pd
 from experiments import series
 from experiments.compression import coders
 from experiments.series import Row, points
-from rlkl import exact, records, tasks
+from rlkl import exact, tasks
 from rlkl.evaluation import diversity
 from rlkl.policies import Fixed, Policy
-from rlkl.results import Runs
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 from rlkl.tasks import text
 from rlkl.tasks.words import read_text
@@ -93,7 +94,7 @@ def _policies(runs: Runs) -> list[Row]:
     automaton, log_reference = _grammar()
     reference = Fixed(log_reference, automaton.horizon)
     for _, graded in runs.summary.iterrows():
-        policy = records.load_policy(runs.root / graded["run"])
+        policy = checkpoint.load_policy(runs.root / graded["run"])
         assert isinstance(policy, Policy)
         batch = _sentences(automaton, policy, SENTENCES, 2)
         sent = [_sent(automaton, batch, np.asarray(by.table())) / SENTENCES for by in (reference, policy)]

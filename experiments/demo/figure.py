@@ -12,9 +12,10 @@ from rich.table import Table
 
 from experiments import optima
 from experiments.build import Claim, at_most
-from rlkl import divergences, plots, tasks
-from rlkl.report import number
-from rlkl.results import Runs
+from rlkl import divergences, tasks
+from rlkl.reports import plots
+from rlkl.reports.console import number
+from rlkl.runs.load import Runs
 
 TASKS: dict[str, dict[str, Any]] = {"bandit/bimodal": {"gap": 1.0}, "bandit/words": {"reward": "length"}}
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")

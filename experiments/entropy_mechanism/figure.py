@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from experiments.build import Claim, at_least, at_most, near
 from experiments.entropy_mechanism import steps
-from rlkl import plots
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 NAMES = {"gradient": "policy gradient, Cov(log pi, pi A)", "natural": "natural gradient, Cov(log pi, A)"}
 COLOURS = {"gradient": plots.BLUE, "natural": plots.ORANGE}

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import points
-from rlkl import divergences, plots
+from rlkl import divergences
+from rlkl.reports import plots
 from rlkl.tasks.bandits import bandit
 
 REWARD, REFERENCE = (1.0, 1.0, 0.6, 0.2), (0.36, 0.04, 0.3, 0.3)

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences
 from rlkl.divergences import Params
+from rlkl.reports import plots
 from rlkl.settings import numerics
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")

@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 
 from experiments.build import Claim, at_least, at_most, near
 from experiments.flat_reward import paths
-from rlkl import divergences, plots
-from rlkl.results import Runs
+from rlkl import divergences
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 COLUMNS = ["panel", *paths.COLUMNS, "algorithm", "batch_size", "rate", "seed", "lost"]
 COLOURS = {

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, exact, plots, tasks
+from rlkl import divergences, exact, tasks
 from rlkl.divergences import Params
 from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.base import normalise
+from rlkl.reports import plots
 from rlkl.settings import numerics
 
 TASKS = {"bandit/random": (plots.BLUE, "o"), "bandit/zipf": (plots.ORANGE, "v"), "sequence/motif": (plots.GREEN, "^"),

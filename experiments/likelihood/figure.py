@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, exact, plots, tasks
+from rlkl import divergences, exact, tasks
 from rlkl.divergences import Params
 from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
+from rlkl.reports import plots
 from rlkl.rollouts import sampling, scoring
 from rlkl.settings import numerics
 

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, plots
-from rlkl.results import Runs
+from rlkl import divergences
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 DIRECTIONS, VARIANTS = ("kl_pi_ref", "kl_ref_pi"), ("none", "1", "2")
 TITLES = {"none": "the reward itself", "1": "MARA, algorithm 1", "2": "MARA, algorithm 2"}

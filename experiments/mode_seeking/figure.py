@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from experiments import optima
 from experiments.build import Claim, at_least, at_most, near
-from rlkl import divergences, plots, tasks
-from rlkl.results import Runs
+from rlkl import divergences, tasks
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 BETA_STAR = (1.0 - 0.75) / (5.95 - 4.05)
 DIRECTIONS = ("kl_ref_pi", "kl_pi_ref")

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from experiments.build import Claim, at_least, at_most
 from experiments.over_optimisation import curves
-from rlkl import plots
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 METHODS = {"optimum": "RL: exact optima over beta", "best of n": "best of n"}
 LOOKS = {1_000: plots.VERMILION, 10_000: plots.BLUE}

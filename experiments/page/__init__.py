@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments import build
 from experiments.page import evidence, render
-from rlkl import records
+from rlkl.runs.folder import files
 
 
 def write(out: Path) -> list[str]:
@@ -13,5 +13,5 @@ def write(out: Path) -> list[str]:
     said = evidence.sayings(shown)
     complaints = [line for each in shown for line in each.complaints]
     complaints += [f"“{each.saying}” rests on {each.experiment}, {line}" for each in said for line in each.complaints]
-    records.write(out / "index.html", render.page(shown, said, complaints))
+    files.write(out / "index.html", render.page(shown, said, complaints))
     return complaints

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.quantization.measured import BITS, WAYS, table
-from rlkl import comparison, plots
+from rlkl import comparison
+from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]
 

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float
 
 from experiments import series
 from experiments.series import Row
-from rlkl import comparison, records, tasks
+from rlkl import comparison, tasks
 from rlkl.policies import AnyPolicy, Network
 from rlkl.policies.base import cast
-from rlkl.results import Runs
 from rlkl.rollouts import sampling
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 
 BITS = (16, 8, 6, 5, 4, 3, 2)
@@ -44,7 +45,7 @@ def table(runs: Runs) -> pd.DataFrame:
     rows: list[Row] = []
     with numerics.pinned():
         for _, graded in runs.summary.iterrows():
-            base = cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
+            base = cast(checkpoint.load_policy(runs.root / graded["run"]), jnp.float64)
             assert isinstance(base, Network)
             automaton = tasks.build("sequence/text", horizon=int(graded["override.task.horizon"])).task.automaton
             batch = sampling.draw(jax.random.key(0), automaton, base, SENTENCES)

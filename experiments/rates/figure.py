@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import points
-from rlkl import plots, records
 from rlkl.policies import Policy
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 
 RATE, BETAS = 0.4, (0.2, 0.5)
 LATE = 2_000  # from where on the plain gradient's rate is read
@@ -32,7 +33,7 @@ def table(runs: Runs) -> pd.DataFrame:
                 np.array([float(x) for x in graded[f"override.task.{key}"].strip("[]").split(",")])
                 for key in ("reward", "reference")
             )
-            policy = records.load_policy(runs.root / graded["run"])
+            policy = checkpoint.load_policy(runs.root / graded["run"])
             assert isinstance(policy, Policy)
             best = centred(np.log(reference) + reward / graded["beta"])
             apart = np.abs(centred(np.asarray(policy.table())[0, 0]) - best).max()

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots, tasks
+from rlkl import divergences, tasks
 from rlkl.exact import matching
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 KLS = ("kl_pi_ref", "kl_ref_pi")
 BETAS = np.geomspace(0.02, 20.0, 160)

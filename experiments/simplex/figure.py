@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences
 from rlkl.divergences import Params
+from rlkl.reports import plots
 from rlkl.settings import numerics
 from rlkl.tasks.bandits import bandit
 

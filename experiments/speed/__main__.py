@@ -15,9 +15,9 @@ from rich.table import Table
 
 from experiments.speed import work
 from experiments.speed.turns import IDLE, busy, finish, installed, rate
-from rlkl import report
 from rlkl.config import terminal
 from rlkl.config.machine import cores
+from rlkl.reports.console import console
 
 OUT = Path("paper") / "speed" / "speed.csv"
 
@@ -89,22 +89,20 @@ def main() -> None:
     chosen = parser.parse_args()
     here = {package: installed(chosen.peers_python, package) for package in ("torch", "trl")}
     for package in (package for package, there in here.items() if not there):
-        report.console.print(f"{package} is not installed, and is left out: pip install 'rlkl[bench]'", markup=False)
+        console.print(f"{package} is not installed, and is left out: pip install 'rlkl[bench]'", markup=False)
     contests = [contest for contest in CONTESTS if here[contest.package]]
     if not contests:
         return
     taken = busy()
     counts = (1, 2) if taken < IDLE and cores() > 1 else (1,)
-    report.console.print(
-        f"other processes take {taken:.0%} of {cores()} cores" + (": one thread alone" if counts == (1,) else "")
-    )
+    console.print(f"other processes take {taken:.0%} of {cores()} cores" + (": one thread alone" if counts == (1,) else ""))
     rows: list[dict] = []
     for _ in range(chosen.repeats):
         for threads in counts:
             rows += repeat(contests, chosen.peers_python, threads, chosen.seconds)
     table = summary(rows)
     finish(shown(table), table, OUT)
-    report.console.print(f"other processes take {busy():.0%} of the cores now")
+    console.print(f"other processes take {busy():.0%} of the cores now")
 
 
 if __name__ == "__main__":

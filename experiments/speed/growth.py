@@ -17,8 +17,9 @@ from rich.progress import track
 
 from experiments.speed import rlkl_peer
 from experiments.speed.bandit_peers import bandit, trainer
-from rlkl import plots, report
 from rlkl.config import machine, terminal
+from rlkl.reports import plots
+from rlkl.reports.console import console
 
 OUT = Path("paper") / "speed"
 STEPS, REPEATS = 1000, 3
@@ -50,7 +51,7 @@ def rows() -> pd.DataFrame:
     work = [("runs", n, lambda n=n: trainer(bandit(10), "rloo", n)) for n in RUNS]
     work += [("arms", n, lambda n=n: trainer(bandit(n), "rloo", 1)) for n in ARMS]
     work += [("tokens", n, lambda n=n: rlkl_peer.make("tabular", n)) for n in LENGTHS]
-    found = [(over, n, measured(make())) for over, n, make in track(work, console=report.console, description="growth")]
+    found = [(over, n, measured(make())) for over, n, make in track(work, console=console, description="growth")]
     return pd.DataFrame(found, columns=["over", "size", "seconds"])
 
 
@@ -83,8 +84,8 @@ def main() -> None:
     table.to_csv(OUT / "growth.csv", index=False, lineterminator="\n")
     plots.save(draw(table), OUT / "growth")
     for over, part in table.groupby("over", sort=False):
-        report.console.print(f"{over}: slope {slope(part):.2f} over the larger half", markup=False)
-    report.console.print(f"figure and rows in {OUT}", markup=False)
+        console.print(f"{over}: slope {slope(part):.2f} over the larger half", markup=False)
+    console.print(f"figure and rows in {OUT}", markup=False)
 
 
 if __name__ == "__main__":

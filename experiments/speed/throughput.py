@@ -13,9 +13,9 @@ import pandas as pd
 from rich.table import Table
 
 from experiments.speed.turns import busy, finish, installed, rate
-from rlkl import report
 from rlkl.config import terminal
 from rlkl.config.machine import cores
+from rlkl.reports.console import console
 
 OUT = Path("paper") / "speed" / "throughput.csv"
 
@@ -60,9 +60,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch = installed(chosen.peers_python, "torch")
     if not torch:
-        report.console.print("torch is not installed, and is left out: pip install 'rlkl[bench]'", markup=False)
+        console.print("torch is not installed, and is left out: pip install 'rlkl[bench]'", markup=False)
     peers = [peer for peer in PEERS if torch or peer.package != "torch"]
-    report.console.print(f"other processes take {busy():.0%} of {cores()} cores")
+    console.print(f"other processes take {busy():.0%} of {cores()} cores")
     rows = []
     for _ in range(chosen.repeats):
         for arms in ARMS:

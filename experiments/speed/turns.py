@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from rlkl import records, report
+from rlkl.reports.console import console, errors
+from rlkl.runs.folder import files
 
 ROOT = Path(__file__).parents[2]
 IDLE = 0.1  # share of the cores' time that others may take where two threads are to be measured
@@ -43,13 +44,13 @@ def rate(python: str, command: Iterable[str], threads: int, seconds: float) -> f
     line = [python, "-m", f"experiments.speed.{module}", *rest, "--threads", str(threads), "--seconds", str(seconds)]
     run = subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", errors="backslashreplace", check=False)
     if run.returncode:
-        report.errors.print(f"{' '.join(line)} failed: {(run.stderr.strip().splitlines() or [''])[-1]}", markup=False)
+        errors.print(f"{' '.join(line)} failed: {(run.stderr.strip().splitlines() or [''])[-1]}", markup=False)
         return float("nan")
     return json.loads(run.stdout.splitlines()[-1])["updates_per_second"]
 
 
 def finish(shown: Table, rows: pd.DataFrame, out: Path) -> None:
     """Show the table, and write its rows."""
-    report.console.print(shown)
-    records.write(out, rows.to_csv(index=False, lineterminator="\n"))
-    report.console.print(f"rows in {out}", markup=False)
+    console.print(shown)
+    files.write(out, rows.to_csv(index=False, lineterminator="\n"))
+    console.print(f"rows in {out}", markup=False)

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, plots, tasks
+from rlkl import divergences, tasks
 from rlkl.exact import matching
-from rlkl.results import Runs
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 
 TASKS, CONTROLLERS, TARGETS = ("bandit/zipf", "sequence/grammar"), ("adaptive", "lagrangian"), (0.1, 0.5, 1.0)
 SEEDS = 3

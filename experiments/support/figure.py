@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences
 from rlkl.divergences import Params
+from rlkl.reports import plots
 from rlkl.settings import numerics
 
 REFERENCE = np.array([0.4, 0.3, 0.2, 0.1])

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from experiments import optima, series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import points
-from rlkl import divergences, plots
-from rlkl.results import Runs
+from rlkl import divergences
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
 from rlkl.tasks.bandits import bandit
 
 BETA = 0.1

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.build import Claim, at_least, at_most
-from rlkl import divergences, plots, records, tasks
+from rlkl import divergences, tasks
 from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed
-from rlkl.results import Runs
+from rlkl.reports import plots
 from rlkl.rollouts import sampling, scoring
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 from rlkl.tasks import Task
 from rlkl.tasks.preferences import annotators
@@ -67,7 +69,10 @@ def spreads(runs: Runs, graded: pd.Series) -> dict[str, float]:
     with numerics.pinned():
         reference = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
         best = _solve(biased, kl, params, jnp.asarray(beta, jnp.float64), reference, True).log_pi
-        both = {"spread": records.load_policy(runs.root / graded["run"]), "optimum_spread": Fixed(best, task.automaton.horizon)}
+        both = {
+            "spread": checkpoint.load_policy(runs.root / graded["run"]),
+            "optimum_spread": Fixed(best, task.automaton.horizon),
+        }
         return {name: _spread(policy, reference, task, 1.0 + weight / beta, beta) for name, policy in both.items()}
 
 

@@ -15,7 +15,8 @@ from experiments.where_diversity_goes.measured import DIRECTIONS, table
 from experiments.where_diversity_goes.places import TASKS
 from experiments.where_diversity_goes.shares import STEPS, VIEWS
 from experiments.where_diversity_goes.verdicts import claims
-from rlkl import divergences, plots
+from rlkl import divergences
+from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table", "text"]
 

@@ -10,10 +10,10 @@ import pandas as pd
 
 from experiments.where_diversity_goes import numbers, places
 from experiments.where_diversity_goes.places import PAIRS, SEEDS, TYPICALITY, Place, Reward
-from rlkl import records
 from rlkl.policies import base
-from rlkl.results import Runs
 from rlkl.rollouts import scoring
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -93,7 +93,7 @@ def _trained(laid: dict[str, Place], graded: pd.Series, runs: Runs) -> Iterator[
     fitted = str(graded["task"]).startswith("preference")
     of = graded["gold_task"] if fitted else graded["task"]
     at = next(laid[name] for name, options in places.TASKS.items() if options["name"] == of)
-    policy = base.cast(records.load_policy(runs.root / graded["run"]), jnp.float64)
+    policy = base.cast(checkpoint.load_policy(runs.root / graded["run"]), jnp.float64)
     found = numbers.of(at, np.asarray(scoring.log_probability(policy, at.listed)))
     causes = dict.fromkeys(CAUSES, int(fitted)) | {"pairs": PAIRS if fitted else np.inf, "seed": graded["seed"]}
     for direction in DIRECTIONS if fitted else (graded["divergence"],):

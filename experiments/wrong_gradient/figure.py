@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 
 from experiments.wrong_gradient.measured import DIRECTIONS, TASKS, table
 from experiments.wrong_gradient.verdicts import claims, of_seeds
-from rlkl import audits, divergences, plots
+from rlkl import audits, divergences
+from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]
 

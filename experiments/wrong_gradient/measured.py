@@ -12,12 +12,13 @@ import pandas as pd
 import yaml
 
 from experiments.wrong_gradient import fixed_points, targets
-from rlkl import exact, records, settings
+from rlkl import exact, settings
 from rlkl.config.build import build
 from rlkl.penalties import expected_gradient
 from rlkl.policies import AnyPolicy, base
-from rlkl.results import Runs
 from rlkl.rollouts import batch, scoring
+from rlkl.runs.folder import checkpoint
+from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 from rlkl.training import loop, spec
 from rlkl.training.spec import Run
@@ -70,7 +71,7 @@ def table(runs: Runs) -> pd.DataFrame:
                 if not any(row["series"] == "reference" and place.items() <= row.items() for row in rows):
                     rows.append(place | {"series": "reference"} | _at(way, way.log_ref))
                 rows.append(about | {"series": "descended"} | _descended(way))
-            policy = base.cast(records.load_policy(folder), jnp.float64)
+            policy = base.cast(checkpoint.load_policy(folder), jnp.float64)
             rows.append(about | {"series": "trained", "seed": graded["seed"]} | _at(ways[key], _listed(run, policy)))
     return pd.DataFrame(rows, columns=COLUMNS)
 

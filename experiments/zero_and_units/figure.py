@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.series import Row, points
-from rlkl import divergences, plots
+from rlkl import divergences
+from rlkl.reports import plots
 from rlkl.settings import numerics
 
 PAIRS, ARMS = 400, (2, 3, 10, 100)

@@ -17,7 +17,7 @@ def fingerprint(*parts: Any) -> str:
 def _program() -> bytes:
     """A hash of what computes, as this process loaded it."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(path.read_bytes())
     for name in ("jax", "jaxlib", "numpy", "scipy", "optax", "equinox"):
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())

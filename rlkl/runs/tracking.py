@@ -16,6 +16,7 @@ from rlkl.errors import SettingsError
 if TYPE_CHECKING:
     from rlkl.config.build import Built
 
+
 ONLINE, OFFLINE = "wandb", "wandb_offline"
 MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}
 PATIENCE = 15.0  # seconds until a server counts as out of reach, unless WANDB_INIT_TIMEOUT says otherwise

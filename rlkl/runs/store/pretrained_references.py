@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlkl import sealed, settings
+from rlkl import settings
 from rlkl.config import machine
 from rlkl.config.build import Built
-from rlkl.fingerprint import fingerprint
-from rlkl.sealed import Faults
+from rlkl.runs.store import checked_files
+from rlkl.runs.store.checked_files import Faults
+from rlkl.runs.store.fingerprint import fingerprint
 from rlkl.training import blocks, pretraining, spec
 
 
@@ -36,10 +37,10 @@ def attach(built: Built, faults: Faults) -> Built:
     path = built.store / "references" / f"{key}.npz"
     fit = _program(blocks.static_part((built.run, text)))
     like = jax.eval_shape(fit, built.run, text)
-    found = sealed.read(path, lambda content: _read(content, like), faults)
+    found = checked_files.read(path, lambda content: _read(content, like), faults)
     if found is None:
         found = jax.tree.map(np.asarray, fit(built.run, text))
-        sealed.write(path, sealed.packed(jax.tree.leaves(found)), faults)
+        checked_files.write(path, checked_files.packed(jax.tree.leaves(found)), faults)
     facts: dict[str, Any] = {
         "reference": "pretrained",
         "reference_kl": float(found.kl),
@@ -71,6 +72,6 @@ def _content(built: Built, text) -> str:
 
 
 def _read(content: bytes, like: pretraining.Fitted) -> pretraining.Fitted:
-    leaves = sealed.arrays(content)
-    sealed.check(leaves, jax.tree.leaves(like))
+    leaves = checked_files.arrays(content)
+    checked_files.check(leaves, jax.tree.leaves(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import tables
 from rlkl.errors import SettingsError, damaged, directory
+from rlkl.runs.folder import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 NUMBERS = (
     "reward", "objective", "optimal_objective", "regret", "divergence_value", "kl_pi_ref", "kl_ref_pi", "kl_pi_optimum",
@@ -101,10 +102,10 @@ def frame(path: Path) -> "pd.DataFrame":
     def column(name: str, cells: list[str | None]) -> list:
         if name in TEXT:
             return cells
-        return [int(cell or "nan") for cell in cells] if name == "step" else tables.numbers(cells)
+        return [int(cell or "nan") for cell in cells] if name == "step" else csv_text.numbers(cells)
 
     try:
-        read = {name: column(name, cells) for name, cells in tables.loads(path.read_bytes().decode()).items()}
+        read = {name: column(name, cells) for name, cells in csv_text.loads(path.read_bytes().decode()).items()}
     except (OSError, ValueError) as error:
         raise damaged(path, error) from None
     return pd.DataFrame(read)

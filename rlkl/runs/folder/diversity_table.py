@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import texts
 from rlkl.config.build import Built
 from rlkl.evaluation import diversity
 from rlkl.evaluation.final import TOP, Detail
 from rlkl.evaluation.metrics import LAST_SAMPLES, unrounded
 from rlkl.policies import Policy
 from rlkl.rollouts import batch
+from rlkl.runs.folder import samples
 from rlkl.training.blocks import Trained
 
 WHO = ("reference", "policy", "optimum")
@@ -106,7 +106,7 @@ def _at_the_end(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[st
 def _corpus(built: Built, kept: list[np.ndarray]) -> dict[str, float]:
     """Of a fixed sample of texts: distinct-n and how far they compress."""
     named = {f"distinct_{n}": diversity.distinct(kept, n) for n in ORDERS}
-    text = "\n".join(texts.text(built, tokens) for tokens in kept)
+    text = "\n".join(samples.text(built, tokens) for tokens in kept)
     return named | {
         "compression_zlib": diversity.compression_ratio(text, "zlib"),
         "compression_lzma": diversity.compression_ratio(text, "lzma"),

@@ -6,21 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlkl import portrait, records, references, report, store, texts
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import DivergedError
 from rlkl.policies import AnyPolicy
-from rlkl.sealed import Faults
+from rlkl.runs.folder import artifacts, diversity_table, files, samples
+from rlkl.runs.folder import summary as folder_summary
+from rlkl.runs.store import pretrained_references, run_store
+from rlkl.runs.store.checked_files import Faults
+from rlkl.runs.store.run_store import Entry
+from rlkl.runs.tracking import Tracker, about
 from rlkl.settings import numerics
-from rlkl.store import Entry
-from rlkl.tracking import Tracker, about
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained
 from rlkl.training.loop import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 KEEP_EVERY = 2.0  # seconds between two chunks that are kept
 
@@ -45,44 +48,44 @@ def train(overrides: Sequence[str] = ()) -> Result:
     started = time.perf_counter()
     composed = compose(overrides)
     with numerics.pinned():
-        built = references.attach(build(composed), Faults(report.warn))
+        built = pretrained_references.attach(build(composed), Faults(warnings.warn))
         trained = blocks.train([built.run])[0]
         seconds = time.perf_counter() - started
-        written = texts.sequences(built, trained) if built.card.tokens else {}
-        graded = records.summary(built, trained, seconds, portrait.draw(built, trained, written))
+        written = samples.sequences(built, trained) if built.card.tokens else {}
+        graded = folder_summary.summary(built, trained, seconds, diversity_table.draw(built, trained, written))
     raise_if_diverged(graded)
-    doubt = report.doubt(graded)
+    doubt = folder_summary.doubt(graded)
     if doubt is not None:
         warnings.warn(doubt, stacklevel=2)
-    return Result(graded, pd.DataFrame(records.history(trained.rows)), trained.state.policy)
+    return Result(graded, pd.DataFrame(folder_summary.history(trained.rows)), trained.state.policy)
 
 
 def entry(built: Built, trained: Trained, seconds: float) -> Entry:
     """A trained run as it is kept."""
-    return Entry(records.files(built, trained, seconds), report.of_optimum(built, trained))
+    return Entry(artifacts.files(built, trained, seconds), folder_summary.of_optimum(built, trained))
 
 
 def finish(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tuple[Entry, bool]:
     """The run out of the store, else trained and put there; and whether it was there. `on_rows` hears what is trained, `faults`
     what is wrong with the store."""
     started = saved = time.perf_counter()
-    root, key, resume = built.store, store.key(built), built.execution.resume
-    found = store.read(root, key, records.names(built), faults) if resume else None
+    root, key, resume = built.store, run_store.key(built), built.execution.resume
+    found = run_store.read(root, key, artifacts.names(built), faults) if resume else None
     if found is not None:
         return found, True
-    built = references.attach(built, faults)
-    kept = store.read_chunk(root, key, built.run, faults) if resume else None
+    built = pretrained_references.attach(built, faults)
+    kept = run_store.read_chunk(root, key, built.run, faults) if resume else None
 
     def on_chunk(standing: blocks.Standing):
         nonlocal saved
         if time.perf_counter() - saved >= KEEP_EVERY:
-            store.put_chunk(root, key, standing.of(0), faults)
+            run_store.put_chunk(root, key, standing.of(0), faults)
             saved = time.perf_counter()
 
     tell = lambda _, rows: on_rows(rows) if rows.step.size else None  # noqa: E731
     trained = blocks.train_block([built.run], tell, on_chunk, None if kept is None else [kept])[0]
     made = entry(built, trained, time.perf_counter() - started)
-    store.put(root, key, made, faults)
+    run_store.put(root, key, made, faults)
     return made, False
 
 
@@ -111,13 +114,13 @@ def execute(
         live = True
         on_rows(rows)
         if tracker is not None:
-            tracker.log(records.history(rows))
+            tracker.log(folder_summary.history(rows))
 
     try:
         found, reused = finish(built, tell, faults)
-        records.fill(folder, found.files)
+        files.fill(folder, found.files)
         if tracker is not None and not live:
-            tracker.log(records.columns_of(found.files["history.csv"]))
+            tracker.log(files.columns_of(found.files["history.csv"]))
     finally:
         upload = tracker.finish(found.summary if found else None) if tracker is not None else None
     return Recorded(found, reused, upload)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from rlkl import records
+from rlkl.runs.folder import files as folder_files
 
 LARGEST = 2**30  # bytes in a file of the store, packed or unpacked
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +74,7 @@ def write(file: Path, content: bytes, faults: Faults) -> None:
     """Write a file, or tell `faults` why it cannot be written; raises `OSError` where the disk is full: the next could not be
     written either."""
     try:
-        records.write(file, _checksum(file, content) + content)
+        folder_files.write(file, _checksum(file, content) + content)
     except OSError as error:
         if error.errno in FULL:
             raise

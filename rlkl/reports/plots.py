@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from rlkl.errors import visible
-from rlkl.records import write
-from rlkl.results import Runs
+from rlkl.runs.folder.files import write
+from rlkl.runs.load import Runs
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -14,6 +14,7 @@ from rlkl.errors import SettingsError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
+
 RESAMPLES, LEVEL = 2000, 0.95
 MEASURES = ("regret", "reward", "kl_pi_ref", "entropy")
 

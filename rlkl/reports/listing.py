@@ -6,7 +6,7 @@ from rich.table import Table
 
 from rlkl import algorithms, divergences, policies, settings, tasks
 from rlkl.penalties import expected_gradient, options
-from rlkl.report import console
+from rlkl.reports.console import console
 
 PENALTIES = ("estimator=", "placement=", "level=", "gradient=", "and", "descends on a bandit", "descends on sequences")
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from rlkl.config import terminal
 from rlkl.errors import visible
-from rlkl.tracking import About, Tracker
+from rlkl.runs.tracking import About, Tracker
 
 
 class BackgroundTracker:

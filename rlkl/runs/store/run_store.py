@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlkl import records, sealed
 from rlkl.config import machine, plugins
 from rlkl.config.build import Built
-from rlkl.fingerprint import fingerprint
-from rlkl.sealed import DamagedError, Faults
+from rlkl.runs.folder.summary import is_summary
+from rlkl.runs.store import checked_files
+from rlkl.runs.store.checked_files import DamagedError, Faults
+from rlkl.runs.store.fingerprint import fingerprint
 from rlkl.training import blocks
 from rlkl.training.spec import Run
 
@@ -50,50 +51,50 @@ def key(built: Built) -> str:
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
     """The finished run of this key, whose files have these names (as `records.names`); None where it is missing or damaged."""
-    return sealed.read(_finished(root, named), lambda content: _entry(content, names), faults)
+    return checked_files.read(_finished(root, named), lambda content: _entry(content, names), faults)
 
 
 def put(root: Path, named: str, entry: Entry, faults: Faults) -> None:
     """Keep a finished run, and let go of its chunk."""
     file, out = _finished(root, named), io.BytesIO()
-    if sum(map(len, entry.files.values())) > sealed.LARGEST:
+    if sum(map(len, entry.files.values())) > checked_files.LARGEST:
         faults.unwritten(file, "it is too large")
         return
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in ({OPTIMUM: json.dumps(entry.optimum).encode()} | entry.files).items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=1)
-    sealed.write(file, out.getvalue(), faults)
+    checked_files.write(file, out.getvalue(), faults)
     with contextlib.suppress(OSError):
         _unfinished(root, named).unlink()
 
 
 def read_chunk(root: Path, named: str, run: Run, faults: Faults) -> list[np.ndarray] | None:
     """The arrays of an unfinished run, as `put_chunk` took them; None where they are missing or damaged."""
-    return sealed.read(_unfinished(root, named), lambda content: _chunk(content, run), faults)
+    return checked_files.read(_unfinished(root, named), lambda content: _chunk(content, run), faults)
 
 
 def put_chunk(root: Path, named: str, leaves: Sequence[np.ndarray], faults: Faults) -> None:
     """Keep where an unfinished run stands."""
-    sealed.write(_unfinished(root, named), sealed.packed(leaves), faults)
+    checked_files.write(_unfinished(root, named), checked_files.packed(leaves), faults)
 
 
 def _entry(content: bytes, names: Sequence[str]) -> Entry:
-    files = sealed.members(content, [OPTIMUM, *names])
+    files = checked_files.members(content, [OPTIMUM, *names])
     optimum = json.loads(files.pop(OPTIMUM))
     if not (isinstance(optimum, dict) and all(value is None or isinstance(value, float) for value in optimum.values())):
         raise DamagedError("it holds no optimum's values")
-    if not records.is_summary(json.loads(files["summary.json"])):
+    if not is_summary(json.loads(files["summary.json"])):
         raise DamagedError("its summary lacks a field, or has one of another kind")
     return Entry(files, optimum)
 
 
 def _chunk(content: bytes, run: Run) -> list[np.ndarray]:
-    leaves = sealed.arrays(content)
-    sealed.check(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
+    leaves = checked_files.arrays(content)
+    checked_files.check(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
     like = blocks.like_kept(run, int(leaves[0]))
     if like is None:
         raise DamagedError("it stands at a step at which nothing is kept")
-    sealed.check(leaves, like)
+    checked_files.check(leaves, like)
     return leaves
 
 

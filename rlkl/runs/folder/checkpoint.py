@@ -1,0 +1,109 @@
+"""Checkpoints: a policy's arrays and what it takes to build it again, as data alone."""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlkl import errors, policies, settings
+from rlkl.config import plugins
+from rlkl.config.build import Built
+from rlkl.policies import base
+from rlkl.runs.folder.summary import SCHEMA_VERSION
+from rlkl.settings import numerics
+from rlkl.tasks import Automaton, Task, checks
+from rlkl.training.blocks import Trained
+
+
+def checkpoint(built: Built, trained: Trained) -> bytes:
+    """The policy as an .npz of plain arrays and a line of JSON: data only."""
+    automaton = built.run.task.automaton
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "policy": vars(built.run.settings.policy),
+        "dtype": built.run.settings.dtype,
+        "states": automaton.states,
+        "horizon": automaton.horizon,
+        "start": automaton.start,
+        "context": automaton.context.tolist(),
+        "step": int(trained.state.step),
+        "plugins": list(built.plugins),
+    }
+    leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
+    out = io.BytesIO()
+    np.savez(out, about=np.asarray(json.dumps(about)), next_state=automaton.next_state, **leaves)
+    return out.getvalue()
+
+
+def load_policy(folder: str | Path) -> policies.AnyPolicy:
+    """The policy that a run left in its folder: its parameters, and what its methods return, in the dtype it was trained in.
+
+    policy.table(), or a network's policy.score(tokens, states): log-probabilities. Of a float64 run they are NumPy arrays
+    where jax has 64 bits switched off. Raises `SettingsError`, naming the file, for one that is missing or damaged.
+    """
+    file = errors.directory(folder) / "checkpoint.npz"
+    if not file.exists():
+        raise errors.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
+    with _refused(file):
+        content = io.BytesIO(file.read_bytes())
+        if not zipfile.is_zipfile(content):
+            raise ValueError("it is no .npz file, or only a part of one")
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        about = json.loads(str(arrays.pop("about")))
+        files = [str(path) for path in about["plugins"]]
+    plugins.load(files)
+    with _refused(file), numerics.pinned():
+        return _restored(about, arrays)
+
+
+@contextlib.contextmanager
+def _refused(file: Path) -> Iterator[None]:
+    """Whatever fails is this file's fault, and is refused in one line."""
+    try:
+        yield
+    except Exception as error:
+        named = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        raise errors.damaged(file, named) from None
+
+
+def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
+    """The policy of a checkpoint; raises some exception where its parts do not fit together."""
+    automaton = _automaton(about, arrays.pop("next_state"))
+    chosen, dtype = settings.read(settings.Policy, about["policy"], "policy."), np.dtype(about["dtype"])
+    shape = (automaton.decisions, automaton.vocabulary)
+    task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
+    if chosen.name not in policies.REGISTRY:
+        raise ValueError(f"its policy {chosen.name!r} is none that is registered here")
+    build = policies.REGISTRY[chosen.name].build
+    like = jax.eval_shape(
+        lambda task, legal, key: build(chosen, base.cast(task, dtype), legal, key, dtype),
+        task,
+        automaton.legal,
+        jax.random.key(0),
+    )
+    parts, structure = jax.tree.flatten(like)
+    if set(arrays) != {f"leaf_{i}" for i in range(len(parts))}:
+        raise ValueError(f"a policy {chosen.name!r} has {len(parts)} arrays, and it holds {len(arrays)}")
+    for name, part in ((f"leaf_{i}", part) for i, part in enumerate(parts)):
+        if (arrays[name].shape, arrays[name].dtype) != (part.shape, part.dtype) or np.isnan(arrays[name]).any():
+            raise ValueError(f"its {name} is no {part.dtype} of {part.shape} without a NaN")
+    return jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[f"leaf_{i}"]) for i in range(len(parts))])
+
+
+def _automaton(about: Mapping[str, Any], next_state: np.ndarray) -> Automaton:
+    """The automaton of a checkpoint; raises `ValueError` where its parts do not fit together."""
+    horizon, states = (checks.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
+    checks.fits("horizon", horizon, horizon * next_state.size)
+    context, decisions = np.asarray(about["context"]), len(next_state)
+    inside = next_state.ndim == 2 and next_state.size > 0 and next_state.min() >= -1 and next_state.max() < states
+    if not inside or context.shape != (decisions,) or about["start"] not in range(decisions):
+        raise ValueError("its automaton does not fit together")
+    return Automaton(next_state, states, horizon, about["start"], context)

@@ -1,0 +1,238 @@
+"""A run's history and summary, under the names that the files and wandb share."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlkl import divergences, policies
+from rlkl.config.build import Built
+from rlkl.evaluation import metrics
+from rlkl.exact import optimal_policy
+from rlkl.penalties import options
+from rlkl.runs.folder import diversity_table
+from rlkl.runs.folder.diversity_table import Portraits
+from rlkl.training import describe
+from rlkl.training.blocks import Trained
+from rlkl.training.final_grade import Decoded
+from rlkl.training.loop import Row
+
+SCHEMA_VERSION = 1
+
+
+ESTIMATES = (
+    "reward", "objective", "optimal_objective", "regret", "divergence_value", "kl_pi_ref", "kl_ref_pi", "kl_pi_optimum",
+    "entropy", "effective_support", "typicality", "kl_per_token", "length", "beta",
+)  # fmt: skip
+FIELDS = {"schema_version": int, "steps": int, "seconds": float, "exact": bool, "restricted": bool} | dict.fromkeys(
+    ("divergence", "formula", "dtype", "init", "task", "policy", "algorithm"), str
+)  # of every summary, beside the ESTIMATES
+PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "controller")  # settings in a summary
+
+
+def history(rows: Row) -> dict[str, Any]:
+    """The logged rows as named columns, `step` first: nats, per sequence unless the name says per token (typicality is, too);
+    what was estimated has its standard error beside it."""
+    report, values = rows.report, rows.report.values
+    with np.errstate(invalid="ignore", over="ignore"):
+        exactly = {
+            "step": np.asarray(rows.step),
+            "reward": values.reward,
+            "objective": report.objective,
+            "regret": report.regret,
+            "divergence_value": values.divergence,
+            "kl_pi_ref": values.kl_pi_ref,
+            "kl_ref_pi": values.kl_ref_pi,
+            "kl_pi_optimum": report.kl_pi_optimum,
+            "entropy": values.entropy,
+            "effective_support": np.exp(values.entropy),
+            "entropy_per_token": values.entropy / values.length,
+            "typicality": values.typicality / values.length,
+            "kl_per_token": values.kl_pi_ref / values.length,
+            "kl_ref_pi_per_token": values.kl_ref_pi / values.length_ref,
+            "length": values.length,
+            "beta": rows.beta,
+            "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
+            "batch_reward": np.asarray(rows.seen.reward, np.float64),
+        }
+        batch = {f"batch_{name}": kl for name, kl in rows.seen.kl.items()}
+        batch |= {"beta_effective": rows.seen.beta_effective}
+        batch |= {"batch_clamped": rows.seen.clamped, "batch_truncated": rows.seen.truncated}
+        exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
+        if rows.kl_pi_anchor is not None:
+            exactly["kl_pi_anchor"] = rows.kl_pi_anchor
+        if report.gold_reward is not None:
+            exactly |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+        exactly |= {f"{name}_stderr": error for name, error in report.stderr.items()}
+        signed = {"kl_pi_optimum"} & set(report.stderr)  # an estimate that may be negative
+        return {name: column if name in signed else metrics.unrounded(name, column) for name, column in exactly.items()}
+
+
+def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits) -> dict[str, Any]:
+    """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
+    chosen, run = built.run.settings, built.run
+    last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
+    div = options.divergence(chosen.penalty)
+    step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
+    sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        **last,
+        "optimal_objective": float(trained.optimum.objective),
+        "divergence": chosen.penalty.divergence,
+        "formula": "none" if div is None else div.formula,
+        "steps": step,
+        "seconds": round(seconds, 3),
+        "dtype": chosen.dtype,
+        "init": chosen.policy.init,
+        "support": chosen.policy.support,
+        "restricted": policies.REGISTRY[chosen.policy.name].restricted,
+        "exact": not sampled,
+        "task": built.resolved["task"]["name"],
+        "policy": chosen.policy.name,
+        "algorithm": chosen.algorithm.name,
+        **{key: getattr(chosen.penalty, key) for key in PENALTY},
+        "descends": describe.descends(run).says,
+        "seed": chosen.seed,
+        "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
+        **_portrayed(trained, portraits, set(last)),
+        **built.card.facts,
+    }
+    if sampled:
+        values["exact_reason"] = metrics.why_sampled(run.task, trained.state.policy, div)
+    if stopped:
+        values["stopped_at"] = step
+        values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
+    if trained.optimum.gold_objective is not None:
+        values |= _gold(trained)
+    if trained.closing.decoded is not None:
+        values |= _decoded(trained.closing.decoded)
+    if float(trained.optimum.stderr) > 0.0:
+        values["optimal_objective_stderr"] = float(trained.optimum.stderr)
+    if div is None:
+        values["divergence_value"] = math.nan
+    if trained.best_in_family is not None:
+        values["optimal_objective_in_family"] = float(trained.best_in_family)
+        values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
+    return _valid(values, _reasons(built, trained, div))
+
+
+def is_summary(value: Any) -> bool:
+    """Whether a JSON value is a run's summary: an object with the contract's fields, each of its kind."""
+    if not isinstance(value, dict) or type(value.get("diverged_at", "")) not in (int, type(None)):
+        return False
+    numbers = [value.get(key, "") for key in ESTIMATES]
+    plain = all(number in (None, "inf", "-inf") or type(number) in (int, float) for number in numbers)
+    return plain and all(type(value.get(key)) is kind for key, kind in FIELDS.items())
+
+
+def _gold(trained: Trained) -> dict[str, float]:
+    """What is best by the gold reward, and what the optimum of the fitted one earns of it."""
+    best, ends = trained.optimum, trained.closing.outcomes
+    assert best.gold_objective is not None
+    assert ends.gold is not None
+    values = {"gold_optimal_objective": float(best.gold_objective), "optimum_gold_reward": float(ends.optimum @ ends.gold)}
+    return values | ({"gold_optimal_objective_stderr": float(best.gold_stderr)} if float(best.gold_stderr) > 0.0 else {})
+
+
+def _decoded(seen: Decoded) -> dict[str, float]:
+    """The decoding distribution, graded; log-probabilities of what it writes, by itself and by the policy that it decodes."""
+    report, values, away = seen.report, seen.report.values, float(seen.kl_policy)
+    named: dict[str, Any] = {"reward": values.reward, "objective": report.objective, "regret": report.regret}
+    named |= {"kl_pi_ref": values.kl_pi_ref}
+    named |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
+    named |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": away}
+    named |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - away}
+    if report.gold_reward is not None:
+        named |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+    stderr = {name: error for name, error in report.stderr.items() if name in named}
+    stderr |= {"kl_policy": seen.kl_policy_stderr} if float(seen.kl_policy_stderr) > 0.0 else {}
+    named |= {f"{name}_stderr": error for name, error in stderr.items()}
+    return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in named.items()}
+
+
+def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
+    """The policy's portrait, and its distances to the optimum, with standard errors where there are any."""
+    of = {name: value for name, value in portraits.of["policy"].items() if name not in known}
+    named = of | {f"{name}_stderr": error for name, error in portraits.stderr.items()}
+    for name, (value, error) in trained.closing.distances.items():
+        named[name] = float(metrics.unrounded(name, value))
+        named |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
+    return named
+
+
+def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None) -> dict[str, str]:
+    run = built.run
+    unknown = (
+        optimal_policy.reason(run.task, div, run.reference)
+        or "the optimum would end in a state that the reference never reaches"
+    )
+    if bool(trained.optimum.tied):
+        unknown = "the largest reward is tied, so the optimum is not one policy"
+    reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
+    if run.task.reward_model is not None:
+        reasons |= dict.fromkeys(diversity_table.OF_REWARDS, "the reward model reads the whole history, not the end state")
+    return reasons | dict.fromkeys(
+        (
+            "kl_pi_optimum",
+            "kl_optimum_pi",
+            "tv_optimum",
+            "optimal_objective",
+            "regret",
+            "optimum_gold_reward",
+            "decoded_regret",
+        ),
+        unknown,
+    )
+
+
+def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            out[key] = None
+            out[f"{key}_reason"] = reasons.get(key.removesuffix("_stderr"), "it is undefined here")
+        elif isinstance(value, float) and math.isinf(value):
+            out[key] = "inf" if value > 0 else "-inf"
+        else:
+            out[key] = value
+    return out
+
+
+def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
+    """The optimum's values under the summary's names; None where there is none."""
+    values, objective = trained.closing.optimum_values, float(trained.optimum.objective)
+    if values is None:
+        return {"objective": None if np.isnan(objective) else objective}
+    named: dict[str, Any] = {
+        "reward": values.reward,
+        "objective": objective,
+        "divergence_value": values.divergence,
+        "kl_pi_ref": values.kl_pi_ref,
+        "kl_ref_pi": values.kl_ref_pi,
+        "entropy": values.entropy,
+        "effective_support": np.exp(values.entropy),
+    }
+    clipped = {key: float(metrics.unrounded(key, value)) for key, value in named.items()}
+    return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
+
+
+ROUNDING = 1e-9  # of the optimum's objective, or of 1: how far below 0 an exact regret may be
+
+
+def doubt(graded: Mapping[str, Any]) -> str | None:
+    """Warning where the policy is better than the optimum that it was graded against, by more than rounding; else None."""
+    for regret, optimum in (
+        ("regret", "optimal_objective"),
+        ("decoded_regret", "optimal_objective"),
+        ("gold_regret", "gold_optimal_objective"),
+    ):
+        value, best = graded.get(regret), graded.get(optimum)
+        estimated = f"{regret}_stderr" in graded or f"{optimum}_stderr" in graded
+        if isinstance(value, float) and isinstance(best, float) and not estimated and value < -ROUNDING * max(1.0, abs(best)):
+            return (
+                f"{regret} is {value:.3g}, below 0: the optimum shown was found with rounding errors of that size, so this "
+                "run's grade is not to be relied on (rewards and coefficient may be too far apart)"
+            )
+    return None

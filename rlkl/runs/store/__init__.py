@@ -1,0 +1,1 @@
+"""Runs, unfinished runs and pretrained references that are kept under a fingerprint."""
