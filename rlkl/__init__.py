@@ -14,20 +14,20 @@ __version__ = "0.1.0"
 __all__ = ["Comparison", "Result", "compare", "grade", "load", "load_policy", "train"]
 
 if TYPE_CHECKING:
-    from rlkl.comparison import Comparison, compare
+    from rlkl.diagnostics.compare.kl_statistics import Comparison, compare
+    from rlkl.diagnostics.scorecard.command import grade
     from rlkl.runs.execute import Result, train
     from rlkl.runs.folder.checkpoint import load_policy
     from rlkl.runs.load import load
-    from rlkl.scorecard import grade
 
 _HOMES = {
     "train": "rlkl.runs.execute",
     "Result": "rlkl.runs.execute",
     "load": "rlkl.runs.load",
     "load_policy": "rlkl.runs.folder.checkpoint",
-    "grade": "rlkl.scorecard",
-    "compare": "rlkl.comparison",
-    "Comparison": "rlkl.comparison",
+    "grade": "rlkl.diagnostics.scorecard.command",
+    "compare": "rlkl.diagnostics.compare.kl_statistics",
+    "Comparison": "rlkl.diagnostics.compare.kl_statistics",
 }
 
 

@@ -10,7 +10,7 @@ from rlkl.config import machine
 from rlkl.config.interrupts import INTERRUPTED
 from rlkl.config.overrides import config_directory
 from rlkl.errors import BadJobsError, DivergedError, SettingsError
-from rlkl.jobs import BAD_SETTING, FAILED, Jobs, complain
+from rlkl.sweeps.hydra_job import BAD_SETTING, FAILED, Jobs, complain
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,8 +42,8 @@ def _hydra(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl import launcher
     from rlkl.config import hydra_loader, overrides
+    from rlkl.sweeps import launcher
 
     version.setbase(hydra_loader.VERSION_BASE)
     launcher.register()
@@ -131,12 +131,12 @@ def _summary(argv: list[str]) -> int:
     if not argv:
         return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
     machine.import_jax()
-    from rlkl.reports import console as reports_console
     from rlkl.reports import over_seeds, tables
-    from rlkl.runs import load as runs_load
+    from rlkl.reports.console import console
+    from rlkl.runs.load import load
 
-    found = over_seeds.grouped(runs_load.load(argv[0]).summary, argv[1:])
-    reports_console.console.print(tables.over_seeds(found))
+    found = over_seeds.grouped(load(argv[0]).summary, argv[1:])
+    console.print(tables.over_seeds(found))
     return 0
 
 
@@ -148,9 +148,9 @@ def _audit(argv: list[str]) -> int:
     outputs/audit/ holds the table and a figure.
     """
     machine.configure()
-    from rlkl import audits
+    from rlkl.diagnostics.audit import command as audit_command
 
-    audits.command(argv)
+    audit_command.command(argv)
     return 0
 
 
@@ -161,9 +161,9 @@ def _grade(argv: list[str]) -> int:
     ratios, seeds. FILE.py registers a divergence; outputs/grade/ holds the numbers and a figure.
     """
     machine.configure()
-    from rlkl import scorecard
+    from rlkl.diagnostics.scorecard import command as scorecard_command
 
-    scorecard.command(argv)
+    scorecard_command.command(argv)
     return 0
 
 
@@ -175,7 +175,7 @@ def _compare(argv: list[str]) -> int:
     compare.csv.
     """
     machine.import_jax()
-    from rlkl import comparisons
+    from rlkl.diagnostics.compare import command as compare_command
 
-    comparisons.command(argv)
+    compare_command.command(argv)
     return 0

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlkl import audits, policies, settings, tasks
-from rlkl.audit import DIRECTIONS, Row, _batch, _measured, _settings, _unrewarded, audit
+from rlkl import policies, settings, tasks
 from rlkl.config.build import build
 from rlkl.config.resolve import resolve
+from rlkl.diagnostics.audit import command as audit_command
+from rlkl.diagnostics.audit.measure import DIRECTIONS, Row, _batch, _measured, _settings, _unrewarded, audit
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
@@ -267,9 +268,9 @@ def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(command):
 def test_the_audit_is_a_table_and_a_figure():
     rows = KINDS["bandit"]()
     named = [row for row in rows if row.divergence == "kl_pi_ref"]
-    assert audits.table(named, "kl_pi_ref").row_count == len(named)
-    assert len(audits.draw(rows).axes) == 2
-    assert {audits.kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
+    assert audit_command.table(named, "kl_pi_ref").row_count == len(named)
+    assert len(audit_command.draw(rows).axes) == 2
+    assert {audit_command.kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 
-from rlkl import cluster, settings
+from rlkl import settings
 from rlkl.errors import SettingsError
+from rlkl.sweeps import cluster
 from tests.test_sweeps import WHOLE, files, finished, job, stored
 
 PROCESS = (

@@ -13,7 +13,8 @@ import pytest
 from scipy import special
 
 import rlkl
-from rlkl import cli, comparison
+from rlkl import cli
+from rlkl.diagnostics.compare import kl_statistics
 from rlkl.errors import SettingsError
 
 KLD, REVERSE = "KL(base‖quant)", "KL(quant‖base)"
@@ -45,7 +46,7 @@ def pair(save):
 @pytest.mark.parametrize("elements", [1, 100, 2**17])
 def test_the_table_is_scipys(pair, monkeypatch, elements):
     log_p, log_q, tokens, base, quant = pair
-    monkeypatch.setattr(comparison, "ELEMENTS", elements)
+    monkeypatch.setattr(kl_statistics, "ELEMENTS", elements)
     found = rlkl.compare(base, quant)
     p, q, at = np.exp(log_p), np.exp(log_q), (np.arange(301), tokens)
     for about, kld in ((KLD, special.rel_entr(p, q).sum(1)), (REVERSE, special.rel_entr(q, p).sum(1))):
@@ -110,11 +111,11 @@ def test_standard_errors_are_the_spread_over_texts():
     draw = np.random.default_rng(10)
     log_p, log_q = rows(11, (4000, 6), 1.0), rows(12, (4000, 6), 1.0)
     tokens = np.array([draw.choice(6, p=row / row.sum()) for row in np.exp(log_p)])
-    at = comparison.of_rows(log_p, log_q, tokens)
+    at = kl_statistics.of_rows(log_p, log_q, tokens)
     tables = []
     for _ in range(3000):
         picked = draw.integers(0, 4000, 400)
-        tables.append(comparison.of_positions(comparison.Positions(*(column[picked] for column in at))))
+        tables.append(kl_statistics.of_positions(kl_statistics.Positions(*(column[picked] for column in at))))
     for number, row in enumerate(tables[0]):
         if row.name in ("maximum", "99.9%"):
             assert math.isnan(row.stderr)

@@ -17,11 +17,11 @@ from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlkl import sweeps_composer
 from rlkl.config import hydra_loader
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
+from rlkl.sweeps.composer import Composer
 from tests.test_config import SHIPPED
 
 
@@ -31,7 +31,7 @@ def composer():
     setup_globals()
     loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_directory())))
     overrides = ["hydra.sweep.dir=here", "hydra.job.chdir=true", "hydra.mode=MULTIRUN", "seed=1,2"]
-    return sweeps_composer.Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
+    return Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
 
 
 OVERRIDDEN = [

@@ -300,7 +300,7 @@ def test_what_is_damaged_in_the_store_is_trained_anew_and_said_once(rlkl, tmp_pa
 
 
 def test_a_sweeper_that_optimises_is_given_the_objective(rlkl, monkeypatch):
-    from rlkl import launcher
+    from rlkl.sweeps import launcher
 
     seen = []
     launch = launcher.FusedLauncher.launch

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 import rlkl
-from rlkl import grading, probes, scorecard, scores, suite
 from rlkl.config.build import build
 from rlkl.config.compose import compose
+from rlkl.diagnostics.audit.gradients import ARMS, gradients, walkway
+from rlkl.diagnostics.scorecard import command as scorecard_command
+from rlkl.diagnostics.scorecard import grade, radar, robustness, scores, suite
 from rlkl.errors import SettingsError
 from rlkl.penalties.expected_gradient import Descent
 from rlkl.policies.tabular import Tabular
@@ -42,7 +44,7 @@ def softmax_gradient(pi: np.ndarray, by_pi: np.ndarray) -> np.ndarray:
 
 def test_gradients_are_compared_with_closed_forms():
     """On a bandit k3 in the loss descends KL(pi_ref‖pi), whose gradient by the logits is pi - pi_ref."""
-    found = probes.gradients(resolved("bandit/random", "penalty=trl_grpo_k3"), probes.ARMS, 3)
+    found = gradients(resolved("bandit/random", "penalty=trl_grpo_k3"), ARMS, 3)
     draw = np.random.default_rng(0)
     log_ref, logits = draw.normal(size=(3, 10)), draw.normal(size=(3, 10))
     for i in range(3):
@@ -54,19 +56,19 @@ def test_gradients_are_compared_with_closed_forms():
 
 @pytest.mark.parametrize("way", ["penalty=reverse_kl", "penalty=forward_kl penalty.sampler=reference", "penalty=mixed"])
 def test_the_expected_gradient_of_an_unbiased_way_is_exact(way):
-    on = ("bandit/random", probes.ARMS), ("sequence/brackets", probes.walkway())
+    on = ("bandit/random", ARMS), ("sequence/brackets", walkway())
     for task, automaton in on if "sampler" not in way else on[:1]:
-        assert probes.gradients(resolved(task, *way.split()), automaton, 2).error.max() <= 1e-10
+        assert gradients(resolved(task, *way.split()), automaton, 2).error.max() <= 1e-10
 
 
 def test_an_inert_penalty_s_gradient_has_an_error_of_one_and_no_cosine():
-    found = probes.gradients(resolved("sequence/brackets", "penalty=tunix_grpo"), probes.walkway(), 2)
+    found = gradients(resolved("sequence/brackets", "penalty=tunix_grpo"), walkway(), 2)
     np.testing.assert_allclose(found.error, 1.0, atol=1e-12)
     assert np.isnan(found.cosine).all()
 
 
 def failed(task: str, horizon: int, *overrides: str) -> set[tuple[str, str]]:
-    return {(c.name, c.dtype) for c in probes.robust(resolved(task, *overrides), horizon) if not c.passed}
+    return {(c.name, c.dtype) for c in robustness.robust(resolved(task, *overrides), horizon) if not c.passed}
 
 
 def test_what_overflows_fails_the_checks_and_what_does_not_passes():
@@ -119,7 +121,7 @@ def test_a_good_penalty_s_scores_are_high(mini):
     scored = mini[0].scores
     assert scored[["penalty", "candidate"]].to_numpy().tolist() == [["reverse_kl", True]]
     good = scored.iloc[0]
-    assert good[list(grading.SCORES)].between(0.0, 1.0).all()
+    assert good[list(grade.SCORES)].between(0.0, 1.0).all()
     assert good["gradient"] >= 1.0 - 1e-10
     assert good["robustness"] >= 0.9
     assert good["regret"] >= 0.6
@@ -132,7 +134,7 @@ def test_learning_and_coverage_fail_where_the_penalty_is_inert():
     found = suite.train(resolved("bandit/zipf", "penalty=tunix_grpo"), setups, size)
     for setup, at in zip(setups, found, strict=True):
         if setup.name in ("random", "zipf"):
-            assert grading.uncertain(at, setup.first) is None
+            assert grade.uncertain(at, setup.first) is None
             assert scores.regret(at.objective, setup.first, at.best[:, 0]) <= 0.3
             assert scores.reward_at_kl(at.kl, at.reward, setup.ends, setup.worth) <= 0.5
         elif setup.lost is not None:
@@ -167,14 +169,14 @@ def test_an_edited_plugin_is_graded_anew(tmp_path):
     path, keys = tmp_path / "steep.py", []
     for text in (STEEP, STEEP.replace("20.0", "20.00"), STEEP):
         path.write_text(text)
-        named, files, shared = scorecard.entrants([str(path)], ())
-        keys.append(grading.fingerprint(scorecard.entrant(named[0], files, shared)[0], MINI))
+        named, files, shared = scorecard_command.entrants([str(path)], ())
+        keys.append(grade.fingerprint(scorecard_command.entrant(named[0], files, shared)[0], MINI))
     assert keys[0] == keys[2] != keys[1]
 
 
 def test_the_command_writes_its_table_frames_and_figure(mini, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scorecard, "SHIPPED", ("reverse_kl",))
-    scorecard.command([mini[1], "penalty=reverse_kl"], tmp_path / "grade", MINI)
+    monkeypatch.setattr(scorecard_command, "SHIPPED", ("reverse_kl",))
+    scorecard_command.command([mini[1], "penalty=reverse_kl"], tmp_path / "grade", MINI)
     assert {path.name for path in (tmp_path / "grade").iterdir()} == {"grade.csv", "details.csv", "grade.png", "grade.pdf"}
     said = capsys.readouterr().out
     assert "1 of 1 grades were in the store" in said  # the candidate is the shipped one: it is not there twice
@@ -207,25 +209,25 @@ def whole(tmp_path_factory) -> pd.DataFrame:
 def test_what_is_undefined_is_a_dash_with_a_reason():
     best = np.full((2, 3), 0.5)
     reached = suite.Reached(best - 0.1, best, best, best, np.zeros((2, 3)), best, best[..., None], best)
-    assert grading.uncertain(reached, 0.1) is None
-    assert "no exact optimum" in grading.uncertain(reached._replace(best=best * np.nan), 0.1)
-    assert "certified" in grading.uncertain(reached._replace(gap=np.full((2, 3), 0.1)), 0.1)
-    assert "beat" in grading.uncertain(reached._replace(objective=best + 0.1), 0.1)
-    assert "gains nothing" in grading.uncertain(reached, 0.5)
-    named = dict.fromkeys(grading.SCORES, 0.5) | {"regret": np.nan}
-    entry = scorecard.Entry(
-        scorecard.Named("mine", (), True),
-        grading.Grade(named, {"regret": "zipf: why"}, []),
+    assert grade.uncertain(reached, 0.1) is None
+    assert "no exact optimum" in grade.uncertain(reached._replace(best=best * np.nan), 0.1)
+    assert "certified" in grade.uncertain(reached._replace(gap=np.full((2, 3), 0.1)), 0.1)
+    assert "beat" in grade.uncertain(reached._replace(objective=best + 0.1), 0.1)
+    assert "gains nothing" in grade.uncertain(reached, 0.5)
+    named = dict.fromkeys(grade.SCORES, 0.5) | {"regret": np.nan}
+    entry = grade.Entry(
+        grade.Named("mine", (), True),
+        grade.Grade(named, {"regret": "zipf: why"}, []),
         (Descent("exact", ""),) * 2,
         (),
         False,
     )
-    assert list(scorecard.notes([entry])) == ["- mine, regret: undefined (zipf: why)"]
+    assert list(scorecard_command.notes([entry])) == ["- mine, regret: undefined (zipf: why)"]
     inert = entry._replace(descends=(Descent("inert", "nothing"), Descent("semi", "a part")))
-    assert next(iter(scorecard.notes([inert]))) == "* mine descends nothing, on sequences a part"
-    assert list(scorecard.table([entry]).columns[2].cells) == ["-"]
-    assert scorecard.frames([entry]).scores["undefined"].tolist() == ["regret: zipf: why"]
-    scorecard.draw([entry])
+    assert next(iter(scorecard_command.notes([inert]))) == "* mine descends nothing, on sequences a part"
+    assert list(scorecard_command.table([entry]).columns[2].cells) == ["-"]
+    assert scorecard_command.frames([entry]).scores["undefined"].tolist() == ["regret: zipf: why"]
+    radar.draw([entry])
 
 
 def test_arguments_name_candidates(tmp_path):
@@ -233,7 +235,7 @@ def test_arguments_name_candidates(tmp_path):
     path = str(tmp_path / "mine.py")
 
     def names(*arguments):
-        return [(each.name, each.overrides) for each in scorecard.entrants(arguments, ())[0]]
+        return [(each.name, each.overrides) for each in scorecard_command.entrants(arguments, ())[0]]
 
     assert names() == []
     assert names(path) == [("named", ("penalty.divergence=named",))]
@@ -245,8 +247,8 @@ def test_arguments_name_candidates(tmp_path):
     ]
     assert names("penalty.estimator=k2") == [("reverse_kl estimator=k2", ("penalty=reverse_kl", "penalty.estimator=k2"))]
     assert names("algorithm=grpo") == []
-    assert scorecard.entrants(["algorithm=grpo"], ("mixed",)) == (
-        [scorecard.Named("mixed", ("penalty=mixed",), False)], [], ["algorithm=grpo"]
+    assert scorecard_command.entrants(["algorithm=grpo"], ("mixed",)) == (
+        [grade.Named("mixed", ("penalty=mixed",), False)], [], ["algorithm=grpo"]
     )  # fmt: skip
 
 
@@ -269,7 +271,7 @@ def test_what_cannot_be_graded_is_refused_in_one_line(arguments, said, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(SettingsError) as refused:
-        scorecard.graded(arguments, MINI, (), lambda name, part: None)
+        scorecard_command.graded(arguments, MINI, (), lambda name, part: None)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -278,10 +280,10 @@ def test_what_cannot_be_graded_is_refused_in_one_line(arguments, said, tmp_path,
 def test_no_penalty_has_no_gradient_to_be_right_about():
     chosen = resolved("bandit/random", "penalty=none")
     assert {run.settings.penalty.beta for run in suite.runs(chosen, suite.bandits()[0].task, MINI)} == {0.0}
-    entrant = grading.Entrant(chosen, resolved("sequence/brackets", "penalty=none"))
+    entrant = grade.Entrant(chosen, resolved("sequence/brackets", "penalty=none"))
     tiny = MINI._replace(betas=(1.0,), seeds=1, steps=2)
-    found = grading._measure(entrant, tiny, lambda part: None)
+    found = grade._measure(entrant, tiny, lambda part: None)
     assert np.isnan([found.scores["gradient"], found.scores["robustness"]]).all()
-    assert found.reasons == {"gradient": grading.NO_PENALTY, "robustness": grading.NO_PENALTY}
+    assert found.reasons == {"gradient": grade.NO_PENALTY, "robustness": grade.NO_PENALTY}
     assert np.isfinite([found.scores["regret"], found.scores["coverage"]]).all()
-    json.dumps([grading._none(detail.value) for detail in found.details], allow_nan=False)
+    json.dumps([grade._none(detail.value) for detail in found.details], allow_nan=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlkl import scores
+from rlkl.diagnostics.scorecard import scores
 
 P = 0.1  # the reference's probability of the better of two arms
 TWO = (np.array([1.0 - P, P]), np.array([0.0, 1.0]))

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl import sweeps
 from rlkl.config.build import build
 from rlkl.reports import console
 from rlkl.runs import execute
 from rlkl.runs.folder import artifacts
 from rlkl.runs.store import checked_files, run_store
+from rlkl.sweeps import scheduler
 from rlkl.training import blocks
 
 PLAIN = {"algorithm": {"name": "rloo"}, "steps": 60, "log_every": 2, "batch_size": 8}
@@ -20,9 +20,9 @@ TASK = {"name": "bandit/random", "size": 3}
 WHOLE = checked_files.Faults(pytest.fail)  # nothing is wrong with the store
 
 
-def job(seed: int, beta: float = 0.1, **plain) -> sweeps.Job:
+def job(seed: int, beta: float = 0.1, **plain) -> scheduler.Job:
     made = build({"task": TASK, **PLAIN, "penalty": {"beta": beta}, "seed": seed, **plain})
-    return sweeps.Job(run_store.key(made), made)
+    return scheduler.Job(run_store.key(made), made)
 
 
 def stored(root, key) -> run_store.Entry | None:
@@ -32,8 +32,8 @@ def stored(root, key) -> run_store.Entry | None:
 
 def finished(jobs, root, **options) -> dict[str, run_store.Entry]:
     found = {}
-    for group in sweeps.groups(jobs):
-        for entries in sweeps.train(group, root, lambda told: None, WHOLE, **options):
+    for group in scheduler.groups(jobs):
+        for entries in scheduler.train(group, root, lambda told: None, WHOLE, **options):
             found |= dict(entries)
     return found
 
@@ -51,7 +51,7 @@ def test_jobs_are_grouped_by_what_is_compiled():
         job(0, steps=30),
         job(3, optimizer={"b1": 0.5}),
     ]
-    assert [[each.built.run.settings.seed for each in group] for group in sweeps.groups(jobs)] == [[0, 1, 3], [2], [0]]
+    assert [[each.built.run.settings.seed for each in group] for group in scheduler.groups(jobs)] == [[0, 1, 3], [2], [0]]
 
 
 @pytest.mark.parametrize("plain", [PLAIN, {"steps": 60, "log_every": 2}], ids=["rloo", "exact"])
@@ -77,7 +77,7 @@ def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_p
     jobs = [job(seed) for seed in range(40)]
     whole = finished(jobs, tmp_path / "whole")
     monkeypatch.setattr(execute, "KEEP_EVERY", 0.0)
-    going = sweeps.train(jobs, tmp_path / "cut", lambda told: None, WHOLE)
+    going = scheduler.train(jobs, tmp_path / "cut", lambda told: None, WHOLE)
     next(going)
     going.close()
     done = len(list((tmp_path / "cut" / "runs").iterdir()))
@@ -99,8 +99,8 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
     bad = job(
         7, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd", "learning_rate": 1e308}
     )
-    told: list[sweeps.Told] = []
-    found = {key: entry for part in sweeps.train([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
+    told: list[scheduler.Told] = []
+    found = {key: entry for part in scheduler.train([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
     assert sum(each.steps for each in told) == 3 * 60
     assert sum(each.finished for each in told) == 3
     noticed = [pair for each in told for pair in each.diverged]
@@ -109,9 +109,9 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
 
 
 def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
-    told: list[sweeps.Told] = []
+    told: list[scheduler.Told] = []
     jobs = [job(seed, stop_kl=1e-3) for seed in range(2)]
-    found = {key: entry for part in sweeps.train(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
+    found = {key: entry for part in scheduler.train(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
     assert all(entry.summary["steps"] < 60 and entry.summary["stopped_at"] for entry in found.values())
     assert not any(each.diverged for each in told)
     assert sum(each.steps for each in told) == 120
@@ -120,9 +120,9 @@ def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr(console, "EVERY", 0.0)
     with console.sweep_progress(2, 100, {"key": "3"}) as tell:
-        tell(sweeps.Told(steps=10))
-        tell(sweeps.Told(steps=40, finished=1, diverged=(("key", 7),)))
-        tell(sweeps.Told(steps=50, finished=1))
+        tell(scheduler.Told(steps=10))
+        tell(scheduler.Told(steps=40, finished=1, diverged=(("key", 7),)))
+        tell(scheduler.Told(steps=50, finished=1))
     assert capsys.readouterr().out == "job 3 diverged at step 7\n1 of 2 runs, 50 of 100 steps, about 0 s left\n"
 
 

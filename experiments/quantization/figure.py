@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from experiments import series
 from experiments.build import Claim, at_least, at_most, near
 from experiments.quantization.measured import BITS, WAYS, table
-from rlkl import comparison
+from rlkl.diagnostics.compare import kl_statistics
 from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]
 
 POLICIES = ("gru", "transformer")
-KLD, REVERSE = comparison.DIRECTIONS.values()
+KLD, REVERSE = kl_statistics.DIRECTIONS.values()
 LOOKS = {"per tensor": (plots.VERMILION, "s"), "groups of 32": (plots.BLUE, "o")}
 CHANGE = "change of p, text's token"
 FINE = tuple(bits for bits in BITS if bits >= 5)  # where second order is all there is

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from experiments import series
 from experiments.series import Row
-from rlkl import comparison, tasks
+from rlkl import tasks
+from rlkl.diagnostics.compare import kl_statistics
 from rlkl.policies import AnyPolicy, Network
 from rlkl.policies.base import cast
 from rlkl.rollouts import sampling
@@ -55,7 +56,7 @@ def table(runs: Runs) -> pd.DataFrame:
             for way, group in WAYS.items():
                 for bits in BITS:
                     log_q = np.asarray(score(quantized(base, bits, group)))[mask]
-                    found = comparison.of_positions(comparison.of_rows(log_p, log_q, tokens))
+                    found = kl_statistics.of_positions(kl_statistics.of_rows(log_p, log_q, tokens))
                     for s in found:
                         rows += series.points(graded["policy"], f"{way}: {s.about}, {s.name}", [bits], [s.value], s.stderr)
     return series.frame(rows)

@@ -17,12 +17,13 @@ from matplotlib.lines import Line2D
 
 from experiments.wrong_gradient.measured import DIRECTIONS, TASKS, table
 from experiments.wrong_gradient.verdicts import claims, of_seeds
-from rlkl import audits, divergences
+from rlkl import divergences
+from rlkl.diagnostics.audit import command
 from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]
 
-COLOURS = dict(zip(("exact", "other", "semi", "none", "inert"), audits.KINDS.values(), strict=True))
+COLOURS = dict(zip(("exact", "other", "semi", "none", "inert"), command.KINDS.values(), strict=True))
 DESCENDS = {
     "exact": "descends what it names",
     "other": "another divergence",

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from rlkl import npz
+from rlkl.diagnostics.compare import npz
 from rlkl.errors import SettingsError
 
 ELEMENTS = 2**17  # read at once, of either file: what a core's cache holds

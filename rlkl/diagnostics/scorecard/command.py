@@ -7,43 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rlkl import grading, suite
 from rlkl.config import plugins
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
+from rlkl.diagnostics.scorecard import grade as scorecard_grade
+from rlkl.diagnostics.scorecard import suite
+from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Entrant, Entry, Named
+from rlkl.diagnostics.scorecard.radar import draw
+from rlkl.diagnostics.scorecard.suite import Size
 from rlkl.errors import SettingsError, visible
-from rlkl.grading import SCORES, Entrant, Grade
-from rlkl.penalties.expected_gradient import Descent
 from rlkl.reports import plots
 from rlkl.reports.console import console, warn
 from rlkl.runs.folder import csv_text
 from rlkl.runs.folder.files import write
 from rlkl.runs.store.checked_files import Faults
 from rlkl.settings import numerics
-from rlkl.suite import Size
 from rlkl.training import describe, spec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 FOLDER = Path("outputs") / "grade"
 SHIPPED = ("reverse_kl", "forward_kl", "mixed", "hellinger", "trl_grpo", "trl_grpo_k3")
-HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
+
+
 OWN = ("penalty", "algorithm", "optimizer", "plugins", "store")  # what an override may set; the rest is the suite's
 NAMES = ("penalty", "penalty.divergence")  # the overrides that name a penalty
 Part = Callable[[str, str], None]  # hears of (penalty, what is done)
-
-
-class Named(NamedTuple):
-    """A penalty to be graded, by the overrides that name it. candidate: the caller's own, not a shipped one."""
-
-    name: str
-    overrides: tuple[str, ...]
-    candidate: bool
 
 
 class Scorecard(NamedTuple):
@@ -51,22 +45,6 @@ class Scorecard(NamedTuple):
 
     scores: "pd.DataFrame"
     details: "pd.DataFrame"
-
-
-class Entry(NamedTuple):
-    """A graded penalty. descends: what it descends on bandits, and on sequences; caveats: what else keeps a step from it;
-    reused: whether its grade was in the store."""
-
-    named: Named
-    grade: Grade
-    descends: tuple[Descent, Descent]
-    caveats: tuple[str, ...]
-    reused: bool
-
-    @property
-    def biased(self) -> bool:
-        """Whether it anywhere descends something else than its divergence."""
-        return any(each.kind != "exact" for each in self.descends)
 
 
 def grade(
@@ -90,11 +68,11 @@ def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part
     named, files, shared = entrants(arguments, shipped)
     with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
-        once = {grading.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
+        once = {scorecard_grade.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
         entries, faults = [], Faults(warn)
         for each, chosen, store, runs in built:
             if each in once.values():
-                found, reused = grading.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
+                found, reused = scorecard_grade.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
                 descends = (describe.descends(runs[0]), describe.descends(runs[1]))
                 caveats = tuple(dict.fromkeys(said for run in runs for said in describe.caveats(run)))
                 entries.append(Entry(each, found, descends, caveats, reused))
@@ -168,7 +146,7 @@ def frames(entries: Sequence[Entry]) -> Scorecard:
         on = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
         return first | entry.grade.scores | on | {"undefined": reasons}
 
-    columns = ["penalty", *grading.Detail._fields]
+    columns = ["penalty", *scorecard_grade.Detail._fields]
     details = [(entry.named.name, *detail) for entry in entries for detail in entry.grade.details]
     return Scorecard(pd.DataFrame([row(entry) for entry in entries]), pd.DataFrame(details, columns=columns))
 
@@ -228,47 +206,3 @@ def notes(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"! {entry.named.name}: {stopped} of {len(steps)} runs stopped, their gradients not being finite"
         for name, why in entry.grade.reasons.items():
             yield f"- {entry.named.name}, {HEADINGS[name]}".replace("\n", " ") + f": undefined ({why})"
-
-
-def draw(entries: Sequence[Entry]) -> Figure:
-    """A radar a penalty; the candidate's outline, where there is one candidate, is repeated in those of the shipped ones."""
-    candidates = [entry for entry in entries if entry.named.candidate]
-    across = min(3, len(entries))
-    down = -(-len(entries) // across)
-    angles = 2.0 * np.pi * np.arange(len(SCORES)) / len(SCORES)
-    with plots.styled():
-        figure = Figure(figsize=(2.25 * across, 2.35 * down))
-        for i, entry in enumerate(entries):
-            axes: Any = figure.add_subplot(down, across, i + 1, projection="polar")
-            axes.set_theta_offset(np.pi / 2.0)
-            axes.set_theta_direction(-1)
-            axes.set_xticks(angles, [HEADINGS[name] for name in SCORES], fontsize=6)
-            axes.tick_params(axis="x", pad=5)
-            axes.set_yticks([0.25, 0.5, 0.75, 1.0], [])
-            axes.set_ylim(0.0, 1.0)
-            for ring in (0.5, 1.0):
-                axes.text(0.5 * angles[1], ring, f"{ring:g}", ha="center", va="center", fontsize=5, color=plots.GREY)
-            axes.spines["polar"].set_visible(False)
-            axes.grid(lw=0.4, color=plots.GREY, alpha=0.5)
-            colour = plots.VERMILION if entry.named.candidate else plots.BLUE
-            _outline(axes, angles, entry.grade, color=colour, lw=1.3, marker="o", ms=2.5, fill=True)
-            if len(candidates) == 1 and not entry.named.candidate:
-                _outline(axes, angles, candidates[0].grade, color=plots.VERMILION, lw=0.8, ls="--", fill=False)
-            title = plots.label(entry.named.name).replace(" ", "\n", 1)
-            axes.set_title(title + (" *" if entry.biased else ""), fontsize=7.5, pad=9)
-        said = [f"dashed: {plots.label(candidates[0].named.name)}"] if len(candidates) == 1 and len(entries) > 1 else []
-        said += ["* descends something else than the divergence it names"] if any(entry.biased for entry in entries) else []
-        figure.supxlabel("     ".join(said), fontsize=6.5)
-    return figure
-
-
-def _outline(axes: Any, angles: np.ndarray, found: Grade, fill: bool, **look: Any) -> None:
-    """A closed polygon through the defined scores; at an undefined one, a dash near the middle."""
-    values = np.array(list(found.scores.values()))
-    known = ~np.isnan(values)
-    around = np.append(np.flatnonzero(known), np.flatnonzero(known)[:1])
-    axes.plot(angles[around], values[around], clip_on=False, **look)
-    if fill:
-        axes.fill(angles[around], values[around], color=look["color"], alpha=0.15, lw=0)
-        for angle in angles[~known]:
-            axes.text(angle, 0.12, "–", ha="center", va="center", fontsize=8)

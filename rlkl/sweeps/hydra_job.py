@@ -106,8 +106,8 @@ class Jobs:
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports.tables import brief
-        from rlkl.runs import execute as runs_execute
         from rlkl.runs import load, tracking
+        from rlkl.runs.execute import execute
         from rlkl.runs.folder import files
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
@@ -115,7 +115,7 @@ class Jobs:
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
         if finished is None:
-            done = runs_execute.execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
+            done = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
             found, upload, self.reused = done.entry, done.upload, self.reused + done.reused
         else:
             found, upload = finished.entry, None

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl import comparison
-from rlkl.comparison import Comparison, Statistic
+from rlkl.diagnostics.compare import kl_statistics
+from rlkl.diagnostics.compare.kl_statistics import Comparison, Statistic
 from rlkl.errors import SettingsError
 from rlkl.reports.console import console, errors, number
 from rlkl.runs.folder import csv_text
@@ -25,7 +25,7 @@ def command(arguments: Sequence[str]) -> None:
     if len(files) != 2 or len(folders) > 1:
         raise SettingsError("rlkl compare", " ".join(arguments), "takes BASE.npz QUANT.npz and, if you like, out=FOLDER")
     with progress() as tell:
-        found = comparison.compare(files[0], files[1], tell)
+        found = kl_statistics.compare(files[0], files[1], tell)
     path = (folders[0] if folders else FOLDER) / "compare.csv"
     console.print(table(found, files[0], files[1]))
     try:

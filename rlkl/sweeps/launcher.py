@@ -18,20 +18,21 @@ from hydra.types import HydraContext
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlkl import sweeps_composer
 from rlkl.config import hydra_loader, interrupts, machine
 from rlkl.config.overrides import refusal
 from rlkl.errors import BadJobsError, SettingsError
-from rlkl.jobs import Finished, Jobs
-
-Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+from rlkl.sweeps import composer
+from rlkl.sweeps.hydra_job import Finished, Jobs
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.run_store import Entry
     from rlkl.runs.tracking import Tracker
     from rlkl.training.loop import Row
+
+
+Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 
 class FusedLauncher(Launcher):
@@ -79,7 +80,7 @@ class FusedLauncher(Launcher):
         from rlkl.runs.store import run_store
 
         self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
-        self._compose = sweeps_composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
+        self._compose = composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
         cards: dict[str, Any] = {}
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
@@ -181,11 +182,11 @@ def _finish(
 ) -> Generator[tuple[list[int], bool], None, None]:
     """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group. `follow` hears
     the new rows of those that are tracked as they train."""
-    from rlkl import sweeps
     from rlkl.reports.console import sweep_progress
     from rlkl.runs.folder import artifacts
     from rlkl.runs.store import pretrained_references
     from rlkl.runs.store.run_store import read
+    from rlkl.sweeps import scheduler
 
     numbers: dict[str, list[int]] = {}
     for number, job in prepared.items():
@@ -198,7 +199,7 @@ def _finish(
             told.reused += 1
             yield [number], False
         elif numbers[job.key][0] == number:
-            left.append(sweeps.Job(job.key, pretrained_references.attach(job.built, told.faults)))
+            left.append(scheduler.Job(job.key, pretrained_references.attach(job.built, told.faults)))
     if not left:
         yield [], True
         return
@@ -206,13 +207,13 @@ def _finish(
     names = {job.key: str(numbers[job.key][0]) for job in left}
     with sweep_progress(len(left), steps, names) as show:
 
-        def tell(told: sweeps.Told) -> None:
+        def tell(told: scheduler.Told) -> None:
             if told.rows is None:
                 show(told)
             else:
                 follow(prepared[numbers[told.rows[0]][0]], told.rows[1])
 
-        for group in sweeps.groups(left):
+        for group in scheduler.groups(left):
             for entries in _trained(group, tell, told.faults):
                 for key, entry in entries:
                     for number in numbers[key]:
@@ -225,10 +226,10 @@ def _trained(group: Any, tell: Any, faults: Any) -> Any:
     """The group's training, here or by a cluster."""
     first, root = group[0].built, group[0].built.store.resolve()
     if first.engine.name == "local":
-        from rlkl import sweeps
+        from rlkl.sweeps.scheduler import train
 
-        return sweeps.train(group, root, tell, faults, first.execution.resume)
-    from rlkl import cluster
+        return train(group, root, tell, faults, first.execution.resume)
+    from rlkl.sweeps import cluster
 
     return cluster.train(group, root, first.engine, tell, faults, first.execution.resume)
 

@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl import algorithms, probes, scores, settings, suite
+from rlkl import algorithms, settings
 from rlkl.config import machine
+from rlkl.diagnostics.audit.gradients import ARMS, gradients, walkway
+from rlkl.diagnostics.scorecard import robustness, scores, suite
+from rlkl.diagnostics.scorecard.suite import Reached, Setup, Size
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
+from rlkl.penalties.expected_gradient import Descent
 from rlkl.runs.store import checked_files
 from rlkl.runs.store import fingerprint as store_fingerprint
 from rlkl.runs.store.checked_files import Faults
-from rlkl.suite import Reached, Setup, Size
 
 SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
 PARTS = ("gradients and log-ratios", "bandits", *suite.SEQUENCES)
@@ -76,9 +79,9 @@ def fingerprint(entrant: Entrant, size: Size) -> str:
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
     on_part(PARTS[0])
     named = options.divergence(entrant.bandit.penalty) is not None
-    probed = {"bandit": (entrant.bandit, probes.ARMS), "automaton": (entrant.sequence, probes.walkway())}
-    compared = {name: probes.gradients(*at, size.policies) for name, at in probed.items()} if named else {}
-    checks = probes.robust(entrant.bandit, 1) + probes.robust(entrant.sequence, 2) if named else []
+    probed = {"bandit": (entrant.bandit, ARMS), "automaton": (entrant.sequence, walkway())}
+    compared = {name: gradients(*at, size.policies) for name, at in probed.items()} if named else {}
+    checks = robustness.robust(entrant.bandit, 1) + robustness.robust(entrant.sequence, 2) if named else []
     on_part(PARTS[1])
     setups = suite.bandits()
     reached = suite.train(entrant.bandit, setups, size)
@@ -180,3 +183,30 @@ def _read(content: bytes) -> Grade:
 
 def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
+
+
+HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
+
+
+class Named(NamedTuple):
+    """A penalty to be graded, by the overrides that name it. candidate: the caller's own, not a shipped one."""
+
+    name: str
+    overrides: tuple[str, ...]
+    candidate: bool
+
+
+class Entry(NamedTuple):
+    """A graded penalty. descends: what it descends on bandits, and on sequences; caveats: what else keeps a step from it;
+    reused: whether its grade was in the store."""
+
+    named: Named
+    grade: Grade
+    descends: tuple[Descent, Descent]
+    caveats: tuple[str, ...]
+    reused: bool
+
+    @property
+    def biased(self) -> bool:
+        """Whether it anywhere descends something else than its divergence."""
+        return any(each.kind != "exact" for each in self.descends)

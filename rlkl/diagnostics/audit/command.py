@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl.audit import DIRECTIONS, SAME, Row, audit
 from rlkl.config.build import build
 from rlkl.config.compose import compose
+from rlkl.diagnostics.audit.measure import DIRECTIONS, SAME, Row, audit
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.reports import plots

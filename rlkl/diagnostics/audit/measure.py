@@ -13,11 +13,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import policies, recognised, settings
+from rlkl import policies, settings
+from rlkl.diagnostics.audit import known_gradients
+from rlkl.diagnostics.audit.known_gradients import SAME
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import expected_gradient, options, terms
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.recognised import SAME
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
 from rlkl.training import sampled_losses
@@ -86,10 +87,10 @@ def audit(
     listed = is_enumerable(automaton)
     own_key, their_key = jax.random.split(key)
     own, theirs = (_batch(automaton, p, k) for p, k in ((policy, own_key), (run.reference, their_key)))
-    known = recognised.known(run, policy, own) if listed else {}
+    known = known_gradients.known(run, policy, own) if listed else {}
     size = run.settings.batch_size or 64
     for name in directions:
-        target = recognised.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
+        target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
         combinations = options.combinations(name, automaton.horizon)
         ways = [Way(chosen, theirs if chosen.sampler == "reference" else own) for chosen in combinations]
         ways += [] if older is None else _off_policy(automaton, name, policy, older, own, own_key)
@@ -100,7 +101,7 @@ def audit(
             error, cosine = _against(found.gradient, None if target is None else target.gradient)
             stderr = 0.0 if listed else math.sqrt(max(0.0, float(found.variance)) / SAMPLES)
             declared = _declared(way, automaton.horizon)
-            seen = recognised.name_of(np.asarray(found.gradient), known) if listed else "not compared: estimated"
+            seen = known_gradients.name_of(np.asarray(found.gradient), known) if listed else "not compared: estimated"
             most = "" if chosen.truncation is None else f"at most {chosen.truncation:g}"
             correction = ", ".join(filter(None, (chosen.importance_correction.replace("none", ""), most)))
             yield Row(

@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkl import settings, sweeps
+from rlkl import settings
 from rlkl.config import machine
 from rlkl.errors import SettingsError
 from rlkl.runs.folder import artifacts
 from rlkl.runs.store import run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
-from rlkl.sweeps import Job, Told
+from rlkl.sweeps import scheduler
+from rlkl.sweeps.scheduler import Job, Told
 
 
 def train(
@@ -41,7 +42,7 @@ def train(
 def work(configs: Sequence[dict[str, Any]], root: str, resume: bool) -> list[str]:
     """What a job of the cluster does: `sweeps.run_group`, with jax as the command has it."""
     machine.configure()
-    return sweeps.run_group(configs, root, resume)
+    return scheduler.run_group(configs, root, resume)
 
 
 def _there(key: str, entry: Entry | None, root: Path) -> Entry:

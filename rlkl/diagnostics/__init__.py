@@ -1,0 +1,1 @@
+"""What checks a penalty, a run or two models."""

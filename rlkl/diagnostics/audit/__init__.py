@@ -1,0 +1,1 @@
+"""What the expected gradient of a penalty descends, measured."""

@@ -1,0 +1,1 @@
+"""Hydra sweeps whose jobs are trained together, as one program."""
