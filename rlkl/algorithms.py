@@ -52,7 +52,7 @@ def names() -> tuple[str, ...]:
 
 
 def kind(name: str) -> str:
-    """What `penalty.resolve` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
+    """What `penalties.options.resolve` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
     if name in EXACT:
         return "exact"
     return "sampled" if REGISTRY[name].factor is None else "scaled"

@@ -290,7 +290,8 @@ def test_a_large_file_is_not_loaded(tmp_path):
     for seed, name in enumerate(("base", "quant")):
         write_large(tmp_path / f"{name}.npz", 20_000, 32_000, seed)
     code = (
-        "import resource, sys; from rlkl import cli, comparisons; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "import resource, sys; from rlkl import cli; from rlkl.diagnostics.compare import command;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "status = cli.main(['compare', 'base.npz', 'quant.npz']);"
         "print('grew', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before); sys.exit(status)"
     )

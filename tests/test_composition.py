@@ -114,7 +114,7 @@ def main(theirs):
     print(rlkl.train(run).summary["beta"])
     try:
         rlkl.train(["penalty=nonsense"])
-    except rlkl.settings.SettingsError as error:
+    except rlkl.errors.SettingsError as error:
         print(error.key)
     assert state() == before
     assert OmegaConf.create({"a": "${theirs:}"}).a == "kept"

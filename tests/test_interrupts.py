@@ -13,7 +13,7 @@ import pytest
 
 RUN = ("task=bandit/random", "algorithm=rloo", "steps=2000", "tracking=none", "resume=false")
 # Python's own start, before any of rlkl's lines, is left out.
-COMMAND = "from rlkl import interrupts as i; i.install(); print('ready', flush=True); from rlkl.__main__ import entry; entry()"
+COMMAND = "from rlkl.config import interrupts as i; i.install(); print('ready', flush=True); from rlkl.__main__ import entry; entry()"
 
 
 def start(arguments: tuple[str, ...], cwd: Path, cache: Path) -> subprocess.Popen:
@@ -79,7 +79,7 @@ STUBBED = """
 import signal, sys, types
 cli = sys.modules["rlkl.cli"] = types.ModuleType("rlkl.cli")
 import rlkl
-from rlkl import interrupts
+from rlkl.config import interrupts
 rlkl.cli = cli
 
 def main(argv):

@@ -23,7 +23,7 @@ SWEEP = (
     "seed=range(18)",
     "tracking=none",
 )
-CODE = "from rlkl import runs; from rlkl.__main__ import entry; runs.KEEP_EVERY = 0.0; entry()"
+CODE = "from rlkl.runs import execute; from rlkl.__main__ import entry; execute.KEEP_EVERY = 0.0; entry()"
 
 
 def start(cwd: Path, cache: Path) -> subprocess.Popen:

@@ -59,7 +59,7 @@ def content(folder: Path, *left_out: str) -> dict[str, bytes]:
 
 
 def test_importing_the_launcher_loads_neither_jax_nor_wandb():
-    assert not {"jax", "wandb", "pandas", "scipy"} & loaded_by("import rlkl.launcher; rlkl.launcher.register()")
+    assert not {"jax", "wandb", "pandas", "scipy"} & loaded_by("from rlkl.sweeps import launcher; launcher.register()")
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_th
 @pytest.mark.parametrize(("name", "init"), list(itertools.product(NETWORKS, ("reference", "uniform"))))
 @pytest.mark.parametrize("task", [FEW, MANY], ids=["few", "many"])
 def test_a_network_starts_where_it_says(name, init, task):
-    """Also a guard against the compiler's misreading that `training.prepare` speaks of."""
+    """Also a guard against the compiler's misreading that `loop.prepare` speaks of."""
     run = run_of(task, name, policy={"init": init}, dtype="float64")
     block, compiled = blocks.stack([run], 1), blocks.programs(run)
     _, row = compiled.prepare(block, compiled.start(block))

@@ -194,7 +194,7 @@ def settings(count: int = 40) -> list[dict]:
 
 @jax.jit
 def best(log_ref, reward, typicality, beta):
-    """log pi* under both directions, from `oracle.solve` on a bandit with a typicality reward."""
+    """log pi* under both directions, from `optimal_policy.solve` on a bandit with a typicality reward."""
     even = bandit(np.zeros(3), np.full(3, 1 / 3))
     task = Task(even.automaton, jnp.append(jnp.zeros(1), reward), log_ref[None], typicality, jnp.asarray(even.coordinates))
     of = lambda name: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, Fixed(log_ref[None], 1)).log_pi[0, 0]  # noqa: E731

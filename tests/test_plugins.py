@@ -102,7 +102,7 @@ def test_an_installed_wheel_works_in_an_empty_folder_with_a_plugin(command, inst
     (tmp_path / "my_penalty.py").write_text(EXAMPLE.group(1))
     name = re.search(r'@register\("(\w+)"', EXAMPLE.group(1)).group(1)
     where = {"PYTHONPATH": str(installed)}
-    code = "import rlkl, rlkl.settings; print(rlkl.__file__, rlkl.settings.config_directory())"
+    code = "import rlkl; from rlkl.config import overrides; print(rlkl.__file__, overrides.config_directory())"
     paths = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **where}, capture_output=True, text=True
     ).stdout

@@ -131,7 +131,7 @@ def test_run_group_needs_nothing_but_its_arguments(tmp_path):
     jobs = [job(seed) for seed in range(3)]
     here = finished(jobs, tmp_path / "here")
     configs = [each.built.resolved for each in jobs]
-    code = f"from rlkl import machine, sweeps; machine.configure(); sweeps.run_group({configs!r}, {str(tmp_path / 'there')!r})"
+    code = f"from rlkl.config import machine; from rlkl.sweeps import scheduler; machine.configure(); scheduler.run_group({configs!r}, {str(tmp_path / 'there')!r})"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     for each in jobs:
         entry = stored(tmp_path / "there", each.key)
@@ -179,7 +179,7 @@ def test_one_device_and_two_give_the_same_bits(tmp_path, cache):
 def test_a_device_a_core_unless_the_user_says_otherwise():
     import os
 
-    code = "from rlkl import machine; machine.configure(); import jax; print(jax.local_device_count())"
+    code = "from rlkl.config import machine; machine.configure(); import jax; print(jax.local_device_count())"
     for flags, expected in (("", len(os.sched_getaffinity(0))), ("--xla_force_host_platform_device_count=3", 3)):
         said = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "XLA_FLAGS": flags}

@@ -1,4 +1,4 @@
-"""Where a way of penalising should lead: the optimum of what `rlkl.descent` says that it descends, found without descending."""
+"""Where a way of penalising should lead: the optimum of what `penalties.expected_gradient` says that it descends, found without descending."""
 
 import jax
 import jax.numpy as jnp

@@ -17,7 +17,7 @@ from rlkl.training import reward_shaping, spec
 
 class Built(NamedTuple):
     """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
-    is not trained yet: the run holds the task's own until `rlkl.references` attaches it."""
+    is not trained yet: the run holds the task's own until `runs.store.pretrained_references` attaches it."""
 
     run: spec.Run
     card: tasks.Card

@@ -1,5 +1,5 @@
 """Ctrl-C ends the command with one line and status 130, at whatever moment it comes. Files are whole at any moment (see
-`records.write`), so that the process may end there and then."""
+`runs.folder.files.write`), so that the process may end there and then."""
 
 import atexit
 import contextlib

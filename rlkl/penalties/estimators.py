@@ -1,7 +1,7 @@
 """Estimates of a divergence at one sampled token (or sequence), in nats.
 
 u = log pi(x) - log pi_ref(x) at x ~ pi. Source of the names k1, k2, k3: Schulman, "Approximating KL Divergence" (2020). What
-each one's *gradient* descends depends on where it is placed; `rlkl.descent` holds that.
+each one's *gradient* descends depends on where it is placed; `penalties.expected_gradient` holds that.
 """
 
 from collections.abc import Callable

@@ -73,7 +73,7 @@ EVERY = 10.0  # seconds between two lines on a sweep's progress, where there is 
 
 @contextlib.contextmanager
 def sweep_progress(runs: int, steps: int, names: Mapping[str, str]) -> Iterator[Any]:
-    """A callable that takes what `sweeps.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
+    """A callable that takes what `scheduler.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
     now and then elsewhere. names: the jobs' numbers, by key. Called from several threads."""
     lock, said = threading.Lock(), time.perf_counter()
     done, finished, since = 0, 0, None  # since: when, and after how many steps, the first chunk was there (it compiled, too)

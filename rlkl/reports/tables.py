@@ -79,7 +79,7 @@ def _measured(graded: Mapping[str, Any], key: str) -> str:
 
 
 def over_seeds(groups: Sequence[Any]) -> Table:
-    """What `statistics.grouped` found: each measure's interquartile mean, and below it its interval."""
+    """What `over_seeds.grouped` found: each measure's interquartile mean, and below it its interval."""
     names = list(groups[0].overrides)
     labels = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}
     diverged = any(group.diverged for group in groups)

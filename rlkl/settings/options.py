@@ -2,7 +2,7 @@
 
 This floor loads no jax, so that the command can check and explain settings before anything heavy is imported.
 Names that live in registries (tasks, policies, divergences, algorithms) are checked where the registries are, in
-`rlkl.config`.
+`config.resolve`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 from rlkl.errors import SettingsError, nearest
 
 Traced = Any  # a number; inside a compiled program, an array of it
-Resolved = Any  # null until `rlkl.config` resolves it
+Resolved = Any  # null until `config.resolve` resolves it
 SCHEDULES = ("linear", "cosine", "exponential")  # of beta, from penalty.beta to penalty.beta_end
 STEERED = ("adaptive", "lagrangian")  # controllers that go by the KL
 CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
@@ -41,7 +41,7 @@ def _field(default, **metadata):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Settings of the policy; null is resolved by `rlkl.config` (see its table)."""
+    """Settings of the policy; null is resolved by `config.resolve` (see its table)."""
 
     name: str = static("tabular", kind=str)
     init: Resolved = static(None, kind=str)
@@ -178,7 +178,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Tracking:
-    """Where a run is logged beside its own folder; nothing here changes a number. Null is resolved by `rlkl.tracking`."""
+    """Where a run is logged beside its own folder; nothing here changes a number. Null is resolved by `runs.tracking`."""
 
     name: Resolved = static(None, allowed=("wandb_offline", "wandb", "none"))
     project: str | None = static(None, kind=str)

@@ -23,7 +23,7 @@ def train(
     faults: Faults,
     resume: bool = True,
 ) -> Iterator[list[tuple[str, Entry]]]:
-    """As `sweeps.train`, by jobs of at most `engine.runs_per_job` runs each, which all write to the store under `root`.
+    """As `scheduler.train`, by jobs of at most `engine.runs_per_job` runs each, which all write to the store under `root`.
 
     A job's files lie below `root`/submitit. Raises `SettingsError` where submitit is missing or refuses a parameter, and
     what submitit raises for a job that failed; the other jobs go on, and the same command finds what they finished.
@@ -40,7 +40,7 @@ def train(
 
 
 def work(configs: Sequence[dict[str, Any]], root: str, resume: bool) -> list[str]:
-    """What a job of the cluster does: `sweeps.run_group`, with jax as the command has it."""
+    """What a job of the cluster does: `scheduler.run_group`, with jax as the command has it."""
     machine.configure()
     return scheduler.run_group(configs, root, resume)
 

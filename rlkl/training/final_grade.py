@@ -97,7 +97,7 @@ def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
 
 
 def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
-    """The row of a state, from sequences that were drawn already; `key` as in `training.row`."""
+    """The row of a state, from sequences that were drawn already; `key` as in `loop.row`."""
     chosen, beta = run.settings.penalty, coefficient(run, state)
     params = options.parameters(chosen, jnp.float64)
     report = metrics.estimate(run.task, drawn, options.divergence(chosen), params, beta, optimum)

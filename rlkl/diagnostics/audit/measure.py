@@ -34,7 +34,7 @@ class Row(NamedTuple):
     its importance weights. value: the estimate's mean, and exact_value; relative_error and cosine of its expected
     gradient against the exact one's (NaN where that is zero); variance: of a batch's gradient, summed over parameters,
     without a baseline; stderr: of the expected gradient (its norm) where it was sampled, else 0. descends: what was
-    measured; declared: what `rlkl.descent` says."""
+    measured; declared: what `penalties.expected_gradient` says."""
 
     divergence: str
     estimator: str

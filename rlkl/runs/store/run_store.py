@@ -26,7 +26,7 @@ OPTIMUM = "optimum.json"  # in an entry, beside the run's files
 
 
 class Entry(NamedTuple):
-    """A finished run: the files of its folder, by name, and its optimum's values (as `report.of_optimum`)."""
+    """A finished run: the files of its folder, by name, and its optimum's values (as `summary.of_optimum`)."""
 
     files: dict[str, bytes]
     optimum: dict[str, float | None]
@@ -50,7 +50,7 @@ def key(built: Built) -> str:
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
-    """The finished run of this key, whose files have these names (as `records.names`); None where it is missing or damaged."""
+    """The finished run of this key, whose files have these names (as `artifacts.names`); None where it is missing or damaged."""
     return checked_files.read(_finished(root, named), lambda content: _entry(content, names), faults)
 
 
