@@ -39,7 +39,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m experiments.bench
+	$(BIN)/python -m experiments.speed.startup
 	$(BIN)/python -m experiments.speed
 	$(BIN)/python -m experiments.speed.throughput
 	$(BIN)/python -m experiments.speed.sweeping

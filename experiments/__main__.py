@@ -16,6 +16,6 @@ if __name__ == "__main__":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
     machine.configure()
     terminal.configure()
-    from experiments import command
+    from experiments.harness import command
 
     sys.exit(command.main(sys.argv[1:]))

@@ -52,7 +52,7 @@ def names() -> tuple[str, ...]:
 
 
 def kind(name: str) -> str:
-    """What `penalties.options.resolve` asks of an algorithm: whether its gradients are exact, sampled, or sampled and scaled."""
+    """Whether an algorithm's gradients are exact, sampled, or sampled and scaled; `penalties.options.resolve` asks for it."""
     if name in EXACT:
         return "exact"
     return "sampled" if REGISTRY[name].factor is None else "scaled"

@@ -10,8 +10,8 @@ Sources: Bernoulli 1713, "Ars conjectandi"; nobody 2025, arXiv 2501.00001.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.build import at_most, near
-from rlkl import plots
+from experiments.harness.claims import at_most, near
+from rlkl.reports import plots
 
 
 def table(runs{quick}):

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments import build, command, page, provenance
-from experiments.page import evidence
+import rlkl.cli
+from experiments.harness import build, command, page, provenance
+from experiments.harness.claims import at_least, at_most, claim_record, near
+from experiments.harness.page import evidence
 from tests import house
 
 
@@ -27,9 +29,9 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_turn = lambda names, out, given: [command._built(name, out / name, given) for name in names]  # noqa: E731
     monkeypatch.setattr(command, "_side_by_side", in_turn)  # another process would not see this house
-    command_of_rlkl, handlers = build.cli.main, list(logging.root.handlers)
+    command_of_rlkl, handlers = rlkl.cli.main, list(logging.root.handlers)
     silent = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    monkeypatch.setattr(build.cli, "main", lambda argv: command_of_rlkl([*argv, *silent]))
+    monkeypatch.setattr(rlkl.cli, "main", lambda argv: command_of_rlkl([*argv, *silent]))
     yield home
     logging.root.handlers = handlers
     for name in [name for name in sys.modules if name.startswith("experiments.") and name.endswith(("coin", "coin.figure"))]:
@@ -117,7 +119,7 @@ def test_a_redrawing_trains_nothing_and_writes_the_same(home, tmp_path, monkeypa
     assert command.main(["a_coin"]) == 0
     folder = tmp_path / "paper" / "a_coin"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(build.cli, "main", lambda argv: pytest.fail("it trains"))
+    monkeypatch.setattr(rlkl.cli, "main", lambda argv: pytest.fail("it trains"))
     monkeypatch.setattr(build.module("a_coin"), "table", lambda runs: pytest.fail("it computes"))
     assert command.main(["a_coin", "--redraw"]) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -193,9 +195,9 @@ def test_a_manifest_tells_what_the_files_came_from(home, tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_claim_without_a_number_is_false_and_valid_json(value):
-    for claim in (build.near("a", value, 1.0, 0.1), build.at_most("a", abs(value), 1.0), build.at_least("a", -abs(value), 1.0)):
+    for claim in (near("a", value, 1.0, 0.1), at_most("a", abs(value), 1.0), at_least("a", -abs(value), 1.0)):
         assert not claim.verdict
-        assert json.loads(json.dumps(build.claim_record(claim), allow_nan=False))["value"] is None
+        assert json.loads(json.dumps(claim_record(claim), allow_nan=False))["value"] is None
 
 
 def test_several_are_built_side_by_side_and_one_that_fails_fails_all(tmp_path, monkeypatch, capsys):

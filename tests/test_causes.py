@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build
+from experiments.harness import build
 from rlkl.reports import plots
 
 NAMES = ("flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism")
@@ -68,7 +68,7 @@ def test_exact_paths_start_where_they_are_told_and_descend():
 
 @pytest.mark.parametrize("beta", [0.2, 1.0])
 def test_the_tilted_reference_is_the_oracles_optimum(beta):
-    from experiments import optima
+    from experiments.harness import optima
     from rlkl import tasks
 
     task = tasks.build("bandit/random").task

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import series
-from experiments.build import HERE, build, module, sweeps
+from experiments.harness import series
+from experiments.harness.build import HERE, build, module, sweeps
 from rlkl.reports import plots
 
 NAMES = [

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from experiments import build
 from experiments.collapse import figure
+from experiments.harness import build
 from rlkl import cli
 from rlkl.reports import plots
 from rlkl.runs.load import load

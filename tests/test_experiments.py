@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.build import FORMATS, HERE, build, module, names, sweeps
-from experiments.page import evidence
+from experiments.harness.build import FORMATS, HERE, build, module, names, sweeps
+from experiments.harness.page import evidence
 from rlkl.config import build as config_build
 from rlkl.config.compose import compose
 from rlkl.reports import plots

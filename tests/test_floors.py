@@ -86,7 +86,9 @@ def test_importing_rlkl_loads_neither_wandb_nor_matplotlib_nor_jax():
 
 
 def test_training_loads_neither_wandb_nor_matplotlib():
-    assert not {"wandb", "matplotlib", "pandas"} & loaded_by("import rlkl.runs.execute, rlkl.reports.console, rlkl.reports.tables")
+    assert not {"wandb", "matplotlib", "pandas"} & loaded_by(
+        "import rlkl.runs.execute, rlkl.reports.console, rlkl.reports.tables"
+    )
 
 
 def test_the_process_that_tracks_loads_no_jax():
@@ -96,5 +98,6 @@ def test_the_process_that_tracks_loads_no_jax():
 
 def test_training_loads_no_part_of_scipy():
     """They take a fifth of a second; what needs one loads it."""
-    code = "import sys, rlkl.runs.execute, rlkl.reports.console, rlkl.reports.tables; print(*[name for name in sys.modules if name.startswith('scipy.s')])"
+    loaded = "import sys, rlkl.runs.execute, rlkl.reports.console, rlkl.reports.tables"
+    code = f"{loaded}; print(*[name for name in sys.modules if name.startswith('scipy.s')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

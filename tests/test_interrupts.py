@@ -13,7 +13,9 @@ import pytest
 
 RUN = ("task=bandit/random", "algorithm=rloo", "steps=2000", "tracking=none", "resume=false")
 # Python's own start, before any of rlkl's lines, is left out.
-COMMAND = "from rlkl.config import interrupts as i; i.install(); print('ready', flush=True); from rlkl.__main__ import entry; entry()"
+COMMAND = (
+    "from rlkl.config import interrupts as i; i.install(); print('ready', flush=True); from rlkl.__main__ import entry; entry()"
+)
 
 
 def start(arguments: tuple[str, ...], cwd: Path, cache: Path) -> subprocess.Popen:

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 import experiments
-from experiments import build, page, provenance
-from experiments.page import evidence, render
+from experiments.harness import build, page, provenance
+from experiments.harness.claims import claim_record
+from experiments.harness.page import evidence, render
 from rlkl.divergences import REGISTRY
 from rlkl.exact import optimal_policy
 from rlkl.policies import Fixed
@@ -48,7 +49,7 @@ def test_every_saying_is_whole():
 @pytest.mark.parametrize("name", COMMITTED)
 def test_sayings_rest_on_claims_that_hold(name):
     table = pd.read_csv(build.HERE / name / "figure.csv")
-    claims = [build.claim_record(claim) for claim in build.module(name).claims(table)]
+    claims = [claim_record(claim) for claim in build.module(name).claims(table)]
     shown = evidence.Shown(name, evidence.describe(name), claims, {"quick": False}, "", "", [])
     for each in evidence.sayings([shown]):
         if each.experiment == name:

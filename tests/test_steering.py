@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build
+from experiments.harness import build
 from experiments.steering import figure
 from rlkl import cli, tasks
 from rlkl.reports import plots

@@ -131,7 +131,10 @@ def test_run_group_needs_nothing_but_its_arguments(tmp_path):
     jobs = [job(seed) for seed in range(3)]
     here = finished(jobs, tmp_path / "here")
     configs = [each.built.resolved for each in jobs]
-    code = f"from rlkl.config import machine; from rlkl.sweeps import scheduler; machine.configure(); scheduler.run_group({configs!r}, {str(tmp_path / 'there')!r})"
+    code = (
+        "from rlkl.config import machine; from rlkl.sweeps import scheduler; machine.configure();"
+        f"scheduler.run_group({configs!r}, {str(tmp_path / 'there')!r})"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     for each in jobs:
         entry = stored(tmp_path / "there", each.key)

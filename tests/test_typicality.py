@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from experiments import build
+from experiments.harness import build
 from experiments.typicality import figure
 from rlkl import cli
 from rlkl.reports import plots

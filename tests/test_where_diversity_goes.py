@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build
+from experiments.harness import build
 from experiments.where_diversity_goes import figure, measured, numbers, places, shares
 from rlkl.reports import plots
 

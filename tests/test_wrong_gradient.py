@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import build
+from experiments.harness import build
 from experiments.wrong_gradient import figure, fixed_points, measured, targets
 from rlkl import cli
 from rlkl.config import build as config_build

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import optima
-from experiments.build import Claim, at_least, at_most
+from experiments.harness import optima
+from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import exact, tasks
 from rlkl.exact import best_of_n
 from rlkl.reports import plots

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.build import Claim, at_least, at_most
 from experiments.collapse.measured import DIRECTIONS, PORTRAYED, SETTING, TASKS
+from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import divergences
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import series
-from experiments.build import Claim, at_least, at_most, near
 from experiments.compression.measured import BLOCKS, ORDER, SIZES, table
+from experiments.harness import series
+from experiments.harness.claims import Claim, at_least, at_most, near
 from rlkl.reports import plots
 
 __all__ = ["claims", "draw", "table"]

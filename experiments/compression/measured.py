@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments import series
 from experiments.compression import coders
-from experiments.series import Row, points
+from experiments.harness import series
+from experiments.harness.series import Row, points
 from rlkl import exact, tasks
 from rlkl.evaluation import diversity
 from rlkl.policies import Fixed, Policy

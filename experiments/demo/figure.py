@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments import optima
-from experiments.build import Claim, at_most
+from experiments.harness import optima
+from experiments.harness.claims import Claim, at_most
 from rlkl import divergences, tasks
 from rlkl.reports import plots
 from rlkl.reports.console import number

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.build import Claim, at_least, at_most, near
 from experiments.entropy_mechanism import steps
+from experiments.harness.claims import Claim, at_least, at_most, near
 from rlkl.reports import plots
 from rlkl.runs.load import Runs
 

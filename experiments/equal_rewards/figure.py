@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import optima, series
-from experiments.build import Claim, at_least, at_most
-from experiments.series import points
+from experiments.harness import optima, series
+from experiments.harness.claims import Claim, at_least, at_most
+from experiments.harness.series import points
 from rlkl import divergences
 from rlkl.reports import plots
 from rlkl.tasks.bandits import bandit

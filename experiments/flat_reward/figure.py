@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.build import Claim, at_least, at_most, near
 from experiments.flat_reward import paths
+from experiments.harness.claims import Claim, at_least, at_most, near
 from rlkl import divergences
 from rlkl.reports import plots
 from rlkl.runs.load import Runs

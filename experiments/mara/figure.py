@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import divergences
 from rlkl.reports import plots
 from rlkl.runs.load import Runs

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import optima
-from experiments.build import Claim, at_least, at_most, near
+from experiments.harness import optima
+from experiments.harness.claims import Claim, at_least, at_most, near
 from rlkl import divergences, tasks
 from rlkl.reports import plots
 from rlkl.runs.load import Runs

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments import optima
+from experiments.harness import optima
 from rlkl import tasks
 from rlkl.exact import best_of_n
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from experiments.over_optimisation import curves
 from rlkl.reports import plots
 from rlkl.runs.load import Runs

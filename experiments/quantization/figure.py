@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import series
-from experiments.build import Claim, at_least, at_most, near
+from experiments.harness import series
+from experiments.harness.claims import Claim, at_least, at_most, near
 from experiments.quantization.measured import BITS, WAYS, table
 from rlkl.diagnostics.compare import kl_statistics
 from rlkl.reports import plots

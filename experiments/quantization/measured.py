@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float
 
-from experiments import series
-from experiments.series import Row
+from experiments.harness import series
+from experiments.harness.series import Row
 from rlkl import tasks
 from rlkl.diagnostics.compare import kl_statistics
 from rlkl.policies import AnyPolicy, Network

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import series
-from experiments.build import Claim, at_least, at_most, near
-from experiments.series import points
+from experiments.harness import series
+from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import points
 from rlkl.policies import Policy
 from rlkl.reports import plots
 from rlkl.runs.folder import checkpoint

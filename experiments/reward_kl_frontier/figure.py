@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import optima, series
-from experiments.build import Claim, at_least, at_most
-from experiments.series import Row, points
+from experiments.harness import optima, series
+from experiments.harness.claims import Claim, at_least, at_most
+from experiments.harness.series import Row, points
 from rlkl import divergences, tasks
 from rlkl.exact import matching
 from rlkl.reports import plots

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import divergences, tasks
 from rlkl.exact import matching
 from rlkl.reports import plots

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments import series
-from experiments.build import Claim, at_least, at_most
-from experiments.series import Row, points
+from experiments.harness import series
+from experiments.harness.claims import Claim, at_least, at_most
+from experiments.harness.series import Row, points
 from rlkl import divergences
 from rlkl.divergences import Params
 from rlkl.reports import plots

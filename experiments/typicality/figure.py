@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import divergences, tasks
 from rlkl.exact import optimal_policy
 from rlkl.policies import AnyPolicy, Fixed

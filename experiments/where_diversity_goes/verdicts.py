@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from experiments.where_diversity_goes import shares
 from experiments.where_diversity_goes.measured import BETAS, CAUSES, DIRECTIONS
 from experiments.where_diversity_goes.numbers import NUMBERS

@@ -1,4 +1,4 @@
-"""Where a way of penalising should lead: the optimum of what `penalties.expected_gradient` says that it descends, found without descending."""
+"""Where a way of penalising should lead: the optimum of what it descends by `penalties.expected_gradient`, found without training."""
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 from scipy import stats
 
-from experiments.build import Claim, at_least, at_most
+from experiments.harness.claims import Claim, at_least, at_most
 from experiments.wrong_gradient.measured import NO_PENALTY
 from rlkl.penalties import expected_gradient
 

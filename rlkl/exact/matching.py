@@ -34,8 +34,8 @@ def betas(
     quantity: "kl_pi_ref", "kl_ref_pi", "divergence" (the one that is penalised), all in nats a sequence, "reward", or a
     function of log pi* over arms (over several tokens: end states) that falls as beta grows. wanted: one number or K of them.
     `SettingsError` names what no optimum has, and the range that optima span, or what they jump over.
-    Source: bisection in log beta on `bandit_optimum.solve_bandit`. Over several tokens the ratio of optimum and reference depends on
-    the end state alone, so that it is a bandit, too; a typicality reward is therefore refused there.
+    Source: bisection in log beta on `bandit_optimum.solve_bandit`. Over several tokens the ratio of optimum and reference
+    depends on the end state alone, so that it is a bandit, too; a typicality reward is therefore refused there.
     """
     if isinstance(quantity, str) and quantity not in QUANTITIES:
         raise SettingsError("quantity", quantity, f"must be one of {', '.join(QUANTITIES)}")

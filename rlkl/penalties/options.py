@@ -1,7 +1,7 @@
-"""The settings of a penalty: what goes with what, what is unset filled in, and the whole of it in words.
+"""The settings of a penalty: which go together, and what unset ones become.
 
-What a combination descends in expectation is said by `penalties.expected_gradient`; one that descends something else than its divergence is
-refused, by that name, unless `penalty.allow_biased` is set. `penalties.terms` makes the terms of a gradient from them.
+`penalties.expected_gradient` says what a combination descends in expectation; one that descends another function than its
+divergence is refused, by that name, unless `penalty.allow_biased` is set. `penalties.terms` makes the terms of a gradient.
 """
 
 import contextlib

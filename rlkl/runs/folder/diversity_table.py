@@ -89,8 +89,8 @@ def _along(seen: Detail) -> dict[str, float]:
 
 
 def _at_the_end(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[str, float]:
-    """Of the end states: the modes (largest reward) and the reward's distribution; see `evaluation.diversity`. NaN where the reward
-    is none of theirs."""
+    """Of the end states: the modes (largest reward) and the reward's distribution; see `evaluation.diversity`. NaN where
+    the reward is none of theirs."""
     if not np.isfinite(reward).all():
         return dict.fromkeys(OF_REWARDS, np.nan)
     named = {

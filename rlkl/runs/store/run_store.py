@@ -50,7 +50,7 @@ def key(built: Built) -> str:
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
-    """The finished run of this key, whose files have these names (as `artifacts.names`); None where it is missing or damaged."""
+    """The finished run of this key, with files of these names (as `artifacts.names`); None where it is missing or damaged."""
     return checked_files.read(_finished(root, named), lambda content: _entry(content, names), faults)
 
 

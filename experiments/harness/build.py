@@ -21,24 +21,16 @@ import jax
 import pandas as pd
 import yaml
 
-from experiments import provenance
+from experiments.harness import provenance
+from experiments.harness.claims import Claim, claim_record
 from rlkl import cli
 from rlkl.reports import plots
 from rlkl.runs.folder import files
 from rlkl.runs.load import Runs, load
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent  # one folder an experiment
 FORMATS = ("png", "pdf", "svg")  # in this order: a layout starts from where the last format left it
 QUICK_STEPS = 20
-
-
-class Claim(NamedTuple):
-    """What a figure says, the number behind it, what the number must be, and whether it is."""
-
-    claim: str
-    value: float
-    bound: str
-    verdict: bool
 
 
 class Finished(NamedTuple):
@@ -53,21 +45,6 @@ class Finished(NamedTuple):
 def names() -> list[str]:
     """Every experiment: a folder with a sweep and a figure."""
     return sorted(path.parent.name for path in HERE.glob("*/sweep.yaml") if (path.parent / "figure.py").is_file())
-
-
-def near(claim: str, value: float, expected: float, within: float) -> Claim:
-    """A claim that a value lies within a distance of the expected one; false, never an error, where it is missing."""
-    return Claim(claim, float(value), f"{expected:g} +- {within:g}", bool(abs(value - expected) <= within))
-
-
-def at_most(claim: str, value: float, bound: float) -> Claim:
-    """A claim that a value is at most a bound."""
-    return Claim(claim, float(value), f"<= {bound:g}", bool(value <= bound))
-
-
-def at_least(claim: str, value: float, bound: float) -> Claim:
-    """A claim that a value is at least a bound."""
-    return Claim(claim, float(value), f">= {bound:g}", bool(value >= bound))
 
 
 def sweeps(name: str, quick: bool = False) -> list[list[str]]:
@@ -150,9 +127,3 @@ def write_manifest(out: Path, about: dict[str, Any]) -> None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def claim_record(claim: Claim) -> dict[str, Any]:
-    """A claim as JSON values; a value that is not finite is null."""
-    finite = claim.value - claim.value == 0.0
-    return claim._asdict() | {"value": claim.value if finite else None}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.page.evidence import Saying, Shown
+from experiments.harness.page.evidence import Saying, Shown
 
 HERE = Path(__file__).parent
 TITLE = "What KL regularization does, checked"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments import build
-from experiments.page import evidence, render
+from experiments.harness import build
+from experiments.harness.page import evidence, render
 from rlkl.runs.folder import files
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from experiments import build, provenance
+from experiments.harness import build, provenance
 
 SAYINGS = Path(__file__).with_name("sayings.yaml")
 VERDICTS = ("true", "partly", "false")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from experiments import build, page
-from experiments.page import evidence
+from experiments.harness import build, page
+from experiments.harness.page import evidence
 from rlkl import errors
 from rlkl.config import machine
 from rlkl.reports.console import console

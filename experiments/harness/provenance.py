@@ -9,7 +9,7 @@ from typing import Any
 
 from rlkl.runs.store.fingerprint import fingerprint
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent  # one folder an experiment
 PACKAGES = ("rlkl", "jax", "jaxlib", "numpy", "optax", "equinox", "scipy", "pandas", "matplotlib")
 KEPT = ("figure.csv", "figure.pdf", "figure.png", "figure.svg", "claims.json")
 
@@ -41,7 +41,7 @@ def inputs(name: str) -> dict[str, str]:
 def code(name: str) -> str:
     """A hash of an experiment's own code and data, and of the code that all of them share."""
     own = [path for path in (HERE / name).rglob("*") if path.suffix in (".py", ".json", ".txt", ".yaml")]
-    return _hash([path for path in own if path.name != "sweep.yaml"] + list(HERE.glob("*.py")))
+    return _hash([path for path in own if path.name != "sweep.yaml"] + list((HERE / "harness").glob("*.py")))
 
 
 def files(out: Path) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""What builds the experiments: their runs, figures, claims and page."""
