@@ -1,4 +1,4 @@
-"""Where a way of penalising should lead: the optimum of what it descends by `penalties.expected_gradient`, found without training."""
+"""The optimum of what a penalty descends, by `penalties.expected_gradient`: where training should end, found without it."""
 
 import jax
 import jax.numpy as jnp
