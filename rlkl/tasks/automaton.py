@@ -4,13 +4,12 @@ N sequences, T horizon, S states, D decision states (those with outgoing tokens:
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Int
-
-from rlkl.tasks.preferences.reward_network import RewardNetwork
+from jaxtyping import Array, Bool, Float, Int
 
 MOST_SEQUENCES = 2**18  # that are enumerated
 
@@ -167,6 +166,9 @@ class Comparisons(eqx.Module):
     scale: Float[Array | np.ndarray, ""]
 
 
+RewardModel = Callable[[Int[Array, " T"], Bool[Array, " T"]], Float[Array, ""]]  # scores one sequence, read to where it ends
+
+
 class Task(eqx.Module):
     """An automaton with a reference policy and a reward on its final state.
 
@@ -185,4 +187,4 @@ class Task(eqx.Module):
     coordinates: Float[Array | np.ndarray, " V"]
     gold: Float[Array | np.ndarray, " S"] | None = None
     comparisons: Comparisons | None = None
-    reward_model: RewardNetwork | None = None
+    reward_model: RewardModel | None = None

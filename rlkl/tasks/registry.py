@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from rlkl.errors import SettingsError, nearest
 from rlkl.tasks.automaton import Task
-from rlkl.tasks.preferences.annotators import Preferences
+
+if TYPE_CHECKING:
+    from rlkl.tasks.preferences.annotators import Preferences
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Card:
     tokens: tuple[str, ...] = ()
     joiner: str = " "
     corpus: np.ndarray | None = None
-    preferences: Preferences | None = None
+    preferences: "Preferences | None" = None
 
     @cached_property
     def digest(self) -> str:

@@ -166,17 +166,18 @@ def _mask(task: Task, tokens: np.ndarray) -> np.ndarray:
 
 def _centred(task: Task, standardise: bool, seed: int) -> tuple[Task, float]:
     """The task with its reward's mean under the reference 0, and what the reward was divided by."""
-    if task.reward_model is None:
+    network = task.reward_model if isinstance(task.reward_model, RewardNetwork) else None
+    if network is None:
         mean, spread = moments(task)
     else:
         tokens = annotators.written(task, MOMENTS, np.random.default_rng((seed, 1)))
-        scores = reward_network.scores(task.reward_model, tokens, _mask(task, tokens))
+        scores = reward_network.scores(network, tokens, _mask(task, tokens))
         mean, spread = float(scores.mean()), float(scores.std())
     factor = spread if standardise else 1.0
     if factor < FLAT:
         raise SettingsError("task.standardise", True, "the fitted reward is the same everywhere")
-    if task.reward_model is not None:
-        return dataclasses.replace(task, reward_model=task.reward_model.mapped(1.0 / factor, -mean / factor)), factor
+    if network is not None:
+        return dataclasses.replace(task, reward_model=network.mapped(1.0 / factor, -mean / factor)), factor
     ends = np.isin(np.arange(task.automaton.states), task.automaton.outcomes)
     reward = np.where(ends, (np.asarray(task.reward) - mean) / factor, 0.0)
     return dataclasses.replace(task, reward=reward, typicality=np.asarray(float(task.typicality) / factor)), factor
