@@ -76,7 +76,8 @@ def test_a_thread_has_the_context_and_others_do_not():
 
 PLATFORMS = """
 import jax
-from rlkl import cli, numerics
+from rlkl import cli
+from rlkl.settings import numerics
 for named in ("cuda", "tpu", "nonsense"):
     jax.config.update("jax_platforms", named)
     print(cli.main(["task=bandit/random", "steps=2", "tracking=none", "hydra.run.dir=run"]))

@@ -145,16 +145,17 @@ def test_run_group_needs_nothing_but_its_arguments(tmp_path):
 DEVICES = """
 import sys
 from pathlib import Path
-from rlkl import machine, sweeps
+from rlkl.config import machine
+from rlkl.sweeps import scheduler
 machine.configure()
 import jax
 assert jax.local_device_count() == int(sys.argv[2]), jax.local_devices()
-used, block = set(), sweeps.blocks.train_block
+used, block = set(), scheduler.blocks.train_block
 def noted(*arguments, **named):
     used.add(jax.config.jax_default_device.id)
     return block(*arguments, **named)
-sweeps.blocks.train_block = noted
-sweeps.ANOTHER, sweeps.blocks.WIDEST = 0.0, 16
+scheduler.blocks.train_block = noted
+scheduler.ANOTHER, scheduler.blocks.WIDEST = 0.0, 16
 sys.path.insert(0, sys.argv[3])
 from tests.test_sweeps import finished, job
 finished([job(seed) for seed in range(70)], Path(sys.argv[1]))
