@@ -37,24 +37,21 @@ def _fail(message: str, status: int) -> int:
 
 
 def _hydra(argv: list[str]) -> int:
-    import hydra._internal.utils as internal
-    from hydra import version
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl.config import hydra_loader, overrides
+    from rlkl.config import hydra_private, overrides
     from rlkl.sweeps import launcher
 
-    version.setbase(hydra_loader.VERSION_BASE)
     launcher.register()
-    args_parser = internal.get_args_parser()
-    args = args_parser.parse_args(argv)
+    parser = hydra_private.arguments_parser()
+    args = parser.parse_args(argv)
     jobs = Jobs()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the line printed is ours
     try:
         overrides.check(args.overrides, args.config_dir)
-        internal._run_hydra(args, args_parser, jobs, str(config_directory()), "config")
+        hydra_private.run(args, parser, jobs, config_directory(), "config")
     except launcher.StoppedError:
         jobs.status = FAILED
     except BadJobsError as error:

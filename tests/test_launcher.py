@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tests.test_floors import loaded_by
 
 from rlkl import cli, tasks
-from rlkl.config import hydra_loader
+from rlkl.config import hydra_private
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
 from rlkl.runs import tracking
 from rlkl.runs.store import run_store
-from tests.test_floors import loaded_by
 from tests.test_store import packed, seal
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
@@ -161,7 +161,7 @@ def test_relative_paths_start_where_the_command_was_given(rlkl, tmp_path, launch
 def test_every_choice_of_logging_can_be_configured(part):
     folder = config_directory()
     for choice in ("default", "disabled", "none", "rlkl", *(["stdout"] if part == "job_logging" else [])):
-        handlers = hydra_loader.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
+        handlers = hydra_private.compose(folder, "config", [f"hydra/{part}={choice}"]).hydra[part].get("handlers", {})
         assert all("class" in handler for handler in handlers.values()), choice
 
 

@@ -12,15 +12,15 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rlkl.config import hydra_loader
+    from rlkl.config import hydra_private
 
     if isinstance(overrides, (str, Mapping)):
         raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
     overrides = list(map(str, overrides))
     check(overrides)
     try:
-        whole = hydra_loader.compose(config_directory(), "config", overrides)
-        return complete(hydra_loader.own(whole, resolve=True))
+        whole = hydra_private.compose(config_directory(), "config", overrides)
+        return complete(hydra_private.own(whole, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from error
 

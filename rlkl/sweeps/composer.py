@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
-from rlkl.config.hydra_loader import own
+from rlkl.config.hydra_private import ConfigLoaderImpl, apply_values, own
 
 
 class Composer:
@@ -38,13 +37,7 @@ class Composer:
             return self._loader.load_sweep_config(self._master, list(overrides))
         groups, values = self._split(parsed)
         config = pickle.loads(self._base(groups))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        names = config.hydra.job.config.override_dirname
-        with open_dict(config.hydra):
-            config.hydra.overrides.task = [each.input_line for each in parsed]
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                parsed, names.exclude_keys, item_sep=names.item_sep, kv_sep=names.kv_sep
-            )
+        apply_values(config, values, parsed)
         return config
 
     def values(self, overrides: Sequence[str]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlkl.config import hydra_loader, interrupts, machine
+from rlkl.config import hydra_private, interrupts, machine
 from rlkl.config.overrides import refusal
 from rlkl.errors import BadJobsError, SettingsError
 from rlkl.sweeps import composer
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from rlkl.training.loop import Row
 
 
-Plugins.instance()  # scanning for plugins executes their modules anew: only then is BasicSweeper the class that it will be
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+BasicSweeper: Any = hydra_private.basic_sweeper()
 
 
 class FusedLauncher(Launcher):
@@ -105,7 +104,7 @@ class FusedLauncher(Launcher):
         whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(whole)
-            return complete(hydra_loader.own(whole, resolve=True))
+            return complete(hydra_private.own(whole, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 
