@@ -51,7 +51,7 @@ def names() -> tuple[str, ...]:
     return (*EXACT, *REGISTRY)
 
 
-def kind(name: str) -> str:
+def gradient_kind(name: str) -> str:
     """Whether an algorithm's gradients are exact, sampled, or sampled and scaled; `penalties.options.resolve` asks for it."""
     if name in EXACT:
         return "exact"
@@ -82,7 +82,7 @@ def centred(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
 
 def standardised(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
     """The factor of such advantages over the group's standard deviation."""
-    return centred(returns, batch) / spread(returns, batch)
+    return centred(returns, batch) / standard_deviation(returns, batch)
 
 
 @register("dr_grpo", factor=centred)
@@ -102,7 +102,7 @@ def grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""])
     A group of equal returns teaches nothing (its advantages are 0). Both divisions weigh sequences by what they are: on
     sequences of unequal length the expected gradient is not that of the objective.
     """
-    return (returns - group_mean(returns, batch)) / spread(returns, batch)
+    return (returns - group_mean(returns, batch)) / standard_deviation(returns, batch)
 
 
 @register("ppo", clipped=True)
@@ -112,7 +112,7 @@ def ppo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) 
     return rloo(returns, batch, baseline)
 
 
-def spread(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+def standard_deviation(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
     """The standard deviation of the batch's returns (unbiased variance); 1 where all are equal to rounding."""
     whole = returns[:, 0]
     mean = jnp.sum(batch.weight * whole)

@@ -43,14 +43,14 @@ def _hydra(argv: list[str]) -> int:
     from rlkl.config import hydra_private, overrides
     from rlkl.sweeps import launcher
 
-    launcher.register()
+    launcher.register_plugins()
     parser = hydra_private.arguments_parser()
     args = parser.parse_args(argv)
     jobs = Jobs()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the line printed is ours
     try:
-        overrides.check(args.overrides, args.config_dir)
+        overrides.check_overrides(args.overrides, args.config_dir)
         hydra_private.run(args, parser, jobs, config_directory(), "config")
     except launcher.StoppedError:
         jobs.status = FAILED
@@ -133,7 +133,7 @@ def _summary(argv: list[str]) -> int:
     from rlkl.runs.load import load
 
     found = over_seeds.grouped(load(argv[0]).summary, argv[1:])
-    console.print(tables.over_seeds(found))
+    console.print(tables.seeds_table(found))
     return 0
 
 
@@ -147,7 +147,7 @@ def _audit(argv: list[str]) -> int:
     machine.configure()
     from rlkl.diagnostics.audit import command as audit_command
 
-    audit_command.command(argv)
+    audit_command.run_audit(argv)
     return 0
 
 
@@ -160,7 +160,7 @@ def _grade(argv: list[str]) -> int:
     machine.configure()
     from rlkl.diagnostics.scorecard import command as scorecard_command
 
-    scorecard_command.command(argv)
+    scorecard_command.run_grade(argv)
     return 0
 
 
@@ -174,5 +174,5 @@ def _compare(argv: list[str]) -> int:
     machine.import_jax()
     from rlkl.diagnostics.compare import command as compare_command
 
-    compare_command.command(argv)
+    compare_command.run_compare(argv)
     return 0

@@ -69,7 +69,7 @@ OFFERED = [
     for divergence in sorted(REGISTRY)
     for entry in options.combinations(divergence, 1)
     if entry.gradient == "naive" and entry.sampler == "policy"
-    if penalties_expected_gradient.of(entry, 1, algorithms.kind(name) == "scaled").kind == "exact"
+    if penalties_expected_gradient.expected_gradient(entry, 1, algorithms.gradient_kind(name) == "scaled").kind == "exact"
 ]
 
 
@@ -124,7 +124,7 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
     task = four_tokens(draw)
     chosen = {"divergence": divergence, "estimator": estimator, "placement": "reward", "beta": 0.3}
     run = bandit_run(algorithm, penalty=chosen, dtype="float64")
-    run = spec.make(run.settings, jax.tree.map(jnp.asarray, task))
+    run = spec.make_run(run.settings, jax.tree.map(jnp.asarray, task))
     logits = jnp.asarray(task.log_reference + 0.5 * draw.normal(size=(task.automaton.horizon, *task.log_reference.shape)))
     policy = policies.tabular.Tabular(logits, jnp.asarray(task.automaton.legal))
 
@@ -215,7 +215,7 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
         run = bandit_run("rloo", penalty=chosen, dtype="float64", steps=10)
         state = jax.jit(loop.start)(run)
         after = jax.jit(loop.step)(run, state)
-        batch = sampling.draw(
+        batch = sampling.sample(
             jax.random.fold_in(state.key, state.step), run.task.automaton, state.policy, run.settings.batch_size
         )
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
@@ -225,8 +225,8 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
 
 def test_the_defaults_are_exact_everywhere():
     for kind, name, horizon in itertools.product(("exact", "sampled", "scaled"), sorted(REGISTRY), (1, 4)):
-        filled = options.resolve(kind, settings.Penalty(name), horizon)
-        assert penalties_expected_gradient.of(filled, horizon, kind == "scaled").kind == "exact"
+        filled = options.resolve_penalty(kind, settings.PenaltySettings(name), horizon)
+        assert penalties_expected_gradient.expected_gradient(filled, horizon, kind == "scaled").kind == "exact"
         assert filled.placement == "reward" or kind != "scaled"
     assert options.default("sampled", "kl_pi_ref", 4) == ("k1", "reward")
     assert options.default("sampled", "kl_ref_pi", 4) == ("score", "reward")

@@ -12,7 +12,7 @@ from rlkl import policies, settings, tasks
 from rlkl.config.build import build
 from rlkl.config.resolve import resolve
 from rlkl.diagnostics.audit import command as audit_command
-from rlkl.diagnostics.audit.measure import DIRECTIONS, Row, _batch, _measured, _settings, _unrewarded, audit
+from rlkl.diagnostics.audit.measure import DIRECTIONS, AuditRow, _batch, _measured, _settings, _unrewarded, audit
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
@@ -45,11 +45,11 @@ def test_the_declared_weights_are_the_slopes_of_the_divergences_that_they_name(e
 
 def run_of(task, divergence: str = "kl_pi_ref") -> spec.Run:
     """A run on a task, for its settings to be replaced."""
-    chosen = resolve(settings.Settings(penalty=settings.Penalty(divergence)), task)
-    return spec.make(chosen, jax.tree.map(jnp.asarray, task))
+    chosen = resolve(settings.Settings(penalty=settings.PenaltySettings(divergence)), task)
+    return spec.make_run(chosen, jax.tree.map(jnp.asarray, task))
 
 
-def measured(run: spec.Run, chosen: settings.Penalty, logits: np.ndarray) -> np.ndarray:
+def measured(run: spec.Run, chosen: settings.PenaltySettings, logits: np.ndarray) -> np.ndarray:
     """The audit's expected gradient by the logits of a table."""
     policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(run.task.automaton.legal))
     source = run.reference if chosen.sampler == "reference" else policy
@@ -71,7 +71,7 @@ def summed(task, log_pi: np.ndarray, log_ref: np.ndarray, weights) -> np.ndarray
     return gradient
 
 
-def weights_of(chosen: settings.Penalty, log_pi, log_ref):
+def weights_of(chosen: settings.PenaltySettings, log_pi, log_ref):
     """What each token's score is multiplied by, from the definitions (THEORY, section 4)."""
     name = chosen.estimator
 
@@ -99,7 +99,7 @@ def weights_of(chosen: settings.Penalty, log_pi, log_ref):
     return weights
 
 
-def ways(name: str, horizon: int) -> list[settings.Penalty]:
+def ways(name: str, horizon: int) -> list[settings.PenaltySettings]:
     """Those that read sampled tokens of the policy."""
     return [c for c in options.combinations(name, horizon) if c.estimator != "full" and c.sampler == "policy"]
 
@@ -153,7 +153,7 @@ def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
 
 
 @functools.cache
-def audit_of(seed: int, horizon: int, directions: tuple[str, ...]) -> list[Row]:
+def audit_of(seed: int, horizon: int, directions: tuple[str, ...]) -> list[AuditRow]:
     task, draw = short_task(seed, horizon)
     logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
     legal = jnp.asarray(task.automaton.legal)
@@ -268,9 +268,9 @@ def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(command):
 def test_the_audit_is_a_table_and_a_figure():
     rows = KINDS["bandit"]()
     named = [row for row in rows if row.divergence == "kl_pi_ref"]
-    assert audit_command.table(named, "kl_pi_ref").row_count == len(named)
-    assert len(audit_command.draw(rows).axes) == 2
-    assert {audit_command.kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
+    assert audit_command.audit_table(named, "kl_pi_ref").row_count == len(named)
+    assert len(audit_command.audit_figure(rows).axes) == 2
+    assert {audit_command.row_kind(row) for row in named} >= {"the exact gradient", "zero", "none's"}
 
 
 @pytest.mark.slow
@@ -281,7 +281,7 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     written = tmp_path / "outputs" / "audit"
     assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
     rows = (written / "audit.csv").read_text().splitlines()
-    assert rows[0] == ",".join(Row._fields)
+    assert rows[0] == ",".join(AuditRow._fields)
     off_policy = (
         2 * (3 + 2) + 1
     )  # stale samples under three corrections, rounded ones under two; truncated weights of pi_ref/pi
@@ -293,10 +293,10 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
 
 def test_what_is_read_on_the_reference_s_sequences_stands_in_the_loss():
     for estimator in ("full", "k1", None):
-        given = settings.Penalty("kl_ref_pi", sampler="reference", estimator=estimator)
-        filled = options.resolve("sampled", given, 3)
+        given = settings.PenaltySettings("kl_ref_pi", sampler="reference", estimator=estimator)
+        filled = options.resolve_penalty("sampled", given, 3)
         assert filled.placement == "loss"
-        assert options.resolve("sampled", filled, 3) == filled
+        assert options.resolve_penalty("sampled", filled, 3) == filled
 
 
 def test_every_estimator_has_its_definition_here():

@@ -51,7 +51,7 @@ def test_a_clamp_bounds_what_is_read_and_says_how_often():
     assert 0 < (np.abs(u) > 0.8).sum() < 4
     run = built(penalty={"estimator": "k2", "clamp": 0.8})
     batch, at = one_each(run, LOGITS)
-    made = terms.make(run.settings.penalty, jnp.float64)
+    made = terms.make_terms(run.settings.penalty, jnp.float64)
     np.testing.assert_allclose(made.in_loss(at, batch)[:, 0], np.clip(u, -0.8, 0.8) ** 2 / 2, rtol=1e-12)
     share = np.exp(log_softmax(LOGITS))[np.abs(u) > 0.8].sum()
     np.testing.assert_allclose(terms.saturation(run.settings.penalty, at, batch).clamped, share, rtol=1e-12)
@@ -64,7 +64,7 @@ def test_truncation_bounds_the_weight_of_the_reference_on_the_policy_s_samples()
     batch, at = one_each(run, LOGITS)
     ratio = np.exp(LOG_REF - log_softmax(LOGITS))
     assert 0 < (ratio > 1.5).sum() < 4
-    taken = terms.make(run.settings.penalty, jnp.float64).in_reward(at, batch)[:, 0]
+    taken = terms.make_terms(run.settings.penalty, jnp.float64).in_reward(at, batch)[:, 0]
     np.testing.assert_allclose(taken, 1 - np.minimum(ratio, 1.5), rtol=1e-10)
     share = np.exp(log_softmax(LOGITS))[ratio > 1.5].sum()
     np.testing.assert_allclose(terms.saturation(run.settings.penalty, at, batch).truncated, share, rtol=1e-12)
@@ -74,9 +74,9 @@ def test_truncation_bounds_the_weight_of_the_reference_on_the_policy_s_samples()
 def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergence):
     task = shortened(random_task(np.random.default_rng(7)), 200)
     chosen = settings.Settings(
-        penalty=settings.Penalty(divergence, beta=0.3, sampler="exact"), algorithm=settings.Algorithm("rloo")
+        penalty=settings.PenaltySettings(divergence, beta=0.3, sampler="exact"), algorithm=settings.AlgorithmSettings("rloo")
     )
-    run = spec.make(resolve(chosen, task), task)
+    run = spec.make_run(resolve(chosen, task), task)
     legal = jnp.asarray(task.automaton.legal)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(task.automaton.horizon, *legal.shape)))
     every = enumerate_all(task.automaton)
@@ -87,11 +87,11 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
 
         return 0.3 * divergences.exact(REGISTRY[divergence], PARAMS, *both)
 
-    beside = lambda x: sampled_losses.beside(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
+    beside = lambda x: sampled_losses.off_batch_penalty(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
     np.testing.assert_allclose(jax.grad(beside)(logits), jax.grad(by_definition)(logits), atol=1e-10)
     batch = every._replace(weight=jnp.exp(scoring.log_probability(policies.tabular.Tabular(logits, legal), every)))
     at = scoring.positions(task.automaton, policies.tabular.Tabular(logits, legal), run.reference, batch)
-    made = terms.make(run.settings.penalty, jnp.float64)
+    made = terms.make_terms(run.settings.penalty, jnp.float64)
     assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.in_loss(at, batch)).any()
 
 
@@ -99,7 +99,7 @@ def test_an_entropy_bonus_moves_the_optimum_to_its_closed_form():
     """max E[r] - beta KL(pi‖pi_ref) + c H(pi): pi* in proportion to exp((r + beta log pi_ref)/(beta + c)); the regret, which
     does not count the bonus, stays above zero."""
     run = built({"name": "exact", "entropy_coef": 0.5}, penalty={"beta": 0.2}, steps=2000)
-    done = blocks.train([run])[0]
+    done = blocks.train_runs([run])[0]
     best = log_softmax((np.array(ARMS["reward"]) + 0.2 * LOG_REF) / 0.7)
     np.testing.assert_allclose(table(done.state.policy)[0, 0], best, atol=1e-5)
     assert done.rows.report.regret[-1] > 1e-2
@@ -126,7 +126,7 @@ def test_a_reference_reset_at_every_step_penalises_nothing():
     """KL(pi‖anchor) has no gradient at pi = anchor: the run is the one without a penalty, graded against the old reference."""
     moving = built("exact", reference={"update": "reset", "sync_steps": 1}, penalty={"beta": 0.7}, steps=50)
     free = built("exact", penalty={"divergence": "none", "beta": 0.0}, policy={"support": "reference"}, steps=50)
-    done, without = blocks.train([moving])[0], blocks.train([free])[0]
+    done, without = blocks.train_runs([moving])[0], blocks.train_runs([free])[0]
     np.testing.assert_allclose(table(done.state.policy), table(without.state.policy), atol=1e-9)
     np.testing.assert_allclose(done.rows.kl_pi_anchor, 0.0, atol=1e-12)
     u = np.asarray(table(done.state.policy))[0, 0] - LOG_REF
@@ -159,7 +159,7 @@ def test_an_averaged_reference_moves_by_its_share_at_its_steps(policy):
 
 def test_the_distance_to_a_moving_reference_is_logged():
     run = built(reference={"update": "ema", "sync_steps": 100}, steps=200, log_every=50)
-    done = blocks.train([run])[0]
+    done = blocks.train_runs([run])[0]
     log_pi, log_anchor = (table(p)[0, 0] for p in (done.state.policy, done.state.anchor))
     np.testing.assert_allclose(done.rows.kl_pi_anchor[-1], np.sum(np.exp(log_pi) * (log_pi - log_anchor)), rtol=1e-9)
 
@@ -170,7 +170,7 @@ def test_schedules_are_their_formulas():
         ("cosine", 1.0 + (0.2 - 1.0) * 0.5 * (1 + np.cos(np.pi * 0.25))),
         ("exponential", 0.2 * 5.0**0.25),
     ):
-        chosen = settings.Penalty(controller=name, beta=0.2, beta_end=1.0)
+        chosen = settings.PenaltySettings(controller=name, beta=0.2, beta_end=1.0)
         for step, expected in ((0, 0.2), (25, middle), (100, 1.0)):
             found = controllers.scheduled(chosen, jnp.asarray(step, jnp.int32), 100)
             np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -179,7 +179,7 @@ def test_schedules_are_their_formulas():
 @pytest.mark.parametrize("name", settings.SCHEDULES)
 def test_a_scheduled_run_logs_its_coefficient_and_reaches_the_optimum_of_its_last(name):
     run = built("exact", penalty={"controller": name, "beta": 0.1, "beta_end": 0.5}, steps=2000)
-    done = blocks.train([run])[0]
+    done = blocks.train_runs([run])[0]
     np.testing.assert_allclose(done.rows.beta[[0, -1]], [0.1, 0.5], rtol=1e-12)
     assert (np.diff(done.rows.beta) > 0).all()
     best = log_softmax(np.array(ARMS["reward"]) / 0.5 + LOG_REF)

@@ -42,7 +42,7 @@ def test_the_kl_of_a_flat_or_an_extreme_best_of_n_is_a_number_of_at_least_0(n):
     p = np.full(7, 1 / 7)
     for reward in (np.zeros(7), np.arange(7.0)):
         task = bandits.bandit(reward, p)
-        found = best_of_n.of(task, Fixed(jnp.asarray(task.log_reference), 1), n)
+        found = best_of_n.evaluate(task, Fixed(jnp.asarray(task.log_reference), 1), n)
         assert 0.0 <= found.kl_pi_ref <= best_of_n.most_kl(n) + 1e-12
         assert found.entropy >= 0.0
         assert not np.signbit([found.kl_pi_ref, found.entropy]).any()
@@ -80,7 +80,7 @@ def test_it_is_a_bandit_over_all_sequences(seed, typicality):
     log_p = log_p[kept]
     reward = np.asarray(task.reward)[ends] + (typicality * log_p if typicality else 0.0)
     law = best_of_n.pmf(np.exp(log_p), reward, 5)
-    found = best_of_n.of(task, reference, 5)
+    found = best_of_n.evaluate(task, reference, 5)
     expected = (law @ reward, law @ (np.log(law) - log_p), -law @ np.log(law), law @ log_p, law @ np.asarray(task.gold)[ends])
     told = (found.reward, found.kl_pi_ref, found.entropy, found.typicality, found.gold_reward)
     np.testing.assert_allclose(told, expected, rtol=1e-9, atol=1e-10)
@@ -94,11 +94,11 @@ def test_it_is_a_bandit_over_all_sequences(seed, typicality):
 
 def test_where_it_is_sampled_it_is_within_its_standard_errors(monkeypatch):
     task, reference = made(3, 0.4)
-    exactly = best_of_n.of(task, reference, 4)
+    exactly = best_of_n.evaluate(task, reference, 4)
     monkeypatch.setattr(batch, "MOST_SEQUENCES", 1)
     with pytest.raises(ValueError, match="key"):
-        best_of_n.of(task, reference, 4)
-    about = best_of_n.of(task, reference, 4, jax.random.key(0))
+        best_of_n.evaluate(task, reference, 4)
+    about = best_of_n.evaluate(task, reference, 4, jax.random.key(0))
     assert set(about.stderr) == {"reward", "kl_pi_ref", "win_rate", "entropy", "typicality", "gold_reward"}
     for name, error in about.stderr.items():
         assert 0.0 < error < 0.05

@@ -57,7 +57,7 @@ def fake(monkeypatch):
 def test_parts_of_a_group_are_trained_elsewhere_to_the_same_bits(tmp_path, fake):
     jobs = [job(seed) for seed in range(3)]
     engine = settings.Engine("submitit", None, 2, {"timeout_min": 5})
-    parts = cluster.train(jobs, tmp_path / "there", engine, lambda told: None, WHOLE)
+    parts = cluster.train_on_cluster(jobs, tmp_path / "there", engine, lambda told: None, WHOLE)
     there = {key: entry for part in parts for key, entry in part}
     (executor,) = fake.made
     assert executor.parameters == {"timeout_min": 5}
@@ -71,10 +71,10 @@ def test_parts_of_a_group_are_trained_elsewhere_to_the_same_bits(tmp_path, fake)
 def test_a_bad_parameter_and_a_missing_submitit_are_one_line(tmp_path, fake, monkeypatch):
     engine = settings.Engine("submitit", None, 2, {"nonsense": 5})
     with pytest.raises(SettingsError, match=r"engine\.parameters=.*submitit says: unexpected parameter nonsense"):
-        next(cluster.train([job(0)], tmp_path, engine, lambda told: None, WHOLE))
+        next(cluster.train_on_cluster([job(0)], tmp_path, engine, lambda told: None, WHOLE))
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SettingsError, match=r"engine='submitit': needs the package submitit \(pip install"):
-        next(cluster.train([job(0)], tmp_path, engine, lambda told: None, WHOLE))
+        next(cluster.train_on_cluster([job(0)], tmp_path, engine, lambda told: None, WHOLE))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed (an extra)")

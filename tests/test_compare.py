@@ -115,7 +115,7 @@ def test_standard_errors_are_the_spread_over_texts():
     tables = []
     for _ in range(3000):
         picked = draw.integers(0, 4000, 400)
-        tables.append(kl_statistics.of_positions(kl_statistics.Positions(*(column[picked] for column in at))))
+        tables.append(kl_statistics.of_positions(kl_statistics.PositionStatistics(*(column[picked] for column in at))))
     for number, row in enumerate(tables[0]):
         if row.name in ("maximum", "99.9%"):
             assert math.isnan(row.stderr)

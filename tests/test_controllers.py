@@ -14,7 +14,7 @@ from tests.conftest import PARAMS
 
 
 def moved(controller: str, kl: float, sequences: int | None = 64, **rest) -> float:
-    chosen = settings.Penalty(controller=controller, target_kl=0.5, **rest)
+    chosen = settings.PenaltySettings(controller=controller, target_kl=0.5, **rest)
     return float(controllers.after(chosen, jnp.asarray(0.1), jnp.asarray(kl), sequences))
 
 
@@ -35,7 +35,7 @@ def trained(controller: str, target: float, task: str = "bandit/random", algorit
     penalty = {"controller": controller, "target_kl": target}
     plain = {"task": {"name": task}, "algorithm": {"name": algorithm}, "penalty": penalty, "seed": seed}
     run = build(plain | rest).run
-    return run, blocks.train([run])[0]
+    return run, blocks.train_runs([run])[0]
 
 
 def late(rows) -> float:

@@ -136,7 +136,7 @@ def test_drawn_sequences_have_the_table_s_probabilities(seed):
     task = next(t for t in iter(lambda: random_task(draw), None) if t.automaton.horizon <= 3)
     automaton, size = task.automaton, 40_000
     table = random_rows(draw, np.broadcast_to(automaton.legal, (automaton.horizon, *automaton.legal.shape)))
-    batch = sampling.draw(jax.random.key(seed), automaton, Fixed(jnp.asarray(table), automaton.horizon), size)
+    batch = sampling.sample(jax.random.key(seed), automaton, Fixed(jnp.asarray(table), automaton.horizon), size)
     index = {tuple(token for _, _, token in path): i for i, (path, _) in enumerate(sequences(automaton))}
     frequency = np.zeros(len(index))
     for tokens, mask, weight in zip(np.asarray(batch.tokens), np.asarray(batch.mask), np.asarray(batch.weight), strict=True):

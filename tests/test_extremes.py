@@ -14,7 +14,7 @@ from rlkl.divergences import REGISTRY
 from rlkl.penalties import estimators, options, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
-from rlkl.settings import Penalty
+from rlkl.settings import PenaltySettings
 from rlkl.training import sampled_losses
 from rlkl.training.spec import Run
 from tests.conftest import PARAMS
@@ -88,7 +88,7 @@ def test_a_token_that_the_reference_never_takes_is_infinite_and_never_nan(name):
     assert np.isposinf(estimators.REGISTRY[name](jnp.asarray(np.inf)))
 
 
-def ways() -> list[Penalty]:
+def ways() -> list[PenaltySettings]:
     every = [*options.combinations("kl_pi_ref", 2), *options.combinations("kl_ref_pi", 2)]
     return [way for way in every if way.sampler == "policy"]
 
@@ -112,7 +112,7 @@ def surrogates(request):
             assert isinstance(own, Run)
             batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
             at = scoring.positions(task.automaton, policy, own.reference, batch)
-            made = terms.make(chosen.penalty, jnp.float64)
+            made = terms.make_terms(chosen.penalty, jnp.float64)
             value = jnp.sum(batch.weight * jnp.sum(made.in_loss(at, batch), axis=1))
             return sampled_losses.surrogate(own, at, batch, sampled_losses.experience(own, at, batch, jnp.zeros(()))), value
 

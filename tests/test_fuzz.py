@@ -55,7 +55,7 @@ def test_random_valid_settings_train_to_sound_files(number, tmp_path):
     """Of the seeds from 1000 `number` on, the first that builds."""
     built = next(filter(None, map(_built, range(1000 * number, 1000 * number + 1000))))
     with numerics.pinned():
-        trained = blocks.train([built.run])[0]
+        trained = blocks.train_runs([built.run])[0]
     files = execute.entry(built, trained, 1.0).files
     fill(tmp_path, files)
     loaded = load(tmp_path)

@@ -170,7 +170,7 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
     """Reward and objective of a table, over 200 samples; the optimum and all that hangs on it is unknown."""
     task, div, beta = read[0].task, REGISTRY["kl_pi_ref"], jnp.asarray(0.3)
     reference, policy = Fixed(jnp.asarray(task.log_reference), 2), some_policy(task)
-    assert metrics.known(task, policy, reference, div) == "sampled"
+    assert metrics.evaluation_method(task, policy, reference, div) == "sampled"
     best = optimal_policy.solve(task, div, PARAMS, beta, reference)
     assert bool(best.is_none)
     best = best._replace(gold_objective=jnp.zeros(()))
@@ -194,7 +194,7 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
 def test_best_of_n_by_a_network_s_reward_is_estimated(read):
     task, n = read[0].task, 4
     reference = Fixed(jnp.asarray(task.log_reference), 2)
-    found = best_of_n.of(task, reference, n, jax.random.key(0))
+    found = best_of_n.evaluate(task, reference, n, jax.random.key(0))
     batch, earned = rewards(task)
     p = np.exp(scoring.log_probability(reference, batch))
     kept = best_of_n.pmf(p, earned, n)
@@ -204,7 +204,7 @@ def test_best_of_n_by_a_network_s_reward_is_estimated(read):
 
 def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     made = built(*GRAMMAR, "algorithm=rloo", "steps=2")
-    trained = blocks.train([made.run])[0]
+    trained = blocks.train_runs([made.run])[0]
     for name in ("0", "1"):
         files.fill(tmp_path / name, artifacts.files(made, trained, 0.0))
     graded = json.loads((tmp_path / "0" / "summary.json").read_text())

@@ -38,7 +38,7 @@ def test_weights_are_the_ratios_of_their_definition(correction, most):
     log_pi, log_mu = random_rows(draw, legal), random_rows(draw, legal)
     batch = enumerate_all(task.automaton)._replace(weight=np.ones(len(sequences(task.automaton))))
     pi, mu = (policies.Fixed(jnp.asarray(table), task.automaton.horizon) for table in (log_pi, log_mu))
-    chosen = settings.Penalty(importance_correction=correction, truncation=most)
+    chosen = settings.PenaltySettings(importance_correction=correction, truncation=most)
     told = [scoring.token_log_probability(policy, batch) for policy in (pi, mu)]
     found, cut = importance.weights(chosen, *told, batch)
     mine = {}
@@ -65,9 +65,10 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     draw = np.random.default_rng(1)
     task = shortened(random_task(draw), 300)
     chosen = settings.Settings(
-        penalty=settings.Penalty(beta=0.3, importance_correction=correction), algorithm=settings.Algorithm("reinforce")
+        penalty=settings.PenaltySettings(beta=0.3, importance_correction=correction),
+        algorithm=settings.AlgorithmSettings("reinforce"),
     )
-    run = jax.tree.map(jnp.asarray, spec.make(dataclasses.replace(resolve(chosen, task), dtype="float64"), task))
+    run = jax.tree.map(jnp.asarray, spec.make_run(dataclasses.replace(resolve(chosen, task), dtype="float64"), task))
     legal = jnp.asarray(task.automaton.legal)
     logits, older = (draw.normal(size=(task.automaton.horizon, *legal.shape)) for _ in range(2))
     sampler = policies.tabular.Tabular(jnp.asarray(older), legal)
@@ -100,7 +101,7 @@ def test_rounded_rows_are_of_the_dtype_s_numbers_and_are_drawn_normalised():
     every = enumerate_all(run.task.automaton)
     drawn = scoring.drawn_log_probability(policies.rounded(policy, "bfloat16"), every)
     np.testing.assert_allclose(np.exp(drawn), np.exp(rows["bfloat16"][0, 0]) / total, rtol=1e-12)
-    batch = sampling.draw(jax.random.key(0), run.task.automaton, policies.rounded(policy, "bfloat16"), 200_000)
+    batch = sampling.sample(jax.random.key(0), run.task.automaton, policies.rounded(policy, "bfloat16"), 200_000)
     spread = np.sqrt(np.exp(drawn) * (1 - np.exp(drawn)) / 200_000)
     assert (np.abs(np.asarray(batch.weight) - np.exp(drawn)) <= 5 * spread).all()
 
@@ -113,7 +114,7 @@ def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
         states.append(step(run, states[-1]))
     for number, state in enumerate(states[:-1]):
         sampler = states[max(0, number - 3)].policy
-        batch = sampling.draw(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
+        batch = sampling.sample(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
         u = scoring.log_probability(state.policy, batch) - scoring.log_probability(run.reference, batch)
         np.testing.assert_allclose(states[number + 1].seen.kl["k1"], np.mean(u), rtol=1e-9, atol=1e-12)
 

@@ -115,7 +115,7 @@ def test_exact_training_of_a_network_comes_close_to_the_optimum_of_listed_sequen
     penalty = {"divergence": divergence, "beta": 0.3}
     optimizer = {"learning_rate": 0.03}
     run = run_of(FEW, "gru", algorithm={"name": "exact"}, penalty=penalty, steps=300, optimizer=optimizer, policy={"width": 16})
-    trained = blocks.train([run])[0]
+    trained = blocks.train_runs([run])[0]
     report = trained.rows.report
     assert report.stderr == {}
     assert report.regret[-1] <= 0.05 * report.regret[0]
@@ -126,7 +126,7 @@ def test_exact_training_of_a_network_comes_close_to_the_optimum_of_listed_sequen
 @pytest.mark.parametrize("divergence", [pytest.param("kl_pi_ref", marks=pytest.mark.slow), "kl_ref_pi"])
 def test_rloo_brings_a_small_network_closer_on_sequences_that_cannot_be_listed(name, divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
-    trained = blocks.train(
+    trained = blocks.train_runs(
         [run_of(MANY, name, penalty=penalty, steps=100, batch_size=32, log_every=100, optimizer={"learning_rate": 0.01})]
     )[0]
     report = trained.rows.report
@@ -137,7 +137,7 @@ def test_rloo_brings_a_small_network_closer_on_sequences_that_cannot_be_listed(n
 def test_a_network_s_run_is_the_same_alone_and_in_a_group():
     one = run_of(FEW, "gru", steps=6, log_every=3)
     other = run_of(FEW, "gru", steps=6, log_every=3, seed=5)
-    alone, (_, together) = blocks.train([one])[0], blocks.train([other, one])
+    alone, (_, together) = blocks.train_runs([one])[0], blocks.train_runs([other, one])
     for a, b in zip(jax.tree.leaves(alone.rows), jax.tree.leaves(together.rows), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -245,7 +245,7 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
 
     exactly, drawn = many_seeds(name)
     none = np.full(SEEDS, np.nan)
-    no_batch = sampled_losses.Seen(none, dict.fromkeys(sampled_losses.LOGGED, none), none, none, none, none)
+    no_batch = sampled_losses.BatchStats(none, dict.fromkeys(sampled_losses.LOGGED, none), none, none, none, none)
     of = lambda report: history(  # noqa: E731
         loop.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
     )
@@ -264,12 +264,12 @@ def closing_seeds():
 
     def both(key):
         drawn = metrics.sample(run.task, policy, run.reference, key, 512)
-        along = final.detail(final.seen_along(run.task, drawn.own, drawn.here))
+        along = final.detail(final.weighted_rows_along(run.task, drawn.own, drawn.here))
         return along, final.distances(run.task, policy, run.reference, best, key, drawn, 512)
 
     exactly = (
         jax.jit(both)(jax.random.key(0))[1],
-        final.detail(final.see(run.task, policy, run.reference, jax.random.key(0))),
+        final.detail(final.weighted_rows(run.task, policy, run.reference, jax.random.key(0))),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
@@ -304,11 +304,11 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)
-    by_table = final.see(task, policy, run.reference, jax.random.key(0))
+    by_table = final.weighted_rows(task, policy, run.reference, jax.random.key(0))
     batch = enumerate_all(task.automaton)
     batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
     rows = laid_out(*(scoring.rows_along(p, batch) for p in (policy, run.reference)))
-    by_list = final.seen_along(task, batch, rows)
+    by_list = final.weighted_rows_along(task, batch, rows)
     one, other = final.detail(by_table), final.detail(by_list)
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)

@@ -141,7 +141,7 @@ def test_alpha_s_limits_are_both_kls_over_sequences_too(alpha, name):
 @pytest.mark.parametrize("sequences_a_step", [None, 2, 64, 4096])
 def test_a_steered_coefficient_stays_positive_and_finite(controller, sequences_a_step):
     horizon = 1.001 * controllers.least_horizon(sequences_a_step)
-    chosen = settings.Penalty(controller=controller, target_kl=0.5, horizon=horizon, controller_rate=50.0)
+    chosen = settings.PenaltySettings(controller=controller, target_kl=0.5, horizon=horizon, controller_rate=50.0)
     for kl in (0.0, 0.49, 0.51, 1e6):
         beta = jnp.asarray(0.1, jnp.float32)
         for _ in range(200):
@@ -153,7 +153,7 @@ def test_a_target_out_of_reach_is_graded_against_a_right_optimum():
     steered = {"controller": "lagrangian", "target_kl": 10.0, "controller_rate": 5.0}
     plain = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "penalty": steered, "steps": 60, "log_every": 1}
     run = build(plain).run
-    rows = blocks.train([run])[0].rows
+    rows = blocks.train_runs([run])[0].rows
     assert rows.beta[-1] == pytest.approx(settings.BETA_LIMITS[0])
     assert (rows.report.regret >= -1e-9).all()
     np.testing.assert_allclose(rows.report.objective[-1] + rows.report.regret[-1], run.task.reward[1:].max(), atol=1e-6)

@@ -267,11 +267,11 @@ BIASED = ["task=preference/any", "task.pairs=null", "task.typicality=0.5", "pena
 def test_the_trained_policy_is_the_reference_sharpened():
     """pi_ref^(1 + a/beta) e^(r/beta), normalised; proxy and gold are both graded."""
     made = run(*BIASED)
-    trained = blocks.train([made])[0]
+    trained = blocks.train_runs([made])[0]
     p, gold = np.exp(made.task.log_reference[0]), made.task.gold[1:]
     weight = p ** (1.0 + 0.5 / 0.25) * np.exp(gold / 0.25)
-    np.testing.assert_allclose(trained.closing.outcomes.policy, weight / weight.sum(), atol=1e-6)
-    pi, best = trained.closing.outcomes.policy, p * np.exp(gold / 0.25)
+    np.testing.assert_allclose(trained.final.outcomes.policy, weight / weight.sum(), atol=1e-6)
+    pi, best = trained.final.outcomes.policy, p * np.exp(gold / 0.25)
     best /= best.sum()
     worth = lambda q: q @ gold - 0.25 * q @ np.log(q / p)  # noqa: E731
     report = trained.rows.report
@@ -333,7 +333,7 @@ def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
 @pytest.mark.parametrize("extra", [["task.pairs=null"], ["task.pairs=3000", "task.ridge=0"]], ids=lambda e: e[0])
 def test_dpo_reaches_the_optimum_of_the_reward_that_the_same_pairs_fit(extra):
     made = run("task=preference/any", "algorithm=dpo", "penalty.beta=0.5", "task.base.size=5", *extra)
-    trained = blocks.train([made])[0]
+    trained = blocks.train_runs([made])[0]
     assert abs(trained.rows.report.regret[-1]) <= 1e-6
 
 
@@ -396,7 +396,7 @@ def test_where_no_optimum_is_known_nothing_stands_in_for_it(tmp_path):
     known."""
     task = ["task=preference/grammar", "task.pairs=200", "penalty=forward_kl", "steps=2"]
     made = build(compose(["tracking=none", *task]))
-    trained = blocks.train([made.run])[0]
+    trained = blocks.train_runs([made.run])[0]
     files.fill(tmp_path, artifacts.files(made, trained, 0.0))
     graded = json.loads((tmp_path / "summary.json").read_text())
     for key in ("optimal_objective", "regret", "kl_pi_optimum", "kl_optimum_pi", "tv_optimum", "optimum_gold_reward"):

@@ -152,7 +152,7 @@ def run_of():
     """The run of a preset's command, on this file's task."""
     chain = f"task.path={Path(__file__).parent / 'chain.json'}"
     made = {name: built(name, "task=automaton/custom", chain).settings for name in PRESETS}
-    return lambda name: jax.tree.map(jnp.asarray, spec.make(made[name], TASK))
+    return lambda name: jax.tree.map(jnp.asarray, spec.make_run(made[name], TASK))
 
 
 def drawn(seed: int, whole: bool = False):
@@ -203,7 +203,7 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         expected = slope(lambda x, ref=theirs, read=mask, old=ours: library(x, ref, read, 1.0, old), ours)
         np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0, ours), rtol=1e-9)
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
-        made = terms.make(run.settings.penalty, jnp.float64)
+        made = terms.make_terms(run.settings.penalty, jnp.float64)
         at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
         assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.later(at, batch)).any()
     assert len(lengths) > 2
@@ -221,7 +221,7 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
         mask, ours, theirs = np.asarray(batch.mask), at_tokens(log_pi, batch), at_tokens(log_ref, batch)
         at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
         expected = library(ours, theirs, mask, score, beta)
-        taken = np.asarray(terms.make(run.settings.penalty, jnp.float64).in_reward(at, batch))
+        taken = np.asarray(terms.make_terms(run.settings.penalty, jnp.float64).in_reward(at, batch))
         alone = library(ours, theirs, mask, 0.0 * score, 1.0)  # the penalty's own returns, at beta = 1
         np.testing.assert_allclose(np.cumsum(taken[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
         if preset != "trl_rloo":  # there it is the sequence's
@@ -285,8 +285,8 @@ def test_what_a_preset_says_it_descends_is_what_it_descends(preset):
     assert list(chosen) == [key for key in yaml.safe_load((ROOT / "reverse_kl.yaml").read_text()) if key in chosen]
     kinds = set()
     for place, horizon in (("a bandit", 1), ("sequences", HORIZON)):
-        allowed = settings.Penalty(**{key: value for key, value in chosen.items() if value is not None})
-        found = expected_gradient.of(options.resolve("sampled", allowed, horizon), horizon)
+        allowed = settings.PenaltySettings(**{key: value for key, value in chosen.items() if value is not None})
+        found = expected_gradient.expected_gradient(options.resolve_penalty("sampled", allowed, horizon), horizon)
         assert f"\n# On {place} it descends {found.says}.\n" in said + "\n"
         kinds.add(found.kind)
     assert chosen["allow_biased"] == (kinds != {"exact"})

@@ -29,7 +29,7 @@ def growth(first: int, last: int) -> int:
     """The mappings that training with so many steps each adds to this process."""
     before = mappings()
     for steps in range(first, last):
-        blocks.train([run(steps)])
+        blocks.train_runs([run(steps)])
     return mappings() - before
 
 

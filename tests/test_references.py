@@ -96,7 +96,7 @@ def attach_anew(tmp_path) -> None:
 def test_a_run_is_graded_against_its_pretrained_reference(tmp_path, divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
     made = attached(built(tmp_path, {"name": "tabular"}, penalty=penalty, steps=600))
-    trained = blocks.train([made.run])[0]
+    trained = blocks.train_runs([made.run])[0]
     assert abs(trained.rows.report.values.kl_pi_ref[0]) < 1e-6  # it starts as a copy, in the training dtype
     assert abs(trained.rows.report.regret[-1]) <= 1e-4
     table = jnp.asarray(made.run.reference.table())
@@ -131,7 +131,7 @@ def test_a_text_is_learned_from_its_own_words(tmp_path):
     assert corpus is not None
     words = [[made.card.tokens[token] for token in row] for row in corpus[:2]]
     assert words == [["the", "cat", "sees", "the"], ["cat", "sees", "the", "dog"]]
-    batch = pretraining.windows(corpus, made.run.task)
+    batch = pretraining.legal_windows(corpus, made.run.task)
     ends = {end for _, end in sequences(made.run.task.automaton)}
     assert set(np.asarray(batch.states)[:, -1].tolist()) <= ends
     assert pretrained_references.attach(made, WHOLE).card.facts["reference_kl"] < 0.2

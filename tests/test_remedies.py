@@ -37,14 +37,14 @@ def built(*overrides: str):
 def recorded(folder: Path, *overrides: str):
     """A run trained and written to a folder: its summary, and itself."""
     made = built(*overrides)
-    trained = blocks.train([made.run])[0]
+    trained = blocks.train_runs([made.run])[0]
     files.fill(folder, artifacts.files(made, trained, 0.0))
     return json.loads((folder / "summary.json").read_text()), trained
 
 
 def end(*overrides: str) -> np.ndarray:
     """Where exact training ends."""
-    return blocks.train([built(*overrides).run])[0].closing.outcomes.policy
+    return blocks.train_runs([built(*overrides).run])[0].final.outcomes.policy
 
 
 def spread(policy: np.ndarray) -> float:
@@ -103,9 +103,9 @@ def slope_of(run: spec.Run, log_pi):
 
 
 def test_the_objective_that_grades_is_never_shaped():
-    plain, shaped = (blocks.train([built(*SIX, "steps=20", *extra).run])[0] for extra in ([], MARA[-2:]))
+    plain, shaped = (blocks.train_runs([built(*SIX, "steps=20", *extra).run])[0] for extra in ([], MARA[-2:]))
     np.testing.assert_allclose(plain.optimum.objective, shaped.optimum.objective, rtol=1e-14)
-    report, p = shaped.rows.report, shaped.closing.outcomes
+    report, p = shaped.rows.report, shaped.final.outcomes
     worth = p.policy @ p.reward - 0.3 * p.policy @ np.log(p.policy / p.reference)
     np.testing.assert_allclose(report.objective[-1], worth, atol=1e-12)
 
@@ -116,10 +116,10 @@ def test_the_typicality_correction_takes_the_bias_back():
         "task=preference/any", "task.pairs=null", "task.typicality=0.5", "reward_shaping=typicality", "penalty.beta=0.25"
     )
     assert made.run.settings.reward_shaping.weight == made.resolved["reward_shaping"]["weight"] == 0.5
-    trained = blocks.train([made.run])[0]
+    trained = blocks.train_runs([made.run])[0]
     p, gold = np.exp(made.run.task.log_reference[0]), made.run.task.gold[1:]
     weight = p * np.exp(gold / 0.25)
-    np.testing.assert_allclose(trained.closing.outcomes.policy, weight / weight.sum(), atol=1e-6)
+    np.testing.assert_allclose(trained.final.outcomes.policy, weight / weight.sum(), atol=1e-6)
     assert trained.rows.report.regret[-1] > 1e-3
     assert trained.rows.report.gold_regret[-1] <= 1e-6
 
@@ -129,7 +129,7 @@ def test_a_tempered_reference_penalises_and_the_reference_grades():
     p, reward = np.array([0.4, 0.05, 0.2, 0.2, 0.1, 0.05]), np.array([1, 1.2, 0.9, 0.2, 0, 1])
     weight = p**0.5 * np.exp(reward / 0.3)
     np.testing.assert_allclose(policy, weight / weight.sum(), atol=1e-6)
-    trained = blocks.train([built(*SIX, "reference.temperature=2", "steps=5").run])[0]
+    trained = blocks.train_runs([built(*SIX, "reference.temperature=2", "steps=5").run])[0]
     assert trained.rows.report.values.kl_pi_ref[0] <= 1e-20  # a run starts at the reference itself
 
 
@@ -138,7 +138,7 @@ def test_a_run_stops_at_the_first_logged_row_beyond_its_budget(sampled, tmp_path
     algorithm = ["algorithm=rloo", "steps=300", "log_every=5"] if sampled else ["steps=100", "log_every=1"]
     algorithm += ["optimizer.learning_rate=0.02"]
     graded, trained = recorded(tmp_path, *SIX, *algorithm, "stop_kl=0.1")
-    path = blocks.train([built(*SIX, *algorithm).run])[0].rows
+    path = blocks.train_runs([built(*SIX, *algorithm).run])[0].rows
     kl = path.report.values.kl_pi_ref
     first = int(np.flatnonzero(kl > 0.1)[0])
     assert 0 < first < len(kl) - 1
@@ -185,14 +185,14 @@ def by_plain_loop(log_pi: np.ndarray, temperature=None, top_k=None, top_p=None, 
 )  # fmt: skip
 def test_decoding_keeps_what_its_rules_keep(rules):
     log_pi = rows(40)
-    found = policies.decoded(Fixed(jnp.asarray(log_pi), 1), settings.Decoding(**rules)).table()[0]
+    found = policies.decoded(Fixed(jnp.asarray(log_pi), 1), settings.DecodingSettings(**rules)).table()[0]
     np.testing.assert_allclose(np.exp(found), [by_plain_loop(row, **rules) for row in log_pi], atol=1e-12)
 
 
 def test_a_network_is_decoded_as_the_table_that_it_equals():
     run = built("task=sequence/motif", "task.horizon=2", "task.motifs=[ab]", "policy=gru", "policy.width=4").run
     state = loop.start(jax.tree.map(jnp.asarray, run))  # it starts at the reference
-    rules, listed = settings.Decoding(temperature=0.6, top_p=0.8), batch.enumerate_all(run.task.automaton)
+    rules, listed = settings.DecodingSettings(temperature=0.6, top_p=0.8), batch.enumerate_all(run.task.automaton)
     both = (base.cast(state.policy, jnp.float64), run.reference)
     told = [np.asarray(scoring.log_probability(policies.decoded(policy, rules), listed)) for policy in both]
     np.testing.assert_allclose(np.exp(told[0]), np.exp(told[1]), atol=1e-6)
@@ -205,7 +205,7 @@ def test_the_decoded_policy_is_graded_beside_the_policy(tmp_path):
     plain, _ = recorded(tmp_path / "plain", *SIX, "steps=50")
     assert {key: value for key, value in plain.items() if key != "seconds"}.items() <= graded.items()
     assert not any(key.startswith("decoded") for key in plain)
-    ends = trained.closing.outcomes
+    ends = trained.final.outcomes
     cut = by_plain_loop(np.log(ends.policy), temperature=0.5, top_k=4)
     inside = cut > 0
     expected = {

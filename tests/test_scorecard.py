@@ -15,7 +15,7 @@ from rlkl.diagnostics.audit.gradients import ARMS, gradients, walkway
 from rlkl.diagnostics.scorecard import command as scorecard_command
 from rlkl.diagnostics.scorecard import grade, radar, robustness, scores, suite
 from rlkl.errors import SettingsError
-from rlkl.penalties.expected_gradient import Descent
+from rlkl.penalties.expected_gradient import ExpectedGradient
 from rlkl.policies.tabular import Tabular
 from rlkl.tasks.bandits import bandit
 from rlkl.training import spec
@@ -87,7 +87,7 @@ def test_a_plugin_that_overflows_in_every_dtype_fails_in_every_dtype(tmp_path):
 
 def test_a_task_keeps_the_proportions_of_what_is_equally_good():
     task = bandit([0.0, 1.0, 1.0, 0.5], [0.4, 0.3, 0.1, 0.2])
-    run = spec.make(resolved("bandit/random"), jax.tree.map(jnp.asarray, task))
+    run = spec.make_run(resolved("bandit/random"), jax.tree.map(jnp.asarray, task))
     policy = Tabular(jnp.log(jnp.asarray([0.1, 0.2, 0.4, 0.3]))[None, None], jnp.asarray(task.automaton.legal))
     assert float(suite._kept(run, policy)) == pytest.approx(min(0.75, 1 / 3) + min(0.25, 2 / 3))
     assert float(suite._kept(run, run.reference)) == pytest.approx(1.0)
@@ -131,7 +131,7 @@ def test_a_good_penalty_s_scores_are_high(mini):
 def test_learning_and_coverage_fail_where_the_penalty_is_inert():
     """On the bandits; the gradient's score of such a penalty, 0, and robustness are above."""
     setups, size = suite.bandits(), suite.FULL._replace(betas=(0.1, 1.0), seeds=3)
-    found = suite.train(resolved("bandit/zipf", "penalty=tunix_grpo"), setups, size)
+    found = suite.train_suite(resolved("bandit/zipf", "penalty=tunix_grpo"), setups, size)
     for setup, at in zip(setups, found, strict=True):
         if setup.name in ("random", "zipf"):
             assert grade.uncertain(at, setup.first) is None
@@ -170,13 +170,13 @@ def test_an_edited_plugin_is_graded_anew(tmp_path):
     for text in (STEEP, STEEP.replace("20.0", "20.00"), STEEP):
         path.write_text(text)
         named, files, shared = scorecard_command.entrants([str(path)], ())
-        keys.append(grade.fingerprint(scorecard_command.entrant(named[0], files, shared)[0], MINI))
+        keys.append(grade.grade_fingerprint(scorecard_command.entrant(named[0], files, shared)[0], MINI))
     assert keys[0] == keys[2] != keys[1]
 
 
 def test_the_command_writes_its_table_frames_and_figure(mini, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scorecard_command, "SHIPPED", ("reverse_kl",))
-    scorecard_command.command([mini[1], "penalty=reverse_kl"], tmp_path / "grade", MINI)
+    scorecard_command.run_grade([mini[1], "penalty=reverse_kl"], tmp_path / "grade", MINI)
     assert {path.name for path in (tmp_path / "grade").iterdir()} == {"grade.csv", "details.csv", "grade.png", "grade.pdf"}
     said = capsys.readouterr().out
     assert "1 of 1 grades were in the store" in said  # the candidate is the shipped one: it is not there twice
@@ -215,19 +215,19 @@ def test_what_is_undefined_is_a_dash_with_a_reason():
     assert "beat" in grade.uncertain(reached._replace(objective=best + 0.1), 0.1)
     assert "gains nothing" in grade.uncertain(reached, 0.5)
     named = dict.fromkeys(grade.SCORES, 0.5) | {"regret": np.nan}
-    entry = grade.Entry(
+    entry = grade.GradedPenalty(
         grade.Named("mine", (), True),
         grade.Grade(named, {"regret": "zipf: why"}, []),
-        (Descent("exact", ""),) * 2,
+        (ExpectedGradient("exact", ""),) * 2,
         (),
         False,
     )
     assert list(scorecard_command.notes([entry])) == ["- mine, regret: undefined (zipf: why)"]
-    inert = entry._replace(descends=(Descent("inert", "nothing"), Descent("semi", "a part")))
+    inert = entry._replace(descends=(ExpectedGradient("inert", "nothing"), ExpectedGradient("semi", "a part")))
     assert next(iter(scorecard_command.notes([inert]))) == "* mine descends nothing, on sequences a part"
-    assert list(scorecard_command.table([entry]).columns[2].cells) == ["-"]
+    assert list(scorecard_command.scorecard_table([entry]).columns[2].cells) == ["-"]
     assert scorecard_command.frames([entry]).scores["undefined"].tolist() == ["regret: zipf: why"]
-    radar.draw([entry])
+    radar.radar_figure([entry])
 
 
 def test_arguments_name_candidates(tmp_path):
@@ -271,7 +271,7 @@ def test_what_cannot_be_graded_is_refused_in_one_line(arguments, said, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(SettingsError) as refused:
-        scorecard_command.graded(arguments, MINI, (), lambda name, part: None)
+        scorecard_command.graded_penalties(arguments, MINI, (), lambda name, part: None)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 

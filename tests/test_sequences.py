@@ -51,7 +51,7 @@ def test_grammar_s_rewards_are_those_of_the_sentences_read(reward):
     card = tasks.build("sequence/grammar", reward=reward)
     automaton = card.task.automaton
     table = jnp.broadcast_to(jnp.asarray(card.task.log_reference), (automaton.horizon, *card.task.log_reference.shape))
-    batch = jax.jit(lambda key: sampling.draw(key, automaton, Fixed(table, automaton.horizon), 400)._replace(size=None))(
+    batch = jax.jit(lambda key: sampling.sample(key, automaton, Fixed(table, automaton.horizon), 400)._replace(size=None))(
         jax.random.key(1)
     )
     finished = 0
@@ -93,7 +93,7 @@ def test_valid_brackets_are_counted_by_catalan_s_number():
 
 def train(task: dict, divergence: str, beta: float) -> blocks.Trained:
     plain = {"task": task, "penalty": {"divergence": divergence, "beta": beta}}
-    return blocks.train([build(plain).run])[0]
+    return blocks.train_runs([build(plain).run])[0]
 
 
 @pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
@@ -111,8 +111,8 @@ def test_exact_training_reaches_the_optimum_of_every_sequence_task(name):
 def test_at_small_beta_the_best_brackets_are_the_reference_filtered_for_valid_ones():
     trained = train({"name": "sequence/brackets", "horizon": 6}, "kl_pi_ref", 0.02)
     valid = np.array([name.startswith("0 open") for name in tasks.build("sequence/brackets", horizon=6).outcomes])
-    reference = trained.closing.outcomes.reference
-    np.testing.assert_allclose(trained.closing.outcomes.optimum[valid], reference[valid] / reference[valid].sum(), atol=1e-12)
+    reference = trained.final.outcomes.reference
+    np.testing.assert_allclose(trained.final.outcomes.optimum[valid], reference[valid] / reference[valid].sum(), atol=1e-12)
 
 
 def test_a_run_on_sentences_writes_texts_to_compare(command, tmp_path):

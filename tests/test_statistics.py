@@ -74,7 +74,7 @@ def test_groups_can_be_named_and_an_unknown_one_is_refused(summary):
 
 def test_the_table_has_every_group_and_interval(summary):
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(tables.over_seeds(over_seeds.grouped(summary)))
+    console.print(tables.seeds_table(over_seeds.grouped(summary)))
     shown = console.export_text()
     assert shown.count("0.1000..1.1000") == 2
     assert "diverged" in shown

@@ -232,7 +232,7 @@ def test_what_a_chunk_holds_is_known_from_its_run(tmp_path, plain):
     run, leaves = half_way(**plain)
     like = blocks.like_kept(run, int(leaves[0]))
     assert like is not None
-    checked_files.check(leaves, like)
+    checked_files.check_arrays(leaves, like)
 
 
 def at_step(step):

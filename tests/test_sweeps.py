@@ -33,7 +33,7 @@ def stored(root, key) -> run_store.Entry | None:
 def finished(jobs, root, **options) -> dict[str, run_store.Entry]:
     found = {}
     for group in scheduler.groups(jobs):
-        for entries in scheduler.train(group, root, lambda told: None, WHOLE, **options):
+        for entries in scheduler.train_groups(group, root, lambda told: None, WHOLE, **options):
             found |= dict(entries)
     return found
 
@@ -59,7 +59,7 @@ def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_pa
     """Kept after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
     members = [job(seed, algorithm=plain.get("algorithm", {})) for seed in range(5)]
     whole = [files(execute.entry(each.built, one, 0.0)) for each, one in zip(
-        members, blocks.train([each.built.run for each in members]), strict=True)]  # fmt: skip
+        members, blocks.train_runs([each.built.run for each in members]), strict=True)]  # fmt: skip
     kept: list[list] = []
     blocks.train_block([each.built.run for each in members], on_chunk=lambda at: kept.append([at.of(i) for i in range(5)]))
     assert [int(arrays[0][0]) for arrays in kept] == [20, 40, 60]
@@ -77,7 +77,7 @@ def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_p
     jobs = [job(seed) for seed in range(40)]
     whole = finished(jobs, tmp_path / "whole")
     monkeypatch.setattr(execute, "KEEP_EVERY", 0.0)
-    going = scheduler.train(jobs, tmp_path / "cut", lambda told: None, WHOLE)
+    going = scheduler.train_groups(jobs, tmp_path / "cut", lambda told: None, WHOLE)
     next(going)
     going.close()
     done = len(list((tmp_path / "cut" / "runs").iterdir()))
@@ -100,7 +100,7 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
         7, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd", "learning_rate": 1e308}
     )
     told: list[scheduler.Told] = []
-    found = {key: entry for part in scheduler.train([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
+    found = {key: entry for part in scheduler.train_groups([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
     assert sum(each.steps for each in told) == 3 * 60
     assert sum(each.finished for each in told) == 3
     noticed = [pair for each in told for pair in each.diverged]
@@ -111,7 +111,7 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
 def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
     told: list[scheduler.Told] = []
     jobs = [job(seed, stop_kl=1e-3) for seed in range(2)]
-    found = {key: entry for part in scheduler.train(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
+    found = {key: entry for part in scheduler.train_groups(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
     assert all(entry.summary["steps"] < 60 and entry.summary["stopped_at"] for entry in found.values())
     assert not any(each.diverged for each in told)
     assert sum(each.steps for each in told) == 120

@@ -75,7 +75,7 @@ def test_whatever_an_outcome_is_named_its_row_is_loaded(tmp_path):
     names = [name for name in HOSTILE if name]
     options = {"reward": np.arange(len(names)).tolist(), "reference": [1 / len(names)] * len(names), "names": names}
     built = build(compose(["task=bandit/random", "steps=2"]) | {"task": {"name": "bandit/custom"} | options})
-    files.fill(tmp_path, artifacts.files(built, blocks.train([built.run])[0], 0.0))
+    files.fill(tmp_path, artifacts.files(built, blocks.train_runs([built.run])[0], 0.0))
     runs = rlkl.load(tmp_path)
     assert runs.outcomes["outcome"].tolist() == names
     assert runs.outcomes["reward"].tolist() == options["reward"]

@@ -45,7 +45,7 @@ def test_counted_tokens_are_those_of_the_inverse_of_the_sums(size):
     with np.errstate(divide="ignore"):
         policy = Tabular(jnp.log(jnp.asarray(probability, jnp.float32))[None, None], jnp.ones((1, size), bool))
     edges, key = np.cumsum(probability), jax.random.key(size)
-    batch = jax.jit(lambda key: sampling.draw(key, task.automaton, policy, 1000))(key)
+    batch = jax.jit(lambda key: sampling.sample(key, task.automaton, policy, 1000))(key)
     uniform = np.asarray(jax.random.uniform(key, (1000,), jnp.float32), float)
     expected = np.bincount(np.minimum(np.searchsorted(edges, uniform, side="right"), size - 1), minlength=size)
     near = int((np.abs(uniform[:, None] - edges).min(axis=1) < 3e-6).sum())

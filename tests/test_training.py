@@ -89,7 +89,7 @@ def test_k1_in_the_reward_comes_close():
 
 
 def test_without_a_penalty_the_largest_reward_is_reached():
-    trained = blocks.train([run(divergence="none", beta=0.0)])[0]
+    trained = blocks.train_runs([run(divergence="none", beta=0.0)])[0]
     assert trained.rows.report.values.reward[-1] >= trained.rows.report.values.reward[0]
     assert 0.0 <= trained.rows.report.regret[-1] <= 1e-3
 
@@ -97,23 +97,23 @@ def test_without_a_penalty_the_largest_reward_is_reached():
 @pytest.mark.slow
 @pytest.mark.parametrize(("divergence", "init"), [("kl_pi_ref", "uniform"), ("kl_ref_pi", "random")])
 def test_a_flat_reward_leads_back_to_the_reference(divergence, init):
-    trained = blocks.train([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
+    trained = blocks.train_runs([run("bandit/bimodal", divergence, 0.5, init=init)])[0]
     assert trained.rows.report.values.kl_pi_ref[-1] <= 1e-6
 
 
 def test_typicality_is_learned():
     """The trained policy is pi_ref^(1 + a/beta) e^(r/beta), normalised."""
     task = {"name": "bandit/custom", "reward": [0.0, 0.5, 0.2], "reference": [0.5, 0.3, 0.2], "typicality": 0.4}
-    trained = blocks.train([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
+    trained = blocks.train_runs([run(task, "kl_pi_ref", 0.5, init="uniform")])[0]
     weight = np.array([0.5, 0.3, 0.2]) ** (1 + 0.4 / 0.5) * np.exp(np.array([0.0, 0.5, 0.2]) / 0.5)
-    np.testing.assert_allclose(trained.closing.outcomes.policy, weight / weight.sum(), atol=1e-6)
+    np.testing.assert_allclose(trained.final.outcomes.policy, weight / weight.sum(), atol=1e-6)
 
 
 def gaussians(divergence: str):
     """Trained from a wide-enough start on each mode: (mean, variance, divergence, objective, the family's best)."""
     made = [run("bandit/bimodal", divergence, 1.0, policy="gaussian", policy_settings={"mean": start}) for start in (0.0, 3.0)]
-    for one, trained in zip(made, blocks.train(made), strict=True):
-        x, pi = one.task.coordinates, trained.closing.outcomes.policy
+    for one, trained in zip(made, blocks.train_runs(made), strict=True):
+        x, pi = one.task.coordinates, trained.final.outcomes.policy
         mean, report = np.sum(x * pi), trained.rows.report
         yield mean, np.sum((x - mean) ** 2 * pi), report.values.divergence[-1], report.objective[-1], trained.best_in_family
 
@@ -134,7 +134,7 @@ def test_a_gaussian_settles_on_one_mode_under_reverse_kl():
 
 
 def same(a: blocks.Trained, b: blocks.Trained) -> bool:
-    leaves = zip(jax.tree.leaves((a.rows, a.closing.outcomes)), jax.tree.leaves((b.rows, b.closing.outcomes)), strict=True)
+    leaves = zip(jax.tree.leaves((a.rows, a.final.outcomes)), jax.tree.leaves((b.rows, b.final.outcomes)), strict=True)
     return all(np.array_equal(x, y, equal_nan=True) for x, y in leaves)
 
 
@@ -144,37 +144,37 @@ def test_a_run_is_the_same_to_the_last_bit_alone_and_in_groups(algorithm):
     task = {"name": "bandit/random", "size": 3}
     one = run(task, "kl_pi_ref", 0.1, algorithm, seed=7, steps=600)
     others = [run(task, "kl_pi_ref", 0.05 + 0.01 * i, algorithm, seed=i, steps=600) for i in range(20)]
-    alone = blocks.train([one])[0]
+    alone = blocks.train_runs([one])[0]
     for size in (2, 64, 300):
         group = (others * (size // len(others) + 1))[: size - 1]
         for place in (0, size - 1):
-            together = blocks.train([*group[:place], one, *group[place:]])[place]
+            together = blocks.train_runs([*group[:place], one, *group[place:]])[place]
             assert same(alone, together), (size, place)
 
 
 def test_chunks_and_odd_log_intervals_end_at_the_last_step():
-    trained = blocks.train([run(steps=37, log_every=5)])[0]
+    trained = blocks.train_runs([run(steps=37, log_every=5)])[0]
     assert trained.rows.step.tolist() == [0, 5, 10, 15, 20, 25, 30, 35, 37]
-    dense = blocks.train([run(steps=37, log_every=1)])[0]
+    dense = blocks.train_runs([run(steps=37, log_every=1)])[0]
     assert dense.rows.report.objective[-1] == trained.rows.report.objective[-1]
 
 
 def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
     good = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 0.1})
     bad = run("bandit/random", "neyman", 0.1, steps=100, optimizer={"name": "sgd", "learning_rate": 1e308})
-    alone = blocks.train([good])[0]
-    first, second = blocks.train([good, bad])
+    alone = blocks.train_runs([good])[0]
+    first, second = blocks.train_runs([good, bad])
     assert same(alone, first)
     assert second.rows.step[-1] < 100
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state.policy))
-    assert np.isfinite(second.closing.outcomes.policy).all()
+    assert np.isfinite(second.final.outcomes.policy).all()
 
 
 def test_gradients_are_clipped_by_their_global_norm():
     slow = run(
         "bandit/random", "kl_pi_ref", 0.1, steps=1, optimizer={"name": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e-3}
     )
-    trained = blocks.train([slow])[0]
+    trained = blocks.train_runs([slow])[0]
     moved = trained.state.policy.logits[0, 0] - slow.task.log_reference[0]
     np.testing.assert_allclose(np.linalg.norm(moved), 1e-3, rtol=1e-9)
     assert trained.rows.gradient_norm[-1] > 1e-3
@@ -185,7 +185,7 @@ def test_schedules_bring_the_rate_to_zero_over_their_part_of_the_steps(schedule)
     """Plain gradient descent on a flat objective's first coordinate: the update is the rate times the gradient."""
     from rlkl import settings
 
-    chosen = settings.Optimizer("sgd", jnp.asarray(2.0), jnp.asarray(0.9), jnp.asarray(0.9), schedule, 0.5)
+    chosen = settings.OptimizerSettings("sgd", jnp.asarray(2.0), jnp.asarray(0.9), jnp.asarray(0.9), schedule, 0.5)
     with jax.numpy_dtype_promotion("standard"):
         method = loop.optimizer(chosen, 100)
         state, rates = method.init(jnp.zeros(())), []
@@ -215,16 +215,16 @@ def test_every_family_starts_as_it_says_and_sums_to_one(name):
 
 def test_support_decides_whether_a_lost_arm_can_be_taken():
     task = {"name": "bandit/custom", "reward": [0.0, 0.2, 3.0], "reference": [0.6, 0.4, 0.0]}
-    reverse, forward = (blocks.train([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
-    assert reverse.closing.outcomes.policy[2] == 0.0
-    assert forward.closing.outcomes.policy[2] > 0.1
+    reverse, forward = (blocks.train_runs([run(task, d, 0.5)])[0] for d in ("kl_pi_ref", "kl_ref_pi"))
+    assert reverse.final.outcomes.policy[2] == 0.0
+    assert forward.final.outcomes.policy[2] > 0.1
     assert abs(forward.rows.report.regret[-1]) <= 1e-5
-    masked = blocks.train([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
-    assert masked.closing.outcomes.policy[2] == 0.0
+    masked = blocks.train_runs([run(task, "kl_ref_pi", 0.5, policy_settings={"support": "reference"})])[0]
+    assert masked.final.outcomes.policy[2] == 0.0
     assert masked.rows.report.regret[-1] > 0.1  # graded against the unmasked optimum
 
 
 def test_float32_training_is_graded_in_float64():
-    trained = blocks.train([run(algorithm="exact", dtype="float32", steps=50)])[0]
+    trained = blocks.train_runs([run(algorithm="exact", dtype="float32", steps=50)])[0]
     assert trained.state.policy.logits.dtype == jnp.float32
     assert trained.rows.report.regret.dtype == np.float64

@@ -129,11 +129,11 @@ def _text() -> list[Row]:
     rows: list[Row] = []
     for order in range(ORDER + 1):
         counts = {context: n for length in range(order + 1) for context, n in text.followers(letters[:cut], length).items()}
-        model = text.fit(counts, vocabulary, 0.1)
+        model = text.fit_ngrams(counts, vocabulary, 0.1)
         contexts = {context: i for i, context in enumerate(model)}
         probability = np.array([[row[letter] for letter in vocabulary] for row in model.values()])
         unseen = letters[cut - order :]
-        at = [contexts[text.known(model, tuple(unseen[i - order : i]))] for i in range(order, len(unseen))]
+        at = [contexts[text.longest_context(model, tuple(unseen[i - order : i]))] for i in range(order, len(unseen))]
         tokens = [vocabulary.index(letter) for letter in unseen[order:]]
         sent = _coded(tokens, at, probability) / len(tokens)
         cross_entropy = float(np.log2(text.perplexity(model, unseen, order)))

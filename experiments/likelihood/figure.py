@@ -70,7 +70,7 @@ def _tests() -> list[Row]:
     rows = points("sentence", "KL(pi‖pi_ref)", [0], [kl]) + points("sentence", "tokens", [0], [length])
     read = {}
     for number, (name, by) in enumerate((("policy", policy), ("reference", reference))):
-        batch = sampling.draw(jax.random.key(number), automaton, by, TESTS * LONGEST)
+        batch = sampling.sample(jax.random.key(number), automaton, by, TESTS * LONGEST)
         gain = scoring.log_probability(policy, batch) - scoring.log_probability(reference, batch)
         read[name] = [np.asarray(x, float).reshape(TESTS, LONGEST).cumsum(1) for x in (gain, batch.mask.sum(1))]
     ratio, tokens = read["policy"]

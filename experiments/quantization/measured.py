@@ -49,7 +49,7 @@ def table(runs: Runs) -> pd.DataFrame:
             base = cast(checkpoint.load_policy(runs.root / graded["run"]), jnp.float64)
             assert isinstance(base, Network)
             automaton = tasks.build("sequence/text", horizon=int(graded["override.task.horizon"])).task.automaton
-            batch = sampling.draw(jax.random.key(0), automaton, base, SENTENCES)
+            batch = sampling.sample(jax.random.key(0), automaton, base, SENTENCES)
             score = jax.jit(lambda policy, batch=batch: policy.score(batch.tokens, batch.states))
             mask = np.asarray(batch.mask)
             tokens, log_p = np.asarray(batch.tokens)[mask].astype(np.int64), np.asarray(score(base))[mask]

@@ -44,7 +44,7 @@ def expected_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
         there = scoring.positions(automaton, policy, run.reference, theirs)
         value += chosen.penalty.beta * terms.from_reference(chosen.penalty, there, theirs)
     elif chosen.penalty.sampler == "exact":
-        value += sampled_losses.beside(run, policy, jax.random.key(0))  # nothing is drawn
+        value += sampled_losses.off_batch_penalty(run, policy, jax.random.key(0))  # nothing is drawn
     return value
 
 

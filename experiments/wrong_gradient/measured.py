@@ -78,14 +78,14 @@ def table(runs: Runs) -> pd.DataFrame:
 
 def _about(run: Run, task: str) -> dict[str, Any]:
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = expected_gradient.of(chosen, horizon)
+    found = expected_gradient.expected_gradient(chosen, horizon)
     if chosen.divergence == "none":
         return {"task": TASKS[task], "direction": DIRECTIONS[0], "way": NO_PENALTY, "kind": "inert", "descends": found.says}
     said = {"direction": chosen.divergence, "way": label(chosen), "kind": found.kind, "descends": found.says}
     return {"task": TASKS[task]} | said
 
 
-def label(chosen: settings.Penalty) -> str:
+def label(chosen: settings.PenaltySettings) -> str:
     """A way in few words; on a bandit every term is of a whole sequence."""
     if chosen.sampler == "reference":
         return f"{chosen.estimator} on pi_ref's sequences"
@@ -97,11 +97,11 @@ def label(chosen: settings.Penalty) -> str:
 
 
 def _way(given: Run, divergence: str, beta: float) -> Way:
-    plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
     chosen = dataclasses.replace(given.settings, algorithm=plain, dtype="float64")
-    run = jax.tree.map(jnp.asarray, spec.make(chosen, given.task))
+    run = jax.tree.map(jnp.asarray, spec.make_run(chosen, given.task))
     graded = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=beta))
-    own = targets.optimum(jax.tree.map(jnp.asarray, spec.make(graded, given.task)), divergence)
+    own = targets.optimum(jax.tree.map(jnp.asarray, spec.make_run(graded, given.task)), divergence)
     listed = batch.enumerate_all(run.task.automaton)
     reward = jnp.sum(exact.sequence_rewards(run.task, listed, jnp.float64), axis=1)
     descended = targets.of(run)

@@ -20,7 +20,7 @@ def of(run: Run) -> Float[Array, " N"] | None:
     """log pi(y) of every listed sequence at the end of a run's way: of the optimum of E[r] alone where its penalty is inert; of
     the divergence's that it descends; of the myopic policy where that is a semi-gradient. None where no end is known."""
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = expected_gradient.of(chosen, horizon)
+    found = expected_gradient.expected_gradient(chosen, horizon)
     if found.kind == "inert" or chosen.divergence == "none":
         return optimum(run, None)
     for name, times in DESCENDED:

@@ -40,7 +40,7 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     """
     files = config.get("plugins") or []
     plugins.load(files)
-    groups = {name: settings.read(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
+    groups = {name: settings.from_mapping(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
     execution = {field.name for field in dataclasses.fields(settings.Execution)}
     beside = {"task", "tracking", "plugins", "engine"} | execution
     known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
@@ -48,10 +48,10 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
         if key not in known:
             raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
     top = {key: config[key] for key in config if key in known - beside - set(groups)}
-    chosen = dataclasses.replace(settings.read(settings.Settings, top), **groups)
-    tracking = settings.read(settings.Tracking, _group(config, "tracking"), "tracking.")
-    carried_out = settings.read(settings.Execution, {key: config[key] for key in execution if key in config})
-    engine = settings.read(settings.Engine, _group(config, "engine"), "engine.")
+    chosen = dataclasses.replace(settings.from_mapping(settings.Settings, top), **groups)
+    tracking = settings.from_mapping(settings.Tracking, _group(config, "tracking"), "tracking.")
+    carried_out = settings.from_mapping(settings.Execution, {key: config[key] for key in execution if key in config})
+    engine = settings.from_mapping(settings.Engine, _group(config, "engine"), "engine.")
     family = policies.REGISTRY.get(chosen.policy.name)
     remembered = None if family is None or family.memory is None else family.memory(chosen.policy)
     tree = chosen.reward_shaping.name == "mara"
@@ -60,12 +60,12 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     if named not in cards:
         cards[named] = _card(_group(config, "task"), remembered, tree)
     card = cards[named]
-    chosen = dataclasses.replace(chosen, reward_shaping=reward_shaping.resolve(chosen, card))
+    chosen = dataclasses.replace(chosen, reward_shaping=reward_shaping.resolve_shaping(chosen, card))
     chosen = resolve(chosen, card.task)
     if chosen.algorithm.name == "dpo":
         card = _compared(chosen, card)
-    run = spec.make(chosen, card.task)
-    memory.check(run)
+    run = spec.make_run(chosen, card.task)
+    memory.check_memory(run)
     return Built(run, card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from rlkl.config.overrides import check, config_directory, refusal
+from rlkl.config.overrides import check_overrides, config_directory, refusal
 from rlkl.errors import SettingsError
 
 
@@ -17,7 +17,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(overrides, (str, Mapping)):
         raise SettingsError("overrides", overrides, "must be a list of strings, as in ['task=bandit/words', 'seed=1']")
     overrides = list(map(str, overrides))
-    check(overrides)
+    check_overrides(overrides)
     try:
         whole = hydra_private.compose(config_directory(), "config", overrides)
         return complete(hydra_private.own(whole, resolve=True))

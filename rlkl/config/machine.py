@@ -83,7 +83,7 @@ def configure() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def kind() -> dict[str, Any]:
+def numeric_environment() -> dict[str, Any]:
     """What numbers depend on of this machine, and of how jax is set up on it; the number of devices is no part of it."""
     import jax
     from jax.extend.backend import get_backend

@@ -22,7 +22,7 @@ class Need(NamedTuple):
     size: float
 
 
-def check(run: Run) -> None:
+def check_memory(run: Run) -> None:
     """Raise `SettingsError` for the first setting that would need more than MOST_BYTES."""
     for need in needs(run):
         if need.size > MOST_BYTES:
@@ -46,7 +46,7 @@ def needs(run: Run) -> Iterator[Need]:
     token = 1.0 if counted else float(vocabulary) + _activations(run)  # numbers kept for each token that is read
     if chosen.batch_size is not None:
         yield Need("batch_size", chosen.batch_size, together * number * chosen.batch_size * horizon * token)
-    elif family.network and algorithms.kind(chosen.algorithm.name) == "exact":
+    elif family.network and algorithms.gradient_kind(chosen.algorithm.name) == "exact":
         yield Need("policy.width", chosen.policy.width, number * automaton.sequences * horizon * token)
     if family.network and not batch.is_enumerable(automaton):
         yield Need("policy.width", chosen.policy.width, 8.0 * metrics.LAST_SAMPLES * horizon * vocabulary)

@@ -27,7 +27,7 @@ def config_directory() -> Path:
 LONGEST_NAME = 200  # of a config group's choice, which is a file's name
 
 
-def check(overrides: Sequence[str], config_dir: str | None = None) -> None:
+def check_overrides(overrides: Sequence[str], config_dir: str | None = None) -> None:
     """Refuse an override that Hydra cannot read, or that gives a config group what is no name; raises `SettingsError`.
 
     config_dir: the user's own folder of configs, beside the shipped ones.

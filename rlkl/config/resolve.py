@@ -47,7 +47,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
     chosen = dataclasses.replace(chosen, penalty=_weighed(chosen.penalty))
-    kind = "exact" if algorithms.kind(chosen.algorithm.name) == "exact" else "sampled"
+    kind = "exact" if algorithms.gradient_kind(chosen.algorithm.name) == "exact" else "sampled"
     length = "bandit" if task.automaton.horizon == 1 else "sequence"
     row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
@@ -69,7 +69,7 @@ def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
     )
 
 
-def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.Penalty:
+def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.PenaltySettings:
     given = chosen.penalty
     if given.divergence == "none":
         if given.beta != 0.0:
@@ -92,14 +92,14 @@ def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None
         raise SettingsError("penalty.horizon", given.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
     if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
         _exactly_known(chosen, task, options.divergence(given))
-    if algorithms.kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.Rollout():
+    if algorithms.gradient_kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.RolloutSettings():
         key, value = (
             ("staleness", chosen.rollout.staleness)
             if chosen.rollout.staleness
             else ("log_prob_dtype", chosen.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    return options.resolve(algorithms.kind(chosen.algorithm.name), given, task.automaton.horizon)
+    return options.resolve_penalty(algorithms.gradient_kind(chosen.algorithm.name), given, task.automaton.horizon)
 
 
 def _within_limits(key: str, beta: float) -> None:
@@ -109,7 +109,7 @@ def _within_limits(key: str, beta: float) -> None:
         raise SettingsError(key, beta, rule)
 
 
-def _weighed(given: settings.Penalty) -> settings.Penalty:
+def _weighed(given: settings.PenaltySettings) -> settings.PenaltySettings:
     """The weights of `mixed` as two numbers."""
     weights = given.weights
     numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in weights)
@@ -138,7 +138,7 @@ def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences
         raise SettingsError("penalty.divergence", chosen.penalty.divergence, rule)
 
 
-def _algorithm(chosen: settings.Settings) -> settings.Algorithm:
+def _algorithm(chosen: settings.Settings) -> settings.AlgorithmSettings:
     given = chosen.algorithm
     if given.name == "natural" and chosen.policy.name != "tabular":
         raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {chosen.policy.name}")
@@ -146,7 +146,7 @@ def _algorithm(chosen: settings.Settings) -> settings.Algorithm:
     return dataclasses.replace(given, loss_aggregation=given.loss_aggregation or own)
 
 
-def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.Policy:
+def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.PolicySettings:
     given, family = chosen.policy, policies.REGISTRY[chosen.policy.name]
     copied = given.init == "reference" and chosen.reference.name == "pretrained"
     if given.init is not None and given.init not in family.inits and not copied:
@@ -187,7 +187,7 @@ def _can_be_moved(chosen: settings.Settings, task: tasks.Task, family: policies.
         raise SettingsError("reference.update", update, rule)
 
 
-def _is_infinite_off_support(div: divergences.Divergence, given: settings.Penalty) -> bool:
+def _is_infinite_off_support(div: divergences.Divergence, given: settings.PenaltySettings) -> bool:
     params = divergences.Params(given.alpha, given.weights)
     number = div.infinity(params) if callable(div.infinity) else div.infinity
     return not math.isfinite(float(number))

@@ -47,7 +47,7 @@ class Detail(NamedTuple):
     top_stderr: Float[Array, " K"]
 
 
-class Seen(NamedTuple):
+class WeightedRows(NamedTuple):
     """Rows of a policy and its reference at each position, what each weighs, and where sequences end: a table's decision
     states with their occupancy (K = D), or sequences with their probabilities (K = N)."""
 
@@ -57,30 +57,30 @@ class Seen(NamedTuple):
     ends: Float[Array, " S"]
 
 
-def see(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) -> Seen:
+def weighted_rows(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) -> WeightedRows:
     """How a policy's rows weigh: exactly where it is a table beside a table, or its sequences can be listed; else sampled."""
     automaton = task.automaton
     if isinstance(policy, Policy) and isinstance(reference, Policy):
         log_pi = policy.table()
         ends = exact.outcome_probabilities(automaton, log_pi)
-        return Seen(exact.occupancy(automaton, log_pi), log_pi, reference.table(), ends)
+        return WeightedRows(exact.occupancy(automaton, log_pi), log_pi, reference.table(), ends)
     if not is_enumerable(automaton):
         drawn = metrics.sample(task, policy, reference, key, LAST_SAMPLES)
-        return seen_along(task, drawn.own, drawn.here)
+        return weighted_rows_along(task, drawn.own, drawn.here)
     batch = enumerate_all(automaton)
     batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
-    return seen_along(task, batch, laid_out(*(scoring.rows_along(p, batch) for p in (policy, reference))))
+    return weighted_rows_along(task, batch, laid_out(*(scoring.rows_along(p, batch) for p in (policy, reference))))
 
 
-def seen_along(task: Task, batch: Batch, at: Positions) -> Seen:
+def weighted_rows_along(task: Task, batch: Batch, at: Positions) -> WeightedRows:
     """Positions of a batch that each have a row of their own, as they weigh."""
     weight = jnp.where(batch.mask, jnp.asarray(batch.weight)[:, None], 0.0).T
     log_pi, log_ref = (rows[at.row.T] for rows in (at.log_pi, at.log_ref))
     ends = jax.ops.segment_sum(jnp.asarray(batch.weight), optimal_policy.final_states(batch), task.automaton.states)
-    return Seen(weight, log_pi, log_ref, ends)
+    return WeightedRows(weight, log_pi, log_ref, ends)
 
 
-def detail(seen: Seen) -> Detail:
+def detail(seen: WeightedRows) -> Detail:
     """The detail of a policy as it was seen."""
     weight, pi = seen.weight, jnp.exp(seen.log_pi)
     alive = jnp.sum(weight, axis=1)
@@ -106,7 +106,7 @@ def _ends_of_optimum(task: Task, reference: AnyPolicy, optimum: Optimum, key: PR
         batch = enumerate_all(automaton)
         weight = jnp.exp(scoring.log_probability(reference, batch))
     else:
-        batch = sampling.draw(key, automaton, reference, optimal_policy.SAMPLES)
+        batch = sampling.sample(key, automaton, reference, optimal_policy.SAMPLES)
         weight = jnp.asarray(batch.weight)
     log_ref = scoring.log_probability(reference, batch)
     share = jnp.exp(optimum.log_probability(batch, log_ref) - log_ref)
@@ -143,7 +143,7 @@ def distances(
         }
     own_key, best_key = jax.random.split(key)
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
-    own = sampling.draw(own_key, automaton, policy, size) if drawn is None else drawn.own
+    own = sampling.sample(own_key, automaton, policy, size) if drawn is None else drawn.own
     at = scoring.positions(automaton, policy, reference, own) if drawn is None else drawn.here
     log_pi, log_ref = (jnp.sum(at.at(rows, own), axis=1) for rows in (at.log_pi, at.log_ref))
     missed = jnp.maximum(-jnp.expm1(optimum.log_probability(own, log_ref) - log_pi), 0.0)
@@ -152,7 +152,7 @@ def distances(
         exactly = exact.sequence_divergence(automaton, kl, params, optimum.log_pi, policy.table())
         return found | {"kl_optimum_pi": (defined(exactly), zero)}
     drawn_from = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
-    batch = sampling.draw(best_key, automaton, drawn_from, size)
+    batch = sampling.sample(best_key, automaton, drawn_from, size)
     log_ref = scoring.log_probability(reference, batch)
     best = optimum.log_probability(batch, log_ref)
     share = jnp.exp(best - log_ref) if optimum.log_pi is None else jnp.ones_like(best)

@@ -50,7 +50,7 @@ class Report(NamedTuple):
     gold_regret: Float[Array, ""] | None = None
 
 
-def known(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
+def evaluation_method(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
     """How the values of a policy are known."""
     if task.reward_model is not None:
         return "sampled"
@@ -82,7 +82,7 @@ def evaluate(
     size: int = ROW_SAMPLES,
 ) -> Report:
     """The report of a policy; `key` and `size` are for what has to be sampled."""
-    way = known(task, policy, reference, div)
+    way = evaluation_method(task, policy, reference, div)
     if way == "sampled":
         return estimate(task, sample(task, policy, reference, key, size), div, params, beta, optimum)
     kl, gold = divergences.REGISTRY["kl_pi_ref"], None
@@ -121,7 +121,7 @@ def distance(
     kl, params = divergences.REGISTRY["kl_pi_ref"], Params()
     if (isinstance(policy, Policy) and isinstance(other, Policy)) or is_enumerable(automaton):
         return exact.between(automaton, kl, params, policy, other), None
-    batch, at = sampling.drawn(key, automaton, policy, other, size)
+    batch, at = sampling.sample_with_positions(key, automaton, policy, other, size)
     rows = divergences.exact(kl, params, at.log_pi, at.log_ref)
     values = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
     return jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(jnp.asarray(size, values.dtype))

@@ -66,7 +66,7 @@ def win_rate(p: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"], reward:
     return float(mine @ (np.cumsum(theirs) - 0.5 * theirs))
 
 
-def of(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None) -> BestOfN:
+def evaluate(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None) -> BestOfN:
     """Best of n >= 1 sequences of `reference`, by the task's reward. Needs x64.
 
     reference: the policy that draws them, and that KL and win rate are against: `Fixed(task.log_reference,

@@ -124,7 +124,7 @@ def solve(
         return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, no)
     else:
         assert key is not None
-        batch = sampling.draw(key, automaton, reference, SAMPLES)
+        batch = sampling.sample(key, automaton, reference, SAMPLES)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
         log_weight, value, slope = _over_ends(task, div, params, beta, ends.astype(beta.dtype))
         spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))

@@ -17,7 +17,9 @@ def average(before: Float[Array, ""], kl: Float[Array, ""], step: Int[Array, ""]
     return MEMORY * before + (1.0 - MEMORY) * kl, seen
 
 
-def after(penalty: settings.Penalty, beta: Float[Array, ""], kl: Float[Array, ""], sequences: int | None) -> Float[Array, ""]:
+def after(
+    penalty: settings.PenaltySettings, beta: Float[Array, ""], kl: Float[Array, ""], sequences: int | None
+) -> Float[Array, ""]:
     """The coefficient after a batch of `sequences` (None: an exact step, of one) with this averaged KL(pi‖pi_ref).
 
     fixed: as it was. adaptive: times 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv
@@ -41,7 +43,7 @@ def least_horizon(sequences: int | None) -> float:
     return CLIP * (sequences or 1)
 
 
-def scheduled(penalty: settings.Penalty, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+def scheduled(penalty: settings.PenaltySettings, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
     """The coefficient after `step` of `steps` of a schedule by optax; `exponential` is linear in log beta."""
     first, last = jnp.asarray(penalty.beta), jnp.asarray(penalty.beta_end)
     step = step.astype(first.dtype)  # optax would divide whole numbers in 32 bits

@@ -35,7 +35,7 @@ WEIGHTS: dict[tuple[str, str], dict[str, float] | None] = {
 NO_DIVERGENCE = "the gradient of no divergence"
 
 
-class Descent(NamedTuple):
+class ExpectedGradient(NamedTuple):
     """kind: exact (the divergence that the setting names), other (another one), semi (part of a gradient), none (no
     divergence's), inert (zero). says: in words."""
 
@@ -43,18 +43,20 @@ class Descent(NamedTuple):
     says: str
 
 
-def of(penalty: settings.Penalty, horizon: int, scaled: bool = False) -> Descent:
+def expected_gradient(penalty: settings.PenaltySettings, horizon: int, scaled: bool = False) -> ExpectedGradient:
     """What a resolved setting descends on sequences of `horizon` tokens; scaled: under advantages times a factor."""
-    found = _of(penalty, horizon)
+    found = _expected_gradient(penalty, horizon)
     if scaled and penalty.placement == "loss" and found.kind != "inert":
-        return Descent("other" if found.kind == "exact" else found.kind, f"{found.says}, at beta times the advantages' scale")
+        return ExpectedGradient(
+            "other" if found.kind == "exact" else found.kind, f"{found.says}, at beta times the advantages' scale"
+        )
     return found
 
 
-def _of(penalty: settings.Penalty, horizon: int) -> Descent:
+def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
     name, estimator, whole = penalty.divergence, penalty.estimator, horizon == 1 or penalty.level == "sequence"
     if name == "none" or estimator in ("exact", "score"):  # but for what clamp and truncation change, which is logged
-        return Descent("exact", formula({name: 1.0}) if name != "none" else "nothing")
+        return ExpectedGradient("exact", formula({name: 1.0}) if name != "none" else "nothing")
     if penalty.sampler == "reference":
         return _match(name, {"kl_ref_pi": 1.0})
     if estimator == "full":
@@ -72,18 +74,18 @@ def _of(penalty: settings.Penalty, horizon: int) -> Descent:
     return _match(name, None) if weight is None else semi(weight)
 
 
-def _full(penalty: settings.Penalty, horizon: int) -> Descent:
+def _full(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
     name, whole = penalty.divergence, {penalty.divergence: 1.0}
     if penalty.placement == "reward":
         return _match(name, {}) if horizon == 1 or penalty.credit == "immediate" else later_alone(name)
     if horizon == 1 or (penalty.future_kl and name == "kl_pi_ref"):
         return _match(name, whole)
-    return Descent("other", own_states(name)) if penalty.future_kl else semi(whole)
+    return ExpectedGradient("other", own_states(name)) if penalty.future_kl else semi(whole)
 
 
-def later_alone(name: str) -> Descent:
+def later_alone(name: str) -> ExpectedGradient:
     """What a token does to the divergence of the tokens after it, without its own."""
-    return Descent("none", f"the later tokens' {formula({name: 1.0})} alone")
+    return ExpectedGradient("none", f"the later tokens' {formula({name: 1.0})} alone")
 
 
 def own_states(name: str) -> str:
@@ -91,17 +93,19 @@ def own_states(name: str) -> str:
     return f"{formula({name: 1.0})} summed over the policy's own states"
 
 
-def semi(weight: dict[str, float]) -> Descent:
+def semi(weight: dict[str, float]) -> ExpectedGradient:
     """Of each token's divergence, the states held fixed."""
-    return Descent("semi", f"the semi-gradient of each token's {formula(weight)} (the states that follow are left out)")
+    return ExpectedGradient(
+        "semi", f"the semi-gradient of each token's {formula(weight)} (the states that follow are left out)"
+    )
 
 
-def _match(name: str, weight: dict[str, float] | None) -> Descent:
+def _match(name: str, weight: dict[str, float] | None) -> ExpectedGradient:
     if weight is None:
-        return Descent("none", NO_DIVERGENCE)
+        return ExpectedGradient("none", NO_DIVERGENCE)
     if not weight:
-        return Descent("inert", "nothing: its expected gradient is zero")
-    return Descent("exact" if weight == {name: 1.0} else "other", formula(weight))
+        return ExpectedGradient("inert", "nothing: its expected gradient is zero")
+    return ExpectedGradient("exact" if weight == {name: 1.0} else "other", formula(weight))
 
 
 def formula(weight: dict[str, float]) -> str:

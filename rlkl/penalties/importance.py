@@ -17,7 +17,9 @@ class Weights(NamedTuple):
     truncated: Float[Array, ""] | None
 
 
-def weights(penalty: settings.Penalty, log_pi: Float[Array, "N T"], reported: Float[Array, "N T"], batch: Batch) -> Weights:
+def weights(
+    penalty: settings.PenaltySettings, log_pi: Float[Array, "N T"], reported: Float[Array, "N T"], batch: Batch
+) -> Weights:
     """`penalty.importance_correction` of sampled tokens (no gradient flows).
 
     none: 1. sequence: pi/sampler of the whole sequence on each of its tokens, which makes the expected gradient the policy's

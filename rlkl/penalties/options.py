@@ -20,12 +20,12 @@ ESTIMATORS = ("exact", *SAMPLED)
 PLACES = {"exact": "loss", "full": "loss", "score": "reward", "k1": "reward"}  # where one goes that names no placement
 
 
-def divergence(penalty: settings.Penalty) -> Divergence | None:
+def divergence(penalty: settings.PenaltySettings) -> Divergence | None:
     """The divergence that is penalised; None for no penalty."""
     return None if penalty.divergence == "none" else REGISTRY[penalty.divergence]
 
 
-def parameters(penalty: settings.Penalty, dtype) -> Params:
+def parameters(penalty: settings.PenaltySettings, dtype) -> Params:
     """The divergence's traced parameters."""
     first, second = penalty.weights
     return Params(jnp.asarray(penalty.alpha, dtype), (jnp.asarray(first, dtype), jnp.asarray(second, dtype)))
@@ -44,7 +44,7 @@ def default(kind: str, name: str, horizon: int) -> tuple[str, str]:
     return ("k1" if name == "kl_pi_ref" else "score"), "reward"
 
 
-def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalty:
+def resolve_penalty(kind: str, given: settings.PenaltySettings, horizon: int) -> settings.PenaltySettings:
     """The setting with what is unset filled in; raises `SettingsError` for what cannot be, or descends something else."""
     estimator = estimators.ALIASES.get(given.estimator, given.estimator)
     first, place = default(kind, given.divergence, horizon)
@@ -72,7 +72,7 @@ def resolve(kind: str, given: settings.Penalty, horizon: int) -> settings.Penalt
     )
     _check(filled, horizon)
     _check_limits(filled, kind)
-    found = expected_gradient.of(filled, horizon, kind == "scaled")
+    found = expected_gradient.expected_gradient(filled, horizon, kind == "scaled")
     if found.kind != "exact" and not given.allow_biased:
         named = expected_gradient.formula({filled.divergence: 1.0})
         rule = f"in the {filled.placement} it descends {found.says}, not {named}; penalty.allow_biased=true runs it"
@@ -85,7 +85,7 @@ def _among(key: str, value: str | None, allowed: tuple[str, ...]) -> None:
         raise SettingsError(key, value, nearest(value, allowed))
 
 
-def _check(chosen: settings.Penalty, horizon: int) -> None:
+def _check(chosen: settings.PenaltySettings, horizon: int) -> None:
     """What goes with what."""
     sampled = chosen.estimator in estimators.REGISTRY
     in_loss = chosen.placement == "loss"
@@ -109,7 +109,7 @@ def _check(chosen: settings.Penalty, horizon: int) -> None:
         raise SettingsError("penalty.sampler", "reference", "is of KL(pi_ref‖pi) alone (penalty=forward_kl)")
 
 
-def _check_limits(chosen: settings.Penalty, kind: str) -> None:
+def _check_limits(chosen: settings.PenaltySettings, kind: str) -> None:
     """What there is to clamp, to truncate and to correct."""
     reads = chosen.sampler == "policy" and chosen.estimator != "full"
     if chosen.clamp is not None and not reads:
@@ -124,12 +124,12 @@ def _check_limits(chosen: settings.Penalty, kind: str) -> None:
         raise SettingsError("penalty.truncation", chosen.truncation, rule)
 
 
-def weighs(chosen: settings.Penalty) -> bool:
+def weighs(chosen: settings.PenaltySettings) -> bool:
     """Whether the penalty weighs the policy's sequences by pi_ref/pi."""
     return chosen.divergence == "kl_ref_pi" and chosen.estimator == "score"
 
 
-def combinations(name: str, horizon: int) -> list[settings.Penalty]:
+def combinations(name: str, horizon: int) -> list[settings.PenaltySettings]:
     """Every way in which a sampled penalty for a divergence may enter, biased ones too."""
     on_bandits = (("sequence",), ("reward_to_go",))
     levels, credits = on_bandits if horizon == 1 else (("token", "sequence"), ("reward_to_go", "immediate"))
@@ -138,12 +138,12 @@ def combinations(name: str, horizon: int) -> list[settings.Penalty]:
     for sampler, estimator, placement, level, credit, gradient, future in itertools.product(
         ("policy", "reference"), SAMPLED, ("reward", "loss"), levels, credits, gradients, (False, True)
     ):
-        given = settings.Penalty(
+        given = settings.PenaltySettings(
             name, estimator=estimator, placement=placement, level=level, credit=credit, gradient=gradient, future_kl=future,
             sampler=sampler, allow_biased=True,
         )  # fmt: skip
         through = gradient == "straight_through" and estimator == given.gradient_estimator  # that is its naive gradient
         with contextlib.suppress(SettingsError):
-            filled = resolve("sampled", given, horizon)
+            filled = resolve_penalty("sampled", given, horizon)
             found += [] if through else [filled]
     return found

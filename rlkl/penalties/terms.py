@@ -23,7 +23,7 @@ class Terms(NamedTuple):
     in_loss: Callable[[Positions, Batch], Float[Array, "N T"]]
 
 
-def make(penalty: settings.Penalty, dtype) -> Terms:
+def make_terms(penalty: settings.PenaltySettings, dtype) -> Terms:
     """The terms of a resolved setting; all nothing where the reference's sequences are read (`from_reference`)."""
     div = divergence(penalty)
     if div is None or penalty.sampler in ("exact", "reference"):
@@ -53,7 +53,7 @@ def log_ratio(at: Positions, batch: Batch) -> Float[Array, "N T"]:
     return at.at(at.log_pi, batch) - at.at(at.log_ref, batch)
 
 
-def limited(penalty: settings.Penalty, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def limited(penalty: settings.PenaltySettings, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Log-ratios as an estimator reads them: within `clamp`, outside of which they have no gradient, and, where pi_ref/pi is a
     weight, at least -log `truncation`."""
     if penalty.clamp is not None:
@@ -70,7 +70,7 @@ class Saturation(NamedTuple):
     truncated: Float[Array, ""]
 
 
-def saturation(penalty: settings.Penalty, at: Positions, batch: Batch) -> Saturation:
+def saturation(penalty: settings.PenaltySettings, at: Positions, batch: Batch) -> Saturation:
     """How often `limited` changes what an estimator reads."""
     none = jnp.full((), jnp.nan, at.log_pi.dtype)
     if penalty.clamp is None and penalty.truncation is None:
@@ -86,7 +86,7 @@ def saturation(penalty: settings.Penalty, at: Positions, batch: Batch) -> Satura
     )
 
 
-def _differentiated(penalty: settings.Penalty, read) -> Callable[[Positions, Batch], Float[Array, "N T"]]:
+def _differentiated(penalty: settings.PenaltySettings, read) -> Callable[[Positions, Batch], Float[Array, "N T"]]:
     """An estimator in the loss, with the gradient that the setting asks for."""
     value = estimators.REGISTRY[penalty.estimator]
     other = estimators.REGISTRY[penalty.gradient_estimator]
@@ -130,7 +130,7 @@ def _on_tokens(batch: Batch, term: Float[Array, "N T"], whole: bool) -> Float[Ar
     return jnp.where(last(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
 
 
-def from_reference(penalty: settings.Penalty, at: Positions, batch: Batch) -> Float[Array, ""]:
+def from_reference(penalty: settings.PenaltySettings, at: Positions, batch: Batch) -> Float[Array, ""]:
     """KL(pi_ref‖pi) on sequences of the reference: maximum likelihood on its text; `full` sums over each next token."""
     if penalty.estimator == "full":
         div = REGISTRY["kl_ref_pi"]

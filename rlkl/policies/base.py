@@ -92,7 +92,7 @@ def table_of(policy: AnyPolicy) -> Float[Array, "T D V"]:
     return policy.table()
 
 
-Build = Callable[[settings.Policy, Task, Bool[Array, "D V"], PRNGKeyArray, jnp.dtype], AnyPolicy]
+Build = Callable[[settings.PolicySettings, Task, Bool[Array, "D V"], PRNGKeyArray, jnp.dtype], AnyPolicy]
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Family:
     inits: tuple[str, ...]
     restricted: bool
     network: bool = False
-    check: Callable[[settings.Policy, Task], None] | None = None
-    memory: Callable[[settings.Policy], int] | None = None
+    check: Callable[[settings.PolicySettings, Task], None] | None = None
+    memory: Callable[[settings.PolicySettings], int] | None = None
     box: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None
     at: Callable[[Task, Bool[Array, "D V"], Float[Array, " K"]], Policy] | None = None
 

@@ -32,7 +32,7 @@ class Head(eqx.Module):
 
 
 def head(
-    chosen: settings.Policy, task: Task, support: Bool[Array, "D V"], key: PRNGKeyArray, width: int, dtype: jnp.dtype
+    chosen: settings.PolicySettings, task: Task, support: Bool[Array, "D V"], key: PRNGKeyArray, width: int, dtype: jnp.dtype
 ) -> Head:
     """The head of `policy.init`: the reference or uniform (weights zero), or random with logits of about `init_scale`."""
     shape = (width, task.automaton.vocabulary)

@@ -97,7 +97,7 @@ def tempered(policy: AnyPolicy, temperature: Float[Array, ""] | float) -> AnyPol
     return mapped(policy, Temper(temperature))
 
 
-def decoded(policy: AnyPolicy, rules: settings.Decoding) -> AnyPolicy:
+def decoded(policy: AnyPolicy, rules: settings.DecodingSettings) -> AnyPolicy:
     """The policy under the rules that are set, one after another: temperature, top-k, top-p, min-p."""
     if rules.temperature is not None:
         policy = tempered(policy, rules.temperature)

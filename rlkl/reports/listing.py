@@ -62,7 +62,9 @@ def _divergences():
 
 
 def _penalties():
-    on_bandits = {_way(chosen): expected_gradient.of(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)}
+    on_bandits = {
+        _way(chosen): expected_gradient.expected_gradient(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)
+    }
     for chosen in options.combinations("kl_pi_ref", 2):
         bandit = on_bandits.get(_way(chosen), "") if chosen.credit == "reward_to_go" and not chosen.future_kl else ""
         extra = "immediate" if chosen.credit == "immediate" else "future_kl" if chosen.future_kl else ""
@@ -73,9 +75,9 @@ def _penalties():
             chosen.gradient,
             extra,
             bandit,
-            expected_gradient.of(chosen, 2).says,
+            expected_gradient.expected_gradient(chosen, 2).says,
         )
 
 
-def _way(chosen: settings.Penalty) -> tuple:
+def _way(chosen: settings.PenaltySettings) -> tuple:
     return chosen.estimator, chosen.placement, chosen.gradient

@@ -78,7 +78,7 @@ def _measured(graded: Mapping[str, Any], key: str) -> str:
     return number(graded[key]) + ("" if error is None else f" ± {number(error)}")
 
 
-def over_seeds(groups: Sequence[Any]) -> Table:
+def seeds_table(groups: Sequence[Any]) -> Table:
     """What `over_seeds.grouped` found: each measure's interquartile mean, and below it its interval."""
     names = list(groups[0].overrides)
     labels = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}

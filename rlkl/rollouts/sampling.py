@@ -40,7 +40,7 @@ def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[A
     return jnp.minimum(drawn, cdf.shape[-1] - 1)
 
 
-def draw(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
+def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
     """`size` sequences from a policy; of a table's one-token task, each token once with its count. No gradient flows."""
     policy = jax.lax.stop_gradient(policy)
     if automaton.horizon == 1 and isinstance(policy, Policy):
@@ -131,12 +131,12 @@ def _found(uniform: Float[Array, " N"], probability: Float[Array, " V"]) -> Int[
     return part * width + jnp.sum(within[part] <= rest[:, None], axis=1, dtype=jnp.int32)
 
 
-def drawn(
+def sample_with_positions(
     key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
 ) -> tuple[Batch, Positions]:
     """`draw` and the `positions` along it, which of a recurrent network are those it drew from: it is run once, not twice."""
     if isinstance(policy, Network) and policy.stepwise:
         batch, log_pi = recorded(uniforms(key, automaton, policy, size), automaton, policy)
         return batch, laid_out(log_pi, rows_along(reference, batch))
-    batch = draw(key, automaton, policy, size)
+    batch = sample(key, automaton, policy, size)
     return batch, positions(automaton, policy, reference, batch)

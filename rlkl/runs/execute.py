@@ -49,10 +49,10 @@ def train(overrides: Sequence[str] = ()) -> Result:
     composed = compose(overrides)
     with numerics.pinned():
         built = pretrained_references.attach(build(composed), Faults(warnings.warn))
-        trained = blocks.train([built.run])[0]
+        trained = blocks.train_runs([built.run])[0]
         seconds = time.perf_counter() - started
         written = samples.sequences(built, trained) if built.card.tokens else {}
-        graded = folder_summary.summary(built, trained, seconds, diversity_table.draw(built, trained, written))
+        graded = folder_summary.summary(built, trained, seconds, diversity_table.diversity_metrics(built, trained, written))
     raise_if_diverged(graded)
     doubt = folder_summary.doubt(graded)
     if doubt is not None:

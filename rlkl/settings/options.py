@@ -40,7 +40,7 @@ def _field(default, **metadata):
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class PolicySettings:
     """Settings of the policy; null is resolved by `config.resolve` (see its table)."""
 
     name: str = static("tabular", kind=str)
@@ -56,7 +56,7 @@ class Policy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Algorithm:
+class AlgorithmSettings:
     """Settings of the algorithm."""
 
     name: str = static("exact", kind=str)
@@ -68,7 +68,7 @@ class Algorithm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Penalty:
+class PenaltySettings:
     """Settings of the penalty: what is penalised, by how much, and how it enters the gradient."""
 
     divergence: str = static("kl_pi_ref", kind=str)
@@ -95,7 +95,7 @@ class Penalty:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
+class ReferenceSettings:
     """Which model the policy is held to: the task's own, or one trained by maximum likelihood on samples of it."""
 
     name: str = static("task", allowed=("task", "pretrained"))
@@ -111,7 +111,7 @@ class Reference:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout:
+class RolloutSettings:
     """How the sampler differs from the policy that learns from it."""
 
     staleness: int = static(0, kind=int, at_least=0)  # how many batches old the policy is that samples
@@ -119,7 +119,7 @@ class Rollout:
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardShaping:
+class RewardShapingSettings:
     """What is learned from in place of the reward; the reward itself grades."""
 
     name: str = static("none", allowed=("none", "mara", "typicality"))
@@ -129,7 +129,7 @@ class RewardShaping:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class DecodingSettings:
     """How a trained policy is decoded when it is graded a second time; null leaves out a rule, all null the second grade."""
 
     temperature: Traced = traced(None, above=0.0)
@@ -144,7 +144,7 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class OptimizerSettings:
     """Settings of the optimiser; `decay` is the last part of the steps over which the rate falls to zero."""
 
     name: str = static("adam", allowed=("adam", "sgd"))
@@ -160,14 +160,14 @@ class Optimizer:
 class Settings:
     """One run's settings, but for its task (whose options are its builder's arguments) and its tracking."""
 
-    policy: Policy = Policy()
-    algorithm: Algorithm = Algorithm()
-    penalty: Penalty = Penalty()
-    optimizer: Optimizer = Optimizer()
-    reference: Reference = Reference()
-    rollout: Rollout = Rollout()
-    reward_shaping: RewardShaping = RewardShaping()
-    decoding: Decoding = Decoding()
+    policy: PolicySettings = PolicySettings()
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    penalty: PenaltySettings = PenaltySettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    reference: ReferenceSettings = ReferenceSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    reward_shaping: RewardShapingSettings = RewardShapingSettings()
+    decoding: DecodingSettings = DecodingSettings()
     seed: Traced = dataclasses.field(default=0, metadata={"traced": True, "kind": int, "at_least": 0, "below": SEED_LIMIT})
     steps: Resolved = static(None, kind=int, at_least=1, at_most=MOST_COUNT)
     batch_size: Resolved = static(None, kind=int, at_least=2)
@@ -207,14 +207,14 @@ class Engine:
 
 
 GROUPS = {
-    "policy": Policy,
-    "algorithm": Algorithm,
-    "penalty": Penalty,
-    "optimizer": Optimizer,
-    "reference": Reference,
-    "rollout": Rollout,
-    "reward_shaping": RewardShaping,
-    "decoding": Decoding,
+    "policy": PolicySettings,
+    "algorithm": AlgorithmSettings,
+    "penalty": PenaltySettings,
+    "optimizer": OptimizerSettings,
+    "reference": ReferenceSettings,
+    "rollout": RolloutSettings,
+    "reward_shaping": RewardShapingSettings,
+    "decoding": DecodingSettings,
 }
 
 
@@ -262,7 +262,7 @@ def _number(key, value, kind):
     return kind(value)
 
 
-def read(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """An instance of the settings class from a mapping; unknown keys are refused with the nearest valid one."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:

@@ -15,7 +15,7 @@ from rlkl.sweeps import scheduler
 from rlkl.sweeps.scheduler import Job, Told
 
 
-def train(
+def train_on_cluster(
     group: Sequence[Job],
     root: Path,
     engine: settings.Engine,

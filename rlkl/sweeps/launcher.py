@@ -225,12 +225,12 @@ def _trained(group: Any, tell: Any, faults: Any) -> Any:
     """The group's training, here or by a cluster."""
     first, root = group[0].built, group[0].built.store.resolve()
     if first.engine.name == "local":
-        from rlkl.sweeps.scheduler import train
+        from rlkl.sweeps.scheduler import train_groups
 
-        return train(group, root, tell, faults, first.execution.resume)
+        return train_groups(group, root, tell, faults, first.execution.resume)
     from rlkl.sweeps import cluster
 
-    return cluster.train(group, root, first.engine, tell, faults, first.execution.resume)
+    return cluster.train_on_cluster(group, root, first.engine, tell, faults, first.execution.resume)
 
 
 class FusedSweeper(BasicSweeper):
@@ -242,7 +242,7 @@ class FusedSweeper(BasicSweeper):
             super().validate_batch_is_legal(batch)
 
 
-def register() -> None:
+def register_plugins() -> None:
     """Make both known to Hydra, which takes plugins from the package `hydra_plugins` alone: there this module is `rlkl`."""
     plugins = Plugins.instance()
     try:

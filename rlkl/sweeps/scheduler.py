@@ -50,7 +50,7 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(found.values())
 
 
-def train(
+def train_groups(
     group: Sequence[Job], root: Path, tell: Callable[[Told], None], faults: Faults, resume: bool = True
 ) -> Iterator[list[tuple[str, Entry]]]:
     """Train a group, and keep each run in the store under `root` as its block finishes; yields every block's entries.
@@ -173,7 +173,7 @@ def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True)
         there = (resume and run_store.read(where, each.key, artifacts.names(each.built), faults) is not None for each in jobs)
         left = [each for each, finished in zip(jobs, there, strict=True) if not finished]
         for group in groups(left):
-            for _ in train(group, where, lambda told: None, faults, resume):
+            for _ in train_groups(group, where, lambda told: None, faults, resume):
                 pass
     faults.close()
     return [each.key for each in jobs]

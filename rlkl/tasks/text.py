@@ -43,7 +43,7 @@ def followers(tokens: list[str], length: int) -> dict[Context, Counter]:
     return counts
 
 
-def fit(counts: dict[Context, Counter], vocabulary: Context, smoothing: float) -> dict[Context, dict[str, float]]:
+def fit_ngrams(counts: dict[Context, Counter], vocabulary: Context, smoothing: float) -> dict[Context, dict[str, float]]:
     """p(v | c) = (n(cv) + a p(v | c'))/(n(c) + a): c' is c without its oldest token, a = smoothing V, and 1/V stands below
     the empty context. Maximum likelihood where smoothing is 0; else the mean under a Dirichlet prior centred on the order
     below (MacKay and Peto, A hierarchical Dirichlet language model, Natural Language Engineering 1, 1995).
@@ -57,7 +57,7 @@ def fit(counts: dict[Context, Counter], vocabulary: Context, smoothing: float) -
     return model
 
 
-def known(model: dict[Context, dict[str, float]], read: Context) -> Context:
+def longest_context(model: dict[Context, dict[str, float]], read: Context) -> Context:
     """The longest end of `read` that is a context of the model."""
     return next(read[i:] for i in range(len(read) + 1) if read[i:] in model)
 
@@ -65,7 +65,7 @@ def known(model: dict[Context, dict[str, float]], read: Context) -> Context:
 def perplexity(model: dict[Context, dict[str, float]], tokens: list[str], order: int) -> float:
     """exp of the mean of -log p(token | the `order` tokens before it), over all tokens but the first `order`."""
     grams = Counter(zip(*(tokens[i:] for i in range(order + 1)), strict=False))
-    chance = [model[known(model, gram[:-1])][gram[-1]] for gram in grams]
+    chance = [model[longest_context(model, gram[:-1])][gram[-1]] for gram in grams]
     with np.errstate(divide="ignore"):
         return float(np.exp(-np.average(np.log(chance), weights=list(grams.values()))))
 
@@ -108,10 +108,10 @@ def text(
         raise SettingsError("task.path", path, f"has {len(training)} {unit}s to train on; task.order={order} needs {order + 1}")
     wanted = _pattern(pattern, unit, vocabulary, horizon)
 
-    model = fit(_count(training, order, horizon * len(vocabulary)), vocabulary, smoothing)
+    model = fit_ngrams(_count(training, order, horizon * len(vocabulary)), vocabulary, smoothing)
 
     def rows(context: Context) -> state_graph.Row:
-        return {token: (known(model, (*context, token)), p) for token, p in model[context].items()}
+        return {token: (longest_context(model, (*context, token)), p) for token, p in model[context].items()}
 
     joiner = "" if unit == "char" else " "
 
@@ -126,7 +126,7 @@ def text(
 
     card = state_graph.card(
         state_graph.watched(rows, lambda n, token: match(wanted, n, token)),
-        (known(model, (" ",)), 0),  # no word is a space: words begin in the empty context
+        (longest_context(model, (" ",)), 0),  # no word is a space: words begin in the empty context
         vocabulary,
         horizon,
         reward=lambda both: float(both[1] == len(wanted)),

@@ -13,7 +13,7 @@ import numpy as np
 from rlkl import policies
 from rlkl.exact import optimal_policy
 from rlkl.training import final_grade
-from rlkl.training.final_grade import Closing
+from rlkl.training.final_grade import FinalGrade
 from rlkl.training.loop import ROWS, Row, State, advance, prepare, start
 from rlkl.training.spec import Run
 
@@ -23,8 +23,9 @@ COMPILED = {"xla_cpu_prefer_vector_width": 512}  # training; XLA would take half
 
 
 class Trained(NamedTuple):
-    """A finished run, on the host: its rows (leaves with a leading axis; the closing's row in place of the last), last state,
-    optimum, and closing.
+    """A finished run, on the host: its logged rows (leaves with a leading axis), last state, optimum and final grade.
+
+    Where the last row was estimated, the final grade's row, from more samples, stands in its place.
 
     best_in_family: the largest objective of a restricted family that can be searched, else None.
     """
@@ -32,7 +33,7 @@ class Trained(NamedTuple):
     rows: Row
     state: State
     optimum: optimal_policy.Optimum
-    closing: Closing
+    final: FinalGrade
     best_in_family: float | None
 
 
@@ -65,7 +66,7 @@ def _programs(_: tuple) -> Programs:
         _mapped(start, (0,)),
         _mapped(prepare, (0, 0)),
         _mapped(advance, (0, 0, 0, None), COMPILED),
-        _mapped(final_grade.close, (0, 0, 0)),
+        _mapped(final_grade.grade_last_state, (0, 0, 0)),
         _mapped(final_grade.best_in_family, (0,)),
     )
 
@@ -160,7 +161,7 @@ def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> S
     return Standing(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
 
 
-def train(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
+def train_runs(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
     """Train runs that share their static part. `on_rows(i, rows)` hears of run i's new rows after every chunk.
 
     Needs x64 enabled. A run that stops being finite keeps its last finite policy; its rows end there.
@@ -212,8 +213,8 @@ def train_block(
     return [finished(i) for i in range(count)]
 
 
-def _without_unknown(closed: Closing) -> Closing:
-    """The closing without the details of an optimum that is not known."""
+def _without_unknown(closed: FinalGrade) -> FinalGrade:
+    """The final grade without the details of an optimum that is not known."""
     if not np.isnan(closed.optimum.objective):
         return closed
     return closed._replace(details={name: seen for name, seen in closed.details.items() if name != "optimum"})
@@ -225,7 +226,7 @@ def _goes_on(at: Standing) -> bool:
 
 
 def _closed(rows: Row, last: Row | None) -> Row:
-    """The rows with the closing's, if it has one, in place of the last."""
+    """The rows with the final grade's row, if it has one, in place of the last."""
     if last is None:
         return rows
     return jax.tree.map(lambda column, value: np.concatenate([column[:-1], np.asarray(value)[None]]), rows, last)

@@ -7,7 +7,7 @@ from rlkl.training import reward_shaping
 from rlkl.training.spec import Run
 
 
-def statement(penalty: settings.Penalty, beta: float) -> str:
+def statement(penalty: settings.PenaltySettings, beta: float) -> str:
     """The objective in full, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
     div = divergence(penalty)
     if div is None:
@@ -20,7 +20,7 @@ def statement(penalty: settings.Penalty, beta: float) -> str:
     return f"maximise E[r] - {beta:g} {div.formula}  ({name})"
 
 
-def entrance(penalty: settings.Penalty) -> str:
+def entrance(penalty: settings.PenaltySettings) -> str:
     """How a sampled penalty enters, in words."""
     if penalty.sampler == "exact":
         return "its exact gradient beside the sampled reward's"
@@ -33,20 +33,20 @@ def entrance(penalty: settings.Penalty) -> str:
     return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"
 
 
-def descends(run: Run) -> expected_gradient.Descent:
+def descends(run: Run) -> expected_gradient.ExpectedGradient:
     """What the run's penalty descends in expectation."""
     if run.settings.algorithm.name == "dpo":
-        return expected_gradient.Descent(
+        return expected_gradient.ExpectedGradient(
             "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
         )
-    scaled = algorithms.kind(run.settings.algorithm.name) == "scaled"
-    return expected_gradient.of(run.settings.penalty, run.task.automaton.horizon, scaled)
+    scaled = algorithms.gradient_kind(run.settings.algorithm.name) == "scaled"
+    return expected_gradient.expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
 
 
 def caveats(run: Run) -> list[str]:
     """What else keeps a sampled step from descending what its penalty does, in words."""
     chosen, found = run.settings, []
-    samples, given = algorithms.kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
+    samples, given = algorithms.gradient_kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
     if chosen.rollout.staleness or chosen.rollout.log_prob_dtype:
         stale = f"{chosen.rollout.staleness} batches old" if chosen.rollout.staleness else ""
         rounded = f"rounded to {chosen.rollout.log_prob_dtype}" if chosen.rollout.log_prob_dtype else ""

@@ -15,7 +15,7 @@ from rlkl.tasks.automaton import Automaton
 from rlkl.training.spec import Run
 
 
-def of(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
+def loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     """The loss of the run's algorithm."""
     return {"exact": exact_loss, "natural": natural_loss, "dpo": preference_loss}[run.settings.algorithm.name](run, policy)
 
@@ -24,7 +24,7 @@ def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
     chosen, task = run.settings.penalty, run.task
     div, beta = options.divergence(chosen), chosen.beta
-    if metrics.known(task, policy, run.reference, div) == "table":
+    if metrics.evaluation_method(task, policy, run.reference, div) == "table":
         table = policies.table_of(policy)
         params = options.parameters(chosen, table.dtype)
         worth = exact.objective(task, div, params, beta, table, policies.table_of(run.reference))

@@ -8,7 +8,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact, policies
 from rlkl.evaluation import metrics
-from rlkl.evaluation.final import Detail, Outcomes, Seen, _ends_of_optimum, detail, distances, see, seen_along
+from rlkl.evaluation.final import (
+    Detail,
+    Outcomes,
+    WeightedRows,
+    _ends_of_optimum,
+    detail,
+    distances,
+    weighted_rows,
+    weighted_rows_along,
+)
 from rlkl.evaluation.metrics import LAST_SAMPLES
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.penalties import options
@@ -30,7 +39,7 @@ class Decoded(NamedTuple):
     kl_policy_stderr: Float[Array, ""]
 
 
-class Closing(NamedTuple):
+class FinalGrade(NamedTuple):
     """What a run is graded by at its end.
 
     optimum: at the coefficient that the run ended with. last: where rows are sampled, its last row of more samples; else
@@ -48,24 +57,24 @@ class Closing(NamedTuple):
     decoded: Decoded | None
 
 
-def close(run: Run, optimum: Optimum, state: State) -> Closing:
+def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     """Grade a run's last state in full."""
     task, chosen, reference = run.task, run.settings.penalty, run.reference
     if chosen.controller != "fixed":
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
     keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
-    sampled, last = metrics.known(task, policy, reference, options.divergence(chosen)) == "sampled", None
+    sampled, last = metrics.evaluation_method(task, policy, reference, options.divergence(chosen)) == "sampled", None
     if sampled:
         drawn = metrics.sample(task, policy, reference, keys[0], LAST_SAMPLES)
-        last = grade(run, optimum, state, drawn, keys[3])
-        own = seen_along(task, drawn.own, drawn.here)
+        last = sampled_row(run, optimum, state, drawn, keys[3])
+        own = weighted_rows_along(task, drawn.own, drawn.here)
     else:
-        drawn, own = None, see(task, policy, reference, keys[0])
-    base = see(task, reference, reference, keys[1])
+        drawn, own = None, weighted_rows(task, policy, reference, keys[0])
+    base = weighted_rows(task, reference, reference, keys[1])
     details, values = {"reference": detail(base), "policy": detail(own)}, None
     if optimum.log_pi is not None:
-        best = see(task, Fixed(optimum.log_pi, task.automaton.horizon), reference, keys[2])
+        best = weighted_rows(task, Fixed(optimum.log_pi, task.automaton.horizon), reference, keys[2])
         details["optimum"], best_ends = detail(best), best.ends
         if isinstance(reference, Policy):
             div = options.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
@@ -76,15 +85,15 @@ def close(run: Run, optimum: Optimum, state: State) -> Closing:
     at = task.automaton.outcomes
     gold, decoded, ends = None if task.gold is None else task.gold[at], None, None
     if run.settings.decoding.on:
-        decoded, cut = decode(run, optimum, state)
+        decoded, cut = grade_decoded(run, optimum, state)
         details["decoded"], ends = detail(cut), cut.ends[at]
     earned = task.reward[at] if task.reward_model is None else jnp.full((len(at),), jnp.nan)
     outcomes = Outcomes(earned, base.ends[at], own.ends[at], best_ends[at], gold, ends)
     apart = distances(task, policy, reference, optimum, keys[3], drawn)
-    return Closing(optimum, last, values, outcomes, details, apart, decoded)
+    return FinalGrade(optimum, last, values, outcomes, details, apart, decoded)
 
 
-def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
+def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, WeightedRows]:
     """A run's last policy graded under its decoding rules: whether it has collapsed, or is only decoded sharply."""
     task, chosen = run.task, run.settings.penalty
     policy = cast(state.policy, jnp.float64)
@@ -93,10 +102,10 @@ def decode(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, Seen]:
     report = metrics.evaluate(task, cut, run.reference, div, params, beta, optimum, keys[0], LAST_SAMPLES)
     away, error = metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES)
     graded = Decoded(report, away, jnp.zeros(()) if error is None else error)
-    return graded, see(task, cut, run.reference, keys[2])
+    return graded, weighted_rows(task, cut, run.reference, keys[2])
 
 
-def grade(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
+def sampled_row(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
     """The row of a state, from sequences that were drawn already; `key` as in `loop.row`."""
     chosen, beta = run.settings.penalty, coefficient(run, state)
     params = options.parameters(chosen, jnp.float64)

@@ -18,7 +18,7 @@ from rlkl.policies.base import cast
 from rlkl.rollouts import scoring, threefry
 from rlkl.settings import SCHEDULES
 from rlkl.training import reward_shaping
-from rlkl.training.sampled_losses import Seen, beside, experience, gather, loss, nothing, surrogate
+from rlkl.training.sampled_losses import BatchStats, empty_stats, experience, gather, loss, off_batch_penalty, surrogate
 from rlkl.training.spec import Run, first_policy
 
 ROWS = 10  # logged rows a chunk
@@ -41,7 +41,7 @@ class State(NamedTuple):
     key: PRNGKeyArray
     step: Int[Array, ""]
     gradient_norm: Float[Array, ""]
-    seen: Seen
+    seen: BatchStats
     beta: Float[Array, ""]
     steered_by: Float[Array, ""]
     stopped: Bool[Array, ""] | None
@@ -54,11 +54,11 @@ class Row(NamedTuple):
     report: metrics.Report
     beta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
-    seen: Seen
+    seen: BatchStats
     kl_pi_anchor: Float[Array, ""] | None
 
 
-def optimizer(chosen: settings.Optimizer, steps: int) -> optax.GradientTransformation:
+def optimizer(chosen: settings.OptimizerSettings, steps: int) -> optax.GradientTransformation:
     """optax's optimiser and schedule; `decay` of the steps, the last ones, bring the rate to zero."""
     rate, falling = chosen.learning_rate, max(1, round(chosen.decay * steps))
     if chosen.schedule == "linear":
@@ -82,7 +82,7 @@ def start(run: Run) -> State:
     zero = jnp.zeros((), dtype)
     beta = jnp.asarray(chosen.penalty.beta, dtype)
     count, stopped = jnp.zeros((), jnp.int32), None if chosen.stop_kl is None else jnp.asarray(False)
-    return State(policy, anchor, older, slots, zero, onward, count, zero, nothing(zero, zero), beta, zero, stopped)
+    return State(policy, anchor, older, slots, zero, onward, count, zero, empty_stats(zero, zero), beta, zero, stopped)
 
 
 def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
@@ -142,7 +142,7 @@ class Moved(NamedTuple):
     trainable: Any
     optimizer: optax.OptState
     gradient_norm: Float[Array, ""]
-    seen: Seen
+    seen: BatchStats
     finite: Bool[Array, ""]
 
 
@@ -180,7 +180,7 @@ def step(run: Run, state: State) -> State:
         def again(parameters):
             policy = eqx.combine(parameters, rest)
             positions = scoring.positions(automaton, policy, run.reference, batch)
-            return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
+            return surrogate(run, positions, batch, learned) + off_batch_penalty(run, policy, key), learned.seen
 
         def epoch(_, moved):
             after = _update(run, moved.trainable, moved.optimizer, again)
@@ -215,7 +215,7 @@ def step(run: Run, state: State) -> State:
     return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
 
 
-def _synchronised(chosen: settings.Reference, state: State, policy: AnyPolicy) -> AnyPolicy | None:
+def _synchronised(chosen: settings.ReferenceSettings, state: State, policy: AnyPolicy) -> AnyPolicy | None:
     """The anchor after this step: every `sync_steps`, `reset` makes it the policy, `ema` moves its parameters towards the
     policy's by `mixup_alpha` (Gorbatovski et al. 2024, "Learn your reference model", arXiv 2404.09656)."""
     if state.anchor is None:

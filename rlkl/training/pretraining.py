@@ -30,7 +30,7 @@ class Fitted(NamedTuple):
     stderr: Float[Array, ""]
 
 
-def fit(run: Run, text: Batch | None = None) -> Fitted:
+def maximum_likelihood(run: Run, text: Batch | None = None) -> Fitted:
     """Train by Adam on `reference.samples` sequences of the task's model, or on `text`'s; in float32, from a uniform start."""
     chosen, task = run.settings.reference, run.task
     keys = jax.random.split(jax.random.key(chosen.seed), 4)
@@ -53,7 +53,7 @@ def _uniform(run: Run, key: PRNGKeyArray) -> AnyPolicy:
     return family.build(chosen, low.task, support(run), key, jnp.dtype("float32"))
 
 
-def _descend(chosen: settings.Reference, start: AnyPolicy, batch: Batch, key: PRNGKeyArray) -> AnyPolicy:
+def _descend(chosen: settings.ReferenceSettings, start: AnyPolicy, batch: Batch, key: PRNGKeyArray) -> AnyPolicy:
     """-mean log pi(y) over minibatches, the learning rate falling linearly to zero."""
     trainable, rest = eqx.partition(start, eqx.is_inexact_array)
     method = optax.adam(optax.linear_schedule(chosen.learning_rate, 0.0, chosen.steps))
@@ -84,14 +84,14 @@ def held_out(task: Task, model: AnyPolicy, key: PRNGKeyArray) -> tuple[Float[Arr
     if is_enumerable(automaton):
         listed = enumerate_all(automaton)
         return divergences.exact(kl, Params(), *(scoring.log_probability(p, listed) for p in (true, model))), zero
-    batch = sampling.draw(key, automaton, true, metrics.LAST_SAMPLES)
+    batch = sampling.sample(key, automaton, true, metrics.LAST_SAMPLES)
     at = scoring.positions(automaton, true, model, batch)
     rows = divergences.exact(kl, Params(), at.log_pi, at.log_ref)
     of_sequence = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
     return jnp.mean(of_sequence), jnp.std(of_sequence, ddof=1) / jnp.sqrt(jnp.asarray(metrics.LAST_SAMPLES, of_sequence.dtype))
 
 
-def windows(tokens: np.ndarray, task: Task) -> Batch:
+def legal_windows(tokens: np.ndarray, task: Task) -> Batch:
     """Given sequences (Int["N T"]) walked through the task's automaton; those that it does not admit are left out."""
     automaton = task.automaton
     states = np.full((len(tokens), automaton.horizon + 1), automaton.start, np.int32)

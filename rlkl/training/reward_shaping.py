@@ -27,7 +27,7 @@ class Shaped(NamedTuple):
     beta: Float[Array, ""]
 
 
-def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
+def resolve_shaping(chosen: settings.Settings, card: Card) -> settings.RewardShapingSettings:
     """Check what goes with a shaped reward, and fill in the recovered typicality weight."""
     given, task = chosen.reward_shaping, card.task
     if given.name == "typicality" and given.weight is None:
@@ -55,13 +55,13 @@ def resolve(chosen: settings.Settings, card: Card) -> settings.RewardShaping:
     return given
 
 
-def by_batch(chosen: settings.RewardShaping, task: Task) -> bool:
+def by_batch(chosen: settings.RewardShapingSettings, task: Task) -> bool:
     """Whether mara goes by each batch: where the sequences are too many to list."""
     return chosen.name == "mara" and task.automaton.horizon > 1 and not is_enumerable(task.automaton)
 
 
 def shaped(
-    chosen: settings.RewardShaping, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]
+    chosen: settings.RewardShapingSettings, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]
 ) -> Shaped:
     """The task under the chosen shaping at this coefficient; what goes with what was checked by `resolve`."""
     if chosen.name == "typicality":
@@ -95,7 +95,7 @@ def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta
 
 
 def _anchored(
-    chosen: settings.RewardShaping, reward: Float[Array, " N"], log_p: Float[Array, " N"]
+    chosen: settings.RewardShapingSettings, reward: Float[Array, " N"], log_p: Float[Array, " N"]
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """Of sequences with these rewards and log pi_ref: R(z) in place of the rewards that reach the threshold, and by how much
     log pi_ref(z) is above log pi_ref of each such sequence (0 elsewhere), z the likeliest of them."""

@@ -19,7 +19,7 @@ LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is 
 REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
 
 
-class Seen(NamedTuple):
+class BatchStats(NamedTuple):
     """What is logged of a batch: NaN where there is nothing to log.
 
     reward: the mean return. kl: the mean k1, k2 and k3. steered_by: the KL(pi‖pi_ref) that a controller goes by: the batch's,
@@ -37,10 +37,10 @@ class Seen(NamedTuple):
     truncated: Float[Array, ""]
 
 
-def nothing(reward: Float[Array, ""], steered_by: Float[Array, ""]) -> Seen:
+def empty_stats(reward: Float[Array, ""], steered_by: Float[Array, ""]) -> BatchStats:
     """What is logged without a batch."""
     none = jnp.full((), jnp.nan, reward.dtype)
-    return Seen(reward, dict.fromkeys(LOGGED, none), steered_by, none, none, none)
+    return BatchStats(reward, dict.fromkeys(LOGGED, none), steered_by, none, none, none)
 
 
 class Gathered(NamedTuple):
@@ -59,7 +59,7 @@ class Experience(NamedTuple):
     log_pi: Float[Array, "N T"]  # of the tokens, under the policy before the step
     advantages: Float[Array, "N T"]
     weight: Float[Array, "N T"] | None
-    seen: Seen
+    seen: BatchStats
 
 
 def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray) -> Gathered:
@@ -69,8 +69,8 @@ def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyA
     if chosen.rollout.log_prob_dtype is not None:
         sampler = policies.rounded(policy if sampler is None else sampler, chosen.rollout.log_prob_dtype)
     if sampler is None:
-        return Gathered(*sampling.drawn(key, automaton, policy, run.reference, chosen.batch_size), None)
-    batch = sampling.draw(key, automaton, sampler, chosen.batch_size)
+        return Gathered(*sampling.sample_with_positions(key, automaton, policy, run.reference, chosen.batch_size), None)
+    batch = sampling.sample(key, automaton, sampler, chosen.batch_size)
     reported = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
     return Gathered(batch, scoring.positions(automaton, policy, run.reference, batch), reported)
 
@@ -83,7 +83,7 @@ def experience(
     chosen, task = run.settings, run.task
     positions = jax.lax.stop_gradient(positions)
     log_pi = positions.at(positions.log_pi, batch)
-    made, beta = terms.make(chosen.penalty, log_pi.dtype), chosen.penalty.beta
+    made, beta = terms.make_terms(chosen.penalty, log_pi.dtype), chosen.penalty.beta
     taken, later = made.in_reward(positions, batch), made.later(positions, batch)
     earned = exact.sequence_rewards(task, batch, log_pi.dtype)
     if reward_shaping.by_batch(chosen.reward_shaping, task):
@@ -106,7 +106,7 @@ def experience(
         truncated = truncated if cut is None else cut
     u = terms.log_ratio(positions, batch)
     kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
-    seen = Seen(jnp.sum(batch.weight * returns[:, 0]), kl, _steering(run, positions, batch), worth, clamped, truncated)
+    seen = BatchStats(jnp.sum(batch.weight * returns[:, 0]), kl, _steering(run, positions, batch), worth, clamped, truncated)
     return Experience(log_pi, advantages, weight, seen)
 
 
@@ -118,7 +118,7 @@ def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience)
         per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, chosen.algorithm.clip)
     else:
         per_token = algorithms.score_loss(log_pi, learned.advantages)
-    per_token = per_token + chosen.penalty.beta * terms.make(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
+    per_token = per_token + chosen.penalty.beta * terms.make_terms(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
     if chosen.algorithm.entropy_coef is not None:
         entropy = exact.mean(jnp.exp(positions.log_pi), -positions.log_pi)
         per_token = per_token - chosen.algorithm.entropy_coef * jnp.where(batch.mask, entropy[positions.row], 0.0)
@@ -129,14 +129,14 @@ def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience)
 
 def loss(
     run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray, sampler: AnyPolicy | None = None
-) -> tuple[Array, Seen]:
+) -> tuple[Array, BatchStats]:
     """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
-    if algorithms.kind(run.settings.algorithm.name) == "exact":
-        value = exact_losses.of(run, policy)
-        return value, nothing(-value, jnp.asarray(exact_losses.steering(run, policy), value.dtype))
+    if algorithms.gradient_kind(run.settings.algorithm.name) == "exact":
+        value = exact_losses.loss(run, policy)
+        return value, empty_stats(-value, jnp.asarray(exact_losses.steering(run, policy), value.dtype))
     batch, positions, reported = gather(run, sampler, policy, key)
     learned = experience(run, positions, batch, baseline, reported)
-    return surrogate(run, positions, batch, learned) + beside(run, policy, key), learned.seen
+    return surrogate(run, positions, batch, learned) + off_batch_penalty(run, policy, key), learned.seen
 
 
 def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
@@ -148,7 +148,7 @@ def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
     return jnp.sum(batch.weight * jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1))
 
 
-def beside(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
+def off_batch_penalty(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
     """The penalty that is not read along the batch: the exact one, or the one along sequences of the reference; else 0."""
     chosen, automaton = run.settings, run.task.automaton
     div = options.divergence(chosen.penalty)
@@ -157,6 +157,6 @@ def beside(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] |
     if chosen.penalty.sampler == "exact":
         params = options.parameters(chosen.penalty, float_of(policy))
         return chosen.penalty.beta * exact.between(automaton, div, params, policy, run.reference)
-    batch = sampling.draw(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
+    batch = sampling.sample(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
     at = scoring.positions(automaton, policy, run.reference, batch)
     return chosen.penalty.beta * terms.from_reference(chosen.penalty, at, batch)

@@ -33,7 +33,7 @@ class Run(eqx.Module):
     typical: bool = eqx.field(static=True)
 
 
-def make(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = None) -> Run:
+def make_run(chosen: settings.Settings, task: Task, reference: AnyPolicy | None = None) -> Run:
     """The run of resolved settings on a task (its arrays on the host); without a reference, the task's own grades it."""
     code = (
         options.divergence(chosen.penalty),

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rlkl.config.build import build
 from rlkl.config.compose import compose
-from rlkl.diagnostics.audit.measure import DIRECTIONS, SAME, Row, audit
+from rlkl.diagnostics.audit.measure import DIRECTIONS, SAME, AuditRow, audit
 from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.reports import plots
@@ -27,7 +27,7 @@ FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
 
 
-def audited(overrides: Sequence[str] = ()) -> list[Row]:
+def audit_rows(overrides: Sequence[str] = ()) -> list[AuditRow]:
     """The rows of the audit; overrides as on the command line. Unless they say otherwise, the policy is a random one (at the
     reference every gradient is zero) after as many updates as `rollout.staleness` says, at least one."""
     chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
@@ -48,17 +48,17 @@ def _updated(run: spec.Run, state: loop.State, updates: int) -> loop.State:
     return jax.lax.fori_loop(0, updates, lambda _, state: loop.step(low, state), state)
 
 
-def command(overrides: Sequence[str], folder: Path = FOLDER) -> None:
+def run_audit(overrides: Sequence[str], folder: Path = FOLDER) -> None:
     """Print the audit's table; write audit.csv and the figure."""
-    rows = audited(overrides)
+    rows = audit_rows(overrides)
     for name in DIRECTIONS:
-        console.print(table([row for row in rows if row.divergence == name], name))
-    files.write(folder / "audit.csv", csv_text.dumps(Row._fields, rows))
-    for path in (folder / "audit.csv", *plots.save(draw(rows), folder / "audit")):
+        console.print(audit_table([row for row in rows if row.divergence == name], name))
+    files.write(folder / "audit.csv", csv_text.dumps(AuditRow._fields, rows))
+    for path in (folder / "audit.csv", *plots.save(audit_figure(rows), folder / "audit")):
         console.print(f"wrote {path}", markup=False)
 
 
-def way(row: Row) -> str:
+def short_entrance(row: AuditRow) -> str:
     """How a penalty enters, in few words."""
     words = [row.estimator, f"in the {row.placement}", f"a {row.level}"]
     words += [row.gradient.replace("_", " ")] if row.gradient != "naive" else []
@@ -70,14 +70,14 @@ def way(row: Row) -> str:
     return ", ".join(words).replace(", +", " +")
 
 
-def table(rows: list[Row], name: str) -> Table:
+def audit_table(rows: list[AuditRow], name: str) -> Table:
     """One direction's rows."""
     title = f"penalties named {SHORT[name]}: expected gradient against the exact one"
     shown = Table("estimate", "error", "cosine", "variance", "descends", title=title, title_justify="left")
     for row in rows:
         exactly = row.descends == REGISTRY[row.divergence].formula
         numbers = (number(row.relative_error), number(row.cosine), number(row.variance))
-        shown.add_row(way(row), *numbers, row.descends, style="" if exactly else "dim")
+        shown.add_row(short_entrance(row), *numbers, row.descends, style="" if exactly else "dim")
     return shown
 
 
@@ -85,7 +85,7 @@ KINDS = {"the exact gradient": plots.GREEN, "another divergence's": plots.VERMIL
          "none's": plots.BLACK, "zero": plots.GREY}  # fmt: skip
 
 
-def kind(row: Row) -> str:
+def row_kind(row: AuditRow) -> str:
     """What was measured, as one of KINDS."""
     if row.relative_error <= SAME:
         return "the exact gradient"
@@ -96,18 +96,18 @@ def kind(row: Row) -> str:
     return "none's" if row.descends.endswith(("no divergence", "alone")) else "another divergence's"
 
 
-def draw(rows: list[Row]) -> Figure:
+def audit_figure(rows: list[AuditRow]) -> Figure:
     """How far each way's expected gradient lies from the exact one of the divergence that it is named after."""
-    ways = list(dict.fromkeys(map(way, rows)))
+    ways = list(dict.fromkeys(map(short_entrance, rows)))
     place = {name: -i for i, name in enumerate(ways)}
     with plots.styled():
         figure = Figure(figsize=(6.75, 0.9 + 0.145 * len(ways)))
         both = figure.subplots(1, 2, sharey=True)
         for axes, name in zip(both, DIRECTIONS, strict=True):
             for said, colour in KINDS.items():
-                kept = [row for row in rows if row.divergence == name and kind(row) == said]
+                kept = [row for row in rows if row.divergence == name and row_kind(row) == said]
                 error = np.maximum([row.relative_error for row in kept], 1e-17)
-                axes.plot(error, [place[way(row)] for row in kept], "o", color=colour, ms=3.5, label=said)
+                axes.plot(error, [place[short_entrance(row)] for row in kept], "o", color=colour, ms=3.5, label=said)
             axes.set(xscale="log", xlim=(3e-18, 50.0), title=f"named {SHORT[name]}", xlabel="relative error")
             axes.grid(axis="y", lw=0.3, color=plots.GREY, alpha=0.4)
         both[0].set_yticks([place[name] for name in ways], ways, fontsize=6)

@@ -43,7 +43,7 @@ def gradients(chosen: settings.Settings, automaton: Automaton, count: int, seed:
     log_ref -= np.logaddexp.reduce(log_ref, axis=-1, keepdims=True)
     logits = draw.normal(size=(count, automaton.horizon, *shape[1:]))
     if chosen.algorithm.name != "exact":
-        plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+        plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
         chosen = dataclasses.replace(chosen, algorithm=plain)
     return jax.tree.map(np.asarray, _compared(_run(chosen, automaton), logits, log_ref))
 
@@ -55,7 +55,7 @@ def _run(chosen: settings.Settings, automaton: Automaton) -> spec.Run:
     with np.errstate(divide="ignore"):
         even = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
     task = Task(automaton, np.zeros(automaton.states), even, np.zeros(()), np.zeros(automaton.vocabulary))
-    return spec.make(chosen, task)
+    return spec.make_run(chosen, task)
 
 
 def _beside(run: spec.Run, log_ref: Float[Array, "D V"]) -> spec.Run:
@@ -93,13 +93,17 @@ def _descended(run: spec.Run, policy: Policy, batch: Batch) -> tuple[Float[Array
     chosen = run.settings.penalty
     if chosen.sampler == "exact":
         exactly = run.settings.algorithm.name == "exact"
-        value = exact_losses.exact_loss(run, policy) if exactly else sampled_losses.beside(run, policy, jax.random.key(0))
+        value = (
+            exact_losses.exact_loss(run, policy)
+            if exactly
+            else sampled_losses.off_batch_penalty(run, policy, jax.random.key(0))
+        )
         return jnp.asarray(value), jnp.asarray(value)
     at = scoring.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
         value = terms.from_reference(chosen, at, batch)
         return value, value
-    made = terms.make(chosen, at.log_pi.dtype)
+    made = terms.make_terms(chosen, at.log_pi.dtype)
     value = jnp.sum(batch.weight * jnp.sum(made.in_reward(at, batch) + made.in_loss(at, batch), axis=1))
     learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
     return sampled_losses.surrogate(run, at, batch, learned), value

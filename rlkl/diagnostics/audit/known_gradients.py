@@ -46,7 +46,7 @@ def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""
     return exact.between(run.task.automaton, div, params, policy, run.reference)
 
 
-def known(run: Run, policy: AnyPolicy, own: Batch) -> dict[str, np.ndarray]:
+def gradients_by_name(run: Run, policy: AnyPolicy, own: Batch) -> dict[str, np.ndarray]:
     """The gradients that one may turn out to be, by name: every divergence's, twice the total variation's, the difference of
     the KLs, and on several tokens each one's semi-gradient and its sum over the policy's own states (`own`: all sequences)."""
     return dict(_known(run, policy, own))

@@ -29,7 +29,7 @@ SAMPLES = 4096  # sequences, where there are too many to list
 TRUNCATION = 1.0  # of importance weights, in the rows that show what it does
 
 
-class Row(NamedTuple):
+class AuditRow(NamedTuple):
     """One way, for one divergence. rollout: what differs the sampler from the policy ("" where nothing does), and correction
     its importance weights. value: the estimate's mean, and exact_value; relative_error and cosine of its expected
     gradient against the exact one's (NaN where that is zero); variance: of a batch's gradient, summed over parameters,
@@ -68,7 +68,7 @@ class Way(NamedTuple):
     """A penalty, the sequences that it is read on, and, where their sampler was not the policy, what it reported of each token
     and what it is called."""
 
-    penalty: settings.Penalty
+    penalty: settings.PenaltySettings
     batch: Batch
     reported: Float[Array, "N T"] | None = None
     rollout: str = ""
@@ -80,14 +80,14 @@ def audit(
     key: PRNGKeyArray,
     directions: tuple[str, ...] = DIRECTIONS,
     older: AnyPolicy | None = None,
-) -> Iterator[Row]:
+) -> Iterator[AuditRow]:
     """A row for every combination and direction, and, given an `older` policy, for samples of it, and of one that was rounded
     to bfloat16, under every importance correction. Needs x64 enabled; `run` says the task, the reference and the batch size."""
     task, automaton = run.task, run.task.automaton
     listed = is_enumerable(automaton)
     own_key, their_key = jax.random.split(key)
     own, theirs = (_batch(automaton, p, k) for p, k in ((policy, own_key), (run.reference, their_key)))
-    known = known_gradients.known(run, policy, own) if listed else {}
+    known = known_gradients.gradients_by_name(run, policy, own) if listed else {}
     size = run.settings.batch_size or 64
     for name in directions:
         target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
@@ -104,7 +104,7 @@ def audit(
             seen = known_gradients.name_of(np.asarray(found.gradient), known) if listed else "not compared: estimated"
             most = "" if chosen.truncation is None else f"at most {chosen.truncation:g}"
             correction = ", ".join(filter(None, (chosen.importance_correction.replace("none", ""), most)))
-            yield Row(
+            yield AuditRow(
                 name, str(chosen.estimator), str(chosen.placement), str(chosen.level), str(chosen.credit), chosen.gradient,
                 chosen.future_kl, str(chosen.sampler), way.rollout, correction, float(found.value),
                 math.nan if target is None else float(target.value),
@@ -114,7 +114,7 @@ def audit(
 
 def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: Batch, key) -> Iterator[Way]:
     """The divergence's own weight of the score, on what a sampler that is not the policy draws."""
-    chosen = options.resolve("scaled", settings.Penalty(name), automaton.horizon)
+    chosen = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
     samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
     for said, sampler in samplers.items():
         batch = _batch(automaton, sampler, key)
@@ -129,15 +129,15 @@ def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: 
 
 
 def _declared(way: Way, horizon: int) -> str:
-    found, chosen = expected_gradient.of(way.penalty, horizon), way.penalty
+    found, chosen = expected_gradient.expected_gradient(way.penalty, horizon), way.penalty
     corrected = way.reported is None or (chosen.importance_correction != "none" and "bfloat16" not in way.rollout)
     whole = horizon == 1 or chosen.importance_correction != "token"
     return found.says if corrected and whole and chosen.truncation is None else expected_gradient.NO_DIVERGENCE
 
 
-def _settings(run: Run, chosen: settings.Penalty) -> settings.Settings:
+def _settings(run: Run, chosen: settings.PenaltySettings) -> settings.Settings:
     """The run's, with this penalty at coefficient 1 and the plainest algorithm: no baseline, no aggregation."""
-    plain = settings.Algorithm("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
     own = run.settings.penalty
     clamp = own.clamp if chosen.sampler == "policy" else None
     at_one = dataclasses.replace(chosen, beta=1.0, alpha=own.alpha, weights=own.weights, clamp=clamp)
@@ -185,7 +185,7 @@ def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Flo
     if chosen.sampler == "reference":
         value = terms.from_reference(chosen, at, batch)
         return value, value
-    made = terms.make(chosen, at.log_pi.dtype)
+    made = terms.make_terms(chosen, at.log_pi.dtype)
     learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
         u = jnp.sum(terms.log_ratio(at, batch))

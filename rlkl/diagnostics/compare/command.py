@@ -18,16 +18,16 @@ from rlkl.runs.folder.files import write
 FOLDER = Path("outputs") / "compare"
 
 
-def command(arguments: Sequence[str]) -> None:
+def run_compare(arguments: Sequence[str]) -> None:
     """Print the table of two files; write compare.csv into `out=FOLDER` (outputs/compare)."""
     files = [argument for argument in arguments if not argument.startswith("out=")]
     folders = [Path(argument.removeprefix("out=")) for argument in arguments if argument.startswith("out=")]
     if len(files) != 2 or len(folders) > 1:
         raise SettingsError("rlkl compare", " ".join(arguments), "takes BASE.npz QUANT.npz and, if you like, out=FOLDER")
-    with progress() as tell:
+    with comparison_progress() as tell:
         found = kl_statistics.compare(files[0], files[1], tell)
     path = (folders[0] if folders else FOLDER) / "compare.csv"
-    console.print(table(found, files[0], files[1]))
+    console.print(comparison_table(found, files[0], files[1]))
     try:
         write(path, csv_text.dumps(Statistic._fields, found.table))
     except OSError as error:
@@ -35,7 +35,7 @@ def command(arguments: Sequence[str]) -> None:
     console.print(f"wrote {path}", markup=False)
 
 
-def table(found: Comparison, base: str, quant: str) -> Table:
+def comparison_table(found: Comparison, base: str, quant: str) -> Table:
     """The statistics, a rule between what they are about."""
     size = f"{found.length:,} positions" + ("" if found.vocabulary is None else f" x {found.vocabulary:,} tokens")
     at = found.positions
@@ -53,7 +53,7 @@ def table(found: Comparison, base: str, quant: str) -> Table:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int], None]]:
+def comparison_progress() -> Iterator[Callable[[int, int], None]]:
     """A callable of (positions read, positions in all): a bar on a terminal, a line at each tenth elsewhere."""
     if not errors.is_terminal:
         last = 0

@@ -32,7 +32,7 @@ class Statistic(NamedTuple):
     unit: str
 
 
-class Positions(NamedTuple):
+class PositionStatistics(NamedTuple):
     """What is kept of each position.
 
     kld, reverse: KL(base‖quant), KL(quant‖base); no KL is negative, and what rounding puts below 0 (by 1e-15 or so) is 0.
@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
     table: list[Statistic]
     length: int
     vocabulary: int | None
-    positions: Positions | None
+    positions: PositionStatistics | None
 
     def value(self, about: str, name: str) -> float:
         """One number of the table."""
@@ -82,7 +82,7 @@ def compare(base: str | Path, quant: str | Path, tell: Callable[[int, int], None
     shape = shapes["BASE"]
     tokens = _tokens(files, found, shape)
     at_once = max(1, ELEMENTS // (shape[1] if len(shape) == 2 else 1))
-    kept: list[Positions] = []
+    kept: list[PositionStatistics] = []
     sampled: list[np.ndarray] = []
     done = 0
     with ExitStack() as opened:
@@ -97,13 +97,13 @@ def compare(base: str | Path, quant: str | Path, tell: Callable[[int, int], None
             tell(done, shape[0])
     if len(shape) == 1:
         return Comparison(of_samples(*np.concatenate(sampled, axis=1)), shape[0], None, None)
-    positions = Positions(*(np.concatenate(side) for side in zip(*kept, strict=True)))
+    positions = PositionStatistics(*(np.concatenate(side) for side in zip(*kept, strict=True)))
     return Comparison(of_positions(positions), shape[0], shape[1], positions)
 
 
 def of_rows(
     log_p: Float[np.ndarray, "N V"], log_q: Float[np.ndarray, "N V"], tokens: Int[np.ndarray, " N"] | None = None
-) -> Positions:
+) -> PositionStatistics:
     """Each position of base (log_p) against quant (log_q); rows are normalised, -inf is probability zero."""
     p, q = np.exp(log_p), np.exp(log_q)
     with np.errstate(invalid="ignore"):
@@ -113,9 +113,9 @@ def of_rows(
     same = p.argmax(1) == q.argmax(1)
     moved = q - p
     if tokens is None:
-        return Positions(kld, reverse, (p * moved).sum(1), (p * moved * moved).sum(1), same, unknown, unknown)
+        return PositionStatistics(kld, reverse, (p * moved).sum(1), (p * moved * moved).sum(1), same, unknown, unknown)
     at = (np.arange(len(p)), tokens)
-    return Positions(kld, reverse, moved[at], moved[at] ** 2, same, log_p[at], log_q[at])
+    return PositionStatistics(kld, reverse, moved[at], moved[at] ** 2, same, log_p[at], log_q[at])
 
 
 def _clipped(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -123,7 +123,7 @@ def _clipped(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return np.where(x <= 0.0, 0.0, x)
 
 
-def of_positions(at: Positions) -> list[Statistic]:
+def of_positions(at: PositionStatistics) -> list[Statistic]:
     """The table of whole rows; perplexities only where the text's tokens are known."""
     table = []
     for field, about in DIRECTIONS.items():

@@ -15,8 +15,8 @@ from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.diagnostics.scorecard import grade as scorecard_grade
 from rlkl.diagnostics.scorecard import suite
-from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Entrant, Entry, Named
-from rlkl.diagnostics.scorecard.radar import draw
+from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Entrant, GradedPenalty, Named
+from rlkl.diagnostics.scorecard.radar import radar_figure
 from rlkl.diagnostics.scorecard.suite import Size
 from rlkl.errors import SettingsError, visible
 from rlkl.reports import plots
@@ -60,22 +60,24 @@ def grade(
     different sizes cannot be compared. shipped: the presets that are graded beside. Raises `SettingsError` for a bad argument.
     jax's global settings are left as they were.
     """
-    return frames(graded(arguments, size, shipped, on_part or (lambda name, part: None)))
+    return frames(graded_penalties(arguments, size, shipped, on_part or (lambda name, part: None)))
 
 
-def graded(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part: Part) -> list[Entry]:
+def graded_penalties(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part: Part) -> list[GradedPenalty]:
     """The candidates, then the shipped penalties that are none of them, in order."""
     named, files, shared = entrants(arguments, shipped)
     with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
-        once = {scorecard_grade.fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
+        once = {scorecard_grade.grade_fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
         entries, faults = [], Faults(warn)
         for each, chosen, store, runs in built:
             if each in once.values():
-                found, reused = scorecard_grade.grade(chosen, size, store, functools.partial(on_part, each.name), faults)
+                found, reused = scorecard_grade.grade_entrant(
+                    chosen, size, store, functools.partial(on_part, each.name), faults
+                )
                 descends = (describe.descends(runs[0]), describe.descends(runs[1]))
                 caveats = tuple(dict.fromkeys(said for run in runs for said in describe.caveats(run)))
-                entries.append(Entry(each, found, descends, caveats, reused))
+                entries.append(GradedPenalty(each, found, descends, caveats, reused))
         faults.close()
     return entries
 
@@ -136,26 +138,26 @@ def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[E
     return Entrant(chosen, sequence.run.settings), bandit.store, (bandit.run, sequence.run)
 
 
-def frames(entries: Sequence[Entry]) -> Scorecard:
+def frames(entries: Sequence[GradedPenalty]) -> Scorecard:
     """The frames of graded penalties."""
     import pandas as pd
 
-    def row(entry: Entry) -> dict[str, Any]:
+    def row(entry: GradedPenalty) -> dict[str, Any]:
         reasons = "; ".join(f"{name}: {why}" for name, why in entry.grade.reasons.items())
         first = {"penalty": entry.named.name, "candidate": entry.named.candidate}
         on = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
         return first | entry.grade.scores | on | {"undefined": reasons}
 
-    columns = ["penalty", *scorecard_grade.Detail._fields]
+    columns = ["penalty", *scorecard_grade.ScoreDetail._fields]
     details = [(entry.named.name, *detail) for entry in entries for detail in entry.grade.details]
     return Scorecard(pd.DataFrame([row(entry) for entry in entries]), pd.DataFrame(details, columns=columns))
 
 
-def command(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.FULL) -> None:
+def run_grade(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.FULL) -> None:
     """Grade, print the table, and write grade.csv, details.csv and the figure."""
-    with progress() as on_part:
-        entries = graded(arguments, size, SHIPPED, on_part)
-    console.print(table(entries))
+    with grading_progress() as on_part:
+        entries = graded_penalties(arguments, size, SHIPPED, on_part)
+    console.print(scorecard_table(entries))
     for line in notes(entries):
         console.print(line, markup=False)
     reused = sum(entry.reused for entry in entries)
@@ -164,12 +166,12 @@ def command(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.
     found = frames(entries)
     for name, frame in (("grade", found.scores), ("details", found.details)):
         write(folder / f"{name}.csv", csv_text.dumps(list(frame.columns), frame.itertuples(index=False)))
-    paths = [folder / "grade.csv", folder / "details.csv", *plots.save(draw(entries), folder / "grade")]
+    paths = [folder / "grade.csv", folder / "details.csv", *plots.save(radar_figure(entries), folder / "grade")]
     console.print("wrote " + ", ".join(map(str, paths)), markup=False)
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Part]:
+def grading_progress() -> Iterator[Part]:
     """A callable that hears of each part: a line that changes on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
         yield lambda name, part: console.print(f"grading {name}: {part}", markup=False)
@@ -180,7 +182,7 @@ def progress() -> Iterator[Part]:
         yield lambda name, part: bar.update(shown, description=f"grading {visible(name)}: {part}")
 
 
-def table(entries: Sequence[Entry]) -> Table:
+def scorecard_table(entries: Sequence[GradedPenalty]) -> Table:
     """A row a penalty, the candidates first and bold; a dash where a score is undefined."""
     shown = Table("penalty", title="scores from 0 to 1, 1 the best", title_justify="left")
     for name in SCORES:
@@ -192,7 +194,7 @@ def table(entries: Sequence[Entry]) -> Table:
     return shown
 
 
-def notes(entries: Sequence[Entry]) -> Iterator[str]:
+def notes(entries: Sequence[GradedPenalty]) -> Iterator[str]:
     """What a reader of the table must know: what biased penalties descend, what went wrong, why a score is undefined."""
     for entry in entries:
         if entry.biased:

@@ -15,7 +15,7 @@ from rlkl.diagnostics.scorecard import robustness, scores, suite
 from rlkl.diagnostics.scorecard.suite import Reached, Setup, Size
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
-from rlkl.penalties.expected_gradient import Descent
+from rlkl.penalties.expected_gradient import ExpectedGradient
 from rlkl.runs.store import checked_files
 from rlkl.runs.store import fingerprint as store_fingerprint
 from rlkl.runs.store.checked_files import Faults
@@ -33,7 +33,7 @@ class Entrant(NamedTuple):
     sequence: settings.Settings
 
 
-class Detail(NamedTuple):
+class ScoreDetail(NamedTuple):
     """One measured number. task: or the probe; case: the check, or the number of the policy that gradients were compared at."""
 
     score: str
@@ -50,13 +50,15 @@ class Grade(NamedTuple):
 
     scores: dict[str, float]
     reasons: dict[str, str]
-    details: list[Detail]
+    details: list[ScoreDetail]
 
 
-def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None], faults: Faults) -> tuple[Grade, bool]:
+def grade_entrant(
+    entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None], faults: Faults
+) -> tuple[Grade, bool]:
     """The grade of a penalty, and whether it was in the store. Where not, `on_part` hears of each of PARTS; `faults` hears what
     is wrong with the store. Needs x64."""
-    path = store / "grades" / f"{fingerprint(entrant, size)}.json"
+    path = store / "grades" / f"{grade_fingerprint(entrant, size)}.json"
     kept = checked_files.read(path, _read, faults)
     if kept is not None:
         return kept, True
@@ -67,13 +69,13 @@ def grade(entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], No
     return found, False
 
 
-def fingerprint(entrant: Entrant, size: Size) -> str:
+def grade_fingerprint(entrant: Entrant, size: Size) -> str:
     """A hash of all that a grade depends on: a plugin's functions by their module's name, which tells its content."""
     chosen = entrant.bandit
     divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
     code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
     at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
-    return store_fingerprint.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.kind())
+    return store_fingerprint.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.numeric_environment())
 
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
@@ -84,11 +86,11 @@ def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Gr
     checks = robustness.robust(entrant.bandit, 1) + robustness.robust(entrant.sequence, 2) if named else []
     on_part(PARTS[1])
     setups = suite.bandits()
-    reached = suite.train(entrant.bandit, setups, size)
+    reached = suite.train_suite(entrant.bandit, setups, size)
     for name in suite.SEQUENCES:
         on_part(name)
         setups = (*setups, suite.sequence(name))
-        reached += suite.train(entrant.sequence, setups[-1:], size)
+        reached += suite.train_suite(entrant.sequence, setups[-1:], size)
     details = [
         *_of_probes(compared, checks),
         *(row for pair in zip(setups, reached, strict=True) for row in _of_runs(*pair, size)),
@@ -140,17 +142,17 @@ def uncertain(found: Reached, first: float) -> str | None:
     return None
 
 
-def _of_probes(compared, checks) -> Iterator[Detail]:
+def _of_probes(compared, checks) -> Iterator[ScoreDetail]:
     for name, each in compared.items():
         for i in range(each.error.size):
-            yield Detail("gradient", name, str(i), None, None, "relative_error", float(each.error[i]))
-            yield Detail("gradient", name, str(i), None, None, "cosine", float(each.cosine[i]))
+            yield ScoreDetail("gradient", name, str(i), None, None, "relative_error", float(each.error[i]))
+            yield ScoreDetail("gradient", name, str(i), None, None, "cosine", float(each.cosine[i]))
     for check in checks:
         where = ("bandit" if check.horizon == 1 else "sequence") + f", {check.dtype}"
-        yield Detail("robustness", where, check.name, None, None, "passed", float(check.passed))
+        yield ScoreDetail("robustness", where, check.name, None, None, "passed", float(check.passed))
 
 
-def _of_runs(setup: Setup, found: Reached, size: Size) -> Iterator[Detail]:
+def _of_runs(setup: Setup, found: Reached, size: Size) -> Iterator[ScoreDetail]:
     """Of each run: what its scores are made of."""
     learning = (
         ("objective", found.objective),
@@ -165,7 +167,7 @@ def _of_runs(setup: Setup, found: Reached, size: Size) -> Iterator[Detail]:
     measured += [("", "steps", found.steps)]
     for score, name, values in measured:
         for (b, beta), s in ((pair, s) for pair in enumerate(size.betas) for s in range(size.seeds)):
-            yield Detail(score, setup.name, "", beta, s, name, float(values[b, s]))
+            yield ScoreDetail(score, setup.name, "", beta, s, name, float(values[b, s]))
 
 
 def _none(value: Any) -> Any:
@@ -177,7 +179,7 @@ def _none(value: Any) -> Any:
 
 def _read(content: bytes) -> Grade:
     named, reasons, rows = json.loads(content)
-    details = [Detail(*row)._replace(value=_number(row[-1])) for row in rows]
+    details = [ScoreDetail(*row)._replace(value=_number(row[-1])) for row in rows]
     return Grade({name: _number(named[name]) for name in SCORES}, dict(reasons), details)
 
 
@@ -196,13 +198,13 @@ class Named(NamedTuple):
     candidate: bool
 
 
-class Entry(NamedTuple):
+class GradedPenalty(NamedTuple):
     """A graded penalty. descends: what it descends on bandits, and on sequences; caveats: what else keeps a step from it;
     reused: whether its grade was in the store."""
 
     named: Named
     grade: Grade
-    descends: tuple[Descent, Descent]
+    descends: tuple[ExpectedGradient, ExpectedGradient]
     caveats: tuple[str, ...]
     reused: bool
 

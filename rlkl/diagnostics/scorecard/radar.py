@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Entry, Grade
+from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Grade, GradedPenalty
 from rlkl.reports import plots
 
 
-def draw(entries: Sequence[Entry]) -> Figure:
+def radar_figure(entries: Sequence[GradedPenalty]) -> Figure:
     """A radar a penalty; the candidate's outline, where there is one candidate, is repeated in those of the shipped ones."""
     candidates = [entry for entry in entries if entry.named.candidate]
     across = min(3, len(entries))

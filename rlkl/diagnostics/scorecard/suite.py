@@ -136,12 +136,12 @@ def runs(chosen: settings.Settings, task: Task, size: Size) -> list[spec.Run]:
     def one(beta: float, seed: int) -> spec.Run:
         held = 0.0 if chosen.penalty.divergence == "none" else beta
         term = dataclasses.replace(chosen.penalty, beta=held)
-        return spec.make(dataclasses.replace(chosen, penalty=term, seed=seed, steps=size.steps), task)
+        return spec.make_run(dataclasses.replace(chosen, penalty=term, seed=seed, steps=size.steps), task)
 
     return [one(beta, seed) for beta in size.betas for seed in range(size.seeds)]
 
 
-def train(chosen: settings.Settings, setups: Sequence[Setup], size: Size) -> list[Reached]:
+def train_suite(chosen: settings.Settings, setups: Sequence[Setup], size: Size) -> list[Reached]:
     """What a penalty reaches on tasks that share their automaton: leaves [B S ...] on the host, a tree a task. Needs x64."""
     members = [run for setup in setups for run in runs(chosen, setup.task, size)]
     starts = np.stack([setup.start for setup in setups for _ in range(len(size.betas) * size.seeds)])

@@ -14,10 +14,10 @@ from rlkl.training.blocks import Trained
 MOST_OUTCOMES = 4096
 
 
-def outcomes(built: Built, trained: Trained) -> str:
+def outcomes_csv(built: Built, trained: Trained) -> str:
     """outcomes.csv: the end states in state order, at most MOST_OUTCOMES (then the most likely, and a note that says so);
     where the policy's are frequencies, their standard error."""
-    ends = diversity_table.outcomes(built, trained)
+    ends = diversity_table.merged_outcomes(built, trained)
     if diversity_table.is_sampled(built, trained):
         ends["policy_stderr"] = np.sqrt(ends["policy"] * (1.0 - ends["policy"]) / metrics.LAST_SAMPLES)
     count = len(ends["outcome"])
@@ -30,10 +30,10 @@ def outcomes(built: Built, trained: Trained) -> str:
     return csv_text.dumps(list(ends), ([column[i] for column in ends.values()] for i in kept), note)
 
 
-def along(trained: Trained) -> str:
+def positions_csv(trained: Trained) -> str:
     """positions.csv: at each position, who is still writing, and the next token's mean entropy and KL(pi‖pi_ref) there."""
-    details = trained.closing.details
-    names = [name for name in diversity_table.who(trained) if name in details]
+    details = trained.final.details
+    names = [name for name in diversity_table.columns(trained) if name in details]
     columns: dict[str, np.ndarray] = {}
     for name in names:
         seen = details[name]
@@ -53,17 +53,17 @@ def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
     """What a run leaves in its folder, by its `names`."""
     columns = {name: np.asarray(column).tolist() for name, column in history(trained.rows).items()}
     written = samples.sequences(built, trained) if built.card.tokens else {}
-    portraits = diversity_table.draw(built, trained, written)
-    header, *rows = diversity_table.shares(portraits)
+    table = diversity_table.diversity_metrics(built, trained, written)
+    header, *rows = diversity_table.csv_lines(table)
     kept: dict[str, str | bytes] = {
         "history.csv": csv_text.dumps(list(columns), zip(*columns.values(), strict=True)),
-        "outcomes.csv": outcomes(built, trained),
+        "outcomes.csv": outcomes_csv(built, trained),
         "diversity.csv": csv_text.dumps(header, rows),
     }
     if written:
-        kept |= {"samples.txt": samples.side_by_side(built, written), "positions.csv": along(trained)}
+        kept |= {"samples.txt": samples.side_by_side(built, written), "positions.csv": positions_csv(trained)}
     kept["checkpoint.npz"] = checkpoint(built, trained)
-    graded = summary(built, trained, seconds, portraits)
+    graded = summary(built, trained, seconds, table)
     kept["summary.json"] = json.dumps(graded, indent=2, allow_nan=False) + "\n"
     whole = {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
     return {name: whole[name] for name in names(built)}

@@ -77,7 +77,7 @@ def _refused(file: Path) -> Iterator[None]:
 def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
     """The policy of a checkpoint; raises some exception where its parts do not fit together."""
     automaton = _automaton(about, arrays.pop("next_state"))
-    chosen, dtype = settings.read(settings.Policy, about["policy"], "policy."), np.dtype(about["dtype"])
+    chosen, dtype = settings.from_mapping(settings.PolicySettings, about["policy"], "policy."), np.dtype(about["dtype"])
     shape = (automaton.decisions, automaton.vocabulary)
     task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
     if chosen.name not in policies.REGISTRY:

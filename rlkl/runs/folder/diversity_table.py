@@ -22,22 +22,22 @@ QUANTILES = tuple(f"reward_q{round(100 * level):02d}" for level in LEVELS)
 OF_REWARDS = ("mode_mass", "mode_entropy", "mode_coverage", *(f"pass_at_{k}" for k in TRIES), *QUANTILES)
 
 
-class Portraits(NamedTuple):
+class DiversityTable(NamedTuple):
     """By name, each one's numbers; and the standard errors of the policy's, where it was sampled."""
 
     of: dict[str, dict[str, float]]
     stderr: dict[str, float]
 
 
-def who(trained: Trained) -> tuple[str, ...]:
-    """Whose portraits a run has: the policy as decoded too, where a decoding rule is set."""
-    return WHO if trained.closing.decoded is None else (*WHO, "decoded")
+def columns(trained: Trained) -> tuple[str, ...]:
+    """The columns of a run's table: reference, policy and optimum, and the policy as decoded where a decoding rule is set."""
+    return WHO if trained.final.decoded is None else (*WHO, "decoded")
 
 
-def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
+def merged_outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     """Reward, reference, policy and optimum of each named outcome, in state order: end states that differ only in what a
     policy remembers are one outcome."""
-    ends = trained.closing.outcomes
+    ends = trained.final.outcomes
     # On a tree two sequences may have one text: they are one outcome only where they are worth the same.
     worth = (map(repr, each.tolist()) for each in (ends.reward, ends.gold) if each is not None)
     place: dict[tuple[str, ...], int] = {}
@@ -45,7 +45,7 @@ def outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     names = [name for name, *_ in place]
     merged: dict[str, np.ndarray] = {"outcome": np.array(names, object), "reward": np.zeros(len(names))}
     merged["reward"][at] = ends.reward
-    for key in who(trained):
+    for key in columns(trained):
         merged[key] = np.bincount(at, weights=np.asarray(getattr(ends, key)), minlength=len(names))
     if ends.gold is not None:
         merged["gold"] = np.zeros(len(names))
@@ -61,13 +61,13 @@ def is_sampled(built: Built, trained: Trained) -> bool:
     return not tables and not batch.is_enumerable(built.run.task.automaton)
 
 
-def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]) -> Portraits:
-    """The portraits, from a run's closing and the sequences that each wrote (none on a bandit)."""
-    ends = outcomes(built, trained)
+def diversity_metrics(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]) -> DiversityTable:
+    """Diversity metrics of reference, policy and optimum, from a run's final grade and its sampled sequences."""
+    ends = merged_outcomes(built, trained)
     modes = diversity.modes(ends["reward"])
     of: dict[str, dict[str, float]] = {}
-    for name in who(trained):
-        seen = trained.closing.details.get(name)
+    for name in columns(trained):
+        seen = trained.final.details.get(name)
         of[name] = {} if seen is None else _along(seen)
         if np.isfinite(ends[name]).all():
             of[name] |= _at_the_end(ends[name], ends["reward"], modes)
@@ -75,7 +75,7 @@ def draw(built: Built, trained: Trained, written: Mapping[str, list[np.ndarray]]
             of[name] |= _corpus(built, written[name])
     estimates = _estimates(trained, ends, modes) if is_sampled(built, trained) else {}
     of["policy"] |= {name: estimate.value for name, estimate in estimates.items()}
-    return Portraits(of, {name: estimate.stderr for name, estimate in estimates.items()})
+    return DiversityTable(of, {name: estimate.stderr for name, estimate in estimates.items()})
 
 
 def _along(seen: Detail) -> dict[str, float]:
@@ -114,7 +114,7 @@ def _corpus(built: Built, kept: list[np.ndarray]) -> dict[str, float]:
 
 
 def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray) -> dict[str, diversity.Estimate]:
-    seen = trained.closing.details["policy"]
+    seen = trained.final.details["policy"]
     top = zip(TOP, seen.top_mass, seen.top_stderr, strict=True)
     named = {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
     if not np.isfinite(ends["reward"]).all():
@@ -130,11 +130,11 @@ def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray)
     return named | {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in TRIES}
 
 
-def shares(portraits: Portraits) -> list[tuple[Any, ...]]:
+def csv_lines(table: DiversityTable) -> list[tuple[Any, ...]]:
     """The lines of diversity.csv, its header first: metric, reference, policy, optimum, the policy's standard error, and the
     policy as decoded where a rule is set."""
-    names = dict.fromkeys(name for numbers in portraits.of.values() for name in numbers)
-    beyond = [name for name in portraits.of if name not in WHO]
+    names = dict.fromkeys(name for numbers in table.of.values() for name in numbers)
+    beyond = [name for name in table.of if name not in WHO]
     header = ("metric", *WHO, "policy_stderr", *beyond)
-    numbers = lambda name, of: tuple(portraits.of[each].get(name) for each in of)  # noqa: E731
-    return [header, *((name, *numbers(name, WHO), portraits.stderr.get(name), *numbers(name, beyond)) for name in names)]
+    numbers = lambda name, of: tuple(table.of[each].get(name) for each in of)  # noqa: E731
+    return [header, *((name, *numbers(name, WHO), table.stderr.get(name), *numbers(name, beyond)) for name in names)]

@@ -50,7 +50,7 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
             "reference": built.run.reference,
             "policy": base.cast(trained.state.policy, np.float64),
         }
-        if trained.closing.decoded is not None:
+        if trained.final.decoded is not None:
             policies["decoded"] = decoded(policies["policy"], built.run.settings.decoding)
         known = not np.isnan(trained.optimum.objective)
         if known and trained.optimum.log_pi is not None:

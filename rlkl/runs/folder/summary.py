@@ -12,7 +12,7 @@ from rlkl.evaluation import metrics
 from rlkl.exact import optimal_policy
 from rlkl.penalties import options
 from rlkl.runs.folder import diversity_table
-from rlkl.runs.folder.diversity_table import Portraits
+from rlkl.runs.folder.diversity_table import DiversityTable
 from rlkl.training import describe
 from rlkl.training.blocks import Trained
 from rlkl.training.final_grade import Decoded
@@ -69,13 +69,13 @@ def history(rows: Row) -> dict[str, Any]:
         return {name: column if name in signed else metrics.unrounded(name, column) for name, column in exactly.items()}
 
 
-def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits) -> dict[str, Any]:
+def summary(built: Built, trained: Trained, seconds: float, table: DiversityTable) -> dict[str, Any]:
     """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
     chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
     div = options.divergence(chosen.penalty)
     step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
-    sampled = metrics.known(run.task, trained.state.policy, run.reference, div) == "sampled"
+    sampled = metrics.evaluation_method(run.task, trained.state.policy, run.reference, div) == "sampled"
     values = {
         "schema_version": SCHEMA_VERSION,
         **last,
@@ -96,7 +96,7 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         "descends": describe.descends(run).says,
         "seed": chosen.seed,
         "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
-        **_portrayed(trained, portraits, set(last)),
+        **_diversity(trained, table, set(last)),
         **built.card.facts,
     }
     if sampled:
@@ -106,8 +106,8 @@ def summary(built: Built, trained: Trained, seconds: float, portraits: Portraits
         values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
     if trained.optimum.gold_objective is not None:
         values |= _gold(trained)
-    if trained.closing.decoded is not None:
-        values |= _decoded(trained.closing.decoded)
+    if trained.final.decoded is not None:
+        values |= _decoded(trained.final.decoded)
     if float(trained.optimum.stderr) > 0.0:
         values["optimal_objective_stderr"] = float(trained.optimum.stderr)
     if div is None:
@@ -129,7 +129,7 @@ def is_summary(value: Any) -> bool:
 
 def _gold(trained: Trained) -> dict[str, float]:
     """What is best by the gold reward, and what the optimum of the fitted one earns of it."""
-    best, ends = trained.optimum, trained.closing.outcomes
+    best, ends = trained.optimum, trained.final.outcomes
     assert best.gold_objective is not None
     assert ends.gold is not None
     values = {"gold_optimal_objective": float(best.gold_objective), "optimum_gold_reward": float(ends.optimum @ ends.gold)}
@@ -152,11 +152,11 @@ def _decoded(seen: Decoded) -> dict[str, float]:
     return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in named.items()}
 
 
-def _portrayed(trained: Trained, portraits: Portraits, known: set[str]) -> dict[str, float]:
+def _diversity(trained: Trained, table: DiversityTable, known: set[str]) -> dict[str, float]:
     """The policy's portrait, and its distances to the optimum, with standard errors where there are any."""
-    of = {name: value for name, value in portraits.of["policy"].items() if name not in known}
-    named = of | {f"{name}_stderr": error for name, error in portraits.stderr.items()}
-    for name, (value, error) in trained.closing.distances.items():
+    of = {name: value for name, value in table.of["policy"].items() if name not in known}
+    named = of | {f"{name}_stderr": error for name, error in table.stderr.items()}
+    for name, (value, error) in trained.final.distances.items():
         named[name] = float(metrics.unrounded(name, value))
         named |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
     return named
@@ -202,7 +202,7 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
 
 def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
     """The optimum's values under the summary's names; None where there is none."""
-    values, objective = trained.closing.optimum_values, float(trained.optimum.objective)
+    values, objective = trained.final.optimum_values, float(trained.optimum.objective)
     if values is None:
         return {"objective": None if np.isnan(objective) else objective}
     named: dict[str, Any] = {

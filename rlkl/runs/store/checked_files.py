@@ -107,7 +107,7 @@ def arrays(content: bytes) -> list[np.ndarray]:
     return [np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for member in members(content, names).values()]
 
 
-def check(found: Sequence[np.ndarray], like: Sequence[jax.ShapeDtypeStruct]) -> None:
+def check_arrays(found: Sequence[np.ndarray], like: Sequence[jax.ShapeDtypeStruct]) -> None:
     """Raise `DamagedError` where arrays are not of these shapes and dtypes."""
     if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in like]:
         raise DamagedError("its arrays are of other numbers, shapes or dtypes")

@@ -21,7 +21,7 @@ from rlkl.training import blocks, pretraining, spec
 @functools.lru_cache(maxsize=blocks.KEPT)
 def _program(_: tuple) -> Callable:
     """`pretraining.fit`, jitted for one static part; what it compiles goes with it."""
-    return jax.jit(lambda run, text: pretraining.fit(run, text))
+    return jax.jit(lambda run, text: pretraining.maximum_likelihood(run, text))
 
 
 def attach(built: Built, faults: Faults) -> Built:
@@ -32,8 +32,8 @@ def attach(built: Built, faults: Faults) -> Built:
     chosen = built.run.settings
     if chosen.reference.name == "task":
         return built
-    text = None if built.card.corpus is None else pretraining.windows(built.card.corpus, built.run.task)
-    key = fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.kind())
+    text = None if built.card.corpus is None else pretraining.legal_windows(built.card.corpus, built.run.task)
+    key = fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.numeric_environment())
     path = built.store / "references" / f"{key}.npz"
     fit = _program(blocks.static_part((built.run, text)))
     like = jax.eval_shape(fit, built.run, text)
@@ -50,15 +50,15 @@ def attach(built: Built, faults: Faults) -> Built:
     if float(found.stderr) > 0.0:
         facts["reference_kl_stderr"] = float(found.stderr)
     card = dataclasses.replace(built.card, facts=built.card.facts | facts)
-    return built._replace(run=spec.make(chosen, built.run.task, found.policy), card=card)
+    return built._replace(run=spec.make_run(chosen, built.run.task, found.policy), card=card)
 
 
-def _learned(chosen: settings.Reference) -> dict[str, Any]:
+def _learned(chosen: settings.ReferenceSettings) -> dict[str, Any]:
     """The settings that decide what is learned; how it moves later on is no part of them."""
     return {key: value for key, value in vars(chosen).items() if key not in ("update", "sync_steps", "mixup_alpha")}
 
 
-def _family(chosen: settings.Policy) -> dict[str, Any]:
+def _family(chosen: settings.PolicySettings) -> dict[str, Any]:
     """The settings of a policy that its pretrained reference depends on."""
     return {key: value for key, value in vars(chosen).items() if key not in ("init", "init_scale", "mean", "scale")}
 
@@ -73,5 +73,5 @@ def _content(built: Built, text) -> str:
 
 def _read(content: bytes, like: pretraining.Fitted) -> pretraining.Fitted:
     leaves = checked_files.arrays(content)
-    checked_files.check(leaves, jax.tree.leaves(like))
+    checked_files.check_arrays(leaves, jax.tree.leaves(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

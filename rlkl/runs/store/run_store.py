@@ -46,7 +46,7 @@ def key(built: Built) -> str:
     aside = {"tracking", "engine", "plugins", *vars(built.execution)}
     resolved = {name: value for name, value in built.resolved.items() if name not in aside}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
-    return fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.kind())
+    return fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.numeric_environment())
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
@@ -90,11 +90,11 @@ def _entry(content: bytes, names: Sequence[str]) -> Entry:
 
 def _chunk(content: bytes, run: Run) -> list[np.ndarray]:
     leaves = checked_files.arrays(content)
-    checked_files.check(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
+    checked_files.check_arrays(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
     like = blocks.like_kept(run, int(leaves[0]))
     if like is None:
         raise DamagedError("it stands at a step at which nothing is kept")
-    checked_files.check(leaves, like)
+    checked_files.check_arrays(leaves, like)
     return leaves
 
 

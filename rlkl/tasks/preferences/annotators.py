@@ -49,7 +49,7 @@ def under_gold(task: Task) -> Task:
     return replace(task, gold=np.asarray(task.reward, np.float64))
 
 
-def read(task: Task, tokens: Int[np.ndarray, "M T"]) -> Read:
+def read_sequences(task: Task, tokens: Int[np.ndarray, "M T"]) -> Read:
     """Given legal sequences, read."""
     states = task.automaton.walk(tokens)
     row, going = np.minimum(states[:, :-1], task.automaton.decisions - 1), states[:, :-1] < task.automaton.decisions
@@ -77,7 +77,7 @@ def ask(task: Task, by: Preferences, count: int, seed: int) -> Preferences:
     """`count` pairs drawn from the reference, each judged once."""
     draw = np.random.default_rng(seed)
     tokens, place = np.unique(written(task, 2 * count, draw), axis=0, return_inverse=True)
-    sequences, (first, second) = read(task, tokens), place.reshape(2, count)
+    sequences, (first, second) = read_sequences(task, tokens), place.reshape(2, count)
     scores = by.scores(task, sequences)
     preferred = draw.random(count) < scipy.special.expit(scores[first] - scores[second])
     pairs = Pairs(first, second, preferred.astype(np.float64), np.ones(count))
@@ -89,7 +89,7 @@ def listed(task: Task, key: str, value: str) -> Read:
     if task.automaton.sequences > MOST_SEQUENCES:
         many = f"{task.automaton.count} sequences; at most {MOST_SEQUENCES} can be listed"
         raise SettingsError(key, value, f"needs every sequence of the task, and it has {many}")
-    return read(task, task.automaton.enumerated()[0])
+    return read_sequences(task, task.automaton.enumerated()[0])
 
 
 def every_pair(task: Task, by: Preferences) -> Preferences:

@@ -110,7 +110,7 @@ def _by_values(task: Task, asked: Preferences, model: str, ridge: float) -> Task
 def _of_arms(task: Task, asked: Preferences) -> np.ndarray:
     """What infinitely many answers tell of a bandit's arms; an arm that the reference never draws gets the mean of the rest."""
     automaton = task.automaton
-    every = annotators.read(task, np.flatnonzero(automaton.legal[automaton.start])[:, None].astype(np.int32))
+    every = annotators.read_sequences(task, np.flatnonzero(automaton.legal[automaton.start])[:, None].astype(np.int32))
     drawn = every.log_reference > -np.inf
     worth = np.zeros(len(drawn))
     worth[drawn] = asked.temperature * asked.scores(task, annotators.Read(*(x[drawn] for x in every)))
@@ -136,7 +136,7 @@ def _by_network(task: Task, asked: Preferences, width: int, steps: int, seed: in
         given = asked.pairs._replace(first=drawn[asked.pairs.first], second=drawn[asked.pairs.second])
         batches = reward_network.from_pairs(given, steps, seed)
     mask = _mask(task, every.tokens)
-    model = reward_network.fit(every.tokens, mask, automaton.vocabulary, batches, width, seed)
+    model = reward_network.fit_network(every.tokens, mask, automaton.vocabulary, batches, width, seed)
     reward = np.zeros(automaton.states)
     reward[every.end] = asked.temperature * reward_network.scores(model, every.tokens, mask)
     return dataclasses.replace(task, reward=reward)
@@ -148,14 +148,14 @@ def _reader(task: Task, asked: Preferences, width: int, steps: int, seed: int) -
     if asked.pairs is None or asked.sequences is None:
         count = steps * reward_network.BATCH
         fits("task.fit_steps", steps, 2 * count * automaton.horizon)
-        read = annotators.read(task, annotators.written(task, 2 * count, np.random.default_rng((seed, 3))))
+        read = annotators.read_sequences(task, annotators.written(task, 2 * count, np.random.default_rng((seed, 3))))
         first, second = np.arange(2 * count).reshape(2, steps, reward_network.BATCH)
         worth = asked.scores(task, read)
         batches = reward_network.Batches(first, second, scipy.special.expit(worth[first] - worth[second]))
     else:
         read = asked.sequences
         batches = reward_network.from_pairs(asked.pairs, steps, seed)
-    model = reward_network.fit(read.tokens, _mask(task, read.tokens), automaton.vocabulary, batches, width, seed)
+    model = reward_network.fit_network(read.tokens, _mask(task, read.tokens), automaton.vocabulary, batches, width, seed)
     return model.mapped(asked.temperature, 0.0)
 
 

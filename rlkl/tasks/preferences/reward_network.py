@@ -64,7 +64,7 @@ def from_sequences(probability: Float[np.ndarray, " M"], score: Float[np.ndarray
     return Batches(first, second, scipy.special.expit(score[first] - score[second]))
 
 
-def fit(
+def fit_network(
     tokens: Int[np.ndarray, "M T"], mask: Bool[np.ndarray, "M T"], vocabulary: int, batches: Batches, width: int, seed: int
 ) -> RewardNetwork:
     """The network whose score is the log-odds of the preferences. In 32 bits, whatever jax's global settings; the network
