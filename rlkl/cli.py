@@ -145,9 +145,9 @@ def _audit(argv: list[str]) -> int:
     outputs/audit/ holds the table and a figure.
     """
     machine.configure()
-    from rlkl.diagnostics.audit import command as audit_command
+    from rlkl.diagnostics.audit.command import run_audit
 
-    audit_command.run_audit(argv)
+    run_audit(argv)
     return 0
 
 
@@ -158,9 +158,9 @@ def _grade(argv: list[str]) -> int:
     ratios, seeds. FILE.py registers a divergence; outputs/grade/ holds the numbers and a figure.
     """
     machine.configure()
-    from rlkl.diagnostics.scorecard import command as scorecard_command
+    from rlkl.diagnostics.scorecard.command import run_grade
 
-    scorecard_command.run_grade(argv)
+    run_grade(argv)
     return 0
 
 
@@ -172,7 +172,7 @@ def _compare(argv: list[str]) -> int:
     compare.csv.
     """
     machine.import_jax()
-    from rlkl.diagnostics.compare import command as compare_command
+    from rlkl.diagnostics.compare.command import run_compare
 
-    compare_command.run_compare(argv)
+    run_compare(argv)
     return 0

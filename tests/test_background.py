@@ -28,7 +28,7 @@ def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
         def finish(self, summary):
             seen.append(summary)
 
-    monkeypatch.setattr(tracking, "Tracker", Recorder)
+    monkeypatch.setattr(tracking_process, "Tracker", Recorder)
     tracking_process.serve(given("first", "second"), lambda message: None)
     one = lambda name: [(ABOUT._replace(name=name), "folder"), COLUMNS, SUMMARY]  # noqa: E731
     assert seen == one("first") + one("second")
@@ -45,7 +45,7 @@ def test_what_goes_wrong_is_said_once(monkeypatch):
         def finish(self, summary):
             pass
 
-    monkeypatch.setattr(tracking, "Tracker", Failing)
+    monkeypatch.setattr(tracking_process, "Tracker", Failing)
     said: list[str] = []
     tracking_process.serve(given("first", "second", "third"), said.append)
     assert said == ["no wandb here"]
@@ -53,7 +53,7 @@ def test_what_goes_wrong_is_said_once(monkeypatch):
 
 def test_what_was_cut_off_is_left_out(monkeypatch):
     """A sweep that is killed while it writes."""
-    monkeypatch.setattr(tracking, "Tracker", None)
+    monkeypatch.setattr(tracking_process, "Tracker", None)
     tracking_process.serve(io.BytesIO(given("first").getvalue()[:-5]), lambda message: None)
 
 

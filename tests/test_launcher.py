@@ -21,7 +21,7 @@ from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.runs import tracking
+from rlkl.runs import execute, tracking
 from rlkl.runs.store import run_store
 from tests.test_store import packed, seal
 
@@ -360,7 +360,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
         def finish(self, summary):
             seen.append((self.name, "finish", summary["steps"] if summary else None))
 
-    monkeypatch.setattr(tracking, "Tracker", Recorder)
+    monkeypatch.setattr(execute, "Tracker", Recorder)
     chosen = ("task=bandit/random", "steps=240", "log_every=10", "seed=0,1", "hydra.sweep.dir=sweep")
     assert rlkl("-m", *chosen, "tracking=wandb", "store=a")[0] == 0
     steps = list(range(0, 241, 10))

@@ -14,7 +14,7 @@ import yaml
 from experiments.wrong_gradient import fixed_points, targets
 from rlkl import exact, settings
 from rlkl.config.build import build
-from rlkl.penalties import expected_gradient
+from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.policies import AnyPolicy, base
 from rlkl.rollouts import batch, scoring
 from rlkl.runs.folder import checkpoint
@@ -78,7 +78,7 @@ def table(runs: Runs) -> pd.DataFrame:
 
 def _about(run: Run, task: str) -> dict[str, Any]:
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = expected_gradient.expected_gradient(chosen, horizon)
+    found = expected_gradient(chosen, horizon)
     if chosen.divergence == "none":
         return {"task": TASKS[task], "direction": DIRECTIONS[0], "way": NO_PENALTY, "kind": "inert", "descends": found.says}
     said = {"direction": chosen.divergence, "way": label(chosen), "kind": found.kind, "descends": found.says}

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Params
 from rlkl.exact import bandit_optimum, optimal_policy
-from rlkl.penalties import expected_gradient, options
+from rlkl.penalties import options
+from rlkl.penalties.expected_gradient import expected_gradient, formula, own_states, semi
 from rlkl.policies import table_of
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks.automaton import Task
@@ -20,15 +21,15 @@ def of(run: Run) -> Float[Array, " N"] | None:
     """log pi(y) of every listed sequence at the end of a run's way: of the optimum of E[r] alone where its penalty is inert; of
     the divergence's that it descends; of the myopic policy where that is a semi-gradient. None where no end is known."""
     chosen, horizon = run.settings.penalty, run.task.automaton.horizon
-    found = expected_gradient.expected_gradient(chosen, horizon)
+    found = expected_gradient(chosen, horizon)
     if found.kind == "inert" or chosen.divergence == "none":
         return optimum(run, None)
     for name, times in DESCENDED:
-        if found.says == expected_gradient.formula({name: times}):
+        if found.says == formula({name: times}):
             return optimum(run, name, times)
-        if found.says == expected_gradient.semi({name: times}).says:
+        if found.says == semi({name: times}).says:
             return by_rows(run, name, times, paid=False)
-        if times == 1.0 and found.says == expected_gradient.own_states(name):
+        if times == 1.0 and found.says == own_states(name):
             return by_rows(run, name, times, paid=True)
     return None
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.errors import SettingsError, nearest
-from rlkl.penalties import estimators, expected_gradient
+from rlkl.penalties import estimators
+from rlkl.penalties.expected_gradient import expected_gradient, formula
 
 SAMPLED = ("full", "score", *estimators.REGISTRY)  # estimators of sampled gradients
 ESTIMATORS = ("exact", *SAMPLED)
@@ -72,9 +73,9 @@ def resolve_penalty(kind: str, given: settings.PenaltySettings, horizon: int) ->
     )
     _check(filled, horizon)
     _check_limits(filled, kind)
-    found = expected_gradient.expected_gradient(filled, horizon, kind == "scaled")
+    found = expected_gradient(filled, horizon, kind == "scaled")
     if found.kind != "exact" and not given.allow_biased:
-        named = expected_gradient.formula({filled.divergence: 1.0})
+        named = formula({filled.divergence: 1.0})
         rule = f"in the {filled.placement} it descends {found.says}, not {named}; penalty.allow_biased=true runs it"
         raise SettingsError("penalty.estimator", filled.estimator, rule)
     return filled

@@ -5,7 +5,8 @@ import inspect
 from rich.table import Table
 
 from rlkl import algorithms, divergences, policies, settings, tasks
-from rlkl.penalties import expected_gradient, options
+from rlkl.penalties import options
+from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.reports.console import console
 
 PENALTIES = ("estimator=", "placement=", "level=", "gradient=", "and", "descends on a bandit", "descends on sequences")
@@ -62,9 +63,7 @@ def _divergences():
 
 
 def _penalties():
-    on_bandits = {
-        _way(chosen): expected_gradient.expected_gradient(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)
-    }
+    on_bandits = {_way(chosen): expected_gradient(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)}
     for chosen in options.combinations("kl_pi_ref", 2):
         bandit = on_bandits.get(_way(chosen), "") if chosen.credit == "reward_to_go" and not chosen.future_kl else ""
         extra = "immediate" if chosen.credit == "immediate" else "future_kl" if chosen.future_kl else ""
@@ -75,7 +74,7 @@ def _penalties():
             chosen.gradient,
             extra,
             bandit,
-            expected_gradient.expected_gradient(chosen, 2).says,
+            expected_gradient(chosen, 2).says,
         )
 
 

@@ -1,7 +1,7 @@
 """A run in words: its objective, how its penalty enters, and what that descends."""
 
 from rlkl import algorithms, settings
-from rlkl.penalties import expected_gradient
+from rlkl.penalties.expected_gradient import ExpectedGradient, expected_gradient
 from rlkl.penalties.options import divergence
 from rlkl.training import reward_shaping
 from rlkl.training.spec import Run
@@ -33,14 +33,14 @@ def entrance(penalty: settings.PenaltySettings) -> str:
     return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"
 
 
-def descends(run: Run) -> expected_gradient.ExpectedGradient:
+def descends(run: Run) -> ExpectedGradient:
     """What the run's penalty descends in expectation."""
     if run.settings.algorithm.name == "dpo":
-        return expected_gradient.ExpectedGradient(
+        return ExpectedGradient(
             "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
         )
     scaled = algorithms.gradient_kind(run.settings.algorithm.name) == "scaled"
-    return expected_gradient.expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
+    return expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
 
 
 def caveats(run: Run) -> list[str]:

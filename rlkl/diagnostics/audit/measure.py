@@ -17,7 +17,8 @@ from rlkl import policies, settings
 from rlkl.diagnostics.audit import known_gradients
 from rlkl.diagnostics.audit.known_gradients import SAME
 from rlkl.divergences import REGISTRY
-from rlkl.penalties import expected_gradient, options, terms
+from rlkl.penalties import options, terms
+from rlkl.penalties.expected_gradient import NO_DIVERGENCE, expected_gradient
 from rlkl.policies import AnyPolicy, Policy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
@@ -129,10 +130,10 @@ def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: 
 
 
 def _declared(way: Way, horizon: int) -> str:
-    found, chosen = expected_gradient.expected_gradient(way.penalty, horizon), way.penalty
+    found, chosen = expected_gradient(way.penalty, horizon), way.penalty
     corrected = way.reported is None or (chosen.importance_correction != "none" and "bfloat16" not in way.rollout)
     whole = horizon == 1 or chosen.importance_correction != "token"
-    return found.says if corrected and whole and chosen.truncation is None else expected_gradient.NO_DIVERGENCE
+    return found.says if corrected and whole and chosen.truncation is None else NO_DIVERGENCE
 
 
 def _settings(run: Run, chosen: settings.PenaltySettings) -> settings.Settings:

@@ -13,9 +13,17 @@ from rich.table import Table
 from rlkl.config import plugins
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
-from rlkl.diagnostics.scorecard import grade as scorecard_grade
 from rlkl.diagnostics.scorecard import suite
-from rlkl.diagnostics.scorecard.grade import HEADINGS, SCORES, Entrant, GradedPenalty, Named
+from rlkl.diagnostics.scorecard.grade import (
+    HEADINGS,
+    SCORES,
+    Entrant,
+    GradedPenalty,
+    Named,
+    ScoreDetail,
+    grade_entrant,
+    grade_fingerprint,
+)
 from rlkl.diagnostics.scorecard.radar import radar_figure
 from rlkl.diagnostics.scorecard.suite import Size
 from rlkl.errors import SettingsError, visible
@@ -68,13 +76,11 @@ def graded_penalties(arguments: Sequence[str], size: Size, shipped: Sequence[str
     named, files, shared = entrants(arguments, shipped)
     with numerics.pinned():
         built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
-        once = {scorecard_grade.grade_fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
+        once = {grade_fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
         entries, faults = [], Faults(warn)
         for each, chosen, store, runs in built:
             if each in once.values():
-                found, reused = scorecard_grade.grade_entrant(
-                    chosen, size, store, functools.partial(on_part, each.name), faults
-                )
+                found, reused = grade_entrant(chosen, size, store, functools.partial(on_part, each.name), faults)
                 descends = (describe.descends(runs[0]), describe.descends(runs[1]))
                 caveats = tuple(dict.fromkeys(said for run in runs for said in describe.caveats(run)))
                 entries.append(GradedPenalty(each, found, descends, caveats, reused))
@@ -148,7 +154,7 @@ def frames(entries: Sequence[GradedPenalty]) -> Scorecard:
         on = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
         return first | entry.grade.scores | on | {"undefined": reasons}
 
-    columns = ["penalty", *scorecard_grade.ScoreDetail._fields]
+    columns = ["penalty", *ScoreDetail._fields]
     details = [(entry.named.name, *detail) for entry in entries for detail in entry.grade.details]
     return Scorecard(pd.DataFrame([row(entry) for entry in entries]), pd.DataFrame(details, columns=columns))
 

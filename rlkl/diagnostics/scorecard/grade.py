@@ -17,8 +17,8 @@ from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
 from rlkl.penalties.expected_gradient import ExpectedGradient
 from rlkl.runs.store import checked_files
-from rlkl.runs.store import fingerprint as store_fingerprint
 from rlkl.runs.store.checked_files import Faults
+from rlkl.runs.store.fingerprint import fingerprint
 
 SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
 PARTS = ("gradients and log-ratios", "bandits", *suite.SEQUENCES)
@@ -75,7 +75,7 @@ def grade_fingerprint(entrant: Entrant, size: Size) -> str:
     divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
     code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
     at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
-    return store_fingerprint.fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.numeric_environment())
+    return fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.numeric_environment())
 
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
