@@ -18,11 +18,11 @@ from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.training import loop
 
-ROOT = config_directory()
+CONFIGS = config_directory()
 
 
 def choices(group: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT / group).with_suffix("")) for path in (ROOT / group).rglob("*.yaml"))
+    return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in (CONFIGS / group).rglob("*.yaml"))
 
 
 SHIPPED = [
@@ -49,7 +49,7 @@ def extra(overrides):
     if overrides == ["reward_shaping=typicality"]:
         return ["reward_shaping.weight=0.5"]
     group, _, choice = overrides[0].partition("=")
-    if group == "penalty" and yaml.safe_load((ROOT / group / f"{choice}.yaml").read_text())["estimator"]:
+    if group == "penalty" and yaml.safe_load((CONFIGS / group / f"{choice}.yaml").read_text())["estimator"]:
         return ["algorithm=rloo"]  # an estimator by name is a sampled algorithm's
     return []
 
@@ -97,12 +97,12 @@ def test_nothing_that_is_needed_is_left_unresolved(overrides):
 
 def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
     declared = settings.known_keys()
-    for path in ROOT.rglob("*.yaml"):
-        group = path.relative_to(ROOT).parts[0]
+    for path in CONFIGS.rglob("*.yaml"):
+        group = path.relative_to(CONFIGS).parts[0]
         if group in ("policy", "algorithm", "penalty", "optimizer", "tracking", "reward_shaping"):
             assert {f"{group}.{key}" for key in yaml.safe_load(path.read_text())} <= declared
     for name in tasks.REGISTRY:
-        shipped = yaml.safe_load((ROOT / "task" / f"{name}.yaml").read_text())
+        shipped = yaml.safe_load((CONFIGS / "task" / f"{name}.yaml").read_text())
         defaults = tasks.options(name)
         assert shipped.pop("name") == name
         assert shipped.pop("export") is None  # of every task alike
@@ -112,9 +112,9 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
         assert all(value == plain[key] for key, value in shipped.items() if value != "???")
     for name, family in policies.REGISTRY.items():
-        assert yaml.safe_load((ROOT / "policy" / f"{name}.yaml").read_text())["name"] == name
+        assert yaml.safe_load((CONFIGS / "policy" / f"{name}.yaml").read_text())["name"] == name
         assert family.inits
-    preset = {yaml.safe_load(path.read_text())["divergence"] for path in (ROOT / "penalty").glob("*.yaml")}
+    preset = {yaml.safe_load(path.read_text())["divergence"] for path in (CONFIGS / "penalty").glob("*.yaml")}
     assert preset == {*divergences.REGISTRY, "none"}
 
 
@@ -208,4 +208,4 @@ def test_what_is_unset_depends_on_the_algorithm_and_the_divergence(algorithm, na
 
 
 def test_the_package_ships_what_the_clone_has():
-    assert Path(ROOT / "config.yaml").is_file()
+    assert Path(CONFIGS / "config.yaml").is_file()

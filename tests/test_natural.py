@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_rows, random_task, sequence_log_probability, sequences, shortened
+from tests.conftest import random_rows, random_task, sequence_log_probability, sequences, shortened
 
 import rlkl
 from rlkl import divergences, exact

@@ -12,8 +12,8 @@ import pytest
 
 import rlkl
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+CLONE = Path(__file__).parent.parent
+README = (CLONE / "README.md").read_text()
 EXAMPLE = re.search(r"```python\n(# my_penalty\.py\n.*?)```", README, re.S)
 
 TASK_AND_POLICY = '''
@@ -79,7 +79,7 @@ def test_an_edited_plugin_is_compiled_anew(tmp_path):
 def installed(tmp_path_factory) -> Path:
     """The built wheel, unpacked by pip into an empty folder."""
     made, target = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(made), str(ROOT)]
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(made), str(CLONE)]
     subprocess.run(build, check=True, capture_output=True)
     wheel = next(made.glob("*.whl"))
     pip = [
