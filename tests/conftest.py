@@ -1,13 +1,11 @@
 """Tests run in 64 bits, with strict dtype promotion and with rank promotion an error."""
 
-import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -15,11 +13,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from rlkl.config import plugins
-from rlkl.divergences import Params
-from rlkl.tasks import Automaton, Task
 from rlkl.training import blocks
 
-PARAMS = Params(0.5)
 blocks.WIDEST = 16  # most tests hold one run: 63 others beside it, compiled without optimisation, would take their time
 SHIPPED = [dict(registry) for registry in plugins.REGISTRIES]
 
@@ -64,60 +59,3 @@ def command(tmp_path, cache):
         )
 
     return run
-
-
-def random_rows(draw: np.random.Generator, legal: np.ndarray, concentration: float = 1.0) -> np.ndarray:
-    """Log-probabilities over the legal tokens of each row."""
-    weight = np.where(legal, draw.gamma(concentration, size=legal.shape) + 1e-6, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(weight / weight.sum(-1, keepdims=True))
-
-
-def random_task(draw: np.random.Generator, typicality: float = 0.0) -> Task:
-    """A task of 2-8 states, 2-6 tokens and horizon 1-6, some tokens illegal, some ending early."""
-    decisions, vocabulary, horizon = int(draw.integers(1, 6)), int(draw.integers(2, 7)), int(draw.integers(1, 7))
-    states = decisions + int(draw.integers(1, 4))
-    following = draw.integers(0, states, size=(decisions, vocabulary))
-    illegal = draw.random(following.shape) < 0.2
-    illegal[:, 0] = False
-    following = np.where(illegal, -1, following)
-    automaton = Automaton(following, states, horizon)
-    return Task(
-        automaton,
-        draw.normal(size=states),
-        random_rows(draw, automaton.legal),
-        np.asarray(typicality),
-        np.arange(vocabulary, dtype=float),
-    )
-
-
-def shortened(task: Task, most: int = 2000) -> Task:
-    """The task on the longest horizon, up to its own, with at most `most` sequences."""
-    automaton = task.automaton
-    for horizon in range(automaton.horizon, 0, -1):
-        shorter = Automaton(automaton.next_state, automaton.states, horizon)
-        if automaton.vocabulary**horizon <= most or len(sequences(shorter)) <= most:
-            break
-    return Task(shorter, *(jax.numpy.asarray(leaf) for leaf in jax.tree.leaves(task)))
-
-
-@functools.cache
-def sequences(automaton: Automaton) -> list[tuple[tuple[tuple[int, int, int], ...], int]]:
-    """Every legal sequence: its (position, state, token) triples and its end state, by plain recursion."""
-    found = []
-
-    def extend(path, state):
-        if state >= automaton.decisions or len(path) == automaton.horizon:
-            found.append((tuple(path), state))
-            return
-        for token, after in enumerate(automaton.next_state[state]):
-            if after >= 0:
-                extend([*path, (len(path), state, token)], int(after))
-
-    extend([], automaton.start)
-    return found
-
-
-def sequence_log_probability(table: np.ndarray, automaton: Automaton) -> np.ndarray:
-    """log pi(y) of every legal sequence, from a [T, D, V] table."""
-    return np.array([sum(table[at] for at in path) for path, _ in sequences(automaton)])

@@ -14,7 +14,7 @@ import yaml
 
 import rlkl
 from rlkl.runs.folder import files
-from tests.test_config import OPTIONAL
+from tests.helpers import OPTIONAL
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
 SUMMARY = {

@@ -9,20 +9,9 @@ from hypothesis import strategies as st
 
 from rlkl.divergences import REGISTRY, Divergence, Params, complaint, exact
 from rlkl.penalties.estimators import k1, k2, k3
-from tests.conftest import PARAMS
+from tests.helpers import DEFINITIONS, PARAMS
 
 NAMES = sorted(REGISTRY)
-DEFINITIONS = {  # of probabilities, written out apart from the generators
-    "kl_pi_ref": lambda q, p: np.sum(q * np.log(q / p)),
-    "kl_ref_pi": lambda q, p: np.sum(p * np.log(p / q)),
-    "alpha": lambda q, p: (np.sum(q**0.5 * p**0.5) - 1) / (0.5 * -0.5),
-    "jensen_shannon": lambda q, p: 0.5 * np.sum(q * np.log(2 * q / (p + q))) + 0.5 * np.sum(p * np.log(2 * p / (p + q))),
-    "hellinger": lambda q, p: 0.5 * np.sum((np.sqrt(q) - np.sqrt(p)) ** 2),
-    "pearson": lambda q, p: np.sum((q - p) ** 2 / p),
-    "neyman": lambda q, p: np.sum((q - p) ** 2 / q),
-    "total_variation": lambda q, p: 0.5 * np.sum(np.abs(q - p)),
-    "mixed": lambda q, p: 0.5 * np.sum((q - p) * np.log(q / p)),
-}
 
 
 def dirichlet(seed: int, n: int = 6, count: int = 2):

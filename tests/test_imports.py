@@ -3,10 +3,7 @@
 import subprocess
 import sys
 
-
-def loaded_by(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+from tests.helpers import loaded_by
 
 
 def test_importing_rlkl_loads_neither_wandb_nor_matplotlib_nor_jax():

@@ -17,8 +17,7 @@ from rlkl.penalties import controllers
 from rlkl.policies import Fixed
 from rlkl.runs.folder import summary
 from rlkl.training import blocks
-from tests.conftest import PARAMS, random_task, sequence_log_probability, sequences, shortened
-from tests.test_exact import POWERS, drawn
+from tests.helpers import PARAMS, POWERS, drawn, random_task, sequence_log_probability, sequences, shortened
 
 BETAS = (*settings.BETA_LIMITS, 1e-9, 1e-6, 1e-3, 0.1, 1.0, 1e3, 1e6, 1e9)
 FAR = (-2000.0, -800.0, -300.0, -30.0, -1.0, -0.3, -1e-3, -1e-7, 1e-7, 1e-2, 0.9, 1.1, 5.0, 300.0, 560.0, 720.0, 2000.0, 1e5)
