@@ -22,7 +22,7 @@ from rlkl.runs.folder import artifacts
 from rlkl.runs.store import checked_files, run_store
 from rlkl.sweeps import scheduler
 from rlkl.tasks import Automaton, Task
-from rlkl.training import spec
+from rlkl.training import sampled_losses, spec
 
 
 def content(folder: Path, *left_out: str) -> dict[str, bytes]:
@@ -216,3 +216,10 @@ def sequences(automaton: Automaton) -> list[tuple[tuple[tuple[int, int, int], ..
 def sequence_log_probability(table: np.ndarray, automaton: Automaton) -> np.ndarray:
     """log pi(y) of every legal sequence, from a [T, D, V] table."""
     return np.array([sum(table[at] for at in path) for path, _ in sequences(automaton)])
+
+
+def sampled_loss(run: spec.Run, positions, batch, reported=None):
+    """The loss of a run's sampled step on a batch, with a baseline of zero."""
+    objective, zero = spec.objective(run), jnp.zeros((), positions.log_pi.dtype)
+    learned = sampled_losses.experience(run.settings, objective, positions, batch, zero, reported)
+    return sampled_losses.surrogate(run.settings, objective.beta, positions, batch, learned)

@@ -12,7 +12,7 @@ import pytest
 from rlkl import divergences, errors, exact, settings
 from rlkl.config.build import build
 from rlkl.divergences import REGISTRY, Params
-from rlkl.exact import bandit_optimum, optimal_policy
+from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.penalties import controllers
 from rlkl.policies import Fixed
 from rlkl.runs.folder import summary
@@ -107,7 +107,7 @@ def test_at_a_vanishing_coefficient_the_optimum_is_the_reference_on_the_best_seq
         best = np.where(reward >= reward.max() - 1e-12, log_p, -np.inf)
         beta = jnp.asarray(settings.BETA_LIMITS[0])
         fixed = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-        solved = optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, beta, fixed, bool(seed % 2))
+        solved = optimal_policy.solve(Objective(task, fixed, REGISTRY["kl_pi_ref"], PARAMS, beta), bool(seed % 2))
         found = sequence_log_probability(np.asarray(solved.log_pi), task.automaton)
         np.testing.assert_allclose(np.exp(found), np.exp(best - np.logaddexp.reduce(best)), atol=1e-9)
         np.testing.assert_allclose(solved.objective, reward.max(), atol=1e-9)

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from rlkl import exact, policies
+from rlkl import exact
 from rlkl.config.build import build
 from rlkl.config.compose import compose
-from rlkl.penalties import options
 from rlkl.settings import numerics
 from rlkl.training import blocks, loop, spec
 
@@ -51,11 +50,10 @@ def follow(optimizer: str, direction: str, steps: Sequence[int] = LOGGED) -> pd.
 def _path(run: spec.Run, logits, steps):
     state = loop.start(run)
     policy = eqx.tree_at(lambda p: p.logits, state.policy, logits)
-    div = options.divergence(run.settings.penalty)
-    params = options.parameters(run.settings.penalty, jnp.float64)
+    objective = spec.objective(run)
 
     def worth(policy):
-        values = exact.values(run.task, div, params, policy.table(), policies.table_of(run.reference))
+        values = exact.values(objective, policy.table())
         return -run.settings.penalty.beta * values.divergence, values
 
     def onward(state, count):

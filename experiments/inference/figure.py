@@ -41,12 +41,13 @@ def _of(name: str) -> list[Row]:
     log_ref = reference.table()
     ends = exact.outcome_probabilities(automaton, log_ref)[automaton.outcomes]
     log_z = jax.nn.logsumexp(jnp.log(ends) + jnp.asarray(task.reward)[automaton.outcomes] / beta)
-    best = optimal_policy.solve(task, kl, Params(), beta, reference)
+    objective = exact.Objective(task, reference, kl, beta=beta)
+    best = optimal_policy.solve(objective)
     assert best.log_pi is not None
 
     @jax.jit
     def both(log_pi):
-        value = exact.objective(task, kl, Params(), beta, log_pi, log_ref)
+        value = exact.objective_value(objective, log_pi)
         return exact.sequence_divergence(automaton, kl, Params(), log_pi, best.log_pi) - log_z, -value / beta
 
     legal, draw = jnp.asarray(np.asarray(task.log_reference) > -np.inf), np.random.default_rng(0)

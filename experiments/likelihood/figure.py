@@ -62,10 +62,11 @@ def _tests() -> list[Row]:
     log(1/delta): tokens read, on average. A ratio of the reference's own sentences passes by chance."""
     task = tasks.build("sequence/grammar").task
     automaton, reference = task.automaton, Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-    best = optimal_policy.solve(task, divergences.REGISTRY["kl_pi_ref"], Params(), jnp.asarray(BETA), reference)
+    objective = exact.Objective(task, reference, divergences.REGISTRY["kl_pi_ref"], beta=jnp.asarray(BETA))
+    best = optimal_policy.solve(objective)
     assert best.log_pi is not None
     policy = Fixed(best.log_pi, automaton.horizon)
-    values = exact.values(task, divergences.REGISTRY["kl_pi_ref"], Params(), best.log_pi, reference.table())
+    values = exact.values(objective, best.log_pi)
     kl, length = float(values.kl_pi_ref), float(values.length)
     rows = points("sentence", "KL(pi‖pi_ref)", [0], [kl]) + points("sentence", "tokens", [0], [length])
     read = {}

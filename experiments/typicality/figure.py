@@ -16,7 +16,7 @@ from scipy import stats
 
 from experiments.harness.claims import Claim, at_least, at_most
 from rlkl import divergences, tasks
-from rlkl.exact import optimal_policy
+from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import AnyPolicy, Fixed
 from rlkl.reports import plots
 from rlkl.rollouts import sampling, scoring
@@ -68,7 +68,7 @@ def spreads(runs: Runs, graded: pd.Series) -> dict[str, float]:
     kl, params = divergences.REGISTRY["kl_pi_ref"], divergences.Params()
     with numerics.pinned():
         reference = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-        best = _solve(biased, kl, params, jnp.asarray(beta, jnp.float64), reference, True).log_pi
+        best = _solve(Objective(biased, reference, kl, params, jnp.asarray(beta, jnp.float64)), True).log_pi
         both = {
             "spread": checkpoint.load_policy(runs.root / graded["run"]),
             "optimum_spread": Fixed(best, task.automaton.horizon),
@@ -76,7 +76,7 @@ def spreads(runs: Runs, graded: pd.Series) -> dict[str, float]:
         return {name: _spread(policy, reference, task, 1.0 + weight / beta, beta) for name, policy in both.items()}
 
 
-_solve = jax.jit(optimal_policy.solve, static_argnums=(1, 5))
+_solve = jax.jit(optimal_policy.solve, static_argnums=1)
 
 
 def _spread(policy: AnyPolicy, reference: Fixed, task: Task, power: float, beta: float) -> float:

@@ -16,7 +16,7 @@ from rlkl.penalties import terms
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import batch, scoring
 from rlkl.rollouts.batch import Batch
-from rlkl.training import sampled_losses
+from rlkl.training import sampled_losses, spec
 from rlkl.training.spec import Run
 
 STEPS, RATE, DECAY = 4000, 0.1, 0.5  # of Adam: the rate falls to zero over the last half
@@ -38,13 +38,15 @@ def expected_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
     chosen, automaton = run.settings, run.task.automaton
     own = _listed(run, policy)
     at = scoring.positions(automaton, policy, run.reference, own)
-    value = sampled_losses.surrogate(run, at, own, sampled_losses.experience(run, at, own, jnp.zeros((), at.log_pi.dtype)))
+    objective = spec.objective(run)
+    learned = sampled_losses.experience(chosen, objective, at, own, jnp.zeros((), at.log_pi.dtype))
+    value = sampled_losses.surrogate(chosen, objective.beta, at, own, learned)
     if chosen.penalty.sampler == "reference":
         theirs = _listed(run, run.reference)
         there = scoring.positions(automaton, policy, run.reference, theirs)
         value += chosen.penalty.beta * terms.from_reference(chosen.penalty, there, theirs)
     elif chosen.penalty.sampler == "exact":
-        value += sampled_losses.off_batch_penalty(run, policy, jax.random.key(0))  # nothing is drawn
+        value += sampled_losses.off_batch_penalty(chosen, objective, policy, jax.random.key(0))  # nothing is drawn
     return value
 
 

@@ -1,5 +1,7 @@
 """The optimum of what a penalty descends, by `penalties.expected_gradient`: where training should end, found without it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,6 +14,7 @@ from rlkl.penalties.expected_gradient import expected_gradient, formula, own_sta
 from rlkl.policies import table_of
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks.automaton import Task
+from rlkl.training import spec
 from rlkl.training.spec import Run
 
 DESCENDED = (*((name, 1.0) for name in REGISTRY), ("total_variation", 2.0))
@@ -36,10 +39,8 @@ def of(run: Run) -> Float[Array, " N"] | None:
 
 def optimum(run: Run, name: str | None, times: float = 1.0) -> Float[Array, " N"]:
     """The exact optimum of E[r] - times beta D over whole sequences; of E[r] alone for None."""
-    div, params = None if name is None else REGISTRY[name], options.parameters(run.settings.penalty, jnp.float64)
-    best = optimal_policy.solve(
-        run.task, div, params, jnp.asarray(times * run.settings.penalty.beta, jnp.float64), run.reference
-    )
+    div, beta = None if name is None else REGISTRY[name], jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
+    best = optimal_policy.solve(dataclasses.replace(spec.objective(run, beta), divergence=div))
     listed = batch.enumerate_all(run.task.automaton)
     return best.log_probability(listed, scoring.log_probability(run.reference, listed))
 

@@ -10,7 +10,7 @@ from rlkl import divergences, exact
 from rlkl.divergences import Params
 from rlkl.evaluation import metrics
 from rlkl.evaluation.metrics import LAST_SAMPLES
-from rlkl.exact import optimal_policy
+from rlkl.exact import Objective, optimal_policy
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Fixed, Policy
 from rlkl.rollouts import sampling, scoring
@@ -65,7 +65,7 @@ def weighted_rows(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNG
         ends = exact.outcome_probabilities(automaton, log_pi)
         return WeightedRows(exact.occupancy(automaton, log_pi), log_pi, reference.table(), ends)
     if not is_enumerable(automaton):
-        drawn = metrics.sample(task, policy, reference, key, LAST_SAMPLES)
+        drawn = metrics.sample(automaton, policy, reference, key, LAST_SAMPLES)
         return weighted_rows_along(task, drawn.own, drawn.here)
     batch = enumerate_all(automaton)
     batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
@@ -115,9 +115,8 @@ def _ends_of_optimum(task: Task, reference: AnyPolicy, optimum: Optimum, key: PR
 
 
 def distances(
-    task: Task,
+    objective: Objective,
     policy: AnyPolicy,
-    reference: AnyPolicy,
     optimum: Optimum,
     key: PRNGKeyArray,
     drawn: metrics.Sample | None = None,
@@ -129,7 +128,8 @@ def distances(
     Exact where the sequences can be listed, and KL(pi*||pi) between tables. Total variation is estimated as
     E_pi[(1 - pi*/pi)+]; KL(pi*||pi) from sequences of the optimum, or of the reference weighted by pi*/pi_ref.
     """
-    automaton, params, zero = task.automaton, Params(), jnp.zeros(())
+    automaton, reference = objective.task.automaton, objective.reference
+    params, zero = Params(), jnp.zeros(())
     kl = divergences.REGISTRY["kl_pi_ref"]
     defined = lambda x: jnp.where(optimum.is_none, jnp.nan, x)  # noqa: E731
     if is_enumerable(automaton):

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact
-from rlkl.divergences import Divergence, Params
-from rlkl.exact import Values, bandit_optimum, optimal_policy
+from rlkl.divergences import Params
+from rlkl.exact import Objective, Values, bandit_optimum, optimal_policy
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all, is_enumerable, laid_out
-from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.automaton import Automaton
 
 Known = Literal["table", "listed", "sampled"]
 ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences behind an estimate: of a logged row, and of the last one
@@ -50,19 +50,20 @@ class Report(NamedTuple):
     gold_regret: Float[Array, ""] | None = None
 
 
-def evaluation_method(task: Task, policy: AnyPolicy, reference: AnyPolicy, div: Divergence | None) -> Known:
-    """How the values of a policy are known."""
+def evaluation_method(objective: Objective, policy: AnyPolicy) -> Known:
+    """How the values of a policy are known: by dynamic program, from the list of all sequences, or from samples."""
+    task, div = objective.task, objective.divergence
     if task.reward_model is not None:
         return "sampled"
-    tables = isinstance(policy, Policy) and isinstance(reference, Policy)
+    tables = isinstance(policy, Policy) and isinstance(objective.reference, Policy)
     if tables and (div is None or exact.has_exact_divergence(task.automaton, div)):
         return "table"
     return "listed" if is_enumerable(task.automaton) else "sampled"
 
 
-def why_sampled(task: Task, policy: AnyPolicy, div: Divergence | None) -> str:
-    """In words, for a record."""
-    many = task.automaton.unlisted
+def why_sampled(objective: Objective, policy: AnyPolicy) -> str:
+    """Why the values of a policy have to be sampled, in words."""
+    task, div, many = objective.task, objective.divergence, objective.task.automaton.unlisted
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {many}"
     if isinstance(policy, Policy) and div is not None and not exact.has_exact_divergence(task.automaton, div):
@@ -70,25 +71,16 @@ def why_sampled(task: Task, policy: AnyPolicy, div: Divergence | None) -> str:
     return f"a network reads the whole history, and {many}"
 
 
-def evaluate(
-    task: Task,
-    policy: AnyPolicy,
-    reference: AnyPolicy,
-    div: Divergence | None,
-    params: Params,
-    beta: Float[Array, ""],
-    optimum: Optimum,
-    key: PRNGKeyArray,
-    size: int = ROW_SAMPLES,
-) -> Report:
+def evaluate(objective: Objective, policy: AnyPolicy, optimum: Optimum, key: PRNGKeyArray, size: int = ROW_SAMPLES) -> Report:
     """The report of a policy; `key` and `size` are for what has to be sampled."""
-    way = evaluation_method(task, policy, reference, div)
-    if way == "sampled":
-        return estimate(task, sample(task, policy, reference, key, size), div, params, beta, optimum)
+    method = evaluation_method(objective, policy)
+    if method == "sampled":
+        return estimate(objective, sample(objective.task.automaton, policy, objective.reference, key, size), optimum)
+    task, params = objective.task, objective.params
     kl, gold = divergences.REGISTRY["kl_pi_ref"], None
-    if way == "table":
-        log_pi, log_ref = table_of(policy), table_of(reference)
-        values = exact.values(task, div or kl, params, log_pi, log_ref)
+    if method == "table":
+        log_pi = table_of(policy)
+        values = exact.values(objective, log_pi)
         gold = None if task.gold is None else exact.gold_reward(task, log_pi)
         if optimum.log_pi is not None:
             to_optimum = exact.sequence_divergence(task.automaton, kl, params, log_pi, optimum.log_pi)
@@ -97,13 +89,13 @@ def evaluate(
             to_optimum = divergences.exact(kl, params, of_listed, optimum.log_listed)
     else:
         listed = enumerate_all(task.automaton)
-        log_pi, log_ref = scoring.log_probability(policy, listed), scoring.log_probability(reference, listed)
-        values = exact.enumerated_values(task, div or kl, params, listed, log_pi, log_ref)
+        log_pi, log_ref = (scoring.log_probability(each, listed) for each in (policy, objective.reference))
+        values = exact.enumerated_values(objective, listed, log_pi, log_ref)
         gold = None if task.gold is None else exact.mean(jnp.exp(log_pi), task.gold[optimal_policy.final_states(listed)])
         to_optimum = divergences.exact(kl, params, log_pi, optimum.log_probability(listed, log_ref))
-    objective = values.reward if div is None else values.reward - beta * values.divergence
+    value = objective.value(values.reward, values.divergence)
     to_optimum = jnp.where(optimum.is_none, jnp.nan, to_optimum)
-    report = Report(values, objective, optimum.objective - objective, to_optimum, {})
+    report = Report(values, value, optimum.objective - value, to_optimum, {})
     return report if gold is None else _with_gold(report, optimum, gold)
 
 
@@ -136,9 +128,8 @@ class Sample(NamedTuple):
     there: Positions
 
 
-def sample(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray, size: int) -> Sample:
-    """`size` sequences of each; the rows that they are drawn from are kept, not computed again."""
-    automaton = task.automaton
+def sample(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray, size: int) -> Sample:
+    """`size` sequences of a policy and of the reference; the rows that they are drawn from are kept, not computed again."""
     own_key, their_key = jax.random.split(key)
     own, log_pi = sampling.recorded(sampling.uniforms(own_key, automaton, policy, size), automaton, policy)
     theirs, log_ref = sampling.recorded(sampling.uniforms(their_key, automaton, reference, size), automaton, reference)
@@ -146,12 +137,14 @@ def sample(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArra
     return Sample(own, here, theirs, laid_out(scoring.rows_along(policy, theirs), log_ref))
 
 
-def estimate(
-    task: Task, drawn: Sample, div: Divergence | None, params: Params, beta: Float[Array, ""], optimum: Optimum
-) -> Report:
-    """Estimates: per-token divergences and entropies are summed over the vocabulary along the policy's sequences (and the
-    reference's, for KL(pi_ref||pi)), so that only the histories are sampled; any other divergence is the mean of f(pi/pi_ref)
-    over the reference's sequences."""
+def estimate(objective: Objective, drawn: Sample, optimum: Optimum) -> Report:
+    """The report of a policy, estimated from samples.
+
+    Per-token divergences and entropies are summed over the vocabulary along the policy's sequences (and the reference's, for
+    KL(pi_ref||pi)), so that only the histories are sampled; any other divergence is the mean of f(pi/pi_ref) over the
+    reference's sequences.
+    """
+    task, div, params, beta = objective.task, objective.divergence, objective.params, jnp.asarray(objective.beta)
     registry, (own, here, theirs, there), size = divergences.REGISTRY, drawn, drawn.own.size
     along = lambda rows, at, batch: jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)  # noqa: E731
     log_pi, log_ref = (jnp.sum(here.at(rows, own), axis=1) for rows in (here.log_pi, here.log_ref))
@@ -181,7 +174,7 @@ def estimate(
         jnp.mean(reward), jnp.mean(penalised) + jnp.mean(elsewhere), jnp.mean(kl), jnp.mean(reverse),
         jnp.mean(entropy), jnp.mean(typical), jnp.mean(length), jnp.mean(length_ref),
     )  # fmt: skip
-    objective = values.reward - jnp.where(weight > 0.0, weight * values.divergence, 0.0)
+    value = values.reward - jnp.where(weight > 0.0, weight * values.divergence, 0.0)
     of_objective = jnp.hypot(error(reward - weight * penalised), error(weight * elsewhere))
     of_regret = jnp.hypot(of_objective, jnp.asarray(optimum.stderr, of_objective.dtype))
     stderr = {
@@ -201,7 +194,7 @@ def estimate(
         "length": error(length),
     }
     to_optimum = jnp.where(optimum.is_none, jnp.nan, jnp.mean(gap))
-    report = Report(values, objective, optimum.objective - objective, to_optimum, stderr)
+    report = Report(values, value, optimum.objective - value, to_optimum, stderr)
     if task.gold is None:
         return report
     gold = jnp.asarray(task.gold, reward.dtype)[optimal_policy.final_states(own)]

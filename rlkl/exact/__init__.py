@@ -1,5 +1,6 @@
 """Exact values of policies, and the policies that are optimal."""
 
+from rlkl.exact.objective import Objective
 from rlkl.exact.policy_values import (
     Values,
     between,
@@ -9,7 +10,7 @@ from rlkl.exact.policy_values import (
     gold_reward,
     has_exact_divergence,
     mean,
-    objective,
+    objective_value,
     occupancy,
     outcome_probabilities,
     power_divergence,
@@ -21,6 +22,7 @@ from rlkl.exact.policy_values import (
 )
 
 __all__ = [
+    "Objective",
     "Values",
     "between",
     "entropy",
@@ -29,7 +31,7 @@ __all__ = [
     "gold_reward",
     "has_exact_divergence",
     "mean",
-    "objective",
+    "objective_value",
     "occupancy",
     "outcome_probabilities",
     "power_divergence",

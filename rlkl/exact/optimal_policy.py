@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlkl import divergences
-from rlkl.divergences import Divergence, Params
 from rlkl.exact import policy_values
 from rlkl.exact.bandit_optimum import LIMIT, solve_bandit
-from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.exact.objective import Objective
+from rlkl.policies import Policy, table_of
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
-from rlkl.tasks.automaton import Automaton, Task
+from rlkl.tasks.automaton import Automaton
 
 SAMPLES = 2**14  # of a network reference, where its sequences cannot be listed
 
@@ -62,42 +62,35 @@ def final_states(batch: Batch) -> Array:
     return jnp.asarray(batch.states)[:, -1]
 
 
-def reason(task: Task, div: Divergence | None, reference: AnyPolicy) -> str | None:
-    """Why `solve` knows no optimum for a task (its arrays on the host), divergence and reference; None where it does."""
+def reason(objective: Objective) -> str | None:
+    """Why `solve` knows no optimum of an objective (its arrays on the host); None where it does."""
+    task, div = objective.task, objective.divergence
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {task.automaton.unlisted}"
     if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or is_enumerable(task.automaton):
         return None
-    if not isinstance(reference, Policy):
+    if not isinstance(objective.reference, Policy):
         return "with a typicality reward the optimum beside a network's reference depends on the history"
     if div.name == "kl_pi_ref":
         return None
     return f"with a typicality reward the optimum under {div.formula} depends on the history"
 
 
-def solve(
-    task: Task,
-    div: Divergence | None,
-    params: Params,
-    beta: Float[Array, ""],
-    reference: AnyPolicy,
-    typical: bool = False,
-    key: PRNGKeyArray | None = None,
-) -> Optimum:
-    """The optimum over all policies on legal tokens; without a penalty (div None), the largest reward.
+def solve(objective: Objective, typical: bool = False, key: PRNGKeyArray | None = None) -> Optimum:
+    """The optimum of an objective over all policies on legal tokens; without a penalty, the largest reward.
 
     typical: whether the task has a typicality reward (known on the host). key: for a network's reference whose sequences
     cannot be listed.
     """
-    automaton = task.automaton
-    no = jnp.asarray(False)
+    task, div, params, reference = objective.task, objective.divergence, objective.params, objective.reference
+    beta, automaton, no = jnp.asarray(objective.beta), task.automaton, jnp.asarray(False)
     if task.reward_model is not None:
         unknown = jnp.full((automaton.states,), jnp.nan, beta.dtype)
         return Optimum(None, unknown[0], no, log_weight=unknown)
     earned = policy_values.token_rewards(task, beta.dtype)
     if div is None:
         log_pi, tied = greedy(automaton, earned)
-        return Optimum(log_pi, policy_values.objective(task, None, params, beta, log_pi, log_pi), tied)
+        return Optimum(log_pi, policy_values.objective_value(objective, log_pi), tied)
     table = isinstance(reference, Policy)
     if table and automaton.horizon == 1:
         log_ref = table_of(reference)
@@ -113,12 +106,12 @@ def solve(
         log_ref = scoring.log_probability(reference, listed)
         worth = jnp.sum(policy_values.sequence_rewards(task, listed, log_ref.dtype), axis=1)
         best = solve_bandit(div, params, log_ref, worth, beta)
-        value = policy_values.enumerated_objective(task, div, params, beta, listed, best, log_ref)
+        value = policy_values.enumerated_objective(objective, listed, best, log_ref)
         return Optimum(None, value, no, log_listed=best)
     elif table:
         log_ref = table_of(reference)
         ends = policy_values.outcome_probabilities(automaton, log_ref)
-        log_weight, value, _ = _over_ends(task, div, params, beta, ends)
+        log_weight, value, _ = _over_ends(objective, ends)
         tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
         value = jnp.where(typical, jnp.nan, value)
         return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, no)
@@ -126,19 +119,21 @@ def solve(
         assert key is not None
         batch = sampling.sample(key, automaton, reference, SAMPLES)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
-        log_weight, value, slope = _over_ends(task, div, params, beta, ends.astype(beta.dtype))
+        log_weight, value, slope = _over_ends(objective, ends.astype(beta.dtype))
         spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
         value, log_weight = (jnp.where(typical, jnp.nan, x) for x in (value, log_weight))
         return Optimum(None, value, no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
-    return Optimum(log_pi, policy_values.objective(task, div, params, beta, log_pi, log_ref), no)
+    return Optimum(log_pi, policy_values.objective_value(objective, log_pi), no)
 
 
-def _over_ends(task, div, params, beta, ends: Float[Array, " S"]):
+def _over_ends(objective: Objective, ends: Float[Array, " S"]):
     """The bandit over end states, solved: log pi*/pi_ref of each state, its objective, and that objective's derivative by
     each end state's reference probability (by the envelope theorem t(r - lambda) - beta f(t), t being pi*/pi_ref).
 
     NaN where the best policy would end in a state that the reference never reaches: it has no h-transform.
     """
+    task, div, params, beta = objective.task, objective.divergence, objective.params, jnp.asarray(objective.beta)
+    assert div is not None
     at = task.automaton.outcomes
     log_p, reward = jnp.log(ends[at]), task.reward[at]
     best = solve_bandit(div, params, log_p, reward, beta)

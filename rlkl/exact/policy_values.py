@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences
 from rlkl.divergences import Divergence, Params
-from rlkl.policies import AnyPolicy, Policy
+from rlkl.exact.objective import Objective
+from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Automaton, Task
@@ -141,26 +142,20 @@ def mean(probability: Float[Array, "*rows V"], of: Float[Array, "*rows V"]) -> F
     return jnp.sum(jnp.where(inside, probability * jnp.where(inside, of, 0.0), 0.0), axis=-1)
 
 
-def objective(
-    task: Task,
-    div: Divergence | None,
-    params: Params,
-    beta: Float[Array, ""],
-    log_pi: Float[Array, "T D V"],
-    log_ref: Float[Array, "T D V"],
-) -> Float[Array, ""]:
-    """J(pi) = E_pi[r] - beta D, and E_pi[r] alone without a penalty (div None)."""
+def objective_value(objective: Objective, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
+    """J of a table policy (log_pi), beside a table reference."""
+    task, div = objective.task, objective.divergence
     at = occupancy(task.automaton, log_pi)
     reward = visited(at, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
     if div is None:
         return reward
-    return reward - beta * sequence_divergence(task.automaton, div, params, log_pi, log_ref)
+    divergence = sequence_divergence(task.automaton, div, objective.params, log_pi, table_of(objective.reference))
+    return objective.value(reward, divergence)
 
 
-def values(
-    task: Task, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
-) -> Values:
-    """Every exact value of a table policy (log_pi) against a table reference (log_ref)."""
+def values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
+    """Every exact value of a table policy (log_pi), beside a table reference."""
+    task, div, params, log_ref = objective.task, objective.measured, objective.params, table_of(objective.reference)
     automaton = task.automaton
     at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
     pi = jnp.exp(log_pi)
@@ -212,24 +207,18 @@ def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
 
 
 def enumerated_objective(
-    task: Task,
-    div: Divergence | None,
-    params: Params,
-    beta: Float[Array, ""],
-    listed: Batch,
-    log_pi: Float[Array, " N"],
-    log_ref: Float[Array, " N"],
+    objective: Objective, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
 ) -> Float[Array, ""]:
-    """J(pi) of any policy, as a bandit over all sequences."""
-    earned = jnp.sum(sequence_rewards(task, listed, log_pi.dtype), axis=1)
-    reward = mean(jnp.exp(log_pi), earned)
-    return reward if div is None else reward - beta * divergences.exact(div, params, log_pi, log_ref)
+    """J of any policy, as a bandit over all sequences, whose log-probabilities under it and the reference are given."""
+    reward = mean(jnp.exp(log_pi), jnp.sum(sequence_rewards(objective.task, listed, log_pi.dtype), axis=1))
+    if objective.divergence is None:
+        return reward
+    return objective.value(reward, divergences.exact(objective.divergence, objective.params, log_pi, log_ref))
 
 
-def enumerated_values(
-    task: Task, div: Divergence, params: Params, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
-) -> Values:
-    """Every exact value of any policy, as a bandit over all sequences."""
+def enumerated_values(objective: Objective, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]) -> Values:
+    """Every exact value of any policy, as a bandit over all sequences, as for `enumerated_objective`."""
+    task, div, params = objective.task, objective.measured, objective.params
     pi = jnp.exp(log_pi)
     length = jnp.sum(jnp.asarray(listed.mask, log_pi.dtype), axis=1)
     of = lambda name: divergences.exact(divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731

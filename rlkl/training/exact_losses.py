@@ -1,74 +1,92 @@
-"""What a step descends under the algorithms that sample nothing (`algorithms.EXACT`): pure functions of a run and a policy."""
+"""Losses of the algorithms that sample nothing (`algorithms.EXACT`): pure functions of an objective and a policy."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import divergences, exact, policies, settings
+from rlkl import divergences, exact, policies
 from rlkl.divergences import Params
 from rlkl.evaluation import metrics
-from rlkl.penalties import options
-from rlkl.policies import AnyPolicy
+from rlkl.exact import Objective
+from rlkl.policies import AnyPolicy, cast
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
-from rlkl.tasks.automaton import Automaton
-from rlkl.training.spec import Run
+from rlkl.settings import AlgorithmSettings
+from rlkl.tasks.automaton import Automaton, Comparisons
 
 
-def loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """The loss of the run's algorithm."""
-    return {"exact": exact_loss, "natural": natural_loss, "dpo": preference_loss}[run.settings.algorithm.name](run, policy)
+def loss(algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
+    """The loss of this algorithm."""
+    if algorithm.name == "dpo":
+        comparisons = objective.task.comparisons
+        assert comparisons is not None
+        u = comparison_log_ratios(comparisons, objective, policy)
+        return preference_loss(u, comparisons, objective.beta)
+    of = natural_loss if algorithm.name == "natural" else exact_loss
+    return of(objective, policy, algorithm.entropy_coef)
 
 
-def exact_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """-J(pi): by dynamic program where policy and reference are tables, else over all sequences."""
-    chosen, task = run.settings.penalty, run.task
-    div, beta = options.divergence(chosen), chosen.beta
-    if metrics.evaluation_method(task, policy, run.reference, div) == "table":
+def exact_loss(
+    objective: Objective, policy: AnyPolicy, entropy_coef: Float[Array, ""] | float | None = None
+) -> Float[Array, ""]:
+    """-J(pi), by dynamic program where policy and reference are tables, else over all sequences; less an entropy bonus."""
+    automaton = objective.task.automaton
+    if metrics.evaluation_method(objective, policy) == "table":
         table = policies.table_of(policy)
-        params = options.parameters(chosen, table.dtype)
-        worth = exact.objective(task, div, params, beta, table, policies.table_of(run.reference))
+        value = exact.objective_value(_in_dtype(objective, table.dtype), table)
     else:
-        listed = enumerate_all(task.automaton)
-        log_pi, log_ref = scoring.log_probability(policy, listed), scoring.log_probability(run.reference, listed)
-        params = options.parameters(chosen, log_pi.dtype)
-        worth = exact.enumerated_objective(task, div, params, beta, listed, log_pi, log_ref)
-    coefficient = run.settings.algorithm.entropy_coef
-    return -worth if coefficient is None else -worth - coefficient * exact.entropy(task.automaton, policy)
+        listed = enumerate_all(automaton)
+        log_pi, log_ref = (scoring.log_probability(each, listed) for each in (policy, objective.reference))
+        value = exact.enumerated_objective(_in_dtype(objective, log_pi.dtype), listed, log_pi, log_ref)
+    return -value if entropy_coef is None else -value - entropy_coef * exact.entropy(automaton, policy)
 
 
-def natural_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """-J(pi), with the natural gradient in place of the plain one."""
+def _in_dtype(objective: Objective, dtype) -> Objective:
+    """The objective with the divergence's parameters in the dtype of training."""
+    return dataclasses.replace(objective, params=cast(objective.params, dtype))
+
+
+def natural_loss(
+    objective: Objective, policy: AnyPolicy, entropy_coef: Float[Array, ""] | float | None = None
+) -> Float[Array, ""]:
+    """-J(pi) of a tabular policy, with the natural gradient in place of the plain one."""
     assert isinstance(policy, policies.tabular.Tabular)
-    worth = lambda logits: exact_loss(run, policies.tabular.Tabular(logits, policy.support))  # noqa: E731
-    value, gradient = jax.value_and_grad(worth)(jax.lax.stop_gradient(policy.logits))
-    steepest = natural_gradient(run.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
+
+    def of_logits(logits):
+        return exact_loss(objective, policies.tabular.Tabular(logits, policy.support), entropy_coef)
+
+    value, gradient = jax.value_and_grad(of_logits)(jax.lax.stop_gradient(policy.logits))
+    steepest = natural_gradient(objective.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
     along = jnp.sum(steepest * policy.logits)
     return value + along - jax.lax.stop_gradient(along)
 
 
-def preference_loss(run: Run, policy: AnyPolicy) -> Float[Array, ""]:
-    """Direct preference optimisation: the mean log-loss of the preferences where beta log pi/pi_ref is the reward (Rafailov et
-    al. 2023, arXiv 2305.18290). Each answer counts once a step.
+def comparison_log_ratios(comparisons: Comparisons, objective: Objective, policy: AnyPolicy) -> Float[Array, " M"]:
+    """log pi/pi_ref of each sequence that was compared."""
+    mask = comparisons.states[:, :-1] < objective.task.automaton.decisions
+    weight = jnp.zeros(comparisons.tokens.shape[0], comparisons.weight.dtype)
+    batch = Batch(comparisons.tokens, comparisons.states, mask, weight, 0)
+    return scoring.log_probability(policy, batch) - scoring.log_probability(objective.reference, batch)
 
-    The reward counts `comparisons.scale` times in the log-odds, as the fitted one does: so with infinitely many answers the
-    optimum is that of E[r] - beta KL(pi‖pi_ref).
+
+def preference_loss(u: Float[Array, " M"], comparisons: Comparisons, beta: Float[Array, ""] | float) -> Float[Array, ""]:
+    """The loss of direct preference optimisation, given u = log pi/pi_ref of each compared sequence.
+
+    The mean log-loss of the preferences where beta u is the reward (Rafailov et al. 2023, "Direct preference optimization: your
+    language model is secretly a reward model", arXiv 2305.18290). Each answer counts once a step. The reward counts
+    `comparisons.scale` times in the log-odds, as the fitted one does: so with infinitely many answers the optimum is that of
+    E[r] - beta KL(pi‖pi_ref).
     """
-    asked = run.task.comparisons
-    assert asked is not None
-    mask, weight = asked.states[:, :-1] < run.task.automaton.decisions, jnp.zeros(asked.tokens.shape[0], asked.weight.dtype)
-    batch = Batch(asked.tokens, asked.states, mask, weight, 0)
-    u = scoring.log_probability(policy, batch) - scoring.log_probability(run.reference, batch)
-    odds = asked.scale * run.settings.penalty.beta * (u[asked.first] - u[asked.second])
-    return jnp.sum(asked.weight * (jax.nn.softplus(odds) - asked.preferred * odds))
+    odds = comparisons.scale * beta * (u[comparisons.first] - u[comparisons.second])
+    return jnp.sum(comparisons.weight * (jax.nn.softplus(odds) - comparisons.preferred * odds))
 
 
-def steering(run: Run, policy: AnyPolicy) -> Float[Array, ""] | float:
-    """KL(pi‖pi_ref) for a controller that goes by exact gradients; NaN where none needs it."""
-    if run.settings.penalty.controller not in settings.STEERED:
-        return jnp.nan
+def steering_kl(objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
+    """KL(pi‖pi_ref), by which a controller moves beta beside exact gradients."""
     div = divergences.REGISTRY["kl_pi_ref"]
-    return exact.between(run.task.automaton, div, Params(), jax.lax.stop_gradient(policy), run.reference)
+    return exact.between(objective.task.automaton, div, Params(), jax.lax.stop_gradient(policy), objective.reference)
 
 
 def natural_gradient(

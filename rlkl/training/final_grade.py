@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, policies
+from rlkl import exact, policies
 from rlkl.evaluation import metrics
 from rlkl.evaluation.final import (
     Detail,
@@ -20,11 +20,11 @@ from rlkl.evaluation.final import (
 )
 from rlkl.evaluation.metrics import LAST_SAMPLES
 from rlkl.exact.optimal_policy import Optimum
-from rlkl.penalties import options
-from rlkl.policies import Fixed, Policy, table_of
+from rlkl.policies import Fixed, Policy
 from rlkl.policies.base import cast
+from rlkl.training import spec
 from rlkl.training.loop import Row, State, coefficient, optimum_at, row
-from rlkl.training.spec import Run, support
+from rlkl.training.spec import Run
 
 CLOSING, DECODING = 2**31 - 2, 2**31 - 4  # purposes of keys; steps count from 0
 GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks 16-fold a time
@@ -59,14 +59,14 @@ class FinalGrade(NamedTuple):
 
 def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     """Grade a run's last state in full."""
-    task, chosen, reference = run.task, run.settings.penalty, run.reference
-    if chosen.controller != "fixed":
+    task, reference, objective = run.task, run.reference, spec.objective(run, coefficient(run, state))
+    if run.settings.penalty.controller != "fixed":
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
     keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
-    sampled, last = metrics.evaluation_method(task, policy, reference, options.divergence(chosen)) == "sampled", None
+    sampled, last = metrics.evaluation_method(objective, policy) == "sampled", None
     if sampled:
-        drawn = metrics.sample(task, policy, reference, keys[0], LAST_SAMPLES)
+        drawn = metrics.sample(task.automaton, policy, reference, keys[0], LAST_SAMPLES)
         last = sampled_row(run, optimum, state, drawn, keys[3])
         own = weighted_rows_along(task, drawn.own, drawn.here)
     else:
@@ -77,9 +77,7 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
         best = weighted_rows(task, Fixed(optimum.log_pi, task.automaton.horizon), reference, keys[2])
         details["optimum"], best_ends = detail(best), best.ends
         if isinstance(reference, Policy):
-            div = options.divergence(chosen) or divergences.REGISTRY["kl_pi_ref"]
-            params = options.parameters(chosen, jnp.float64)
-            values = exact.values(task, div, params, optimum.log_pi, reference.table())
+            values = exact.values(objective, optimum.log_pi)
     else:
         best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
     at = task.automaton.outcomes
@@ -89,17 +87,15 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
         details["decoded"], ends = detail(cut), cut.ends[at]
     earned = task.reward[at] if task.reward_model is None else jnp.full((len(at),), jnp.nan)
     outcomes = Outcomes(earned, base.ends[at], own.ends[at], best_ends[at], gold, ends)
-    apart = distances(task, policy, reference, optimum, keys[3], drawn)
+    apart = distances(objective, policy, optimum, keys[3], drawn)
     return FinalGrade(optimum, last, values, outcomes, details, apart, decoded)
 
 
 def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, WeightedRows]:
     """A run's last policy graded under its decoding rules: whether it has collapsed, or is only decoded sharply."""
-    task, chosen = run.task, run.settings.penalty
-    policy = cast(state.policy, jnp.float64)
+    task, policy = run.task, cast(state.policy, jnp.float64)
     cut, keys = policies.decoded(policy, run.settings.decoding), jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
-    div, params, beta = options.divergence(chosen), options.parameters(chosen, jnp.float64), coefficient(run, state)
-    report = metrics.evaluate(task, cut, run.reference, div, params, beta, optimum, keys[0], LAST_SAMPLES)
+    report = metrics.evaluate(spec.objective(run, coefficient(run, state)), cut, optimum, keys[0], LAST_SAMPLES)
     away, error = metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES)
     graded = Decoded(report, away, jnp.zeros(()) if error is None else error)
     return graded, weighted_rows(task, cut, run.reference, keys[2])
@@ -107,17 +103,13 @@ def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, We
 
 def sampled_row(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
     """The row of a state, from sequences that were drawn already; `key` as in `loop.row`."""
-    chosen, beta = run.settings.penalty, coefficient(run, state)
-    params = options.parameters(chosen, jnp.float64)
-    report = metrics.estimate(run.task, drawn, options.divergence(chosen), params, beta, optimum)
-    return row(run, state, report, key)
+    return row(run, state, metrics.estimate(spec.objective(run, coefficient(run, state)), drawn, optimum), key)
 
 
 def best_in_family(run: Run) -> Float[Array, ""]:
     """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
-    family, chosen = policies.REGISTRY[run.settings.policy.name], run.settings.penalty
-    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
-    log_ref, allowed = table_of(run.reference), support(run)
+    family, objective = policies.REGISTRY[run.settings.policy.name], spec.objective(run, run.settings.penalty.beta)
+    allowed = spec.support(run)
     assert family.box is not None
     assert family.at is not None
     member = family.at
@@ -126,7 +118,7 @@ def best_in_family(run: Run) -> Float[Array, ""]:
     unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
 
     def worth(vector):
-        return exact.objective(run.task, div, params, chosen.beta, member(run.task, allowed, vector).table(), log_ref)
+        return exact.objective_value(objective, member(run.task, allowed, vector).table())
 
     def zoom(_, box):
         low, high = box

@@ -11,13 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import algorithms, settings
 from rlkl.evaluation import metrics
-from rlkl.exact import optimal_policy
-from rlkl.penalties import controllers, options
+from rlkl.exact import Objective, optimal_policy
+from rlkl.penalties import controllers
 from rlkl.policies import AnyPolicy, tempered
 from rlkl.policies.base import cast
 from rlkl.rollouts import scoring, threefry
 from rlkl.settings import SCHEDULES
-from rlkl.training import reward_shaping
+from rlkl.training import reward_shaping, spec
 from rlkl.training.sampled_losses import BatchStats, empty_stats, experience, gather, loss, off_batch_penalty, surrogate
 from rlkl.training.spec import Run, first_policy
 
@@ -97,15 +97,13 @@ def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
 
 def optimum_at(run: Run, beta: Float[Array, ""]) -> optimal_policy.Optimum:
     """The optimum that grades a run at this coefficient."""
-    chosen = run.settings.penalty
-    params, div = options.parameters(chosen, jnp.float64), options.divergence(chosen)
-    key = jax.random.key(ORACLE)
-    best = optimal_policy.solve(run.task, div, params, beta, run.reference, run.typical, key)
+    objective, key = spec.objective(run, beta), jax.random.key(ORACLE)
+    best = optimal_policy.solve(objective, run.typical, key)
     if run.task.gold is None:
         return best
     flat = jnp.zeros_like(jnp.asarray(run.task.typicality))
     golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=flat, reward_model=None)
-    gold = optimal_policy.solve(golden, div, params, beta, run.reference, False, key)
+    gold = optimal_policy.solve(dataclasses.replace(objective, task=golden), False, key)
     return best._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
 
 
@@ -118,12 +116,11 @@ def coefficient(run: Run, state: State) -> Float[Array, ""]:
 def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
     """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step. Where a controller
     moves the coefficient, the optimum is found anew too."""
-    chosen, beta = run.settings.penalty, coefficient(run, state)
-    params, div = options.parameters(chosen, jnp.float64), options.divergence(chosen)
-    optimum = optimum if chosen.controller == "fixed" else optimum_at(run, beta)
+    beta = coefficient(run, state)
+    optimum = optimum if run.settings.penalty.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
-    return row(run, state, metrics.evaluate(run.task, policy, run.reference, div, params, beta, optimum, key), key)
+    return row(run, state, metrics.evaluate(spec.objective(run, beta), policy, optimum, key), key)
 
 
 def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Row:
@@ -165,22 +162,26 @@ def epochs(run: Run) -> int:
 
 def step(run: Run, state: State) -> State:
     """One batch (or one exact gradient) and its updates; if anything in them is not finite, no update and no count."""
-    before, run = run, _held_at(run, state)
-    chosen, automaton = run.settings, run.task.automaton
+    chosen, objective = run.settings, training_objective(run, state)
     slot = state.step % max(1, chosen.rollout.staleness)
     sampler = None if state.older is None else jax.tree.map(lambda x: x[slot], state.older)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     baseline, key = _unbiased(state, chosen), threefry.fold_in(state.key, state.step)
     if epochs(run) == 1:
-        after = _update(run, trainable, state.optimizer, lambda p: loss(run, eqx.combine(p, rest), baseline, key, sampler))
+
+        def of(parameters):
+            return loss(chosen, objective, eqx.combine(parameters, rest), baseline, key, sampler)
+
+        after = _update(run, trainable, state.optimizer, of)
     else:
-        batch, drawn, reported = gather(run, sampler, state.policy, key)
-        learned = experience(run, drawn, batch, baseline, reported)
+        batch, before, reported = gather(chosen, objective, sampler, state.policy, key)
+        learned = experience(chosen, objective, before, batch, baseline, reported)
 
         def again(parameters):
             policy = eqx.combine(parameters, rest)
-            positions = scoring.positions(automaton, policy, run.reference, batch)
-            return surrogate(run, positions, batch, learned) + off_batch_penalty(run, policy, key), learned.seen
+            positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
+            value = surrogate(chosen, objective.beta, positions, batch, learned)
+            return value + off_batch_penalty(chosen, objective, policy, key), learned.seen
 
         def epoch(_, moved):
             after = _update(run, moved.trainable, moved.optimizer, again)
@@ -193,7 +194,7 @@ def step(run: Run, state: State) -> State:
     steered_by, seen_part = controllers.average(state.steered_by, after.seen.steered_by, state.step)
     policy = eqx.combine(after.trainable, rest)
     if chosen.penalty.controller in SCHEDULES:
-        beta = controllers.scheduled(before.settings.penalty, state.step + 1, chosen.steps)
+        beta = controllers.scheduled(chosen.penalty, state.step + 1, chosen.steps)
     else:
         beta = controllers.after(chosen.penalty, state.beta, steered_by / seen_part, chosen.batch_size)
     reached = State(
@@ -231,15 +232,13 @@ def _synchronised(chosen: settings.ReferenceSettings, state: State, policy: AnyP
     return jax.tree.map(moved, state.anchor, policy)
 
 
-def _held_at(run: Run, state: State) -> Run:
-    """What a step learns from: the run with the state's coefficient, its anchor as the reference where that moves, the
-    reference's temperature, and its reward as it is shaped."""
+def training_objective(run: Run, state: State) -> Objective:
+    """The objective as one training step sees it: the state's beta, the reference that penalises, and the shaped reward."""
     chosen, reference = run.settings, run.reference if state.anchor is None else state.anchor
     if chosen.reference.temperature is not None:
         reference = tempered(reference, chosen.reference.temperature)
-    made = reward_shaping.shaped(chosen.reward_shaping, run.task, reference, options.divergence(chosen.penalty), state.beta)
-    held = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=made.beta))
-    return dataclasses.replace(run, settings=held, task=made.task, reference=made.reference)
+    objective = dataclasses.replace(spec.objective(run, state.beta), reference=reference)
+    return reward_shaping.shaped(chosen.reward_shaping, objective)
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:

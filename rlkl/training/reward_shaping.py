@@ -1,7 +1,6 @@
 """Rewards that are learned from in place of the task's own, which still grades: remedies against lost diversity."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rlkl import policies, settings
-from rlkl.divergences import Divergence
 from rlkl.errors import SettingsError
-from rlkl.exact import optimal_policy
+from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
-
-
-class Shaped(NamedTuple):
-    """What a step learns from: the task, the reference that penalises, and the penalty's coefficient."""
-
-    task: Task
-    reference: AnyPolicy
-    beta: Float[Array, ""]
 
 
 def resolve_shaping(chosen: settings.Settings, card: Card) -> settings.RewardShapingSettings:
@@ -60,19 +50,19 @@ def by_batch(chosen: settings.RewardShapingSettings, task: Task) -> bool:
     return chosen.name == "mara" and task.automaton.horizon > 1 and not is_enumerable(task.automaton)
 
 
-def shaped(
-    chosen: settings.RewardShapingSettings, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]
-) -> Shaped:
-    """The task under the chosen shaping at this coefficient; what goes with what was checked by `resolve`."""
+def shaped(chosen: settings.RewardShapingSettings, objective: Objective) -> Objective:
+    """The objective with its reward shaped; `resolve_shaping` checked that the settings go together."""
+    task = objective.task
     if chosen.name == "typicality":
         own = jnp.asarray(task.typicality)
-        task = dataclasses.replace(task, typicality=own - jnp.asarray(chosen.weight, own.dtype))
-    elif chosen.name == "mara" and not by_batch(chosen, task):
-        return _mara(chosen, task, reference, div, beta)
-    return Shaped(task, reference, beta)
+        reward = dataclasses.replace(task, typicality=own - jnp.asarray(chosen.weight, own.dtype))
+        return dataclasses.replace(objective, task=reward)
+    if chosen.name == "mara" and not by_batch(chosen, task):
+        return _mara(chosen, objective)
+    return objective
 
 
-def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta: Float[Array, ""]) -> Shaped:
+def _mara(chosen: settings.RewardShapingSettings, objective: Objective) -> Objective:
     """Mode-anchored reward augmentation (GX-Chen et al. 2025, "KL-regularized reinforcement learning is designed to mode
     collapse", arXiv 2510.20817) on an automaton where each sequence has its own end state.
 
@@ -81,17 +71,18 @@ def _mara(chosen, task: Task, reference: AnyPolicy, div: Divergence | None, beta
     the reference pi_ref(z), which then sums to more than 1: KL(p‖pi) of p = Z q is Z KL(q‖pi) plus a constant, and KL(pi‖p)
     KL(pi‖q) plus one.
     """
+    task, reference, beta, div = objective.task, objective.reference, objective.beta, objective.divergence
     log_p = end_log_probability(task, reference)
     level, gap = _anchored(chosen, _whole_reward(task), log_p)
     still = dataclasses.replace(task, typicality=jnp.zeros_like(jnp.asarray(task.typicality)))
     if chosen.variant == 1:
-        return Shaped(dataclasses.replace(still, reward=level + beta * gap), reference, beta)
+        return dataclasses.replace(objective, task=dataclasses.replace(still, reward=level + beta * gap))
     automaton = task.automaton
     tilt = jnp.where(automaton.ends, gap[np.maximum(automaton.next_state, 0)][None], 0.0)
     flattened = Fixed(optimal_policy.pull_back(automaton, table_of(reference) + tilt), automaton.horizon)
     total = jnp.exp(jax.nn.logsumexp(log_p + gap))
     weight = beta * total if div is not None and div.name == "kl_ref_pi" else beta
-    return Shaped(dataclasses.replace(still, reward=level), flattened, weight)
+    return dataclasses.replace(objective, task=dataclasses.replace(still, reward=level), reference=flattened, beta=weight)
 
 
 def _anchored(
@@ -107,6 +98,7 @@ def _anchored(
 
 def on_batch(
     chosen: settings.Settings,
+    beta: Float[Array, ""] | float,
     earned: Float[Array, "N T"],
     log_pi: Float[Array, " N"],
     log_ref: Float[Array, " N"],
@@ -121,7 +113,7 @@ def on_batch(
     level, gap = _anchored(chosen.reward_shaping, jnp.sum(earned, axis=1), log_ref)
     if chosen.reward_shaping.variant == 2 and chosen.penalty.divergence == "kl_ref_pi":
         gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
-    return at_last(batch, level + chosen.penalty.beta * gap)
+    return at_last(batch, level + beta * gap)
 
 
 def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:

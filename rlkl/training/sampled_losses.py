@@ -1,4 +1,4 @@
-"""What a step descends: pure functions of a run, a policy and a batch, whichever way the batch was made."""
+"""Losses of a training step: pure functions of settings, an objective and a batch, whichever way the batch was made."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import algorithms, divergences, exact, policies, settings
+from rlkl import algorithms, divergences, exact, policies
 from rlkl.divergences import Params
-from rlkl.penalties import estimators, importance, options, terms
-from rlkl.policies import AnyPolicy
+from rlkl.exact import Objective
+from rlkl.penalties import estimators, importance, terms
+from rlkl.policies import AnyPolicy, cast
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions, float_of
+from rlkl.settings import STEERED, PenaltySettings, Settings
 from rlkl.training import exact_losses, reward_shaping
-from rlkl.training.spec import Run
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that every batch is logged with
 REFERENCE = 2**31 - 3  # purpose of a key; steps count from 0
@@ -62,101 +63,118 @@ class Experience(NamedTuple):
     seen: BatchStats
 
 
-def gather(run: Run, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray) -> Gathered:
+def gather(
+    settings: Settings, objective: Objective, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray
+) -> Gathered:
     """A batch for the policy to learn from, drawn from it, or from a `sampler` of its own (`rollout.staleness`), its
     log-probabilities rounded where `rollout.log_prob_dtype` says so."""
-    chosen, automaton = run.settings, run.task.automaton
-    if chosen.rollout.log_prob_dtype is not None:
-        sampler = policies.rounded(policy if sampler is None else sampler, chosen.rollout.log_prob_dtype)
+    automaton, reference = objective.task.automaton, objective.reference
+    if settings.rollout.log_prob_dtype is not None:
+        sampler = policies.rounded(policy if sampler is None else sampler, settings.rollout.log_prob_dtype)
     if sampler is None:
-        return Gathered(*sampling.sample_with_positions(key, automaton, policy, run.reference, chosen.batch_size), None)
-    batch = sampling.sample(key, automaton, sampler, chosen.batch_size)
+        return Gathered(*sampling.sample_with_positions(key, automaton, policy, reference, settings.batch_size), None)
+    batch = sampling.sample(key, automaton, sampler, settings.batch_size)
     reported = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
-    return Gathered(batch, scoring.positions(automaton, policy, run.reference, batch), reported)
+    return Gathered(batch, scoring.positions(automaton, policy, reference, batch), reported)
 
 
 def experience(
-    run: Run, positions: Positions, batch: Batch, baseline: Float[Array, ""], reported: Float[Array, "N T"] | None = None
+    settings: Settings,
+    objective: Objective,
+    positions: Positions,
+    batch: Batch,
+    baseline: Float[Array, ""],
+    reported: Float[Array, "N T"] | None = None,
 ) -> Experience:
     """The advantages of a batch, its importance weights where the sampler `reported` log-probabilities of its own, and what is
     logged."""
-    chosen, task = run.settings, run.task
+    penalty, beta = settings.penalty, objective.beta
     positions = jax.lax.stop_gradient(positions)
     log_pi = positions.at(positions.log_pi, batch)
-    made, beta = terms.make_terms(chosen.penalty, log_pi.dtype), chosen.penalty.beta
-    taken, later = made.in_reward(positions, batch), made.later(positions, batch)
-    earned = exact.sequence_rewards(task, batch, log_pi.dtype)
-    if reward_shaping.by_batch(chosen.reward_shaping, task):
+    penalty_terms = terms.make_terms(penalty, log_pi.dtype)
+    cost, later = penalty_terms.in_reward(positions, batch), penalty_terms.later(positions, batch)
+    rewards = exact.sequence_rewards(objective.task, batch, log_pi.dtype)
+    if reward_shaping.by_batch(settings.reward_shaping, objective.task):
         log_ref = jnp.sum(positions.at(positions.log_ref, batch), axis=1)
-        earned = reward_shaping.on_batch(chosen, earned, jnp.sum(log_pi, axis=1), log_ref, batch)
-    if chosen.penalty.credit == "reward_to_go":
-        taken = algorithms.returns_to_go(taken)
-    taken = taken + algorithms.returns_to_go(later) - later
-    returns = algorithms.returns_to_go(earned) - beta * taken
-    algorithm = algorithms.REGISTRY[chosen.algorithm.name]
+        rewards = reward_shaping.on_batch(settings, beta, rewards, jnp.sum(log_pi, axis=1), log_ref, batch)
+    if penalty.credit == "reward_to_go":
+        cost = algorithms.returns_to_go(cost)
+    cost = cost + algorithms.returns_to_go(later) - later
+    returns = algorithms.returns_to_go(rewards) - beta * cost
+    algorithm = algorithms.REGISTRY[settings.algorithm.name]
     advantages = algorithm.advantage(returns, batch, baseline)
-    none = jnp.full((), jnp.nan, log_pi.dtype)
-    worth = none
+    effective = jnp.full((), jnp.nan, log_pi.dtype)
     if algorithm.factor is not None:
-        worth = beta / algorithm.factor(returns, batch) if chosen.penalty.placement == "loss" else jnp.asarray(beta, none.dtype)
-    clamped, truncated = terms.saturation(chosen.penalty, positions, batch)
+        scaled = penalty.placement == "loss"
+        effective = beta / algorithm.factor(returns, batch) if scaled else jnp.asarray(beta, effective.dtype)
+    clamped, truncated = terms.saturation(penalty, positions, batch)
     weight = None
     if reported is not None:
-        weight, cut = importance.weights(chosen.penalty, log_pi, reported, batch)
+        weight, cut = importance.weights(penalty, log_pi, reported, batch)
         truncated = truncated if cut is None else cut
     u = terms.log_ratio(positions, batch)
     kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
-    seen = BatchStats(jnp.sum(batch.weight * returns[:, 0]), kl, _steering(run, positions, batch), worth, clamped, truncated)
-    return Experience(log_pi, advantages, weight, seen)
+    reward, steered_by = jnp.sum(batch.weight * returns[:, 0]), _steering(penalty, positions, batch)
+    return Experience(log_pi, advantages, weight, BatchStats(reward, kl, steered_by, effective, clamped, truncated))
 
 
-def surrogate(run: Run, positions: Positions, batch: Batch, learned: Experience) -> Float[Array, ""]:
-    """What a sampled step descends: the algorithm's loss of each token and the penalty's, aggregated alike."""
-    chosen = run.settings
-    log_pi = positions.at(positions.log_pi, batch)
-    if algorithms.REGISTRY[chosen.algorithm.name].clipped:
-        per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, chosen.algorithm.clip)
+def surrogate(
+    settings: Settings, beta: Float[Array, ""] | float, positions: Positions, batch: Batch, learned: Experience
+) -> Float[Array, ""]:
+    """Loss of a sampled step: the algorithm's loss of each token and the penalty's, aggregated alike."""
+    algorithm, log_pi = settings.algorithm, positions.at(positions.log_pi, batch)
+    if algorithms.REGISTRY[algorithm.name].clipped:
+        per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, algorithm.clip)
     else:
         per_token = algorithms.score_loss(log_pi, learned.advantages)
-    per_token = per_token + chosen.penalty.beta * terms.make_terms(chosen.penalty, log_pi.dtype).in_loss(positions, batch)
-    if chosen.algorithm.entropy_coef is not None:
+    per_token = per_token + beta * terms.make_terms(settings.penalty, log_pi.dtype).in_loss(positions, batch)
+    if algorithm.entropy_coef is not None:
         entropy = exact.mean(jnp.exp(positions.log_pi), -positions.log_pi)
-        per_token = per_token - chosen.algorithm.entropy_coef * jnp.where(batch.mask, entropy[positions.row], 0.0)
+        per_token = per_token - algorithm.entropy_coef * jnp.where(batch.mask, entropy[positions.row], 0.0)
     if learned.weight is not None:
         per_token = learned.weight * per_token
-    return algorithms.aggregate(chosen.algorithm.loss_aggregation, per_token, batch)
+    return algorithms.aggregate(algorithm.loss_aggregation, per_token, batch)
 
 
 def loss(
-    run: Run, policy: AnyPolicy, baseline: Float[Array, ""], key: PRNGKeyArray, sampler: AnyPolicy | None = None
+    settings: Settings,
+    objective: Objective,
+    policy: AnyPolicy,
+    baseline: Float[Array, ""],
+    key: PRNGKeyArray,
+    sampler: AnyPolicy | None = None,
 ) -> tuple[Array, BatchStats]:
-    """What a step of one epoch descends, and what is logged of its batch; the run's leaves are in the training dtype."""
-    if algorithms.gradient_kind(run.settings.algorithm.name) == "exact":
-        value = exact_losses.loss(run, policy)
-        return value, empty_stats(-value, jnp.asarray(exact_losses.steering(run, policy), value.dtype))
-    batch, positions, reported = gather(run, sampler, policy, key)
-    learned = experience(run, positions, batch, baseline, reported)
-    return surrogate(run, positions, batch, learned) + off_batch_penalty(run, policy, key), learned.seen
+    """Loss of a step of one epoch, and what is logged of its batch; the objective's leaves are in the training dtype."""
+    if algorithms.gradient_kind(settings.algorithm.name) == "exact":
+        value = exact_losses.loss(settings.algorithm, objective, policy)
+        steered = settings.penalty.controller in STEERED
+        steered_by = exact_losses.steering_kl(objective, policy) if steered else jnp.nan
+        return value, empty_stats(-value, jnp.asarray(steered_by, value.dtype))
+    batch, positions, reported = gather(settings, objective, sampler, policy, key)
+    learned = experience(settings, objective, positions, batch, baseline, reported)
+    value = surrogate(settings, objective.beta, positions, batch, learned)
+    return value + off_batch_penalty(settings, objective, policy, key), learned.seen
 
 
-def _steering(run: Run, positions: Positions, batch: Batch) -> Float[Array, ""]:
+def _steering(penalty: PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, ""]:
     """The batch's KL(pi‖pi_ref) with the expectation over each next token taken (Amini et al. 2025, "Better estimation of the
     Kullback-Leibler divergence between language models", arXiv 2504.10637), where a controller goes by it; else NaN."""
-    if run.settings.penalty.controller not in settings.STEERED:
+    if penalty.controller not in STEERED:
         return jnp.full((), jnp.nan, positions.log_pi.dtype)
     rows = estimators.full(divergences.REGISTRY["kl_pi_ref"], Params(), positions.log_pi, positions.log_ref)
     return jnp.sum(batch.weight * jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1))
 
 
-def off_batch_penalty(run: Run, policy: AnyPolicy, key: PRNGKeyArray) -> Float[Array, ""] | float:
-    """The penalty that is not read along the batch: the exact one, or the one along sequences of the reference; else 0."""
-    chosen, automaton = run.settings, run.task.automaton
-    div = options.divergence(chosen.penalty)
-    if div is None or chosen.penalty.sampler == "policy":
+def off_batch_penalty(
+    settings: Settings, objective: Objective, policy: AnyPolicy, key: PRNGKeyArray
+) -> Float[Array, ""] | float:
+    """Penalty that does not come from the policy's batch: exact, or estimated on samples of the reference; else 0."""
+    automaton, div, reference = objective.task.automaton, objective.divergence, objective.reference
+    if div is None or settings.penalty.sampler == "policy":
         return 0.0
-    if chosen.penalty.sampler == "exact":
-        params = options.parameters(chosen.penalty, float_of(policy))
-        return chosen.penalty.beta * exact.between(automaton, div, params, policy, run.reference)
-    batch = sampling.sample(jax.random.fold_in(key, REFERENCE), automaton, run.reference, chosen.batch_size)
-    at = scoring.positions(automaton, policy, run.reference, batch)
-    return chosen.penalty.beta * terms.from_reference(chosen.penalty, at, batch)
+    if settings.penalty.sampler == "exact":
+        params = cast(objective.params, float_of(policy))
+        return objective.beta * exact.between(automaton, div, params, policy, reference)
+    batch = sampling.sample(jax.random.fold_in(key, REFERENCE), automaton, reference, settings.batch_size)
+    at = scoring.positions(automaton, policy, reference, batch)
+    return objective.beta * terms.from_reference(settings.penalty, at, batch)

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import algorithms, policies, settings
+from rlkl.exact import Objective
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
 from rlkl.policies.base import cast
@@ -42,6 +43,13 @@ def make_run(chosen: settings.Settings, task: Task, reference: AnyPolicy | None 
     )
     own = policies.Fixed(task.log_reference, task.automaton.horizon)
     return Run(chosen, task, own if reference is None else reference, code, bool(np.any(np.asarray(task.typicality) != 0.0)))
+
+
+def objective(run: Run, beta: Float[Array, ""] | float | None = None) -> Objective:
+    """The objective that a run names, at this coefficient, else at its own; the divergence's parameters are in float64."""
+    penalty = run.settings.penalty
+    div, params = options.divergence(penalty), options.parameters(penalty, jnp.float64)
+    return Objective(run.task, run.reference, div, params, penalty.beta if beta is None else beta)
 
 
 def support(run: Run) -> Array:

@@ -17,8 +17,18 @@ from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
-from rlkl.training import sampled_losses, spec
-from tests.helpers import PARAMS, random_rows, random_task, run_of, sequence_log_probability, sequences, short_task, shortened
+from rlkl.training import spec
+from tests.helpers import (
+    PARAMS,
+    random_rows,
+    random_task,
+    run_of,
+    sampled_loss,
+    sequence_log_probability,
+    sequences,
+    short_task,
+    shortened,
+)
 
 VALUE = {"k1": lambda u: u, "k2": lambda u: u**2 / 2, "k3": lambda u: np.exp(-u) - 1 + u, "abs": np.abs}
 SLOPE = {"k1": np.ones_like, "k2": lambda u: u, "k3": lambda u: 1 - np.exp(-u), "abs": np.sign}
@@ -126,7 +136,7 @@ def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
         own, policy = dataclasses.replace(run, settings=_settings(run, chosen)), policies.tabular.Tabular(x, legal)
         batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
         at = scoring.positions(task.automaton, policy, run.reference, batch)
-        return sampled_losses.surrogate(own, at, batch, sampled_losses.experience(own, at, batch, jnp.zeros(())))
+        return sampled_loss(own, at, batch)
 
     found = jax.jit(lambda x: [jax.grad(loss)(x, chosen) for chosen in ways("kl_pi_ref", 2)])(jnp.asarray(logits))
     log_pi = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)

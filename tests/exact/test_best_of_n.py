@@ -10,7 +10,7 @@ import pytest
 
 from rlkl import exact
 from rlkl.divergences import REGISTRY
-from rlkl.exact import best_of_n
+from rlkl.exact import Objective, best_of_n
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch
 from rlkl.tasks import bandits
@@ -88,7 +88,7 @@ def test_it_is_a_bandit_over_all_sequences(seed, typicality):
     assert found.stderr == {}
     if not typicality:
         as_table = best_of_n.policy(task, reference, 5).table()
-        values = exact.values(task, REGISTRY["kl_pi_ref"], PARAMS, as_table, reference.table())
+        values = exact.values(Objective(task, reference, REGISTRY["kl_pi_ref"], PARAMS), as_table)
         np.testing.assert_allclose((values.reward, values.kl_pi_ref, values.entropy), told[:3], rtol=1e-9, atol=1e-10)
 
 

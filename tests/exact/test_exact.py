@@ -7,6 +7,7 @@ import pytest
 
 from rlkl import exact
 from rlkl.divergences import REGISTRY
+from rlkl.exact import Objective
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling
@@ -21,7 +22,7 @@ def close(a, b):
 
 @jax.jit
 def every_value(task, log_pi, log_ref):
-    values = exact.values(task, REGISTRY["kl_pi_ref"], PARAMS, log_pi, log_ref)
+    values = exact.values(Objective(task, Fixed(log_ref, task.automaton.horizon), REGISTRY["kl_pi_ref"], PARAMS), log_pi)
     powers = [exact.sequence_divergence(task.automaton, REGISTRY[name], PARAMS, log_pi, log_ref) for name in POWERS]
     return values, powers, exact.outcome_probabilities(task.automaton, log_pi)
 
@@ -69,7 +70,10 @@ def test_gradient_of_the_objective_is_that_of_finite_differences(name, seed):
     @jax.jit
     def objective(logits):
         table = jnp.where(support, logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True, where=support), -jnp.inf)
-        return exact.objective(task, REGISTRY[name], PARAMS, jnp.asarray(0.3), table, jnp.asarray(log_ref))
+        return exact.objective_value(
+            Objective(task, Fixed(jnp.asarray(log_ref), task.automaton.horizon), REGISTRY[name], PARAMS, jnp.asarray(0.3)),
+            table,
+        )
 
     gradient, direction = (
         jax.jit(jax.grad(objective))(logits),

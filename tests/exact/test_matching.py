@@ -8,7 +8,7 @@ import pytest
 from rlkl import exact, tasks
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
-from rlkl.exact import matching, optimal_policy
+from rlkl.exact import Objective, matching, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks.bandits import bandit
 from tests.helpers import PARAMS, random_task
@@ -74,9 +74,11 @@ def test_sequences_are_matched_as_the_dynamic_programs_measure_them(name, quanti
 
     @jax.jit
     def value(beta):
-        log_pi = optimal_policy.solve(on_device, div, PARAMS, beta, reference).log_pi
+        log_pi = optimal_policy.solve(Objective(on_device, reference, div, PARAMS, beta)).log_pi
         if measured is None:
-            return exact.objective(on_device, None, PARAMS, beta, log_pi, log_pi)
+            return exact.objective_value(
+                Objective(on_device, Fixed(log_pi, on_device.automaton.horizon), None, PARAMS, beta), log_pi
+            )
         return exact.sequence_divergence(task.automaton, measured, PARAMS, log_pi, reference.table())
 
     wanted = float(value(jnp.asarray(0.7)))

@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 from rlkl import divergences
 from rlkl.divergences import REGISTRY
-from rlkl.exact import bandit_optimum, optimal_policy
+from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch
 from rlkl.tasks import Automaton, Task
@@ -191,7 +191,7 @@ def over_all_sequences(seed: int, names) -> None:
     automaton, beta = task.automaton, jnp.asarray(0.4)
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
     found = jax.jit(
-        lambda: {name: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, fixed(log_ref)) for name in names}
+        lambda: {name: optimal_policy.solve(Objective(task, fixed(log_ref), REGISTRY[name], PARAMS, beta)) for name in names}
     )()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     reward = jnp.asarray([task.reward[end] for _, end in sequences(automaton)])
@@ -207,7 +207,9 @@ def tempered(seed: int) -> None:
     task = shortened(random_task(np.random.default_rng(seed), typicality=0.6))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4), fixed(log_ref), True))()
+    best = jax.jit(
+        lambda: optimal_policy.solve(Objective(task, fixed(log_ref), REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.4)), True)
+    )()
     p = sequence_log_probability(np.asarray(log_ref), automaton)
     logits = (1 + 0.6 / 0.4) * p + np.array([task.reward[end] for _, end in sequences(automaton)]) / 0.4
     expected = np.exp(logits - np.logaddexp.reduce(logits))
@@ -236,7 +238,7 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     task = shortened(random_task(np.random.default_rng(1), typicality=0.6), 300)
     automaton, beta = task.automaton, jnp.asarray(0.4)
     reference = fixed(jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape)))
-    best = jax.jit(lambda: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, reference, True))()
+    best = jax.jit(lambda: optimal_policy.solve(Objective(task, reference, REGISTRY[name], PARAMS, beta), True))()
     p = sequence_log_probability(np.asarray(reference.table()), automaton)
     reward = np.array([task.reward[end] for _, end in sequences(automaton)]) + 0.6 * p
     gap = bandit_optimum.gap(
@@ -250,10 +252,10 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     assert gap <= 1e-9
     expected = np.exp(solve(name, jnp.asarray(p), jnp.asarray(reward), beta))
     np.testing.assert_allclose(np.sort(np.exp(best.log_listed)), np.sort(expected), atol=1e-12)
-    assert optimal_policy.reason(task, REGISTRY[name], reference) is None
+    assert optimal_policy.reason(Objective(task, reference, REGISTRY[name])) is None
     monkeypatch.setattr(batch, "MOST_SEQUENCES", 1)
-    assert np.isnan(optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, reference, True).objective)
-    assert "depends on the history" in optimal_policy.reason(task, REGISTRY[name], reference)
+    assert np.isnan(optimal_policy.solve(Objective(task, reference, REGISTRY[name], PARAMS, beta), True).objective)
+    assert "depends on the history" in optimal_policy.reason(Objective(task, reference, REGISTRY[name]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -261,7 +263,7 @@ def test_without_a_penalty_the_optimum_is_the_largest_reward(seed):
     task = jax.tree.map(jnp.asarray, random_task(np.random.default_rng(seed)))
     automaton = task.automaton
     log_ref = jnp.broadcast_to(task.log_reference, (automaton.horizon, *task.log_reference.shape))
-    best = jax.jit(lambda: optimal_policy.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(log_ref)))()
+    best = jax.jit(lambda: optimal_policy.solve(Objective(task, fixed(log_ref), None, PARAMS, jnp.asarray(0.0))))()
     np.testing.assert_allclose(best.objective, task.reward[automaton.outcomes].max(), atol=1e-12)
 
 
@@ -273,7 +275,7 @@ def test_a_tie_without_a_penalty_is_said():
         jnp.asarray(0.0),
         jnp.arange(3.0),
     )
-    assert optimal_policy.solve(task, None, PARAMS, jnp.asarray(0.0), fixed(task.log_reference[None])).tied
+    assert optimal_policy.solve(Objective(task, fixed(task.log_reference[None]), None, PARAMS, jnp.asarray(0.0))).tied
 
 
 def test_an_end_state_that_the_reference_never_reaches_is_refused():
@@ -281,5 +283,9 @@ def test_an_end_state_that_the_reference_never_reaches_is_refused():
     automaton = Automaton(np.array([[1, 1], [2, 3]]), 4, 2)
     log_ref = jnp.log(jnp.asarray([[[0.5, 0.5], [1.0, 0.0]]] * 2))
     task = Task(automaton, jnp.asarray([0.0, 0.0, 0.0, 5.0]), log_ref[0], jnp.asarray(0.0), jnp.arange(2.0))
-    assert np.isnan(optimal_policy.solve(task, REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
-    assert np.isfinite(optimal_policy.solve(task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5), fixed(log_ref)).objective)
+    assert np.isnan(
+        optimal_policy.solve(Objective(task, fixed(log_ref), REGISTRY["kl_ref_pi"], PARAMS, jnp.asarray(0.5))).objective
+    )
+    assert np.isfinite(
+        optimal_policy.solve(Objective(task, fixed(log_ref), REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.5))).objective
+    )

@@ -22,7 +22,7 @@ from experiments.harness import build, page, provenance
 from experiments.harness.claims import claim_record
 from experiments.harness.page import evidence, render
 from rlkl.divergences import REGISTRY
-from rlkl.exact import optimal_policy
+from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks import Task
 from rlkl.tasks.bandits import bandit
@@ -198,7 +198,7 @@ def best(log_ref, reward, typicality, beta):
     """log pi* under both directions, from `optimal_policy.solve` on a bandit with a typicality reward."""
     even = bandit(np.zeros(3), np.full(3, 1 / 3))
     task = Task(even.automaton, jnp.append(jnp.zeros(1), reward), log_ref[None], typicality, jnp.asarray(even.coordinates))
-    of = lambda name: optimal_policy.solve(task, REGISTRY[name], PARAMS, beta, Fixed(log_ref[None], 1)).log_pi[0, 0]  # noqa: E731
+    of = lambda name: optimal_policy.solve(Objective(task, Fixed(log_ref[None], 1), REGISTRY[name], PARAMS, beta)).log_pi[0, 0]  # noqa: E731
     return [of(name) for name in DIRECTIONS]
 
 

@@ -14,7 +14,7 @@ from rlkl.penalties import controllers, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all
 from rlkl.training import blocks, loop, sampled_losses, spec
-from tests.helpers import PARAMS, random_task, shortened
+from tests.helpers import PARAMS, random_task, sampled_loss, shortened
 
 ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [0.4, 0.1, 0.3, 0.2]}
 LOG_REF = np.log(ARMS["reference"])
@@ -87,7 +87,11 @@ def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergen
 
         return 0.3 * divergences.exact(REGISTRY[divergence], PARAMS, *both)
 
-    beside = lambda x: sampled_losses.off_batch_penalty(run, policies.tabular.Tabular(x, legal), jax.random.key(0))  # noqa: E731
+    def beside(x):
+        return sampled_losses.off_batch_penalty(
+            run.settings, spec.objective(run), policies.tabular.Tabular(x, legal), jax.random.key(0)
+        )
+
     np.testing.assert_allclose(jax.grad(beside)(logits), jax.grad(by_definition)(logits), atol=1e-10)
     batch = every._replace(weight=jnp.exp(scoring.log_probability(policies.tabular.Tabular(logits, legal), every)))
     at = scoring.positions(task.automaton, policies.tabular.Tabular(logits, legal), run.reference, batch)
@@ -112,7 +116,7 @@ def test_a_sampled_entropy_bonus_has_the_gradient_of_entropy_on_a_bandit():
         def loss(logits):
             policy = policies.tabular.Tabular(logits[None, None], jnp.asarray(run.task.automaton.legal))
             at = scoring.positions(run.task.automaton, policy, run.reference, batch)
-            return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(())))
+            return sampled_loss(run, at, batch)
 
         batch, _ = one_each(run, LOGITS)
         return np.asarray(jax.grad(loss)(jnp.asarray(LOGITS)))
@@ -192,7 +196,7 @@ def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are
     run = built(algorithm, penalty={"estimator": "k2", "beta": 0.3, "allow_biased": True})
     step = jax.jit(loop.step)
     state = step(run, jax.jit(loop.start)(run))
-    batch, _, _ = sampled_losses.gather(run, None, state.policy, jax.random.fold_in(state.key, 1))
+    batch, _, _ = sampled_losses.gather(run.settings, spec.objective(run), None, state.policy, jax.random.fold_in(state.key, 1))
     counts = np.round(np.asarray(batch.weight) * batch.size).astype(int)
     returns = np.repeat(np.array(ARMS["reward"]), counts)
     others = (returns.sum() - returns) / (len(returns) - 1)

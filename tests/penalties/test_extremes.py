@@ -15,9 +15,8 @@ from rlkl.penalties import estimators, options, terms
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.settings import PenaltySettings
-from rlkl.training import sampled_losses
 from rlkl.training.spec import Run
-from tests.helpers import PARAMS, run_of, short_task
+from tests.helpers import PARAMS, run_of, sampled_loss, short_task
 
 FAR = st.floats(-200.0, 200.0)
 LOGIT = st.floats(-50.0, 50.0)  # of two policies: their log-ratio may be as far as +-200
@@ -113,7 +112,7 @@ def surrogates(request):
             at = scoring.positions(task.automaton, policy, own.reference, batch)
             made = terms.make_terms(chosen.penalty, jnp.float64)
             value = jnp.sum(batch.weight * jnp.sum(made.in_loss(at, batch), axis=1))
-            return sampled_losses.surrogate(own, at, batch, sampled_losses.experience(own, at, batch, jnp.zeros(()))), value
+            return sampled_loss(own, at, batch), value
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))
 

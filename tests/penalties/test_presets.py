@@ -192,8 +192,10 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
     beta = float(run.settings.penalty.beta)
 
     def penalised(at, batch):  # advantages of zero leave the penalty alone
-        learned = sampled_losses.experience(run, at, batch, jnp.asarray(0.0))
-        return sampled_losses.surrogate(run, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages)))
+        learned = sampled_losses.experience(run.settings, spec.objective(run), at, batch, jnp.asarray(0.0))
+        return sampled_losses.surrogate(
+            run.settings, run.settings.penalty.beta, at, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages))
+        )
 
     lengths = set()
     for seed in range(5):
@@ -227,9 +229,12 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(np.cumsum(taken[:, ::-1], axis=1)[:, ::-1] * mask, -alone * mask, atol=1e-12)
         if preset != "trl_rloo":  # there it is the sequence's
             np.testing.assert_allclose(taken, (ours - theirs) * mask, atol=1e-12)
-        learned = sampled_losses.experience(bare, at, batch, jnp.asarray(0.0))
+        learned = sampled_losses.experience(bare.settings, spec.objective(bare), at, batch, jnp.asarray(0.0))
         np.testing.assert_allclose(np.asarray(learned.advantages) * mask, expected * mask, atol=1e-12)
-        told = lambda at, batch, run=run, learned=learned: sampled_losses.surrogate(run, at, batch, learned)  # noqa: E731
+
+        def told(at, batch, run=run, learned=learned):
+            return sampled_losses.surrogate(run.settings, run.settings.penalty.beta, at, batch, learned)
+
         _, gradient = value_and_slope(told, batch, log_pi, log_ref)
         wanted = slope(lambda x, old=ours, a=expected, read=mask: policy_loss(x, old, a, read), ours)
         np.testing.assert_allclose(gradient, wanted, atol=1e-8)
@@ -244,7 +249,7 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
         at_tokens(log_pi, batch), at_tokens(log_ref, batch), np.asarray(batch.mask), score, float(run.settings.penalty.beta)
     )[:, 0]
     expected = reward - (reward.sum() - reward) / (SIZE - 1)
-    learned = sampled_losses.experience(run, at, batch, jnp.asarray(0.0))
+    learned = sampled_losses.experience(run.settings, spec.objective(run), at, batch, jnp.asarray(0.0))
     np.testing.assert_allclose(learned.advantages, np.repeat(expected[:, None], HORIZON, axis=1), atol=1e-12)
 
 
@@ -263,9 +268,13 @@ def test_tunix_s_penalty_is_one_on_short_sequences(run_of):
         algorithm = dataclasses.replace(run.settings.algorithm, loss_aggregation=aggregation)
         summed = dataclasses.replace(run, settings=dataclasses.replace(run.settings, algorithm=algorithm))
         positions = scoring.positions(TASK.automaton, policy(at), run.reference, batch)
-        learned = sampled_losses.experience(summed, positions, batch, jnp.asarray(0.0))
+        learned = sampled_losses.experience(summed.settings, spec.objective(summed), positions, batch, jnp.asarray(0.0))
         return sampled_losses.surrogate(
-            summed, positions, batch, learned._replace(advantages=jnp.zeros_like(learned.advantages))
+            summed.settings,
+            summed.settings.penalty.beta,
+            positions,
+            batch,
+            learned._replace(advantages=jnp.zeros_like(learned.advantages)),
         )
 
     expected = float(run.settings.penalty.beta) * jax.grad(lambda at: jnp.sum(chance(at) / length))(logits)

@@ -14,7 +14,7 @@ from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import final, metrics
-from rlkl.exact import optimal_policy
+from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling, scoring
@@ -98,7 +98,7 @@ def test_a_network_starts_where_it_says(name, init, task):
 def test_the_gradient_of_an_enumerated_objective_is_that_of_finite_differences(name):
     run, policy = random_network(name, {"name": "sequence/brackets", "horizon": 4})
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    of = jax.jit(lambda parameters: exact_losses.exact_loss(run, eqx.combine(parameters, rest)))
+    of = jax.jit(lambda parameters: exact_losses.exact_loss(spec.objective(run), eqx.combine(parameters, rest)))
     gradient = jax.jit(jax.grad(of))(trainable)
     draw = np.random.default_rng(0)
     along = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape)), trainable)
@@ -165,7 +165,7 @@ def test_an_automaton_that_remembers_is_the_same_task(order):
     for name in ("kl_pi_ref", "kl_ref_pi", "hellinger"):
 
         def optimum(t, div=REGISTRY[name]):
-            return optimal_policy.solve(t, div, PARAMS, beta, Fixed(t.log_reference, t.automaton.horizon))
+            return optimal_policy.solve(Objective(t, Fixed(t.log_reference, t.automaton.horizon), div, PARAMS, beta))
 
         before, after = (jax.jit(optimum)(jax.tree.map(jnp.asarray, t)).objective for t in (task, remembered))
         np.testing.assert_allclose(before, after, rtol=1e-12)
@@ -218,11 +218,16 @@ def many_seeds():
 
         @jax.jit
         def of(keys):
-            best = optimal_policy.solve(task, div, PARAMS, beta, run.reference)
-            exactly = metrics.evaluate(task, policy, run.reference, div, PARAMS, beta, best, keys[0])
-            one = lambda key: metrics.estimate(  # noqa: E731
-                task, metrics.sample(task, policy, run.reference, key, size), div, PARAMS, beta, best
-            )
+            best = optimal_policy.solve(Objective(task, run.reference, div, PARAMS, beta))
+            exactly = metrics.evaluate(Objective(task, run.reference, div, PARAMS, beta), policy, best, keys[0])
+
+            def one(key):
+                return metrics.estimate(
+                    Objective(task, run.reference, div, PARAMS, beta),
+                    metrics.sample(task.automaton, policy, run.reference, key, size),
+                    best,
+                )
+
             return exactly, jax.lax.map(one, keys)
 
         return of(jax.random.split(jax.random.key(3), SEEDS))
@@ -260,12 +265,14 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
 def closing_seeds():
     """400 sampled closings' details and distances of a random network, and the listed ones."""
     run, policy = random_network("gru", {"name": "sequence/brackets", "horizon": 6, "reward": "depth"}, seed=1)
-    best = jax.jit(lambda: optimal_policy.solve(run.task, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.3), run.reference))()
+    best = jax.jit(
+        lambda: optimal_policy.solve(Objective(run.task, run.reference, REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.3)))
+    )()
 
     def both(key):
-        drawn = metrics.sample(run.task, policy, run.reference, key, 512)
+        drawn = metrics.sample(run.task.automaton, policy, run.reference, key, 512)
         along = final.detail(final.weighted_rows_along(run.task, drawn.own, drawn.here))
-        return along, final.distances(run.task, policy, run.reference, best, key, drawn, 512)
+        return along, final.distances(Objective(run.task, run.reference, None), policy, best, key, drawn, 512)
 
     exactly = (
         jax.jit(both)(jax.random.key(0))[1],
@@ -313,5 +320,5 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(by_table.ends, by_list.ends, atol=1e-12)
-    length = exact.values(task, REGISTRY["kl_pi_ref"], PARAMS, policy.table(), run.reference.table()).length
+    length = exact.values(Objective(task, run.reference, REGISTRY["kl_pi_ref"], PARAMS), policy.table()).length
     np.testing.assert_allclose(np.sum(one.alive), length)

@@ -18,6 +18,7 @@ from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
+from rlkl.exact import Objective
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import batch, scoring
@@ -26,7 +27,7 @@ from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
 from rlkl.tasks.preferences.annotators import Preferences
 from rlkl.tasks.preferences.bradley_terry import Pairs
 from rlkl.tasks.transforms import unfold
-from rlkl.training import blocks, exact_losses, loop
+from rlkl.training import blocks, exact_losses, loop, spec
 from tests.helpers import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 WORDS = {"name": "bandit/words"}
@@ -307,9 +308,9 @@ def test_estimated_gold_is_within_its_standard_errors():
     policy = Fixed(jnp.asarray(random_rows(draw, legal)), 3)
     best = loop.optimum_at(made, jnp.asarray(0.25))
     kl, key = REGISTRY["kl_pi_ref"], jax.random.key(0)
-    exactly = metrics.evaluate(task, policy, made.reference, kl, PARAMS, jnp.asarray(0.25), best, key)
-    drawn = metrics.sample(task, policy, made.reference, key, 4096)
-    about = metrics.estimate(task, drawn, kl, PARAMS, jnp.asarray(0.25), best)
+    exactly = metrics.evaluate(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), policy, best, key)
+    drawn = metrics.sample(task.automaton, policy, made.reference, key, 4096)
+    about = metrics.estimate(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), drawn, best)
     for name in ("gold_reward", "gold_regret"):
         assert 0.0 < about.stderr[name] < 0.1
         assert abs(getattr(about, name) - getattr(exactly, name)) <= 4 * about.stderr[name]
@@ -323,7 +324,8 @@ def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
         support = jnp.asarray(made.task.automaton.legal)
 
         def slope(logits, made=made, support=support):
-            return jax.grad(lambda x: exact_losses.preference_loss(made, Tabular(x, support)))(logits)
+            algorithm, objective = made.settings.algorithm, spec.objective(made)
+            return jax.grad(lambda x: exact_losses.loss(algorithm, objective, Tabular(x, support)))(logits)
 
         logits = jnp.where(support, best.log_pi, 0.0)
         assert float(jnp.abs(slope(logits)).max()) <= 1e-12

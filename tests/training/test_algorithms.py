@@ -10,6 +10,7 @@ import pytest
 from rlkl import algorithms, exact, policies, settings
 from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
+from rlkl.exact import Objective
 from rlkl.penalties import expected_gradient as penalties_expected_gradient
 from rlkl.penalties import options
 from rlkl.rollouts import sampling, scoring
@@ -40,8 +41,8 @@ def expected_gradient(run: spec.Run, policy, size: int):
             batch = Batch(tokens, states, (counts > 0)[:, None], counts / size, size)
             moved = policies.tabular.Tabular(logits, policy.support)
             positions = scoring.positions(task.automaton, moved, run.reference, batch)
-            learned = sampled_losses.experience(run, positions, batch, jnp.asarray(0.2))
-            return sampled_losses.surrogate(run, positions, batch, learned)
+            learned = sampled_losses.experience(run.settings, spec.objective(run), positions, batch, jnp.asarray(0.2))
+            return sampled_losses.surrogate(run.settings, run.settings.penalty.beta, positions, batch, learned)
 
         return jax.grad(loss)(policy.logits)
 
@@ -57,7 +58,9 @@ def exact_gradient(run: spec.Run, policy):
 
     def loss(logits):
         table = policies.tabular.Tabular(logits, policy.support).table()
-        return -exact.objective(run.task, div, PARAMS, jnp.asarray(run.settings.penalty.beta), table, run.reference.table())
+        return -exact.objective_value(
+            Objective(run.task, run.reference, div, PARAMS, jnp.asarray(run.settings.penalty.beta)), table
+        )
 
     return np.asarray(jax.jit(jax.grad(loss))(policy.logits))
 
@@ -130,7 +133,9 @@ def test_sampled_gradient_on_sequences_is_exact_within_its_standard_error(algori
 
     def one(key):
         def loss(logits):
-            return sampled_losses.loss(run, policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key)[0]
+            return sampled_losses.loss(
+                run.settings, spec.objective(run), policies.tabular.Tabular(logits, policy.support), jnp.asarray(0.1), key
+            )[0]
 
         return jax.grad(loss)(policy.logits)
 

@@ -16,7 +16,7 @@ from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
-from rlkl.exact import best_of_n, optimal_policy
+from rlkl.exact import Objective, best_of_n, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.reports import plots
@@ -27,8 +27,8 @@ from rlkl.runs.load import load
 from rlkl.tasks import automaton, transforms
 from rlkl.tasks.preferences import annotators, fitted_reward
 from rlkl.tasks.transforms import export, unfold
-from rlkl.training import blocks, loop, reward_shaping, sampled_losses
-from tests.helpers import PARAMS
+from rlkl.training import blocks, loop, reward_shaping
+from tests.helpers import PARAMS, sampled_loss
 
 MOTIF = ["task=sequence/motif", "task.horizon=3", "policy=tabular", "penalty.beta=0.2", "algorithm=reinforce", "dtype=float64"]
 MARA = ["reward_shaping=mara", "reward_shaping.threshold=1"]
@@ -64,7 +64,7 @@ def some_policy(task, seed: int = 0) -> Tabular:
 def test_mara_by_batch_of_all_sequences_is_mara_on_the_tree(monkeypatch, request):
     tree = built(*MOTIF, *MARA).run
     tree = jax.tree.map(jnp.asarray, tree)
-    shaped = loop._held_at(tree, loop.start(tree)).task
+    shaped = loop.training_objective(tree, loop.start(tree)).task
     on_tree = {tuple(t): shaped.reward[s[-1]] for t, s in zip(*tree.task.automaton.enumerated(), strict=True)}
     request.getfixturevalue("unlistable")
     run = built(*MOTIF, *MARA).run
@@ -72,7 +72,7 @@ def test_mara_by_batch_of_all_sequences_is_mara_on_the_tree(monkeypatch, request
     assert run.task.automaton.states < tree.task.automaton.states
     batch, log_ref = everything(run, some_policy(run.task))
     plain = exact.sequence_rewards(run.task, batch, jnp.float64)
-    earned = reward_shaping.on_batch(run.settings, plain, jnp.log(batch.weight), log_ref, batch)
+    earned = reward_shaping.on_batch(run.settings, run.settings.penalty.beta, plain, jnp.log(batch.weight), log_ref, batch)
     found = [float(on_tree[tuple(t)]) for t in np.asarray(batch.tokens).tolist()]
     np.testing.assert_allclose(jnp.sum(earned, axis=1), found, rtol=1e-12)
     np.testing.assert_allclose(earned[:, :-1], 0.0)
@@ -105,7 +105,7 @@ def test_mara_by_batch_descends_what_its_paper_says(unlistable, name, variant):
     def loss(logits):
         own = Tabular(logits, policy.support)
         at = scoring.positions(run.task.automaton, own, run.reference, batch)
-        return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(())))
+        return sampled_loss(run, at, batch)
 
     np.testing.assert_allclose(-jax.grad(loss)(policy.logits), jax.grad(worth)(policy.logits), atol=1e-10)
 
@@ -116,7 +116,7 @@ def test_without_a_sequence_above_the_threshold_mara_changes_nothing(unlistable)
     low = np.asarray(run.task.reward)[np.asarray(batch.states)[:, -1]] < 1.0
     batch, log_ref = jax.tree.map(lambda x: x[low] if jnp.ndim(x) else x, (batch, log_ref))
     earned = exact.sequence_rewards(run.task, batch, jnp.float64)
-    after = reward_shaping.on_batch(run.settings, earned, jnp.log(batch.weight), log_ref, batch)
+    after = reward_shaping.on_batch(run.settings, run.settings.penalty.beta, earned, jnp.log(batch.weight), log_ref, batch)
     np.testing.assert_allclose(jnp.sum(after, axis=1), jnp.sum(earned, axis=1))
 
 
@@ -170,14 +170,14 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
     """Reward and objective of a table, over 200 samples; the optimum and all that hangs on it is unknown."""
     task, div, beta = read[0].task, REGISTRY["kl_pi_ref"], jnp.asarray(0.3)
     reference, policy = Fixed(jnp.asarray(task.log_reference), 2), some_policy(task)
-    assert metrics.evaluation_method(task, policy, reference, div) == "sampled"
-    best = optimal_policy.solve(task, div, PARAMS, beta, reference)
+    assert metrics.evaluation_method(Objective(task, reference, div), policy) == "sampled"
+    best = optimal_policy.solve(Objective(task, reference, div, PARAMS, beta))
     assert bool(best.is_none)
     best = best._replace(gold_objective=jnp.zeros(()))
     batch, earned = rewards(task)
     pi = np.exp(scoring.log_probability(policy, batch))
     u = np.asarray(scoring.log_probability(policy, batch) - scoring.log_probability(reference, batch))
-    of = jax.jit(jax.vmap(lambda key: metrics.evaluate(task, policy, reference, div, PARAMS, beta, best, key, 256)))
+    of = jax.jit(jax.vmap(lambda key: metrics.evaluate(Objective(task, reference, div, PARAMS, beta), policy, best, key, 256)))
     report = of(jax.random.split(jax.random.key(0), 200))
     for name, found, true in (
         ("reward", report.values.reward, pi @ earned),

@@ -14,8 +14,8 @@ from rlkl.errors import SettingsError
 from rlkl.penalties import importance
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import enumerate_all
-from rlkl.training import exact_losses, loop, sampled_losses, spec
-from tests.helpers import random_rows, random_task, sequences, shortened
+from rlkl.training import exact_losses, loop, spec
+from tests.helpers import random_rows, random_task, sampled_loss, sequences, shortened
 
 BASE = {"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "dtype": "float64", "steps": 20}
 
@@ -79,9 +79,11 @@ def test_sequence_weights_make_a_stale_sampler_s_expected_gradient_the_policy_s_
     def sampled(x):
         policy = policies.tabular.Tabular(x, legal)
         at = scoring.positions(task.automaton, policy, run.reference, batch)
-        return sampled_losses.surrogate(run, at, batch, sampled_losses.experience(run, at, batch, jnp.zeros(()), reported))
+        return sampled_loss(run, at, batch, reported)
 
-    exactly = jax.grad(lambda x: exact_losses.exact_loss(run, policies.tabular.Tabular(x, legal)))(jnp.asarray(logits))
+    exactly = jax.grad(lambda x: exact_losses.exact_loss(spec.objective(run), policies.tabular.Tabular(x, legal)))(
+        jnp.asarray(logits)
+    )
     off = np.abs(np.asarray(jax.grad(sampled)(jnp.asarray(logits)) - exactly)).max()
     assert off <= 1e-12 if correction == "sequence" else off > 1e-2
 

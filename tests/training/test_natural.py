@@ -9,6 +9,8 @@ import rlkl
 from rlkl import divergences, exact
 from rlkl.divergences import Params
 from rlkl.errors import SettingsError
+from rlkl.exact import Objective
+from rlkl.policies import Fixed
 from rlkl.policies.base import normalise
 from rlkl.training import exact_losses
 from tests.helpers import random_rows, random_task, sequence_log_probability, sequences, shortened
@@ -26,7 +28,12 @@ def test_it_solves_the_fisher_matrix_of_whole_sequences(seed):
     logits = jnp.asarray(draw.normal(size=shape))
     log_ref = jnp.broadcast_to(jnp.asarray(random_rows(draw, automaton.legal)), shape)
     table = lambda logits: normalise(logits, support)  # noqa: E731
-    worth = lambda logits: exact.objective(task, KL, Params(), jnp.asarray(0.3), table(logits), log_ref)  # noqa: E731
+
+    def worth(logits):
+        return exact.objective_value(
+            Objective(task, Fixed(log_ref, task.automaton.horizon), KL, Params(), jnp.asarray(0.3)), table(logits)
+        )
+
     gradient = jax.grad(worth)(logits)
     found = np.asarray(exact_losses.natural_gradient(automaton, table(logits), gradient)).ravel()
     # Fisher by hand: the outer products of the scores of all sequences, weighed by their probability.

@@ -8,7 +8,7 @@ import pytest
 from rlkl import errors, exact
 from rlkl.config.build import Built, build
 from rlkl.divergences import REGISTRY
-from rlkl.exact import bandit_optimum, optimal_policy
+from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import scoring
@@ -100,7 +100,10 @@ def test_a_run_is_graded_against_its_pretrained_reference(tmp_path, divergence):
     assert abs(trained.rows.report.values.kl_pi_ref[0]) < 1e-6  # it starts as a copy, in the training dtype
     assert abs(trained.rows.report.regret[-1]) <= 1e-4
     table = jnp.asarray(made.run.reference.table())
-    value = exact.objective(made.run.task, REGISTRY[divergence], PARAMS, jnp.asarray(0.3), table, table)
+    value = exact.objective_value(
+        Objective(made.run.task, Fixed(table, made.run.task.automaton.horizon), REGISTRY[divergence], PARAMS, jnp.asarray(0.3)),
+        table,
+    )
     np.testing.assert_allclose(trained.rows.report.objective[0], value, atol=1e-6)
 
 
@@ -109,7 +112,10 @@ def test_the_estimated_optimum_beside_a_network_s_reference_is_that_of_listed_se
     penalty = {"divergence": divergence, "beta": 0.3}
     run = attached(built(tmp_path, {"name": "gru", "width": 8}, penalty=penalty, algorithm={"name": "rloo"})).run
     div, beta, key = REGISTRY[divergence], jnp.asarray(0.3), jax.random.key(0)
-    of = lambda: jax.jit(lambda run: optimal_policy.solve(run.task, div, PARAMS, beta, run.reference, False, key))(run)  # noqa: E731
+
+    def of():
+        return jax.jit(lambda run: optimal_policy.solve(Objective(run.task, run.reference, div, PARAMS, beta), False, key))(run)
+
     listed = of()
     reward = np.array([run.task.reward[end] for _, end in sequences(run.task.automaton)])
     log_ref = scoring.log_probability(run.reference, enumerate_all(run.task.automaton))

@@ -1,6 +1,5 @@
 """Remedies against lost diversity, and decoding: against closed forms, enumeration, and what a row of probabilities must be."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -16,11 +15,11 @@ from rlkl import exact, policies, settings
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
-from rlkl.penalties import options
+from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import Fixed, base
 from rlkl.rollouts import batch, scoring
 from rlkl.runs.folder import artifacts, files
-from rlkl.training import blocks, loop, spec
+from rlkl.training import blocks, loop
 from tests.helpers import random_rows
 
 SIX = [
@@ -78,26 +77,24 @@ def test_mara_on_sequences_is_uniform_over_those_above_the_threshold(name, varia
     run = built(*task, "reward_shaping=mara", "reward_shaping.threshold=1", f"reward_shaping.variant={variant}").run
     run = jax.tree.map(jnp.asarray, run)
     state = loop.start(run)
-    held = loop._held_at(run, state)
-    best = loop.optimum_at(dataclasses.replace(held, typical=False), held.settings.penalty.beta)
+    shaped = loop.training_objective(run, state)
+    best = optimal_policy.solve(shaped)
     listed = batch.enumerate_all(run.task.automaton)
-    log_pi = np.asarray(best.log_probability(listed, scoring.log_probability(held.reference, listed)))
+    log_pi = np.asarray(best.log_probability(listed, scoring.log_probability(shaped.reference, listed)))
     above = np.asarray(run.task.reward)[listed.states[:, -1]] >= 1.0
     assert above.sum() == 2
     assert np.ptp(log_pi[above]) <= 1e-9
     assert np.ptp(log_pi[~above]) > 1.0
-    np.testing.assert_allclose(slope_of(held, best.log_pi), 0.0, atol=1e-9)  # exact training stands still there
+    np.testing.assert_allclose(slope_of(shaped, best.log_pi), 0.0, atol=1e-9)  # exact training stands still there
 
 
-def slope_of(run: spec.Run, log_pi):
-    """The gradient of J by logits, on the automaton of a run."""
-    support = jnp.asarray(run.task.automaton.legal)
-    chosen = run.settings.penalty
-    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
+def slope_of(objective: Objective, log_pi):
+    """The gradient of J by logits."""
+    support = jnp.asarray(objective.task.automaton.legal)
 
     def worth(logits):
         rows = jnp.where(support, log_softmax(jnp.where(support, logits, -jnp.inf), axis=-1), -jnp.inf)
-        return exact.objective(run.task, div, params, chosen.beta, rows, policies.table_of(run.reference))
+        return exact.objective_value(objective, rows)
 
     return jax.grad(worth)(jnp.where(jnp.isfinite(log_pi), log_pi, 0.0))
 

@@ -90,13 +90,13 @@ def _weighted(listed: Batch, weight: Float[Array, " N"]) -> Batch:
 
 def _descended(run: spec.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends on this batch, and the mean of the penalty's own terms."""
-    chosen = run.settings.penalty
+    chosen, objective = run.settings.penalty, spec.objective(run)
     if chosen.sampler == "exact":
         exactly = run.settings.algorithm.name == "exact"
         value = (
-            exact_losses.exact_loss(run, policy)
+            exact_losses.exact_loss(objective, policy)
             if exactly
-            else sampled_losses.off_batch_penalty(run, policy, jax.random.key(0))
+            else sampled_losses.off_batch_penalty(run.settings, objective, policy, jax.random.key(0))
         )
         return jnp.asarray(value), jnp.asarray(value)
     at = scoring.positions(run.task.automaton, policy, run.reference, batch)
@@ -105,5 +105,5 @@ def _descended(run: spec.Run, policy: Policy, batch: Batch) -> tuple[Float[Array
         return value, value
     made = terms.make_terms(chosen, at.log_pi.dtype)
     value = jnp.sum(batch.weight * jnp.sum(made.in_reward(at, batch) + made.in_loss(at, batch), axis=1))
-    learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype))
-    return sampled_losses.surrogate(run, at, batch, learned), value
+    learned = sampled_losses.experience(run.settings, objective, at, batch, jnp.zeros((), at.log_pi.dtype))
+    return sampled_losses.surrogate(run.settings, objective.beta, at, batch, learned), value

@@ -22,7 +22,7 @@ from rlkl.penalties.expected_gradient import NO_DIVERGENCE, expected_gradient
 from rlkl.policies import AnyPolicy, Policy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
-from rlkl.training import sampled_losses
+from rlkl.training import sampled_losses, spec
 from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -181,20 +181,20 @@ def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reporte
 
 def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """What a step descends of the penalty alone, and the estimate's value."""
-    chosen = run.settings.penalty
+    chosen, objective = run.settings.penalty, spec.objective(run)
     at = scoring.positions(run.task.automaton, policy, run.reference, batch)
     if chosen.sampler == "reference":
         value = terms.from_reference(chosen, at, batch)
         return value, value
     made = terms.make_terms(chosen, at.log_pi.dtype)
-    learned = sampled_losses.experience(run, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
+    learned = sampled_losses.experience(run.settings, objective, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
     if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
         u = jnp.sum(terms.log_ratio(at, batch))
         div = REGISTRY[chosen.divergence]
         value = jnp.exp(-u) * div.both(u, options.parameters(chosen, u.dtype))[0]
     else:
         value = jnp.sum(made.in_reward(at, batch)) + jnp.sum(made.in_loss(at, batch))
-    return sampled_losses.surrogate(run, at, batch, learned), value
+    return sampled_losses.surrogate(run.settings, objective.beta, at, batch, learned), value
 
 
 def _against(gradient, target) -> tuple[float, float]:

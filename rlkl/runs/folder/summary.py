@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from rlkl import divergences, policies
+from rlkl import policies
 from rlkl.config.build import Built
 from rlkl.evaluation import metrics
-from rlkl.exact import optimal_policy
-from rlkl.penalties import options
+from rlkl.exact import Objective, optimal_policy
 from rlkl.runs.folder import diversity_table
 from rlkl.runs.folder.diversity_table import DiversityTable
-from rlkl.training import describe
+from rlkl.training import describe, spec
 from rlkl.training.blocks import Trained
 from rlkl.training.final_grade import Decoded
 from rlkl.training.loop import Row
@@ -73,9 +72,10 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
     """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
     chosen, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
-    div = options.divergence(chosen.penalty)
+    objective = spec.objective(run)
+    div = objective.divergence
     step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
-    sampled = metrics.evaluation_method(run.task, trained.state.policy, run.reference, div) == "sampled"
+    sampled = metrics.evaluation_method(objective, trained.state.policy) == "sampled"
     values = {
         "schema_version": SCHEMA_VERSION,
         **last,
@@ -100,7 +100,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         **built.card.facts,
     }
     if sampled:
-        values["exact_reason"] = metrics.why_sampled(run.task, trained.state.policy, div)
+        values["exact_reason"] = metrics.why_sampled(objective, trained.state.policy)
     if stopped:
         values["stopped_at"] = step
         values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
@@ -115,7 +115,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
     if trained.best_in_family is not None:
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
-    return _valid(values, _reasons(built, trained, div))
+    return _valid(values, _reasons(trained, objective))
 
 
 def is_summary(value: Any) -> bool:
@@ -162,16 +162,12 @@ def _diversity(trained: Trained, table: DiversityTable, known: set[str]) -> dict
     return named
 
 
-def _reasons(built: Built, trained: Trained, div: divergences.Divergence | None) -> dict[str, str]:
-    run = built.run
-    unknown = (
-        optimal_policy.reason(run.task, div, run.reference)
-        or "the optimum would end in a state that the reference never reaches"
-    )
+def _reasons(trained: Trained, objective: Objective) -> dict[str, str]:
+    unknown = optimal_policy.reason(objective) or "the optimum would end in a state that the reference never reaches"
     if bool(trained.optimum.tied):
         unknown = "the largest reward is tied, so the optimum is not one policy"
     reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
-    if run.task.reward_model is not None:
+    if objective.task.reward_model is not None:
         reasons |= dict.fromkeys(diversity_table.OF_REWARDS, "the reward model reads the whole history, not the end state")
     return reasons | dict.fromkeys(
         (
