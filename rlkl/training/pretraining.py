@@ -10,13 +10,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import divergences, exact, policies, settings
-from rlkl.divergences import Params
+from rlkl import policies, settings
 from rlkl.evaluation import metrics
-from rlkl.policies import AnyPolicy, Fixed, Policy
+from rlkl.policies import AnyPolicy, Fixed
 from rlkl.policies.base import cast
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
+from rlkl.rollouts.batch import Batch
 from rlkl.tasks.automaton import Task
 from rlkl.training.spec import Run, support
 
@@ -38,8 +37,9 @@ def maximum_likelihood(run: Run, text: Batch | None = None) -> Fitted:
     batch = sampling.walk(_uniforms(keys[0], task, chosen.samples), task.automaton, true) if text is None else text
     start = _uniform(run, keys[1])
     trained = cast(_descend(chosen, start, batch, keys[2]), jnp.float64)
-    kl, stderr = held_out(task, trained, keys[3])
-    return Fitted(trained, kl, stderr)
+    model = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
+    kl, stderr = metrics.distance(task.automaton, model, trained, keys[3], metrics.LAST_SAMPLES)
+    return Fitted(trained, kl, jnp.zeros(()) if stderr is None else stderr)
 
 
 def _uniforms(key: PRNGKeyArray, task: Task, size: int) -> Float[Array, "T N"]:
@@ -75,33 +75,10 @@ def _descend(chosen: settings.ReferenceSettings, start: AnyPolicy, batch: Batch,
     return eqx.combine(trained, rest)
 
 
-def held_out(task: Task, model: AnyPolicy, key: PRNGKeyArray) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """KL(task's own model‖model) and its standard error."""
-    automaton, kl = task.automaton, divergences.REGISTRY["kl_pi_ref"]
-    true, zero = Fixed(jnp.asarray(task.log_reference), automaton.horizon), jnp.zeros(())
-    if isinstance(model, Policy):
-        return exact.sequence_divergence(automaton, kl, Params(), true.table(), model.table()), zero
-    if is_enumerable(automaton):
-        listed = enumerate_all(automaton)
-        return divergences.exact(kl, Params(), *(scoring.log_probability(p, listed) for p in (true, model))), zero
-    batch = sampling.sample(key, automaton, true, metrics.LAST_SAMPLES)
-    at = scoring.positions(automaton, true, model, batch)
-    rows = divergences.exact(kl, Params(), at.log_pi, at.log_ref)
-    of_sequence = jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)
-    return jnp.mean(of_sequence), jnp.std(of_sequence, ddof=1) / jnp.sqrt(jnp.asarray(metrics.LAST_SAMPLES, of_sequence.dtype))
-
-
 def legal_windows(tokens: np.ndarray, task: Task) -> Batch:
-    """Given sequences (Int["N T"]) walked through the task's automaton; those that it does not admit are left out."""
-    automaton = task.automaton
-    states = np.full((len(tokens), automaton.horizon + 1), automaton.start, np.int32)
-    admitted = np.ones(len(tokens), bool)
-    for t in range(automaton.horizon):
-        here = states[:, t]
-        inside = here < automaton.decisions
-        after = automaton.next_state[np.minimum(here, automaton.decisions - 1), tokens[:, t]]
-        admitted &= ~inside | (after >= 0)
-        states[:, t + 1] = np.where(inside, after, here)
+    """The sequences (Int["N T"]) that the task's automaton admits, as a batch of equal weights."""
+    automaton, states = task.automaton, task.automaton.walk(tokens)
+    admitted = (states >= 0).all(axis=1)  # an illegal token leads to -1
     tokens, states = tokens[admitted], states[admitted]
     weight = np.full(len(tokens), 1.0 / max(1, len(tokens)))
     return Batch(tokens.astype(np.int32), states, states[:, :-1] < automaton.decisions, weight, len(tokens))
