@@ -33,7 +33,7 @@ class Outcomes(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """What a policy does along its sequences.
+    """Entropy, KL and top-token mass of a policy along its sequences.
 
     alive: probability that position t is read; entropy_at, kl_at: mean entropy of the next token there, and its
     KL(pi||pi_ref), in nats (NaN where no sequence gets so far); top_mass: the mass on the reference's TOP likeliest tokens,
@@ -48,7 +48,7 @@ class Detail(NamedTuple):
 
 
 class WeightedRows(NamedTuple):
-    """Rows of a policy and its reference at each position, what each weighs, and where sequences end: a table's decision
+    """Rows of a policy and its reference at each position, their weights, and where sequences end: a table's decision
     states with their occupancy (K = D), or sequences with their probabilities (K = N)."""
 
     weight: Float[Array, "T K"]
@@ -58,7 +58,7 @@ class WeightedRows(NamedTuple):
 
 
 def weighted_rows(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray) -> WeightedRows:
-    """How a policy's rows weigh: exactly where it is a table beside a table, or its sequences can be listed; else sampled."""
+    """A policy's rows and their weights: exact for two tables and where the sequences can be listed, else sampled."""
     automaton = task.automaton
     if isinstance(policy, Policy) and isinstance(reference, Policy):
         log_pi = policy.table()
@@ -73,7 +73,7 @@ def weighted_rows(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNG
 
 
 def weighted_rows_along(task: Task, batch: Batch, at: Positions) -> WeightedRows:
-    """Positions of a batch that each have a row of their own, as they weigh."""
+    """The rows along a batch, each position with the weight of its sequence."""
     weight = jnp.where(batch.mask, jnp.asarray(batch.weight)[:, None], 0.0).T
     log_pi, log_ref = (rows[at.row.T] for rows in (at.log_pi, at.log_ref))
     ends = jax.ops.segment_sum(jnp.asarray(batch.weight), optimal_policy.final_states(batch), task.automaton.states)
@@ -81,7 +81,7 @@ def weighted_rows_along(task: Task, batch: Batch, at: Positions) -> WeightedRows
 
 
 def detail(seen: WeightedRows) -> Detail:
-    """The detail of a policy as it was seen."""
+    """Entropy, KL and top-token mass along the sequences, from weighted rows."""
     weight, pi = seen.weight, jnp.exp(seen.log_pi)
     alive = jnp.sum(weight, axis=1)
     kl = divergences.exact(divergences.REGISTRY["kl_pi_ref"], Params(), seen.log_pi, seen.log_ref)
@@ -100,7 +100,7 @@ def detail(seen: WeightedRows) -> Detail:
 
 
 def _ends_of_optimum(task: Task, reference: AnyPolicy, optimum: Optimum, key: PRNGKeyArray) -> Float[Array, " S"]:
-    """Where the optimum ends, it being no table: the reference's sequences, weighted by pi*/pi_ref."""
+    """End-state probabilities of an optimum that is no table: the reference's sequences, weighted by pi*/pi_ref."""
     automaton = task.automaton
     if is_enumerable(automaton):
         batch = enumerate_all(automaton)

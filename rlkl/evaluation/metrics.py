@@ -137,6 +137,18 @@ def sample(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, key: P
     return Sample(own, here, theirs, laid_out(scoring.rows_along(policy, theirs), log_ref))
 
 
+def _divergence_terms(objective: Objective, log_ref: Float[Array, " N"], u: Float[Array, " N"]) -> tuple[Array, Array]:
+    """Float["N"] twice: terms whose means add up to D.
+
+    The first, of the policy's sequences (log_ref: theirs under the reference), is infinite off its support where D is; the
+    second is f(pi/pi_ref) of the reference's sequences, of log-ratio u.
+    """
+    div, params = objective.measured, objective.params
+    off_support = jnp.where(log_ref > -jnp.inf, 0.0, div.limit("infinity", params, u.dtype))
+    f = div.both(jnp.maximum(u, bandit_optimum.LIMIT), params)[0]
+    return off_support, jnp.where(u > -jnp.inf, f, div.limit("zero", params, u.dtype))
+
+
 def estimate(objective: Objective, drawn: Sample, optimum: Optimum) -> Report:
     """The report of a policy, estimated from samples.
 
@@ -162,11 +174,7 @@ def estimate(objective: Objective, drawn: Sample, optimum: Optimum) -> Report:
         penalised, elsewhere = jnp.zeros_like(kl), reverse
     else:
         u = jnp.sum(there.at(there.log_pi, theirs) - there.at(there.log_ref, theirs), axis=1)
-        infinity = div.limit("infinity", params, u.dtype)
-        penalised = jnp.where(log_ref > -jnp.inf, 0.0, infinity)
-        elsewhere = jnp.where(
-            u > -jnp.inf, div.both(jnp.maximum(u, bandit_optimum.LIMIT), params)[0], div.limit("zero", params, u.dtype)
-        )
+        penalised, elsewhere = _divergence_terms(objective, log_ref, u)
     weight = jnp.zeros_like(beta) if div is None else beta
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
     ratio_error = lambda x, n: error(x - jnp.mean(x) / jnp.mean(n) * n) / jnp.mean(n)  # noqa: E731

@@ -22,11 +22,10 @@ from rlkl.tasks.automaton import Automaton, Task
 
 
 class Values(NamedTuple):
-    """What a policy is worth on a task: scalars, per sequence.
+    """Exact values of a policy on a task: scalars, per sequence.
 
     reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens] and length_ref the reference's
-    E[tokens]. divergence is NaN where
-    `has_exact_divergence` says that no dynamic program gives it.
+    E[tokens]. divergence is NaN where `has_exact_divergence` says that no dynamic program gives it.
     """
 
     reward: Float[Array, ""]
@@ -62,7 +61,7 @@ def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -
 
 
 def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
-    """What a token earns: its end state's reward where it ends the sequence, and the typicality reward."""
+    """Reward of each token: its end state's reward where it ends the sequence, and the typicality reward."""
     automaton = task.automaton
     final = jnp.asarray(task.reward, dtype)[np.maximum(automaton.next_state, 0)]
     log_ref, weight = jnp.asarray(task.log_reference, dtype), jnp.asarray(task.typicality, dtype)
@@ -132,7 +131,7 @@ def _times(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Arr
 
 
 def visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
-    """The sum of a row quantity over where a policy goes; rows that are never visited may be infinite."""
+    """The sum of a row's quantity over states, weighted by occupancy; rows that are never visited may be infinite."""
     return jnp.sum(jnp.where(at > 0.0, at * jnp.where(at > 0.0, rows, 0.0), 0.0))
 
 
@@ -197,7 +196,7 @@ def gold_reward(task: Task, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
-    """What each token of a batch earns, without any penalty; what a reward model gives is earned by the last token."""
+    """Reward of each token of a batch, without any penalty; a reward model's score goes to the last token."""
     earned = scoring.along(token_rewards(task, dtype), batch)
     if task.reward_model is None:
         return earned

@@ -76,7 +76,7 @@ def finish(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tupl
     built = pretrained_references.attach(built, faults)
     kept = run_store.read_chunk(root, key, built.run, faults) if resume else None
 
-    def on_chunk(standing: blocks.Standing):
+    def on_chunk(standing: blocks.Progress):
         nonlocal saved
         if time.perf_counter() - saved >= KEEP_EVERY:
             run_store.put_chunk(root, key, standing.of(0), faults)

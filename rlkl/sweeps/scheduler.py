@@ -127,7 +127,7 @@ def _train_block(
     at, diverged = (int(kept[0][0]) if kept else 0), set[int]()
     tell(Told(steps=at * len(members)))
 
-    def on_chunk(standing: blocks.Standing):
+    def on_chunk(standing: blocks.Progress):
         nonlocal saved, at
         reached, halted = standing.rows[-1].step[:, -1], standing.state.stopped
         meant = np.zeros(len(members), bool) if halted is None else np.asarray(halted)[: len(members)]

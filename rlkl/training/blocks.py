@@ -72,7 +72,7 @@ def _programs(_: tuple) -> Programs:
 
 
 def static_part(tree: Any) -> tuple:
-    """What a program of a tree is compiled for: the tree's structure, and its leaves' shapes and dtypes."""
+    """The static part of a tree, for which a program is compiled: its structure, and its leaves' shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
     dtypes = (leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype for leaf in leaves)
     return structure, tuple(zip(map(np.shape, leaves), dtypes, strict=True))
@@ -84,7 +84,7 @@ def programs(run: Run) -> Programs:
 
 
 def width(run: Run) -> int:
-    """How many runs a block holds: a function of the static part alone."""
+    """Number of runs in a block; depends on static settings only."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
     return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(WIDEST, 1024 // cells))
@@ -102,8 +102,8 @@ def blocks(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
     return (runs[first : first + size] for first in range(0, len(runs), size))
 
 
-class Standing(NamedTuple):
-    """Where a block stands after a chunk: the step of its schedule, its states, and its rows so far (on the host, leaves
+class Progress(NamedTuple):
+    """The progress of a block after a chunk: the step of its schedule, its states, and its rows so far (on the host, leaves
     with leading axes of run and row)."""
 
     step: int
@@ -149,7 +149,7 @@ def like_kept(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
     ]
 
 
-def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> Standing:
+def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> Progress:
     """The standing of a block whose runs were kept at one step; `state` and `row`, of its start, say what is what."""
     like, structure = jax.tree.flatten(state)
     size, columns = like[0].shape[0], []
@@ -158,7 +158,7 @@ def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> S
         columns.append(jax.random.wrap_key_data(jnp.asarray(column)) if _is_key(leaf) else jnp.asarray(column))
     rows = [np.stack(column) for column in zip(*(arrays[1 + len(like) :] for arrays in kept), strict=True)]
     table = jax.tree.unflatten(jax.tree.structure(row), rows)
-    return Standing(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
+    return Progress(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
 
 
 def train_runs(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
@@ -179,7 +179,7 @@ def _from(offset: int, on_rows: Callable[[int, Row], None]) -> Callable[[int, Ro
 def train_block(
     members: Sequence[Run],
     on_rows: Callable[[int, Row], None] | None = None,
-    on_chunk: Callable[[Standing], None] | None = None,
+    on_chunk: Callable[[Progress], None] | None = None,
     kept: Sequence[Sequence[np.ndarray]] | None = None,
 ) -> list[Trained]:
     """Train one block. `on_chunk` hears where it stands after every chunk; kept: what `Standing.of` gave of each run at one
@@ -188,14 +188,14 @@ def train_block(
     block = stack(members, width(members[0]))
     state = compiled.start(block)
     optimum, row = compiled.prepare(block, state)
-    at = _restored(state, row, kept) if kept else Standing(0, state, [_on_host(row, lambda x: x[:count, None])])
+    at = _restored(state, row, kept) if kept else Progress(0, state, [_on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
     while at.step < chosen.steps and _goes_on(at):
         state, rows = compiled.advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
         fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
         before = np.asarray(at.rows[-1].step)[:, -1]
-        at = Standing(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
+        at = Progress(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
         _tell(on_rows, fresh, before)
         if on_chunk:
             on_chunk(at)
@@ -220,7 +220,7 @@ def _without_unknown(closed: FinalGrade) -> FinalGrade:
     return closed._replace(details={name: seen for name, seen in closed.details.items() if name != "optimum"})
 
 
-def _goes_on(at: Standing) -> bool:
+def _goes_on(at: Progress) -> bool:
     """Whether any run has taken its last step: it may have diverged, or stopped at a KL."""
     return bool((at.rows[-1].step[:, -1] == at.step).any())
 

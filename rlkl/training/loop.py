@@ -26,7 +26,7 @@ ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
 
 
 class State(NamedTuple):
-    """Where a run stands. `step` stops counting at the first step that is not finite, and nothing moves after it.
+    """The training state of a run. `step` stops counting at the first step that is not finite, and nothing moves after it.
 
     anchor: the reference that penalises, where it moves (`reference.update`). stopped: whether KL(pi‖pi_ref) went beyond
     `stop_kl`, where there is such a limit: nothing moves after it either. older: the last `rollout.staleness` policies, on
