@@ -48,7 +48,7 @@ def rlkl(tmp_path, cache, monkeypatch, capsys):
 
 
 def test_importing_the_launcher_loads_neither_jax_nor_wandb():
-    assert not {"jax", "wandb", "pandas", "scipy"} & loaded_by("from rlkl.sweeps import launcher; launcher.register()")
+    assert not {"jax", "wandb", "pandas", "scipy"} & loaded_by("from rlkl.sweeps import launcher; launcher.register_plugins()")
 
 
 @pytest.mark.slow
