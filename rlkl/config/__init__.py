@@ -1,2 +1,4 @@
-"""From Hydra's config to a checked run, and the process that it is to run in. Nothing is imported here: the machine is set up
-before jax is."""
+"""Compose and check a run's config, and set up the process that runs it.
+
+Nothing is imported here: the machine is set up before jax is imported.
+"""

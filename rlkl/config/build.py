@@ -1,4 +1,4 @@
-"""From a composed config to a run with its task, checked and with nothing left to resolve."""
+"""Build a run and its task from a composed config, checked and with every null resolved."""
 
 import dataclasses
 import json
@@ -16,8 +16,11 @@ from rlkl.training import reward_shaping, spec
 
 
 class Built(NamedTuple):
-    """A run with what people need beside it; `resolved` is its config with nothing left to resolve. A pretrained reference
-    is not trained yet: the run holds the task's own until `runs.store.pretrained_references` attaches it."""
+    """A checked run, its task's card, its resolved config, and how it is tracked and executed.
+
+    run: its reference is the task's; `runs.store.pretrained_references.attach` replaces it where a pretrained one is chosen.
+    resolved: the config with every null replaced by the value that it stands for.
+    """
 
     run: spec.Run
     card: tasks.Card
@@ -25,86 +28,89 @@ class Built(NamedTuple):
     resolved: dict[str, Any]
     execution: settings.Execution = settings.Execution()
     engine: settings.Engine = settings.Engine()
-    plugins: tuple[str, ...] = ()  # of the files, wherever the process goes later on
+    plugins: tuple[str, ...] = ()  # absolute paths of the files
 
     @property
     def store(self) -> Path:
-        """The folder of what is kept."""
+        """The folder of the store of finished runs."""
         return Path(self.execution.store).expanduser()
 
 
 def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None) -> Built:
-    """The run that a plain config names; raises `SettingsError` at the first bad setting.
+    """Build the run that a plain config describes; raises `SettingsError` at the first bad setting.
 
-    cards: of the tasks built so far, to which this one's is added; a task of the same options is built once.
+    cards: cache of the tasks built so far, so that a task of the same options is built once; this run's task is added to it.
     """
     files = config.get("plugins") or []
     plugins.load(files)
     groups = {name: settings.from_mapping(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
-    execution = {field.name for field in dataclasses.fields(settings.Execution)}
-    beside = {"task", "tracking", "plugins", "engine"} | execution
-    known = {field.name for field in dataclasses.fields(settings.Settings)} | beside
+    execution_keys = {field.name for field in dataclasses.fields(settings.Execution)}
+    other_keys = {"task", "tracking", "plugins", "engine"} | execution_keys
+    keys = {field.name for field in dataclasses.fields(settings.Settings)} | other_keys
     for key in config:
-        if key not in known:
-            raise SettingsError(key, config[key], "unknown option; " + nearest(key, known))
-    top = {key: config[key] for key in config if key in known - beside - set(groups)}
-    chosen = dataclasses.replace(settings.from_mapping(settings.Settings, top), **groups)
+        if key not in keys:
+            raise SettingsError(key, config[key], "unknown option; " + nearest(key, keys))
+    top_level = {key: config[key] for key in config if key in keys - other_keys - set(groups)}
+    run_settings = dataclasses.replace(settings.from_mapping(settings.Settings, top_level), **groups)
     tracking = settings.from_mapping(settings.Tracking, _group(config, "tracking"), "tracking.")
-    carried_out = settings.from_mapping(settings.Execution, {key: config[key] for key in execution if key in config})
+    execution = settings.from_mapping(settings.Execution, {key: config[key] for key in execution_keys if key in config})
     engine = settings.from_mapping(settings.Engine, _group(config, "engine"), "engine.")
-    family = policies.REGISTRY.get(chosen.policy.name)
-    remembered = None if family is None or family.memory is None else family.memory(chosen.policy)
-    tree = chosen.reward_shaping.name == "mara"
-    named = json.dumps([config.get("task"), config.get("plugins"), remembered, tree], default=str)
+    family = policies.REGISTRY.get(run_settings.policy.name)
+    tokens_remembered = None if family is None or family.memory is None else family.memory(run_settings.policy)
+    as_tree = run_settings.reward_shaping.name == "mara"
+    card_key = json.dumps([config.get("task"), config.get("plugins"), tokens_remembered, as_tree], default=str)
     cards = {} if cards is None else cards
-    if named not in cards:
-        cards[named] = _card(_group(config, "task"), remembered, tree)
-    card = cards[named]
-    chosen = dataclasses.replace(chosen, reward_shaping=reward_shaping.resolve_shaping(chosen, card))
-    chosen = resolve(chosen, card.task)
-    if chosen.algorithm.name == "dpo":
-        card = _compared(chosen, card)
-    run = spec.make_run(chosen, card.task)
+    if card_key not in cards:
+        cards[card_key] = _build_card(_group(config, "task"), tokens_remembered, as_tree)
+    card = cards[card_key]
+    run_settings = dataclasses.replace(run_settings, reward_shaping=reward_shaping.resolve_shaping(run_settings, card))
+    run_settings = resolve(run_settings, card.task)
+    if run_settings.algorithm.name == "dpo":
+        card = _with_comparisons(run_settings, card)
+    run = spec.make_run(run_settings, card.task)
     memory.check_memory(run)
-    return Built(run, card, tracking, fill(config, chosen), carried_out, engine, plugins.places(files))
+    resolved = _fill_nulls(config, run_settings)
+    return Built(run, card, tracking, resolved, execution, engine, plugins.absolute_paths(files))
 
 
 def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The part of the config that a group names."""
+    """Return the config of one config group."""
     values = config.get(name)
     if values is not None and not isinstance(values, Mapping):
         raise SettingsError(name, values, f"must be a choice by name, or keys below it, as in {name}.name=...")
     return values or {}
 
 
-def _card(given: Mapping[str, Any], remembered: int | None, tree: bool) -> tasks.Card:
-    """The task that these options name, written out where they ask for it, for a policy that remembers so many tokens; on the
-    tree of its sequences where each is to have a reward of its own and they can be listed."""
-    options = dict(given)
+def _build_card(task: Mapping[str, Any], tokens_remembered: int | None, as_tree: bool) -> tasks.Card:
+    """Build the task that these options describe, and export it if they say so.
+
+    tokens_remembered: the states also tell the policy's last tokens; None where it needs none. as_tree: on the tree of its
+    sequences, if they can be listed, so that each sequence can have a reward of its own.
+    """
+    options = dict(task)
     name = options.pop("name", None)
     if not isinstance(name, str):
         rule = "must be a name; " + nearest(str(name), tasks.REGISTRY)
         raise SettingsError("task.name", "null" if name is None else name, rule)
-    exported = options.pop("export", None)
+    export_path = options.pop("export", None)
     card = tasks.build(name, **options)
-    if exported is not None:
-        _export(card, exported)
-    card = unfold(card, "reward_shaping", "mara") if tree else card
-    return card if remembered is None else remember(card, remembered)
+    if export_path is not None:
+        _export(card, export_path)
+    card = unfold(card, "reward_shaping", "mara") if as_tree else card
+    return card if tokens_remembered is None else remember(card, tokens_remembered)
 
 
-def _compared(chosen: settings.Settings, card: tasks.Card) -> tasks.Card:
-    """The card with the pairs that direct preference optimisation learns from."""
+def _with_comparisons(run_settings: settings.Settings, card: tasks.Card) -> tasks.Card:
+    """Add to the card's task the pairs that direct preference optimisation learns from; raises `SettingsError`."""
     if card.preferences is None:
         raise SettingsError("algorithm", "dpo", "learns from preferences, and this task has none (task=preference/... has)")
-    if chosen.penalty.divergence != "kl_pi_ref":
-        raise SettingsError("penalty.divergence", chosen.penalty.divergence, "algorithm=dpo is of KL(pi‖pi_ref) alone")
-    if chosen.algorithm.entropy_coef is not None:
-        raise SettingsError(
-            "algorithm.entropy_coef", chosen.algorithm.entropy_coef, "algorithm=dpo maximises no reward beside it"
-        )
-    if chosen.reward_shaping.name != "none":
-        raise SettingsError("reward_shaping", chosen.reward_shaping.name, "algorithm=dpo learns from no reward")
+    if run_settings.penalty.divergence != "kl_pi_ref":
+        raise SettingsError("penalty.divergence", run_settings.penalty.divergence, "algorithm=dpo is of KL(pi‖pi_ref) alone")
+    if run_settings.algorithm.entropy_coef is not None:
+        rule = "algorithm=dpo maximises no reward beside it"
+        raise SettingsError("algorithm.entropy_coef", run_settings.algorithm.entropy_coef, rule)
+    if run_settings.reward_shaping.name != "none":
+        raise SettingsError("reward_shaping", run_settings.reward_shaping.name, "algorithm=dpo learns from no reward")
     pairs = annotators.comparisons(card.task, card.preferences)
     return dataclasses.replace(card, task=dataclasses.replace(card.task, comparisons=pairs))
 
@@ -119,13 +125,13 @@ def _export(card: tasks.Card, path: Any) -> None:
         raise SettingsError("task.export", path, f"cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
-def fill(config: Mapping[str, Any], chosen: settings.Settings) -> dict[str, Any]:
-    """The config with its nulls replaced by what they were resolved to."""
-    flat = dataclasses.asdict(chosen)
-    merged: dict[str, Any] = {}
+def _fill_nulls(config: Mapping[str, Any], run_settings: settings.Settings) -> dict[str, Any]:
+    """Replace the config's nulls by the resolved settings."""
+    resolved = dataclasses.asdict(run_settings)
+    filled: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key in flat:
-            merged[key] = {inner: flat[key].get(inner, entry) for inner, entry in value.items()}
+        if isinstance(value, dict) and key in resolved:
+            filled[key] = {inner: resolved[key].get(inner, entry) for inner, entry in value.items()}
         else:
-            merged[key] = flat.get(key, value)
-    return merged
+            filled[key] = resolved.get(key, value)
+    return filled

@@ -1,4 +1,4 @@
-"""Hydra's composed config as plain values."""
+"""Compose a config with Hydra, and return it as plain values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -8,7 +8,10 @@ from rlkl.errors import SettingsError
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The composed config as plain values, as the command would have it (Hydra's own keys left out)."""
+    """Compose the config that the command would use for these overrides, as plain values without Hydra's own keys.
+
+    Raises `SettingsError` for overrides that Hydra cannot compose and for a value that is missing.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -19,21 +22,21 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     overrides = list(map(str, overrides))
     check_overrides(overrides)
     try:
-        whole = hydra_private.compose(config_directory(), "config", overrides)
-        return complete(hydra_private.own(whole, resolve=True))
+        config = hydra_private.compose(config_directory(), "config", overrides)
+        return run_config(hydra_private.without_hydra(config, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from error
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """An OmegaConf config as plain values; raises `SettingsError` for a value that is missing."""
+def from_omegaconf(config: Any) -> dict[str, Any]:
+    """Return a run's config from an OmegaConf config, as plain values; raises `SettingsError` for a value that is missing."""
     from omegaconf import OmegaConf
 
-    return complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False)))
+    return run_config(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=False)))
 
 
-def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values less the keys that are no run's; raises `SettingsError` for one that is missing."""
+def run_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a composed config that describe the run; raises `SettingsError` for a value that is missing."""
     for key, value in values.items():
         for inner, entry in value.items() if isinstance(value, dict) else ():
             if isinstance(entry, str) and entry == "???":

@@ -1,6 +1,6 @@
-"""All that rlkl uses of Hydra's private modules, each where no public function does the same.
+"""Wrap the private functions of Hydra that rlkl uses because no public function does the same.
 
-`hydra-core` is pinned to the minor version whose private modules these are.
+`hydra-core` is pinned to the minor version that has them.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-VERSION_BASE = "1.3"  # of the behaviour that Hydra is to have
-_ALONE = threading.RLock()
+VERSION_BASE = "1.3"  # version of Hydra whose behaviour is wanted
+_LOCK = threading.RLock()
 
 
 def compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
-    """The config of this name in a folder, as `hydra.compose` gives it, but with Hydra's own part.
+    """Compose the config `name` of a folder as `hydra.compose` does, and keep Hydra's own part in it.
 
-    Hydra's compose needs the process's one global Hydra, which may be the caller's. Here that, `HydraConfig`, the resolvers and
-    the version base stay as they are, threads can compose, and no config of the caller's `ConfigStore` takes part. Raises what
-    Hydra raises.
+    `hydra.compose` needs the global Hydra of the process, which may belong to the caller. This function leaves that,
+    `HydraConfig`, the resolvers and the version base as they are. It is thread-safe and reads nothing from the caller's
+    `ConfigStore`. Raises what Hydra raises.
     """
     base = version.VersionBase.instance()
-    with _ALONE:
+    with _LOCK:
         before = base.version_base
         version.setbase(VERSION_BASE)
         try:
@@ -49,15 +49,15 @@ def _loader(folder: Path) -> ConfigLoaderImpl:
     return loader
 
 
-def own(config: Any, resolve: bool) -> dict[str, Any]:
-    """A whole config as plain values, without Hydra's own part."""
-    part = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    part._set_parent(config)  # absolute interpolations may lead into Hydra's part
-    return OmegaConf.to_container(part, resolve=resolve)  # type: ignore[return-value]
+def without_hydra(config: Any, resolve: bool) -> dict[str, Any]:
+    """Return a composed config as plain values, without Hydra's own part."""
+    masked = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    masked._set_parent(config)  # absolute interpolations may lead into Hydra's part
+    return OmegaConf.to_container(masked, resolve=resolve)  # type: ignore[return-value]
 
 
 def apply_values(config: Any, values: Sequence[Override], overrides: Sequence[Override]) -> None:
-    """Apply overrides that give values to a composed config, and record all of a job's overrides in Hydra's own part of it."""
+    """Apply the overrides `values` to a composed config, and record all of the job's `overrides` in Hydra's part of it."""
     ConfigLoaderImpl._apply_overrides_to_config(list(values), config)
     names = config.hydra.job.config.override_dirname
     with open_dict(config.hydra):
@@ -68,24 +68,24 @@ def apply_values(config: Any, values: Sequence[Override], overrides: Sequence[Ov
 
 
 def arguments_parser() -> argparse.ArgumentParser:
-    """The parser of Hydra's own command line, as `hydra.main` makes it."""
+    """Return the parser of Hydra's command line that `hydra.main` uses."""
     return utils.get_args_parser()
 
 
 def run(
     arguments: argparse.Namespace, parser: argparse.ArgumentParser, task: Callable[[Any], Any], folder: Path, name: str
 ) -> None:
-    """Run a task function under the config of this name in a folder, as `hydra.main` does.
+    """Run a task function with the config `name` of a folder, as `hydra.main` does.
 
-    Errors are raised, not printed, where the environment has HYDRA_FULL_ERROR=1.
+    Errors are raised instead of printed if the environment has HYDRA_FULL_ERROR=1.
     """
     version.setbase(VERSION_BASE)
     utils._run_hydra(arguments, parser, task, str(folder), name)
 
 
 def basic_sweeper() -> type:
-    """Hydra's own sweeper. Scanning for plugins executes their modules anew: only then is it the class that it will be."""
-    Plugins.instance()
+    """Return the class of Hydra's own sweeper."""
+    Plugins.instance()  # scans for plugins, which executes their modules anew: import the class after it
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper

@@ -1,5 +1,7 @@
-"""Ctrl-C ends the command with one line and status 130, at whatever moment it comes. Files are whole at any moment (see
-`runs.folder.files.write`), so that the process may end there and then."""
+"""End the command with one line and exit status 130 when it is interrupted (Ctrl-C).
+
+The process may end at any moment, because no file is ever half written (see `runs.folder.files.write`).
+"""
 
 import atexit
 import contextlib
@@ -14,15 +16,15 @@ SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
 
 class _Handler:
-    """What SIGINT does. raises: whether the first is to be a KeyboardInterrupt; came: whether it was."""
+    """Handler of SIGINT. raises: whether the first one raises KeyboardInterrupt; interrupted: whether one has been raised."""
 
     raises = False
-    came = False
+    interrupted = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.came or not self.raises:
-            end()
-        self.came = True
+        if self.interrupted or not self.raises:
+            exit_interrupted()
+        self.interrupted = True
         raise KeyboardInterrupt
 
 
@@ -30,37 +32,36 @@ _HANDLER = _Handler()
 
 
 def install() -> None:
-    """Let an interrupt end this process at once; what is imported and composed then cannot turn it into an error of its own.
+    """Make an interrupt end this process at once, so that no library can turn it into an error of its own.
 
-    Where interrupts are ignored, as in the background of a script, they still are.
+    Interrupts that are ignored, as in the background of a script, stay ignored.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         return
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the first registered is the last called: all is done then
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # registered first, so called last, when all else is done
     signal.signal(signal.SIGINT, _HANDLER)
-    usual = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            end()
-        usual(unraisable)
+            exit_interrupted()
+        default_hook(unraisable)
 
     sys.unraisablehook = hook
 
 
 def raise_first() -> None:
-    """From here on the first interrupt raises KeyboardInterrupt, so that what has finished is recorded; a second one ends the
-    process at once."""
+    """Make the next interrupt raise KeyboardInterrupt, so that finished jobs are recorded; a second one ends the process."""
     _HANDLER.raises = True
 
 
-def came() -> bool:
-    """Whether an interrupt was raised, whatever became of it."""
-    return _HANDLER.came
+def was_interrupted() -> bool:
+    """Tell whether an interrupt raised KeyboardInterrupt, even if other code caught it."""
+    return _HANDLER.interrupted
 
 
-def end() -> NoReturn:
-    """End this process as interrupted."""
+def exit_interrupted() -> NoReturn:
+    """End this process at once, with the line and the exit status of an interrupted command."""
     with contextlib.suppress(OSError):  # a stream that is closed
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)

@@ -1,4 +1,4 @@
-"""What the command asks of the machine, once a process; importing rlkl asks nothing."""
+"""Set up jax and the devices of the process for a command. Importing rlkl changes nothing."""
 
 import functools
 import os
@@ -10,17 +10,17 @@ from typing import Any
 
 from rlkl.errors import SettingsError
 
-FLAG = "xla_force_host_platform_device_count"
-# Settings of jax that fail healthy runs, or move their numbers, and that only a whole process can set.
-UNSET = {
+DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
+# Settings of jax that make healthy runs fail or change their numbers, and that hold for the whole process.
+RESET_SETTINGS = {
     "jax_error_checking_behavior_nan": "ignore",
     "jax_error_checking_behavior_divide": "ignore",
     "jax_error_checking_behavior_oob": "ignore",
     "jax_random_seed_offset": 0,
 }
-# What numbers depend on beside what rlkl sets itself: settings of jax, and variables of the environment.
-SETTINGS = (
-    "jax_random_seed_offset",  # which the command resets, and the library does not
+# Settings of jax and variables of the environment that a run's numbers depend on, and that rlkl does not set.
+NUMERIC_SETTINGS = (
+    "jax_random_seed_offset",  # reset by the command, not by the library
     "jax_optimization_level",
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_level",
@@ -33,16 +33,16 @@ SETTINGS = (
     "jax_use_direct_linearize",
     "jax_default_device",
 )
-VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+NUMERIC_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # a Mac has no affinity
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
 
 
 def import_jax() -> None:
-    """Import jax; raises `SettingsError` where a variable of the environment has a value that jax refuses."""
+    """Import jax; raises `SettingsError` if jax refuses the value of an environment variable."""
     try:
         import jax  # noqa: F401
     except ValueError as error:
@@ -51,29 +51,28 @@ def import_jax() -> None:
 
 
 def _blamed(message: str) -> tuple[str, str]:
-    """The variable of the environment that jax's message names."""
-    given = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
-    named = [key for key in given if key.lower() in message.lower().replace("jax.", "jax_")]
-    keys = named or list(given)
-    return ", ".join(keys), ", ".join(given[key] for key in keys)
+    """Return name and value of the environment variable that jax's message names, or of all of jax's if it names none."""
+    variables = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
+    keys = [key for key in variables if key.lower() in message.lower().replace("jax.", "jax_")] or list(variables)
+    return ", ".join(keys), ", ".join(variables[key] for key in keys)
 
 
 def configure() -> None:
-    """jax under rlkl's settings, on a device a core, with compiled programs kept in the user's cache folder.
+    """Set jax up for a command: rlkl's settings, one CPU device per core, compiled programs cached in the user's cache folder.
 
-    A number of host devices in XLA_FLAGS, or JAX_COMPILATION_CACHE_DIR, is the user's word and stands. Raises `SettingsError`
-    where the environment asks jax for what it refuses, or for a device that is not there.
+    A device count in XLA_FLAGS and the folder in JAX_COMPILATION_CACHE_DIR are kept. Raises `SettingsError` if the environment
+    asks jax for something that it refuses, or for a device that does not exist.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     names_a_file = bool(flags) and not flags.startswith("--")
-    if "jax" not in sys.modules and FLAG not in flags and not names_a_file:
-        os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}={cores()}".strip()
+    if "jax" not in sys.modules and DEVICE_COUNT_FLAG not in flags and not names_a_file:
+        os.environ["XLA_FLAGS"] = f"{flags} --{DEVICE_COUNT_FLAG}={cores()}".strip()
     import_jax()
     import jax
 
     from rlkl.settings import numerics
 
-    for name, value in (UNSET | {f"jax_{name}": value for name, value in numerics.PINNED.items()}).items():
+    for name, value in (RESET_SETTINGS | {f"jax_{name}": value for name, value in numerics.PINNED.items()}).items():
         jax.config.update(name, value)
     numerics.check_devices()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -84,25 +83,25 @@ def configure() -> None:
 
 
 def numeric_environment() -> dict[str, Any]:
-    """What numbers depend on of this machine, and of how jax is set up on it; the number of devices is no part of it."""
+    """Return what a run's numbers depend on in this machine and in jax's setup; the number of devices is not part of it."""
     import jax
     from jax.extend.backend import get_backend
 
     backend, device, values = get_backend(), jax.local_devices()[0], jax.config.values
-    flags = {name: re.sub(rf"--{FLAG}=\S*", "", os.environ.get(name, "")).split() for name in VARIABLES}
+    flags = {name: re.sub(rf"--{DEVICE_COUNT_FLAG}=\S*", "", os.environ.get(name, "")).split() for name in NUMERIC_VARIABLES}
     return {
         "device": [backend.platform, backend.platform_version, device.device_kind, _instructions()],
-        "settings": {name: str(values.get(name)) for name in SETTINGS},
+        "settings": {name: str(values.get(name)) for name in NUMERIC_SETTINGS},
         "variables": flags,
     }
 
 
 @functools.cache
 def _instructions() -> list[str]:
-    """The processor's kind, and its vector instructions where the system tells."""
-    listed, known = Path("/proc/cpuinfo"), ""
-    if listed.exists():
-        with listed.open() as lines:
-            known = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    vectors = re.findall(r"\b(?:sse|avx|fma|f16c|amx|asimd|sve)\w*", known)
-    return [platform.machine(), *sorted(set(vectors))]
+    """Return the processor's architecture and, where the system lists them, its vector instructions."""
+    cpuinfo, features = Path("/proc/cpuinfo"), ""
+    if cpuinfo.exists():
+        with cpuinfo.open() as lines:
+            features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    vector_instructions = re.findall(r"\b(?:sse|avx|fma|f16c|amx|asimd|sve)\w*", features)
+    return [platform.machine(), *sorted(set(vector_instructions))]

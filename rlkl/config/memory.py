@@ -1,4 +1,4 @@
-"""How much memory a run would need at the least, so that one that cannot fit is refused before anything is allocated."""
+"""Bound a run's memory from below, so that a run that cannot fit is refused before anything is allocated."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from rlkl.rollouts import batch
 from rlkl.training import blocks
 from rlkl.training.spec import Run
 
-MOST_BYTES = 2**33  # of one run, or of the block of small runs that it is compiled with
+MOST_BYTES = 2**33  # of one run, or of the block of runs that it is trained in
 COLUMNS = 40  # numbers in a logged row
 
 
 class Need(NamedTuple):
-    """What one setting needs, in bytes."""
+    """The memory that one setting needs. size: in bytes."""
 
     key: str
     value: object
@@ -31,29 +31,31 @@ def check_memory(run: Run) -> None:
 
 
 def needs(run: Run) -> Iterator[Need]:
-    """What the settings that size arrays need: parameters, activations, sequences and logged rows."""
-    chosen, automaton = run.settings, run.task.automaton
-    family, number = policies.REGISTRY[chosen.policy.name], 4.0 if chosen.dtype == "float32" else 8.0
-    horizon, vocabulary, together = automaton.horizon, automaton.vocabulary, blocks.width(run)
+    """Yield the memory that each setting needs: for parameters, activations, sequences and logged rows."""
+    settings, automaton = run.settings, run.task.automaton
+    family, number_bytes = policies.REGISTRY[settings.policy.name], 4.0 if settings.dtype == "float32" else 8.0
+    horizon, vocabulary, block_width = automaton.horizon, automaton.vocabulary, blocks.width(run)
     parameters = _parameters(run)
     if family.network:
-        largest = "layers" if _deep(run) and chosen.policy.layers > chosen.policy.width else "width"
-        size = 4.0 * number * parameters  # with Adam's two averages and the gradient
-        yield Need(f"policy.{largest}", getattr(chosen.policy, largest), size)
-    yield Need("rollout.staleness", chosen.rollout.staleness, together * number * chosen.rollout.staleness * parameters)
-    yield Need("log_every", chosen.log_every, 8.0 * COLUMNS * (1.0 + chosen.steps / chosen.log_every))
+        largest = "layers" if _deep(run) and settings.policy.layers > settings.policy.width else "width"
+        size = 4.0 * number_bytes * parameters  # parameters, gradient and Adam's two moments
+        yield Need(f"policy.{largest}", getattr(settings.policy, largest), size)
+    yield Need(
+        "rollout.staleness", settings.rollout.staleness, block_width * number_bytes * settings.rollout.staleness * parameters
+    )
+    yield Need("log_every", settings.log_every, 8.0 * COLUMNS * (1.0 + settings.steps / settings.log_every))
     counted = horizon == 1 and not family.network
-    token = 1.0 if counted else float(vocabulary) + _activations(run)  # numbers kept for each token that is read
-    if chosen.batch_size is not None:
-        yield Need("batch_size", chosen.batch_size, together * number * chosen.batch_size * horizon * token)
-    elif family.network and algorithms.gradient_kind(chosen.algorithm.name) == "exact":
-        yield Need("policy.width", chosen.policy.width, number * automaton.sequences * horizon * token)
+    token_size = 1.0 if counted else float(vocabulary) + _activations(run)  # numbers kept for each token
+    if settings.batch_size is not None:
+        yield Need("batch_size", settings.batch_size, block_width * number_bytes * settings.batch_size * horizon * token_size)
+    elif family.network and algorithms.gradient_kind(settings.algorithm.name) == "exact":
+        yield Need("policy.width", settings.policy.width, number_bytes * automaton.sequences * horizon * token_size)
     if family.network and not batch.is_enumerable(automaton):
-        yield Need("policy.width", chosen.policy.width, 8.0 * metrics.LAST_SAMPLES * horizon * vocabulary)
-    if chosen.reference.name == "pretrained":
-        yield Need("reference.samples", chosen.reference.samples, 12.0 * chosen.reference.samples * horizon)
-        size = min(chosen.reference.batch_size, chosen.reference.samples)
-        yield Need("reference.batch_size", chosen.reference.batch_size, 4.0 * size * horizon * token)
+        yield Need("policy.width", settings.policy.width, 8.0 * metrics.LAST_SAMPLES * horizon * vocabulary)
+    if settings.reference.name == "pretrained":
+        yield Need("reference.samples", settings.reference.samples, 12.0 * settings.reference.samples * horizon)
+        size = min(settings.reference.batch_size, settings.reference.samples)
+        yield Need("reference.batch_size", settings.reference.batch_size, 4.0 * size * horizon * token_size)
 
 
 def _deep(run: Run) -> bool:
@@ -61,16 +63,16 @@ def _deep(run: Run) -> bool:
 
 
 def _parameters(run: Run) -> float:
-    """How many numbers the policy has: of a network its widest matrices, of another the table that it fills."""
-    chosen, automaton = run.settings.policy, run.task.automaton
-    if not policies.REGISTRY[chosen.name].network:
+    """Count the policy's parameters: of a network those of its widest matrices, else the entries of its table."""
+    policy, automaton = run.settings.policy, run.task.automaton
+    if not policies.REGISTRY[policy.name].network:
         return float(automaton.horizon * automaton.decisions * automaton.vocabulary)
-    return (12.0 * chosen.layers if _deep(run) else 3.0) * float(chosen.width) ** 2 + 2.0 * chosen.width * automaton.vocabulary
+    return (12.0 * policy.layers if _deep(run) else 3.0) * float(policy.width) ** 2 + 2.0 * policy.width * automaton.vocabulary
 
 
 def _activations(run: Run) -> float:
-    """How many numbers a network keeps for each token, to be differentiated: none of a table's."""
-    chosen = run.settings.policy
-    if not policies.REGISTRY[chosen.name].network:
+    """Count the activations that backpropagation keeps for each token: 0 for a table."""
+    policy = run.settings.policy
+    if not policies.REGISTRY[policy.name].network:
         return 0.0
-    return float(chosen.width) * (8.0 * chosen.layers if _deep(run) else 4.0)
+    return float(policy.width) * (8.0 * policy.layers if _deep(run) else 4.0)

@@ -1,4 +1,4 @@
-"""Users' own files: divergences, tasks, policies and algorithms, registered as the shipped ones are."""
+"""Load users' own Python files, which register divergences, tasks, policies and algorithms."""
 
 import hashlib
 import importlib.util
@@ -12,15 +12,17 @@ from rlkl.errors import SettingsError
 from rlkl.settings import numerics
 
 REGISTRIES: tuple[dict, ...] = (divergences.REGISTRY, tasks.REGISTRY, policies.REGISTRY, algorithms.REGISTRY)
-_REGISTERED: dict[str, list[dict]] = {}  # what each file, by its content, registered: it is run once a process
+_REGISTERED: dict[str, list[dict]] = {}  # the entries that each file registered, by module name: a file runs once a process
 
 
 def load(paths: Any) -> list[str]:
-    """Register what these files define; returns the divergences among it. Raises `SettingsError` for a file that is missing,
-    fails or contradicts itself."""
+    """Run plugin files, register what they define, and return the names of the divergences among it.
+
+    Raises `SettingsError` for a file that is missing or fails, and for a divergence that contradicts itself.
+    """
     if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
         raise SettingsError("plugins", paths, "must be a list of Python files, as in [my_penalty.py]")
-    found: list[str] = []
+    divergence_names: list[str] = []
     for path in paths:
         file = Path(path).expanduser().resolve()
         if not file.is_file():
@@ -30,25 +32,28 @@ def load(paths: Any) -> list[str]:
             _REGISTERED[name] = _run(name, file, str(path))
         for registry, entries in zip(REGISTRIES, _REGISTERED[name], strict=True):
             registry.update(entries)
-        found += _REGISTERED[name][0]
-    return found
+        divergence_names += _REGISTERED[name][0]
+    return divergence_names
 
 
-def places(paths: Sequence[str]) -> tuple[str, ...]:
-    """The files' absolute paths."""
+def absolute_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the absolute path of each file."""
     return tuple(str(Path(path).expanduser().resolve()) for path in paths)
 
 
-def digest(files: Sequence[str]) -> list[str]:
-    """A hash of each file's place and source."""
+def digests(files: Sequence[str]) -> list[str]:
+    """Return a hash of each file's path and source."""
     return [hashlib.sha256(file.encode() + Path(file).read_bytes()).hexdigest() for file in files]
 
 
-def _run(name: str, file: Path, shown: str) -> list[dict]:
-    """Run one file as a module; returns what it put into each registry, and leaves nothing behind where it fails."""
+def _run(name: str, file: Path, path: str) -> list[dict]:
+    """Run a file as a module and return what it added to each registry; if it fails, the registries stay as they were.
+
+    name: of the module. path: the file as the user wrote it, for error messages.
+    """
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise SettingsError("plugins", shown, "must be a Python file (.py)")
+        raise SettingsError("plugins", path, "must be a Python file (.py)")
     before = [dict(registry) for registry in REGISTRIES]
     sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
@@ -62,18 +67,18 @@ def _run(name: str, file: Path, shown: str) -> list[dict]:
         for registry, old in zip(REGISTRIES, before, strict=True):
             registry.clear()
             registry.update(old)
-        said = str(error) if isinstance(error, ContradictionError) else f"raised {type(error).__name__}: {error}"
-        raise SettingsError("plugins", shown, said) from error
+        reason = str(error) if isinstance(error, ContradictionError) else f"raised {type(error).__name__}: {error}"
+        raise SettingsError("plugins", path, reason) from error
     return added
 
 
 class ContradictionError(ValueError):
-    """A divergence whose generator, slope and limits do not fit together."""
+    """A divergence's generator, slope and limits contradict each other."""
 
 
-def _check(added) -> None:
-    for div in added:
+def _check(registered) -> None:
+    for div in registered:
         with numerics.pinned():
-            wrong = divergences.complaint(div)
-        if wrong is not None:
-            raise ContradictionError(f"divergence {div.name!r}: {wrong}")
+            complaint = divergences.complaint(div)
+        if complaint is not None:
+            raise ContradictionError(f"divergence {div.name!r}: {complaint}")

@@ -1,4 +1,4 @@
-"""Settings checked against the registries, and nulls resolved from one table."""
+"""Check settings against the registries, and resolve those that are null from one table."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from rlkl.training import reward_shaping
 
 
 class Recipe(NamedTuple):
-    """What unset settings become; rows are the logged ones."""
+    """Values of the settings that are unset. rows: how many rows are logged."""
 
     steps: int
     learning_rate: float
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
     rows: int = 100
 
 
-# (kind of algorithm, kind of task, kind of policy): the first row that fits is taken; None fits all.
+# Keys: (kind of algorithm, kind of task, kind of policy), where None matches all. The first key that matches is used.
 RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
     ("exact", "bandit", "table"): Recipe(2000, 0.3, 0.99, "linear", 0.3, "float64"),
     ("exact", None, "table"): Recipe(2000, 0.1, 0.99, "linear", 0.3, "float64"),
@@ -36,158 +36,155 @@ RECIPES: dict[tuple[str, str | None, str | None], Recipe] = {
 }
 
 
-def resolve(chosen: settings.Settings, task: tasks.Task) -> settings.Settings:
-    """Check names against the registries, and fill what is unset."""
+def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Settings:
+    """Check settings against the registries and the task, and fill in those that are unset; raises `SettingsError`."""
     for key, value, registry in (
-        ("policy.name", chosen.policy.name, policies.REGISTRY),
-        ("algorithm.name", chosen.algorithm.name, algorithms.names()),
-        ("penalty.divergence", chosen.penalty.divergence, [*divergences.REGISTRY, "none"]),
-        ("penalty.estimator", chosen.penalty.estimator, [*options.ESTIMATORS, *estimators.ALIASES]),
+        ("policy.name", run_settings.policy.name, policies.REGISTRY),
+        ("algorithm.name", run_settings.algorithm.name, algorithms.names()),
+        ("penalty.divergence", run_settings.penalty.divergence, [*divergences.REGISTRY, "none"]),
+        ("penalty.estimator", run_settings.penalty.estimator, [*options.ESTIMATORS, *estimators.ALIASES]),
     ):
         if value is not None and value not in registry:
             raise SettingsError(key, value, nearest(value, registry))
-    chosen = dataclasses.replace(chosen, penalty=_weighed(chosen.penalty))
-    kind = "exact" if algorithms.gradient_kind(chosen.algorithm.name) == "exact" else "sampled"
+    run_settings = dataclasses.replace(run_settings, penalty=_check_weights(run_settings.penalty))
+    kind = "exact" if algorithms.gradient_kind(run_settings.algorithm.name) == "exact" else "sampled"
     length = "bandit" if task.automaton.horizon == 1 else "sequence"
-    row = (kind, length, "network" if policies.REGISTRY[chosen.policy.name].network else "table")
-    recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, r) for k, r in zip(key, row, strict=True)))
-    steps = chosen.steps or recipe.steps
-    batch_size = None if kind == "exact" else chosen.batch_size or recipe.batch_size
-    unset = {key for key, value in vars(chosen.optimizer).items() if value is None and key in Recipe._fields}
-    if chosen.optimizer.decay is not None and chosen.optimizer.decay > 1:
-        raise SettingsError("optimizer.decay", chosen.optimizer.decay, "must be at most 1, a part of the steps")
+    kinds = (kind, length, "network" if policies.REGISTRY[run_settings.policy.name].network else "table")
+    recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, actual) for k, actual in zip(key, kinds, strict=True)))
+    steps = run_settings.steps or recipe.steps
+    batch_size = None if kind == "exact" else run_settings.batch_size or recipe.batch_size
+    unset = {key for key, value in vars(run_settings.optimizer).items() if value is None and key in Recipe._fields}
+    if run_settings.optimizer.decay is not None and run_settings.optimizer.decay > 1:
+        raise SettingsError("optimizer.decay", run_settings.optimizer.decay, "must be at most 1, a part of the steps")
     return dataclasses.replace(
-        chosen,
-        policy=_policy(chosen, task),
-        algorithm=_algorithm(chosen),
-        penalty=_penalty(chosen, task, batch_size),
-        optimizer=dataclasses.replace(chosen.optimizer, **{key: getattr(recipe, key) for key in unset}),
+        run_settings,
+        policy=_resolve_policy(run_settings, task),
+        algorithm=_resolve_algorithm(run_settings),
+        penalty=_resolve_penalty(run_settings, task, batch_size),
+        optimizer=dataclasses.replace(run_settings.optimizer, **{key: getattr(recipe, key) for key in unset}),
         steps=steps,
         batch_size=batch_size,
-        log_every=chosen.log_every or max(1, steps // recipe.rows),
-        dtype=chosen.dtype or recipe.dtype,
+        log_every=run_settings.log_every or max(1, steps // recipe.rows),
+        dtype=run_settings.dtype or recipe.dtype,
     )
 
 
-def _penalty(chosen: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.PenaltySettings:
-    given = chosen.penalty
-    if given.divergence == "none":
-        if given.beta != 0.0:
-            raise SettingsError("penalty.beta", given.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
-    elif given.beta <= 0.0:
-        raise SettingsError("penalty.beta", given.beta, "must be above 0 (penalty=none trains without a penalty)")
+def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.PenaltySettings:
+    penalty = run_settings.penalty
+    if penalty.divergence == "none":
+        if penalty.beta != 0.0:
+            raise SettingsError("penalty.beta", penalty.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
+    elif penalty.beta <= 0.0:
+        raise SettingsError("penalty.beta", penalty.beta, "must be above 0 (penalty=none trains without a penalty)")
     else:
-        _within_limits("penalty.beta", given.beta)
-    if given.controller != "fixed":
-        if given.divergence == "none":
-            raise SettingsError("penalty.controller", given.controller, "there is no penalty for it to steer")
-        scheduled = given.controller in settings.SCHEDULES
+        _check_beta("penalty.beta", penalty.beta)
+    if penalty.controller != "fixed":
+        if penalty.divergence == "none":
+            raise SettingsError("penalty.controller", penalty.controller, "there is no penalty for it to steer")
+        scheduled = penalty.controller in settings.SCHEDULES
         key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
-        if getattr(given, key) is None:
-            raise SettingsError(f"penalty.{key}", "null", f"controller={given.controller} needs the {what}")
+        if getattr(penalty, key) is None:
+            raise SettingsError(f"penalty.{key}", "null", f"controller={penalty.controller} needs the {what}")
         if scheduled:
-            _within_limits("penalty.beta_end", given.beta_end)
-    if given.controller == "adaptive" and given.horizon <= controllers.least_horizon(batch_size):
+            _check_beta("penalty.beta_end", penalty.beta_end)
+    if penalty.controller == "adaptive" and penalty.horizon <= controllers.least_horizon(batch_size):
         rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
-        raise SettingsError("penalty.horizon", given.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
-    if chosen.algorithm.name in ("exact", "natural") or "exact" in (given.estimator, given.sampler):
-        _exactly_known(chosen, task, options.divergence(given))
-    if algorithms.gradient_kind(chosen.algorithm.name) == "exact" and chosen.rollout != settings.RolloutSettings():
+        raise SettingsError("penalty.horizon", penalty.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
+    if run_settings.algorithm.name in ("exact", "natural") or "exact" in (penalty.estimator, penalty.sampler):
+        _check_exact_gradients(run_settings, task, options.divergence(penalty))
+    if algorithms.gradient_kind(run_settings.algorithm.name) == "exact" and run_settings.rollout != settings.RolloutSettings():
         key, value = (
-            ("staleness", chosen.rollout.staleness)
-            if chosen.rollout.staleness
-            else ("log_prob_dtype", chosen.rollout.log_prob_dtype)
+            ("staleness", run_settings.rollout.staleness)
+            if run_settings.rollout.staleness
+            else ("log_prob_dtype", run_settings.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    return options.resolve_penalty(algorithms.gradient_kind(chosen.algorithm.name), given, task.automaton.horizon)
+    return options.resolve_penalty(algorithms.gradient_kind(run_settings.algorithm.name), penalty, task.automaton.horizon)
 
 
-def _within_limits(key: str, beta: float) -> None:
+def _check_beta(key: str, beta: float) -> None:
     least, most = settings.BETA_LIMITS
     if not least <= beta <= most:
         rule = f"must be between {least:g} and {most:g}: beyond, rounding and not the penalty decides what is optimal"
         raise SettingsError(key, beta, rule)
 
 
-def _weighed(given: settings.PenaltySettings) -> settings.PenaltySettings:
-    """The weights of `mixed` as two numbers."""
-    weights = given.weights
+def _check_weights(penalty: settings.PenaltySettings) -> settings.PenaltySettings:
+    """Check the weights of the divergence `mixed`, and return the penalty with them as two floats."""
+    weights = penalty.weights
     numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in weights)
     if len(weights) != 2 or not numbers or sum(weights) == 0:
         raise SettingsError("penalty.weights", list(weights), "must be two numbers of at least 0, not both 0")
-    return dataclasses.replace(given, weights=tuple(map(float, weights)))
+    return dataclasses.replace(penalty, weights=tuple(map(float, weights)))
 
 
-def _exactly_known(chosen: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
-    """Exact gradients need the objective, or the penalty, without sampling."""
-    key = "algorithm" if chosen.algorithm.name in ("exact", "natural") else "penalty.sampler"
+def _check_exact_gradients(run_settings: settings.Settings, task: tasks.Task, div: divergences.Divergence | None) -> None:
+    """Check that the exact gradient of the objective, or of the penalty, can be computed; raises `SettingsError`."""
+    key = "algorithm" if run_settings.algorithm.name in ("exact", "natural") else "penalty.sampler"
     many = f"{task.automaton.count} sequences, and at most {automaton.MOST_SEQUENCES} can be listed"
-    shaped = reward_shaping.by_batch(chosen.reward_shaping, task)
+    shaped = reward_shaping.by_batch(run_settings.reward_shaping, task)
     if key == "algorithm" and (shaped or task.reward_model is not None):
         rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"
-        raise SettingsError(key, chosen.algorithm.name, rule)
+        raise SettingsError(key, run_settings.algorithm.name, rule)
     if batch.is_enumerable(task.automaton):
         return
-    if policies.REGISTRY[chosen.policy.name].network:
-        rule = (
-            f"policy={chosen.policy.name} reads the whole history of {many}; samples (rloo, ...; sampler=policy) can train it"
-        )
+    name = run_settings.policy.name
+    if policies.REGISTRY[name].network:
+        rule = f"policy={name} reads the whole history of {many}; samples (rloo, ...; sampler=policy) can train it"
         raise SettingsError(key, "exact", rule)
     if div is not None and not exact.has_exact_divergence(task.automaton, div):
         rule = f"{div.formula} has no dynamic program over {many}; samples (rloo, ...; sampler=policy) can train under it"
-        raise SettingsError("penalty.divergence", chosen.penalty.divergence, rule)
+        raise SettingsError("penalty.divergence", run_settings.penalty.divergence, rule)
 
 
-def _algorithm(chosen: settings.Settings) -> settings.AlgorithmSettings:
-    given = chosen.algorithm
-    if given.name == "natural" and chosen.policy.name != "tabular":
-        raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {chosen.policy.name}")
-    own = algorithms.REGISTRY[given.name].aggregation if given.name in algorithms.REGISTRY else settings.AGGREGATIONS[0]
-    return dataclasses.replace(given, loss_aggregation=given.loss_aggregation or own)
+def _resolve_algorithm(run_settings: settings.Settings) -> settings.AlgorithmSettings:
+    algorithm = run_settings.algorithm
+    if algorithm.name == "natural" and run_settings.policy.name != "tabular":
+        raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {run_settings.policy.name}")
+    registered = algorithms.REGISTRY.get(algorithm.name)
+    default = settings.AGGREGATIONS[0] if registered is None else registered.aggregation
+    return dataclasses.replace(algorithm, loss_aggregation=algorithm.loss_aggregation or default)
 
 
-def _policy(chosen: settings.Settings, task: tasks.Task) -> settings.PolicySettings:
-    given, family = chosen.policy, policies.REGISTRY[chosen.policy.name]
-    copied = given.init == "reference" and chosen.reference.name == "pretrained"
-    if given.init is not None and given.init not in family.inits and not copied:
-        raise SettingsError("policy.init", given.init, f"policy={given.name} starts at: " + ", ".join(family.inits))
-    div = options.divergence(chosen.penalty)
-    forbids = div is not None and _is_infinite_off_support(div, chosen.penalty)
+def _resolve_policy(run_settings: settings.Settings, task: tasks.Task) -> settings.PolicySettings:
+    policy, family = run_settings.policy, policies.REGISTRY[run_settings.policy.name]
+    copies_reference = policy.init == "reference" and run_settings.reference.name == "pretrained"
+    if policy.init is not None and policy.init not in family.inits and not copies_reference:
+        raise SettingsError("policy.init", policy.init, f"policy={policy.name} starts at: " + ", ".join(family.inits))
+    div = options.divergence(run_settings.penalty)
+    keeps_support = div is not None and _is_infinite_off_support(div, run_settings.penalty)
     if (
         div is not None
-        and forbids
-        and given.support == "all"
+        and keeps_support
+        and policy.support == "all"
         and (task.automaton.legal & (task.log_reference == -math.inf)).any()
     ):
         rule = f"{div.formula} is infinite off the reference's support, and this task has such tokens; use reference"
         raise SettingsError("policy.support", "all", rule)
-    if chosen.reference.name == "pretrained" and "uniform" not in family.inits:
-        raise SettingsError("reference", "pretrained", f"policy={given.name} cannot be trained from a uniform start")
-    inits = family.inits
-    if chosen.reference.name == "pretrained" and given.init is None:
-        inits = ("reference",)
-    if chosen.reference.update != "none":
-        _can_be_moved(chosen, task, family)
-    filled = dataclasses.replace(
-        given, init=given.init or inits[0], support=given.support or ("reference" if forbids else "all")
-    )
+    if run_settings.reference.name == "pretrained" and "uniform" not in family.inits:
+        raise SettingsError("reference", "pretrained", f"policy={policy.name} cannot be trained from a uniform start")
+    default_init = "reference" if run_settings.reference.name == "pretrained" else family.inits[0]
+    if run_settings.reference.update != "none":
+        _check_moving_reference(run_settings, task, family)
+    support = policy.support or ("reference" if keeps_support else "all")
+    resolved = dataclasses.replace(policy, init=policy.init or default_init, support=support)
     if family.check is not None:
-        family.check(filled, task)
-    return filled
+        family.check(resolved, task)
+    return resolved
 
 
-def _can_be_moved(chosen: settings.Settings, task: tasks.Task, family: policies.Family) -> None:
-    """A moving reference starts as a member of the policy's family that equals the reference."""
-    update, zeros = chosen.reference.update, (task.automaton.legal & (task.log_reference == -math.inf)).any()
-    if chosen.reference.name == "task" and "reference" not in family.inits:
-        rule = f"no policy={chosen.policy.name} equals the reference to start from (reference=pretrained is one)"
+def _check_moving_reference(run_settings: settings.Settings, task: tasks.Task, family: policies.Family) -> None:
+    """Check that a member of the policy's family equals the reference, so that a moving reference can start as it."""
+    update, zeros = run_settings.reference.update, (task.automaton.legal & (task.log_reference == -math.inf)).any()
+    if run_settings.reference.name == "task" and "reference" not in family.inits:
+        rule = f"no policy={run_settings.policy.name} equals the reference to start from (reference=pretrained is one)"
         raise SettingsError("reference.update", update, rule)
-    if zeros and chosen.policy.support == "all":
+    if zeros and run_settings.policy.support == "all":
         rule = "policy.support=all has tokens that the reference never takes; no policy that may take them equals it"
         raise SettingsError("reference.update", update, rule)
 
 
-def _is_infinite_off_support(div: divergences.Divergence, given: settings.PenaltySettings) -> bool:
-    params = divergences.Params(given.alpha, given.weights)
-    number = div.infinity(params) if callable(div.infinity) else div.infinity
-    return not math.isfinite(float(number))
+def _is_infinite_off_support(div: divergences.Divergence, penalty: settings.PenaltySettings) -> bool:
+    params = divergences.Params(penalty.alpha, penalty.weights)
+    limit = div.infinity(params) if callable(div.infinity) else div.infinity
+    return not math.isfinite(float(limit))

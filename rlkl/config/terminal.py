@@ -1,11 +1,11 @@
-"""Standard output and standard error that escape what their encoding lacks."""
+"""Set up standard output and standard error."""
 
 import io
 import sys
 
 
 def configure() -> None:
-    """Have standard output and standard error escape what their encoding lacks; once a process, where a command starts."""
+    """Make standard output and standard error escape characters that their encoding lacks. Call it once a process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

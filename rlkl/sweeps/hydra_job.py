@@ -202,11 +202,11 @@ def _built(config: Any, folder: Path) -> "Built":
     """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
     changes it for the job."""
     from rlkl.config.build import build
-    from rlkl.config.compose import plain
+    from rlkl.config.compose import from_omegaconf
     from rlkl.runs import tracking
 
     with contextlib.chdir(folder):
-        built = tracking.resolved(build(plain(config)))
+        built = tracking.resolved(build(from_omegaconf(config)))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

@@ -96,15 +96,15 @@ class FusedLauncher(Launcher):
 
     def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """The job's own config, resolved: beside Hydra's part where it refers to anything."""
-        from rlkl.config.compose import complete
+        from rlkl.config.compose import run_config
 
         quick = self._compose.values(overrides)
         if quick is not None:
-            return complete(quick)
+            return run_config(quick)
         whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
         try:
             HydraConfig.instance().set_config(whole)
-            return complete(hydra_private.own(whole, resolve=True))
+            return run_config(hydra_private.without_hydra(whole, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 

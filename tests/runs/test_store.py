@@ -325,7 +325,7 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
 def test_the_key_holds_what_numbers_depend_on_of_the_machine(monkeypatch):
     run, flags = built(), os.environ.get("XLA_FLAGS", "")
     before = run_store.key(run)
-    monkeypatch.setenv("XLA_FLAGS", f"{flags} --{machine.FLAG}=7 ")
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --{machine.DEVICE_COUNT_FLAG}=7 ")
     assert run_store.key(run) == before
     keys = {before}
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
@@ -339,4 +339,4 @@ def test_the_key_holds_what_numbers_depend_on_of_the_machine(monkeypatch):
     monkeypatch.setattr(machine, "_instructions", lambda: ["another"])
     keys.add(run_store.key(run))
     assert len(keys) == 4
-    assert set(machine.SETTINGS) <= set(jax.config.values)
+    assert set(machine.NUMERIC_SETTINGS) <= set(jax.config.values)

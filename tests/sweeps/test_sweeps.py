@@ -142,7 +142,7 @@ def test_one_device_and_two_give_the_same_bits(tmp_path, cache):
 
     found = {}
     for count in (1, 2):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --{machine.FLAG}={count}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --{machine.DEVICE_COUNT_FLAG}={count}"
         environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "XLA_FLAGS": flags}
         where = [str(tmp_path / str(count)), str(count), os.getcwd()]
         subprocess.run([sys.executable, "-c", DEVICES, *where], check=True, timeout=500, env=environment)

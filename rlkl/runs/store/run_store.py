@@ -46,7 +46,7 @@ def key(built: Built) -> str:
     aside = {"tracking", "engine", "plugins", *vars(built.execution)}
     resolved = {name: value for name, value in built.resolved.items() if name not in aside}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
-    return fingerprint(resolved, built.card.digest, plugins.digest(built.plugins), machine.numeric_environment())
+    return fingerprint(resolved, built.card.digest, plugins.digests(built.plugins), machine.numeric_environment())
 
 
 def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
