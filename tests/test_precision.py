@@ -207,4 +207,4 @@ def test_an_optimum_that_the_policy_beats_is_said_once(command, tmp_path):
     ],
 )
 def test_only_an_exact_regret_below_rounding_is_doubted(graded, doubted):
-    assert (summary.doubt(graded) is not None) == doubted
+    assert (summary.rounding_warning(graded) is not None) == doubted

@@ -1,1 +1,1 @@
-"""One run, from its specification to its folder and back. Nothing is imported here: the process that tracks loads no jax."""
+"""Train, store, record, track and load runs. Nothing is imported here: the process that tracks runs imports no jax."""

@@ -1,4 +1,4 @@
-"""One run from its config to its result: trained or taken from the store and, where there is a folder, recorded and tracked."""
+"""Carry out one run: train it or load it from the store, fill its folder and track it."""
 
 import time
 import warnings
@@ -15,7 +15,7 @@ from rlkl.runs.folder import summary as folder_summary
 from rlkl.runs.store import pretrained_references, run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
-from rlkl.runs.tracking import Tracker, about
+from rlkl.runs.tracking import Tracker, wandb_run
 from rlkl.settings import numerics
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KEEP_EVERY = 2.0  # seconds between two chunks that are kept
+KEEP_EVERY = 2.0  # seconds between two chunks that are stored
 
 
 class Result(NamedTuple):
@@ -37,11 +37,11 @@ class Result(NamedTuple):
 
 
 def train(overrides: Sequence[str] = ()) -> Result:
-    """Train the run that these overrides name, as on the command line, in memory: no folder, no tracking, no store.
+    """Train the run that these overrides describe, and return its result. No folder, no tracking, no store.
 
-    rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]. Raises `SettingsError` for a bad
-    setting and `DivergedError` for a run that stops being finite, and warns where the policy beats the optimum that grades
-    it. jax's global settings are left as they were.
+    overrides: as on the command line, for instance ["task=bandit/two_modes", "penalty.beta=0.2"]. Raises `SettingsError` for a
+    bad setting and `DivergedError` for a run that stops being finite. Warns if rounding errors make the grade unreliable.
+    jax's global settings stay as they were.
     """
     import pandas as pd
 
@@ -51,30 +51,32 @@ def train(overrides: Sequence[str] = ()) -> Result:
         built = pretrained_references.attach(build(composed), Faults(warnings.warn))
         trained = blocks.train_runs([built.run])[0]
         seconds = time.perf_counter() - started
-        written = samples.sequences(built, trained) if built.card.tokens else {}
-        graded = folder_summary.summary(built, trained, seconds, diversity_table.diversity_metrics(built, trained, written))
-    raise_if_diverged(graded)
-    doubt = folder_summary.doubt(graded)
-    if doubt is not None:
-        warnings.warn(doubt, stacklevel=2)
-    return Result(graded, pd.DataFrame(folder_summary.history(trained.rows)), trained.state.policy)
+        sequences = samples.sequences(built, trained) if built.card.tokens else {}
+        summary = folder_summary.summary(built, trained, seconds, diversity_table.diversity_metrics(built, trained, sequences))
+    raise_if_diverged(summary)
+    warning = folder_summary.rounding_warning(summary)
+    if warning is not None:
+        warnings.warn(warning, stacklevel=2)
+    return Result(summary, pd.DataFrame(folder_summary.history(trained.rows)), trained.state.policy)
 
 
 def entry(built: Built, trained: Trained, seconds: float) -> Entry:
-    """A trained run as it is kept."""
-    return Entry(artifacts.files(built, trained, seconds), folder_summary.of_optimum(built, trained))
+    """Return a trained run as an entry of the store."""
+    return Entry(artifacts.files(built, trained, seconds), folder_summary.optimum_values(built, trained))
 
 
-def finish(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tuple[Entry, bool]:
-    """The run out of the store, else trained and put there; and whether it was there. `on_rows` hears what is trained, `faults`
-    what is wrong with the store."""
+def train_or_load(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tuple[Entry, bool]:
+    """Load the run from the store, or else train it and store it; also returns whether it was loaded.
+
+    on_rows: called with the new rows as the run trains.
+    """
     started = saved = time.perf_counter()
     root, key, resume = built.store, run_store.key(built), built.execution.resume
-    found = run_store.read(root, key, artifacts.names(built), faults) if resume else None
-    if found is not None:
-        return found, True
+    stored = run_store.read(root, key, artifacts.names(built), faults) if resume else None
+    if stored is not None:
+        return stored, True
     built = pretrained_references.attach(built, faults)
-    kept = run_store.read_chunk(root, key, built.run, faults) if resume else None
+    chunk = run_store.read_chunk(root, key, built.run, faults) if resume else None
 
     def on_chunk(standing: blocks.Progress):
         nonlocal saved
@@ -82,15 +84,18 @@ def finish(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tupl
             run_store.put_chunk(root, key, standing.of(0), faults)
             saved = time.perf_counter()
 
-    tell = lambda _, rows: on_rows(rows) if rows.step.size else None  # noqa: E731
-    trained = blocks.train_block([built.run], tell, on_chunk, None if kept is None else [kept])[0]
-    made = entry(built, trained, time.perf_counter() - started)
-    run_store.put(root, key, made, faults)
-    return made, False
+    def on_run_rows(_: int, rows: Row):
+        if rows.step.size:
+            on_rows(rows)
+
+    trained = blocks.train_block([built.run], on_run_rows, on_chunk, None if chunk is None else [chunk])[0]
+    result = entry(built, trained, time.perf_counter() - started)
+    run_store.put(root, key, result, faults)
+    return result, False
 
 
 class Recorded(NamedTuple):
-    """A run in its folder: as it is kept, whether it had been, and wandb's line to upload it."""
+    """A run recorded in its folder: its entry, whether the store had it, and the command that uploads it to wandb."""
 
     entry: Entry
     reused: bool
@@ -105,33 +110,37 @@ def execute(
     warn: Callable[[str], None],
     faults: Faults,
 ) -> Recorded:
-    """Finish a run, fill its folder, track it."""
-    tracker = tracked(built, folder, group, warn)
-    found, upload, live = None, None, False
+    """Train or load a run, fill its folder and track it.
 
-    def tell(rows: Row) -> None:
-        nonlocal live
-        live = True
+    group: the name of its sweep, None for a single run. on_rows: called with the new rows as the run trains. warn: prints a
+    warning of wandb's. faults: reports damaged files of the store.
+    """
+    tracker = make_tracker(built, folder, group, warn)
+    result, upload, logged = None, None, False
+
+    def on_new_rows(rows: Row) -> None:
+        nonlocal logged
+        logged = True
         on_rows(rows)
         if tracker is not None:
             tracker.log(folder_summary.history(rows))
 
     try:
-        found, reused = finish(built, tell, faults)
-        files.fill(folder, found.files)
-        if tracker is not None and not live:
-            tracker.log(files.columns_of(found.files["history.csv"]))
+        result, reused = train_or_load(built, on_new_rows, faults)
+        files.fill(folder, result.files)
+        if tracker is not None and not logged:
+            tracker.log(files.columns_of(result.files["history.csv"]))
     finally:
-        upload = tracker.finish(found.summary if found else None) if tracker is not None else None
-    return Recorded(found, reused, upload)
+        upload = tracker.finish(result.summary if result else None) if tracker is not None else None
+    return Recorded(result, reused, upload)
 
 
-def tracked(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
-    """The run's tracker, if it is to be tracked."""
-    return None if built.tracking.name == "none" else Tracker(about(built, group), folder, warn)
+def make_tracker(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
+    """Start tracking the run with wandb; returns None where `tracking=none`."""
+    return None if built.tracking.name == "none" else Tracker(wandb_run(built, group), folder, warn)
 
 
-def raise_if_diverged(graded: dict[str, Any]) -> None:
-    """A run that diverged has a summary all the same; this makes it an error."""
-    if graded["diverged_at"] is not None:
-        raise DivergedError(graded["diverged_at"])
+def raise_if_diverged(summary: dict[str, Any]) -> None:
+    """Raise `DivergedError` if the summary is of a run that diverged."""
+    if summary["diverged_at"] is not None:
+        raise DivergedError(summary["diverged_at"])

@@ -1,4 +1,4 @@
-"""Reading back what runs and sweeps left in their folders."""
+"""Load the folders of runs and sweeps."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NUMBERS = (
+NUMBER_KEYS = (
     "reward", "objective", "optimal_objective", "regret", "divergence_value", "kl_pi_ref", "kl_ref_pi", "kl_pi_optimum",
     "entropy", "effective_support", "typicality", "kl_per_token", "length", "beta", "steps", "seconds", "diverged_at",
 )  # fmt: skip
-NAMES = ("task", "policy", "algorithm", "divergence", "formula", "dtype", "init")
-TEXT = ("outcome", "metric")  # the columns of a CSV that are not numbers
+TEXT_KEYS = ("task", "policy", "algorithm", "divergence", "formula", "dtype", "init")
+TEXT_COLUMNS = ("outcome", "metric")  # of a CSV; the others are numbers
 INFINITE = {"inf": float("inf"), "-inf": float("-inf")}
 
 
 class Runs(NamedTuple):
-    """Frames of one run or of every job of a sweep; the column `run` is the job's folder (`.` for a single run).
+    """Data frames of one run or of all jobs of a sweep; the column `run` is the job's folder (`.` for a single run).
 
-    summary: a row a run, with columns `override.<key>`; history: a row a logged step; outcomes: a row an end state;
-    diversity: a row a metric. root: what was loaded, so that `root / run` is a run's folder.
+    summary: one row per run, with columns `override.<key>`; history: one row per logged step; outcomes: one row per end state;
+    diversity: one row per metric. root: the folder that was loaded, so `root / run` is a run's folder.
 
-    `outcome` is always text, as the task names its end states: `outcomes["outcome"].astype(float)` where those are numbers.
+    The column `outcome` is always text; use `outcomes["outcome"].astype(float)` where end states are named by numbers.
     """
 
     summary: "pd.DataFrame"
@@ -38,7 +38,7 @@ class Runs(NamedTuple):
 
 
 def folders(root: Path) -> list[Path]:
-    """The finished runs at or below a folder, in the order of their job numbers."""
+    """Return the folders of the finished runs at or below a folder, in the order of their job numbers."""
 
     def order(path: Path):
         return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.relative_to(root).parts]
@@ -47,74 +47,74 @@ def folders(root: Path) -> list[Path]:
 
 
 def overrides(folder: Path) -> dict[str, str]:
-    """The overrides that a job was given, as Hydra recorded them; raises `SettingsError` for a damaged record."""
+    """Return a job's overrides, as Hydra recorded them, by key; raises `SettingsError` for a damaged record."""
     record = folder / ".hydra" / "overrides.yaml"
     if not record.exists():
         return {}
     import yaml
 
     try:
-        found = yaml.safe_load(record.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise damaged(record, error) from None
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise damaged(record, "it is no list of overrides")
-    return split(found)
+    return split(entries)
 
 
 def split(overrides: Iterable[str]) -> dict[str, str]:
-    """Overrides (`key=value`) by key."""
+    """Return the values of overrides (`key=value`) by key."""
     pairs = (entry.lstrip("+").partition("=") for entry in overrides)
     return {key: value for key, _, value in pairs}
 
 
 def record(run: str, overrides: Mapping[str, str], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A finished run as one row: its folder, its overrides as `override.<key>`, its summary."""
+    """Return a finished run as one row: its folder, its overrides as `override.<key>`, and its summary."""
     return {"run": run} | {f"override.{key}": value for key, value in overrides.items()} | dict(summary)
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """A run's summary, its infinities as numbers; raises `SettingsError` for a summary.json that is not whole."""
+    """Return a run's summary, with infinities as floats; raises `SettingsError` for a damaged or incomplete summary.json."""
     path = folder / "summary.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise damaged(path, "it holds no JSON object")
-    found |= {key: INFINITE[value] for key, value in found.items() if key not in NAMES and value in ("inf", "-inf")}
-    for keys, kinds, what in ((NUMBERS, (int, float, type(None)), "no number"), (NAMES, (str,), "no text")):
+    values |= {key: INFINITE[value] for key, value in values.items() if key not in TEXT_KEYS and value in ("inf", "-inf")}
+    for keys, kinds, what in ((NUMBER_KEYS, (int, float, type(None)), "no number"), (TEXT_KEYS, (str,), "no text")):
         for key in keys:
-            if key not in found:
+            if key not in values:
                 raise damaged(path, f"it lacks {key!r}")
-            if not isinstance(found[key], kinds) or isinstance(found[key], bool):
+            if not isinstance(values[key], kinds) or isinstance(values[key], bool):
                 raise damaged(path, f"its {key!r} is {what}")
-    return found
+    return values
 
 
 def frame(path: Path) -> "pd.DataFrame":
-    """A CSV of a run's folder: text as it was, numbers to the last bit, NaN where a cell is empty.
+    """Read a CSV of a run's folder into a data frame: numbers are exact to the last bit, empty cells are NaN.
 
-    Raises `SettingsError` for a file that is missing or not whole.
+    Raises `SettingsError` for a file that is missing or incomplete.
     """
     import pandas as pd
 
     def column(name: str, cells: list[str | None]) -> list:
-        if name in TEXT:
+        if name in TEXT_COLUMNS:
             return cells
         return [int(cell or "nan") for cell in cells] if name == "step" else csv_text.numbers(cells)
 
     try:
-        read = {name: column(name, cells) for name, cells in csv_text.loads(path.read_bytes().decode()).items()}
+        columns = {name: column(name, cells) for name, cells in csv_text.loads(path.read_bytes().decode()).items()}
     except (OSError, ValueError) as error:
         raise damaged(path, error) from None
-    return pd.DataFrame(read)
+    return pd.DataFrame(columns)
 
 
 def load(folder: str | Path) -> Runs:
-    """What a run or a sweep left, as pandas frames.
+    """Load the folder of a run or of a sweep into pandas data frames.
 
-    Raises `SettingsError` where there is nothing to load, and, naming the file, where one is missing or damaged.
+    Raises `SettingsError` if there is no finished run in it, or if a file is missing or damaged (the message names it).
     """
     import pandas as pd
 

@@ -1,4 +1,7 @@
-"""wandb, imported only where it is asked for; whatever happens to it costs a warning, never the training."""
+"""Track runs with wandb. A failure of wandb gives a warning and never stops training.
+
+wandb is imported only where it is used.
+"""
 
 import dataclasses
 import hashlib
@@ -19,59 +22,60 @@ if TYPE_CHECKING:
 
 ONLINE, OFFLINE = "wandb", "wandb_offline"
 MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}
-PATIENCE = 15.0  # seconds until a server counts as out of reach, unless WANDB_INIT_TIMEOUT says otherwise
-REFUSED = "/\\#?%:"  # by wandb, in the name of a project
+TIMEOUT = 15.0  # seconds to wait for the server, unless WANDB_INIT_TIMEOUT says otherwise
+FORBIDDEN = "/\\#?%:"  # characters that wandb refuses in the name of a project
 
 
 def resolved(built: "Built") -> "Built":
-    """The run tracked as its settings say, else as wandb's variables of the environment do, else by rlkl's defaults.
+    """Resolve how the run is tracked: its settings, else wandb's environment variables, else rlkl's defaults.
 
     Raises `SettingsError` for a mode, project, entity or tag that wandb would refuse.
     """
-    given, name = built.tracking, _name(built.tracking.name)
+    tracking, name = built.tracking, _name(built.tracking.name)
     if name == "none":
-        chosen = dataclasses.replace(given, name=name)
+        tracking = dataclasses.replace(tracking, name=name)
     else:
-        project, entity, tags = _text("project", given) or "rlkl", _text("entity", given), tuple(map(_tag, given.tags))
-        folder = given.dir or os.environ.get("WANDB_DIR")
-        chosen = settings.Tracking(name, project, entity, tags, str(Path(folder).expanduser().absolute()) if folder else None)
-    plain = dataclasses.asdict(chosen) | {"tags": list(chosen.tags)}
-    return built._replace(tracking=chosen, resolved=built.resolved | {"tracking": plain})
+        project, entity, tags = _text("project", tracking) or "rlkl", _text("entity", tracking), map(_tag, tracking.tags)
+        folder = tracking.dir or os.environ.get("WANDB_DIR")
+        folder = str(Path(folder).expanduser().absolute()) if folder else None
+        tracking = settings.Tracking(name, project, entity, tuple(tags), folder)
+    plain = dataclasses.asdict(tracking) | {"tags": list(tracking.tags)}
+    return built._replace(tracking=tracking, resolved=built.resolved | {"tracking": plain})
 
 
-def _name(given: str | None) -> str:
-    """How the run is tracked: `wandb_offline` and `none` are the user's last word."""
-    if given in (OFFLINE, "none"):
-        return given
+def _name(setting: str | None) -> str:
+    """Return `wandb`, `wandb_offline` or `none`; the environment cannot overrule the last two."""
+    if setting in (OFFLINE, "none"):
+        return setting
     mode = os.environ.get("WANDB_MODE", "")
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         mode = "disabled"
     if mode and mode not in MODES:
         raise SettingsError("WANDB_MODE", mode, errors.nearest(mode, MODES))
-    return MODES[mode] if mode else given or OFFLINE
+    return MODES[mode] if mode else setting or OFFLINE
 
 
-def _text(key: str, given: settings.Tracking) -> str | None:
-    """The project or the entity."""
-    named, value = f"tracking.{key}", getattr(given, key)
+def _text(key: str, tracking: settings.Tracking) -> str | None:
+    """Return the project or the entity, from the setting or the environment; raises `SettingsError` for a bad one."""
+    source, value = f"tracking.{key}", getattr(tracking, key)
     if value is None:
-        named = f"WANDB_{key.upper()}"
-        value = os.environ.get(named) or None
-    if value is not None and (not 0 < len(value) <= 128 or any(character in REFUSED for character in value)):
-        raise SettingsError(named, value or "''", f"must be 1 to 128 characters, none of them one of {REFUSED}")
+        source = f"WANDB_{key.upper()}"
+        value = os.environ.get(source) or None
+    if value is not None and (not 0 < len(value) <= 128 or any(character in FORBIDDEN for character in value)):
+        raise SettingsError(source, value or "''", f"must be 1 to 128 characters, none of them one of {FORBIDDEN}")
     return value
 
 
-def _tag(given: Any) -> str:
-    """A tag as wandb takes it."""
-    text = given if isinstance(given, str) else json.dumps(given)
-    if not isinstance(given, (str, int, float)) or not 0 < len(text) <= 64:
+def _tag(value: Any) -> str:
+    """Return a tag as text; raises `SettingsError` for one that wandb would refuse."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, (str, int, float)) or not 0 < len(text) <= 64:
         raise SettingsError("tracking.tags", text or "''", "each tag must be text of 1 to 64 characters")
     return text
 
 
-class About(NamedTuple):
-    """What wandb is told of a run at its start; plain values."""
+class WandbRun(NamedTuple):
+    """The arguments of `wandb.init` for one run, as plain values that can be pickled."""
 
     project: str | None
     entity: str | None
@@ -85,59 +89,64 @@ class About(NamedTuple):
     config: dict[str, Any]
 
 
-def about(built: "Built", group: str | None) -> About:
-    """A run as wandb is told of it; `group` is its sweep's name. Of wandb's variables of the environment, those that name one
-    run are for a run alone: a sweep's jobs have names and identities of their own."""
-    chosen, named, says = built.tracking, label(built), os.environ.get
-    name = f"{named} seed={built.run.settings.seed}"
-    return About(
-        project=chosen.project,
-        entity=chosen.entity,
-        tags=list(chosen.tags),
-        dir=chosen.dir,
-        offline=chosen.name == OFFLINE or _Server.fails,
+def wandb_run(built: "Built", group: str | None) -> WandbRun:
+    """Return the arguments of `wandb.init` for a run; `group` is the name of its sweep, None for a single run.
+
+    A sweep's jobs have names and ids of their own: WANDB_NAME and WANDB_RUN_ID count for a single run only.
+    """
+    tracking, run_label, variable = built.tracking, label(built), os.environ.get
+    name = f"{run_label} seed={built.run.settings.seed}"
+    return WandbRun(
+        project=tracking.project,
+        entity=tracking.entity,
+        tags=list(tracking.tags),
+        dir=tracking.dir,
+        offline=tracking.name == OFFLINE or _Server.fails,
         id=None if group is None else secrets.token_hex(8),
-        name=says("WANDB_NAME") or name if group is None else name,
-        group=says("WANDB_RUN_GROUP") or group,
-        job_type=says("WANDB_JOB_TYPE") or f"{named} {digest(built.resolved)}",
+        name=variable("WANDB_NAME") or name if group is None else name,
+        group=variable("WANDB_RUN_GROUP") or group,
+        job_type=variable("WANDB_JOB_TYPE") or f"{run_label} {digest(built.resolved)}",
         config=built.resolved,
     )
 
 
 class _Server:
-    """wandb's, as this process knows it: once it was out of reach, or there was no login, nobody waits for it again."""
+    """State of wandb's server in this process. fails: it was out of reach or there was no login, so nobody tries it again."""
 
     lock = threading.Lock()
     fails = False
 
 
 class Tracker:
-    """One wandb run: rows as they come, the summary at the end. After a failure it warns once and stays silent. Where the
-    server fails, this run and the later ones are offline."""
+    """Logs one run to wandb: rows while it trains, and the summary at the end.
 
-    def __init__(self, told: About, folder: Path, warn: Callable[[str], None]):
+    After a failure it warns once and logs nothing more. If the server fails, this run and all later ones are logged offline.
+    folder: wandb's, unless `tracking.dir` names another.
+    """
+
+    def __init__(self, arguments: WandbRun, folder: Path, warn: Callable[[str], None]):
         self._warn = warn
         self._run: Any = None
-        self._guarded("start", lambda: self._start(told, folder))
+        self._guarded("start", lambda: self._start(arguments, folder))
 
-    def _start(self, told: About, folder: Path) -> None:
+    def _start(self, arguments: WandbRun, folder: Path) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
-        where = Path(told.dir or folder)
-        where.mkdir(parents=True, exist_ok=True)  # wandb would take a temporary folder in place of one that is missing
-        if not told.offline:
+        folder = Path(arguments.dir or folder)
+        folder.mkdir(parents=True, exist_ok=True)  # wandb would use a temporary folder if this one did not exist
+        if not arguments.offline:
             with _Server.lock:
                 try:
-                    self._run = None if _Server.fails else _online(told, where)
+                    self._run = None if _Server.fails else _start_online(arguments, folder)
                 except Exception as error:
                     _Server.fails = True
                     reason = _reason(error).partition(" Consider ")[0]
                     self._warn(f"wandb logs offline, its server cannot be used ({reason}); wandb sync uploads the runs")
-                    told = told._replace(id=secrets.token_hex(8))  # wandb still holds the identity of the run that failed
+                    arguments = arguments._replace(id=secrets.token_hex(8))  # wandb keeps the failed run's id
         if self._run is None:
-            self._run = _started(told, where, "offline")
+            self._run = _start_run(arguments, folder, "offline")
 
     def log(self, columns: Mapping[str, Any]) -> None:
-        """Log the rows of a table of columns, `step` among them."""
+        """Log rows, given as columns by name, one of which is `step`."""
 
         def send():
             names = [name for name in columns if name != "step"]
@@ -148,7 +157,7 @@ class Tracker:
             self._guarded("log", send)
 
     def finish(self, summary: Mapping[str, Any] | None) -> str | None:
-        """Close the run; returns the line that would upload an offline one."""
+        """Close the run, as failed if `summary` is None; returns the command that uploads it if it is offline."""
         if self._run is None:
             return None
 
@@ -170,31 +179,31 @@ class Tracker:
             return None
 
 
-def _online(told: About, where: Path) -> Any:
-    """wandb's run on its server; raises where there is no login (wandb itself would ask for one), and what wandb raises."""
+def _start_online(arguments: WandbRun, folder: Path) -> Any:
+    """Start a run on wandb's server; raises `RuntimeError` if there is no login (wandb would prompt for one)."""
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
         raise RuntimeError("no login: `wandb login`, or WANDB_API_KEY")
-    patience = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
-    return _started(told, where, "online", **patience)
+    timeout = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": TIMEOUT}
+    return _start_run(arguments, folder, "online", **timeout)
 
 
-def _started(told: About, where: Path, mode: Literal["online", "offline"], **more: Any) -> Any:
-    """wandb's run of this mode."""
+def _start_run(arguments: WandbRun, folder: Path, mode: Literal["online", "offline"], **more: Any) -> Any:
+    """Start a run of this mode."""
     import wandb
 
     return wandb.init(
-        project=told.project,
-        entity=told.entity,
-        tags=told.tags or None,
-        id=told.id,
-        name=told.name,
-        group=told.group,
-        job_type=told.job_type,
-        config=told.config,
-        dir=str(where),
-        reinit="create_new",  # a sweep's jobs train, and are followed, together
+        project=arguments.project,
+        entity=arguments.entity,
+        tags=arguments.tags or None,
+        id=arguments.id,
+        name=arguments.name,
+        group=arguments.group,
+        job_type=arguments.job_type,
+        config=arguments.config,
+        dir=str(folder),
+        reinit="create_new",  # a sweep's jobs train and log at the same time
         mode=mode,
         settings=wandb.Settings(
             console="off",
@@ -211,18 +220,19 @@ def _started(told: About, where: Path, mode: Literal["online", "offline"], **mor
 
 
 def _reason(error: Exception) -> str:
-    """An error in at most 160 characters."""
+    """Return an error's message in one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def label(built: "Built") -> str:
-    """A readable name of a run but for its seed."""
-    chosen = built.run.settings
+    """Return a readable name of a run, without its seed."""
+    run_settings = built.run.settings
     task = str(built.resolved["task"]["name"]).split("/")[-1]
-    return f"{task} {chosen.policy.name} {chosen.algorithm.name} {chosen.penalty.divergence} beta={chosen.penalty.beta:g}"
+    penalty = run_settings.penalty
+    return f"{task} {run_settings.policy.name} {run_settings.algorithm.name} {penalty.divergence} beta={penalty.beta:g}"
 
 
 def digest(resolved: Mapping[str, Any]) -> str:
-    """Four hexadecimal digits of a config without its seed, so that two configs of one label stay apart."""
+    """Return four hexadecimal digits that tell configs of one label apart; they ignore the seed."""
     seedless = {key: value for key, value in resolved.items() if key not in ("seed", "tracking")}
     return hashlib.sha256(json.dumps(seedless, sort_keys=True, default=str).encode()).hexdigest()[:4]

@@ -1,5 +1,7 @@
-"""Finished runs tracked by a process of its own: wandb takes longer over a small run than its training did, and a sweep would
-wait for it. Run as a module it is that process, which imports wandb but not jax."""
+"""Track finished runs in a separate process, because wandb takes longer over a small run than its training takes.
+
+Run as a module, this is that process. It imports wandb but not jax.
+"""
 
 import contextlib
 import pickle
@@ -12,53 +14,53 @@ from typing import Any, BinaryIO
 
 from rlkl.config import terminal
 from rlkl.errors import visible
-from rlkl.runs.tracking import About, Tracker
+from rlkl.runs.tracking import Tracker, WandbRun
 
 
 class BackgroundTracker:
-    """Tracks what it is given, in turn; after a failure it warns once and stays silent."""
+    """Sends finished runs to a process that tracks them in turn. After a failure it warns once and tracks no more."""
 
     def __init__(self, warn: Callable[[str], None]):
         self._warn = warn
-        command = [sys.executable, "-m", __name__]  # in a session of its own: an interrupted sweep's runs are tracked, too
+        command = [sys.executable, "-m", __name__]  # in a session of its own: interrupting the sweep must not end it
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
-    def track(self, about: About, folder: Path, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """Track a finished run: its history's columns, `step` among them, and its summary. Waits while the pipe is full."""
-        given = self._process.stdin
-        assert given is not None
-        if given.closed:
+    def track(self, run: WandbRun, folder: Path, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+        """Track a finished run. columns: its history, one of them `step`. Waits while the pipe is full."""
+        stream = self._process.stdin
+        assert stream is not None
+        if stream.closed:
             return
         try:
-            pickle.dump((about, folder, dict(columns), dict(summary)), given)
-            given.flush()
+            pickle.dump((run, folder, dict(columns), dict(summary)), stream)
+            stream.flush()
         except OSError as error:
             self._warn(f"wandb's process has ended ({error.strerror}); the sweep goes on untracked, its folder has everything")
             self.close()
 
     def close(self) -> None:
-        """Wait until all is tracked."""
+        """Wait until all runs are tracked."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # what is left cannot be sent to a process that has ended
+        with contextlib.suppress(OSError):  # the process has ended, and buffered data cannot be sent
             self._process.stdin.close()
         self._process.wait()
 
 
-def serve(given: BufferedIOBase | BinaryIO, say: Callable[[str], None]) -> None:
-    """Track each run that is given until there are no more; what goes wrong is said once."""
-    said: set[str] = set()
+def serve(stream: BufferedIOBase | BinaryIO, warn: Callable[[str], None]) -> None:
+    """Track each run that is pickled in the stream, until it ends; each warning is given once."""
+    warnings: set[str] = set()
 
-    def warn(message: str) -> None:
-        if message not in said:
-            said.add(message)
-            say(message)
+    def warn_once(message: str) -> None:
+        if message not in warnings:
+            warnings.add(message)
+            warn(message)
 
     while True:
         try:
-            about, folder, columns, summary = pickle.load(given)
+            run, folder, columns, summary = pickle.load(stream)
         except (EOFError, pickle.UnpicklingError):
             return
-        tracker = Tracker(about, folder, warn)
+        tracker = Tracker(run, folder, warn_once)
         tracker.log(columns)
         tracker.finish(summary)
 

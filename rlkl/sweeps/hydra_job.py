@@ -124,7 +124,7 @@ class Jobs:
                 upload = finished.live.finish(found.summary)
             elif built.tracking.name != "none":
                 rows = files.columns_of(found.files["history.csv"])
-                self.trackers(reports_console.warn).track(tracking.about(built, group), folder, rows, found.summary)
+                self.trackers(reports_console.warn).track(tracking.wandb_run(built, group), folder, rows, found.summary)
         if upload or built.tracking.name == tracking.OFFLINE:
             self.offline.add(built.tracking.dir or str(folder.parent / "*"))
         self._doubt(found.summary)
@@ -139,7 +139,7 @@ class Jobs:
         from rlkl.reports import console
         from rlkl.runs.folder import summary
 
-        doubt = summary.doubt(graded)
+        doubt = summary.rounding_warning(graded)
         if doubt is not None and not self.doubted:
             self.doubted = True
             console.warn(doubt)

@@ -124,7 +124,7 @@ class FusedLauncher(Launcher):
             hydra = self._whole(job.overrides, job.number).hydra
             folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.live = execute.tracked(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
+            job.live = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
         assert job.live is not None
         job.live.log(summary.history(rows))
 

@@ -6,7 +6,7 @@ import signal
 
 from rlkl.runs import tracking, tracking_process
 
-ABOUT = tracking.About("project", None, ["a"], None, True, None, "run", "sweep", "job", {"seed": 0})
+ABOUT = tracking.WandbRun("project", None, ["a"], None, True, None, "run", "sweep", "job", {"seed": 0})
 COLUMNS, SUMMARY = {"step": [0.0, 10.0], "regret": [0.5, 0.25]}, {"regret": 0.25}
 
 

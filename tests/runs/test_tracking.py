@@ -141,7 +141,7 @@ def test_an_override_wins_over_the_environment_and_that_over_the_default(environ
     assert built.resolved["tracking"] == {
         "name": "wandb_offline", "project": "theirs", "entity": "team", "tags": [], "dir": str(tmp_path / "kept"),
     }  # fmt: skip
-    alone, job = tracking.about(built, None), tracking.about(built, "sweep")
+    alone, job = tracking.wandb_run(built, None), tracking.wandb_run(built, "sweep")
     assert (alone.name, alone.group, alone.job_type, alone.id) == ("one", "all", "try", None)
     assert (job.group, job.job_type) == ("all", "try")
     assert job.name != "one"
@@ -198,12 +198,12 @@ def test_a_server_that_fails_is_waited_for_once(environment, composed, tmp_path,
     monkeypatch.setattr(tracking._Server, "fails", False)
     monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
     built, said = resolved(composed, name="wandb"), []
-    about = tracking.about(built, None)
+    about = tracking.wandb_run(built, None)
     trackers = [tracking.Tracker(about, tmp_path, said.append) for _ in range(2)]
     assert fake.modes == modes
     assert said == [f"wandb logs offline, its server cannot be used ({reason}); wandb sync uploads the runs"]
     assert [each.finish({"regret": 0.0}) for each in trackers] == ["wandb sync there"] * 2
-    assert tracking.about(built, None).offline
+    assert tracking.wandb_run(built, None).offline
 
 
 @pytest.mark.slow

@@ -72,9 +72,9 @@ def test_a_damaged_reference_in_the_store_is_trained_anew(tmp_path):
     made = pretrained_references.attach(built(tmp_path, {"name": "tabular"}, reference=SOON | {"steps": 2}), WHOLE)
     path = tmp_path / "references" / f"{made.card.facts['reference_hash']}.npz"
     whole = path.read_bytes()
-    leaves = checked_files.arrays(whole[checked_files.SIZE :])
+    leaves = checked_files.unpack_arrays(whole[checked_files.CHECKSUM_SIZE :])
     for altered in (leaves[:-1], [*leaves, leaves[0]], [leaves[0][:, :1], *leaves[1:]], [leaves[0].astype(int), *leaves[1:]]):
-        checked_files.write(path, checked_files.packed(altered), WHOLE)
+        checked_files.write(path, checked_files.pack_arrays(altered), WHOLE)
         assert path.read_bytes() != whole
         attach_anew(tmp_path)
         assert path.read_bytes() == whole

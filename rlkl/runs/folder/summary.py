@@ -196,7 +196,7 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
     return out
 
 
-def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
+def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
     """The optimum's values under the summary's names; None where there is none."""
     values, objective = trained.final.optimum_values, float(trained.optimum.objective)
     if values is None:
@@ -217,7 +217,7 @@ def of_optimum(built: Built, trained: Trained) -> dict[str, float | None]:
 ROUNDING = 1e-9  # of the optimum's objective, or of 1: how far below 0 an exact regret may be
 
 
-def doubt(graded: Mapping[str, Any]) -> str | None:
+def rounding_warning(graded: Mapping[str, Any]) -> str | None:
     """Warning where the policy is better than the optimum that it was graded against, by more than rounding; else None."""
     for regret, optimum in (
         ("regret", "optimal_objective"),

@@ -1,1 +1,1 @@
-"""Runs, unfinished runs and pretrained references that are kept under a fingerprint."""
+"""Store of finished runs, unfinished runs and pretrained references, under fingerprints."""

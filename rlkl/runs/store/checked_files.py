@@ -1,4 +1,4 @@
-"""Files of the store: written with a checksum of their content and their name, and read only where that holds."""
+"""Write files of the store with a checksum of their name and content, and read them only where the checksum holds."""
 
 import errno
 import hashlib
@@ -15,114 +15,119 @@ import numpy as np
 
 from rlkl.runs.folder import files as folder_files
 
-LARGEST = 2**30  # bytes in a file of the store, packed or unpacked
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SIZE = hashlib.sha256().digest_size
+LARGEST = 2**30  # bytes in a file of the store, compressed or not
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHECKSUM_SIZE = hashlib.sha256().digest_size
 T = TypeVar("T")
 
 
 class DamagedError(Exception):
-    """A file of the store does not hold what it should; the message says why."""
+    """A file of the store does not hold what was written; the message says why."""
 
 
 class Faults:
-    """What is wrong with the store that a command uses: the first damaged file and the first that cannot be written are said
-    at once, the others are counted, and `close` says how many they were. Threads may share one."""
+    """Reports files of the store that are damaged or cannot be written: the first of each kind at once, the rest as a count.
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say, self._lock = say, threading.Lock()
+    `close` reports the count. Threads may share an object. warn: prints a message.
+    """
+
+    def __init__(self, warn: Callable[[str], None]):
+        self._warn, self._lock = warn, threading.Lock()
         self._damaged, self._unwritten = set[Path](), set[Path]()
 
     def damaged(self, file: Path, why: str) -> None:
-        """A file is there, and cannot be used."""
+        """Report a file that exists and cannot be used."""
         self._note(self._damaged, file, f"the store's entry {file} is damaged ({why}); what it held is trained anew")
 
     def unwritten(self, file: Path, why: str) -> None:
-        """A file cannot be written."""
-        said = f"the store's entry {file} cannot be written ({why}); the same command would train it anew"
-        self._note(self._unwritten, file, said)
+        """Report a file that cannot be written."""
+        message = f"the store's entry {file} cannot be written ({why}); the same command would train it anew"
+        self._note(self._unwritten, file, message)
 
     def close(self) -> None:
-        """Say how many more there were."""
+        """Report how many more files of each kind there were."""
         for files, what in ((self._damaged, "are damaged"), (self._unwritten, "could not be written")):
             if len(files) > 1:
-                self._say(f"{len(files) - 1} more of the store's entries {what}")
+                self._warn(f"{len(files) - 1} more of the store's entries {what}")
 
-    def _note(self, files: set[Path], file: Path, said: str) -> None:
+    def _note(self, files: set[Path], file: Path, message: str) -> None:
         with self._lock:
             first = not files
             files.add(file)
         if first:
-            self._say(said)
+            self._warn(message)
 
 
 def read(file: Path, parse: Callable[[bytes], T], faults: Faults) -> T | None:
-    """What `parse` makes of a file's content; None where there is no such file, or where it is damaged, which `faults` hears.
+    """Read and parse a file of the store; returns None where it is missing, or damaged, which is reported to `faults`.
 
-    parse: raises `DamagedError`, or anything else, where the content is not what it should be.
+    parse: turns the content into the result, and raises `DamagedError` or any other exception if it cannot.
     """
     try:
         return parse(_content(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # what was written to do harm may raise anything where it is unpacked
+    except Exception as error:  # unpacking a malicious file may raise anything
         faults.damaged(file, _reason(error))
         return None
 
 
 def write(file: Path, content: bytes, faults: Faults) -> None:
-    """Write a file, or tell `faults` why it cannot be written; raises `OSError` where the disk is full: the next could not be
-    written either."""
+    """Write a file of the store, or report to `faults` why it cannot be written; raises `OSError` only if the disk is full."""
     try:
         folder_files.write(file, _checksum(file, content) + content)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise
         faults.unwritten(file, _reason(error))
 
 
 def members(content: bytes, names: Sequence[str]) -> dict[str, bytes]:
-    """The files of a .zip, in the order of their `names`; raises `DamagedError` where it holds others, or too much."""
+    """Return the content of each file in a .zip, in the order of `names`.
+
+    Raises `DamagedError` if the archive holds other files, or too much.
+    """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = archive.infolist()
         if sorted(info.filename for info in infos) != sorted(names):
             raise DamagedError("it lacks a file, or holds one of another name")
-        if sum(info.file_size for info in infos) > LARGEST:  # no more than this size is ever unpacked of a member
+        if sum(info.file_size for info in infos) > LARGEST:  # reading never unpacks more than the declared size
             raise DamagedError("what it holds is too large")
         return {name: archive.read(name) for name in names}
 
 
-def packed(leaves: Iterable[Any]) -> bytes:
-    """Arrays as an .npz."""
+def pack_arrays(leaves: Iterable[Any]) -> bytes:
+    """Return arrays as the content of an .npz file."""
     out = io.BytesIO()
     arrays: Mapping[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     np.savez(out, **arrays)
     return out.getvalue()
 
 
-def arrays(content: bytes) -> list[np.ndarray]:
-    """The arrays that `packed` took; raises where the content holds anything else."""
+def unpack_arrays(content: bytes) -> list[np.ndarray]:
+    """Return the arrays that `pack_arrays` was given; raises an exception if the content holds anything else."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [f"leaf_{i}.npy" for i in range(len(archive.infolist()))]
     return [np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for member in members(content, names).values()]
 
 
-def check_arrays(found: Sequence[np.ndarray], like: Sequence[jax.ShapeDtypeStruct]) -> None:
-    """Raise `DamagedError` where arrays are not of these shapes and dtypes."""
-    if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in like]:
+def check_arrays(arrays: Sequence[np.ndarray], like: Sequence[jax.ShapeDtypeStruct]) -> None:
+    """Raise `DamagedError` if the arrays differ from `like` in number, shape or dtype."""
+    if [(x.shape, x.dtype) for x in arrays] != [(x.shape, x.dtype) for x in like]:
         raise DamagedError("its arrays are of other numbers, shapes or dtypes")
 
 
 def _content(file: Path) -> bytes:
-    about = file.stat()
-    if not stat.S_ISREG(about.st_mode):
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise DamagedError("it is no file")
-    if about.st_size > LARGEST:
+    if status.st_size > LARGEST:
         raise DamagedError("it is too large")
-    whole = file.read_bytes()
-    if whole[:SIZE] != _checksum(file, whole[SIZE:]):
+    data = file.read_bytes()
+    checksum, content = data[:CHECKSUM_SIZE], data[CHECKSUM_SIZE:]
+    if checksum != _checksum(file, content):
         raise DamagedError("its content and its checksum differ")
-    return whole[SIZE:]
+    return content
 
 
 def _checksum(file: Path, content: bytes) -> bytes:

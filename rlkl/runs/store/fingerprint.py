@@ -1,4 +1,4 @@
-"""Fingerprints of runs: a hash of their settings, of the package's source and of the versions that compute."""
+"""Fingerprint a run: hash its settings, the package's source and the versions of the libraries that compute."""
 
 import functools
 import hashlib
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of JSON-like values, of the package's source, and of the versions of what computes."""
+    """Hash JSON-like values together with the package's source and the versions of the libraries that compute."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode() + _program()).hexdigest()[:24]
 
 
 @functools.cache
 def _program() -> bytes:
-    """A hash of what computes, as this process loaded it."""
+    """Hash the package's source and the versions of the libraries that compute; once a process, as it was loaded."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(path.read_bytes())

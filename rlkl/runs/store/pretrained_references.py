@@ -1,4 +1,4 @@
-"""Pretrained references: trained once, kept in the store under a hash of all that they depend on, and used again."""
+"""Pretrain references, keep them in the store under a hash of all that they depend on, and reuse them."""
 
 import dataclasses
 import functools
@@ -20,51 +20,52 @@ from rlkl.training import blocks, pretraining, spec
 
 @functools.lru_cache(maxsize=blocks.KEPT)
 def _program(_: tuple) -> Callable:
-    """`pretraining.fit`, jitted for one static part; what it compiles goes with it."""
+    """Return `pretraining.maximum_likelihood`, jitted for arguments of one static part; eviction frees what it compiled."""
     return jax.jit(lambda run, text: pretraining.maximum_likelihood(run, text))
 
 
 def attach(built: Built, faults: Faults) -> Built:
-    """The run with its reference trained, or read from the store; its card then says what was trained and how close it came.
+    """Replace the run's reference by its pretrained one, trained or read from the store, and describe it on the run's card.
 
-    Nothing to do for the task's own reference.
+    A run whose reference is the task's own is returned as it is.
     """
-    chosen = built.run.settings
-    if chosen.reference.name == "task":
+    run_settings = built.run.settings
+    if run_settings.reference.name == "task":
         return built
     text = None if built.card.corpus is None else pretraining.legal_windows(built.card.corpus, built.run.task)
-    key = fingerprint(_learned(chosen.reference), _family(chosen.policy), _content(built, text), machine.numeric_environment())
+    learning, family = _learning_settings(run_settings.reference), _family_settings(run_settings.policy)
+    key = fingerprint(learning, family, _task_digest(built, text), machine.numeric_environment())
     path = built.store / "references" / f"{key}.npz"
     fit = _program(blocks.static_part((built.run, text)))
     like = jax.eval_shape(fit, built.run, text)
-    found = checked_files.read(path, lambda content: _read(content, like), faults)
-    if found is None:
-        found = jax.tree.map(np.asarray, fit(built.run, text))
-        checked_files.write(path, checked_files.packed(jax.tree.leaves(found)), faults)
+    fitted = checked_files.read(path, lambda content: _read(content, like), faults)
+    if fitted is None:
+        fitted = jax.tree.map(np.asarray, fit(built.run, text))
+        checked_files.write(path, checked_files.pack_arrays(jax.tree.leaves(fitted)), faults)
     facts: dict[str, Any] = {
         "reference": "pretrained",
-        "reference_kl": float(found.kl),
+        "reference_kl": float(fitted.kl),
         "reference_kl_formula": "KL(task's model‖reference)",
         "reference_hash": key,
     }
-    if float(found.stderr) > 0.0:
-        facts["reference_kl_stderr"] = float(found.stderr)
+    if float(fitted.stderr) > 0.0:
+        facts["reference_kl_stderr"] = float(fitted.stderr)
     card = dataclasses.replace(built.card, facts=built.card.facts | facts)
-    return built._replace(run=spec.make_run(chosen, built.run.task, found.policy), card=card)
+    return built._replace(run=spec.make_run(run_settings, built.run.task, fitted.policy), card=card)
 
 
-def _learned(chosen: settings.ReferenceSettings) -> dict[str, Any]:
-    """The settings that decide what is learned; how it moves later on is no part of them."""
-    return {key: value for key, value in vars(chosen).items() if key not in ("update", "sync_steps", "mixup_alpha")}
+def _learning_settings(reference: settings.ReferenceSettings) -> dict[str, Any]:
+    """Return the reference's settings without those of its later updates."""
+    return {key: value for key, value in vars(reference).items() if key not in ("update", "sync_steps", "mixup_alpha")}
 
 
-def _family(chosen: settings.PolicySettings) -> dict[str, Any]:
-    """The settings of a policy that its pretrained reference depends on."""
-    return {key: value for key, value in vars(chosen).items() if key not in ("init", "init_scale", "mean", "scale")}
+def _family_settings(policy: settings.PolicySettings) -> dict[str, Any]:
+    """Return the policy's settings without those of its start."""
+    return {key: value for key, value in vars(policy).items() if key not in ("init", "init_scale", "mean", "scale")}
 
 
-def _content(built: Built, text) -> str:
-    """A hash of the task's model, and of the text that is learned from."""
+def _task_digest(built: Built, text) -> str:
+    """Hash the task's own reference and the text that is learned from."""
     digest = hashlib.sha256(built.run.task.automaton.digest.encode())
     for array in (built.run.task.log_reference, *(() if text is None else text.tokens[None])):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -72,6 +73,6 @@ def _content(built: Built, text) -> str:
 
 
 def _read(content: bytes, like: pretraining.Fitted) -> pretraining.Fitted:
-    leaves = checked_files.arrays(content)
+    leaves = checked_files.unpack_arrays(content)
     checked_files.check_arrays(leaves, jax.tree.leaves(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,5 +1,6 @@
-"""Runs kept under a fingerprint of all that their numbers depend on: finished ones whole, unfinished ones as their last
-chunk left them. Whatever is not what was written is taken to be missing.
+"""Store runs under a fingerprint of all that their numbers depend on.
+
+A finished run is stored with all its files, an unfinished one as its last chunk left it. A damaged file counts as missing.
 """
 
 import contextlib
@@ -22,41 +23,41 @@ from rlkl.runs.store.fingerprint import fingerprint
 from rlkl.training import blocks
 from rlkl.training.spec import Run
 
-OPTIMUM = "optimum.json"  # in an entry, beside the run's files
+OPTIMUM = "optimum.json"  # file of an entry that is not copied to the run's folder
 
 
 class Entry(NamedTuple):
-    """A finished run: the files of its folder, by name, and its optimum's values (as `summary.of_optimum`)."""
+    """A finished run: the files of its folder, by name, and its optimum's values (as from `summary.optimum_values`)."""
 
     files: dict[str, bytes]
     optimum: dict[str, float | None]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json, read."""
+        """The content of summary.json."""
         return json.loads(self.files["summary.json"])
 
 
 def key(built: Built) -> str:
-    """The run's fingerprint: its resolved settings, its task's content (not its path), its plugins' source, the program, and
-    what of this machine its numbers depend on.
+    """Return the run's fingerprint, which covers all that its numbers depend on.
 
-    What decides how a run is carried out or where it is logged is no part of it.
+    That is its resolved settings, its task's content (not its path), its plugins' source, rlkl's source, library versions, and
+    this machine's numeric environment. Settings of execution and tracking are left out.
     """
-    aside = {"tracking", "engine", "plugins", *vars(built.execution)}
-    resolved = {name: value for name, value in built.resolved.items() if name not in aside}
+    left_out = {"tracking", "engine", "plugins", *vars(built.execution)}
+    resolved = {name: value for name, value in built.resolved.items() if name not in left_out}
     resolved["task"] = {name: value for name, value in built.resolved["task"].items() if name not in ("path", "export")}
     return fingerprint(resolved, built.card.digest, plugins.digests(built.plugins), machine.numeric_environment())
 
 
-def read(root: Path, named: str, names: Sequence[str], faults: Faults) -> Entry | None:
-    """The finished run of this key, with files of these names (as `artifacts.names`); None where it is missing or damaged."""
-    return checked_files.read(_finished(root, named), lambda content: _entry(content, names), faults)
+def read(root: Path, run_key: str, names: Sequence[str], faults: Faults) -> Entry | None:
+    """Read a finished run with files of these `names` (see `artifacts.names`); returns None where it is missing or damaged."""
+    return checked_files.read(_finished_path(root, run_key), lambda content: _parse_entry(content, names), faults)
 
 
-def put(root: Path, named: str, entry: Entry, faults: Faults) -> None:
-    """Keep a finished run, and let go of its chunk."""
-    file, out = _finished(root, named), io.BytesIO()
+def put(root: Path, run_key: str, entry: Entry, faults: Faults) -> None:
+    """Store a finished run, and delete its chunk."""
+    file, out = _finished_path(root, run_key), io.BytesIO()
     if sum(map(len, entry.files.values())) > checked_files.LARGEST:
         faults.unwritten(file, "it is too large")
         return
@@ -65,20 +66,20 @@ def put(root: Path, named: str, entry: Entry, faults: Faults) -> None:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=1)
     checked_files.write(file, out.getvalue(), faults)
     with contextlib.suppress(OSError):
-        _unfinished(root, named).unlink()
+        _chunk_path(root, run_key).unlink()
 
 
-def read_chunk(root: Path, named: str, run: Run, faults: Faults) -> list[np.ndarray] | None:
-    """The arrays of an unfinished run, as `put_chunk` took them; None where they are missing or damaged."""
-    return checked_files.read(_unfinished(root, named), lambda content: _chunk(content, run), faults)
+def read_chunk(root: Path, run_key: str, run: Run, faults: Faults) -> list[np.ndarray] | None:
+    """Read the arrays of an unfinished run; returns None where they are missing or damaged."""
+    return checked_files.read(_chunk_path(root, run_key), lambda content: _parse_chunk(content, run), faults)
 
 
-def put_chunk(root: Path, named: str, leaves: Sequence[np.ndarray], faults: Faults) -> None:
-    """Keep where an unfinished run stands."""
-    checked_files.write(_unfinished(root, named), checked_files.packed(leaves), faults)
+def put_chunk(root: Path, run_key: str, leaves: Sequence[np.ndarray], faults: Faults) -> None:
+    """Store the arrays from which an unfinished run can continue."""
+    checked_files.write(_chunk_path(root, run_key), checked_files.pack_arrays(leaves), faults)
 
 
-def _entry(content: bytes, names: Sequence[str]) -> Entry:
+def _parse_entry(content: bytes, names: Sequence[str]) -> Entry:
     files = checked_files.members(content, [OPTIMUM, *names])
     optimum = json.loads(files.pop(OPTIMUM))
     if not (isinstance(optimum, dict) and all(value is None or isinstance(value, float) for value in optimum.values())):
@@ -88,8 +89,8 @@ def _entry(content: bytes, names: Sequence[str]) -> Entry:
     return Entry(files, optimum)
 
 
-def _chunk(content: bytes, run: Run) -> list[np.ndarray]:
-    leaves = checked_files.arrays(content)
+def _parse_chunk(content: bytes, run: Run) -> list[np.ndarray]:
+    leaves = checked_files.unpack_arrays(content)
     checked_files.check_arrays(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
     like = blocks.like_kept(run, int(leaves[0]))
     if like is None:
@@ -98,9 +99,9 @@ def _chunk(content: bytes, run: Run) -> list[np.ndarray]:
     return leaves
 
 
-def _finished(root: Path, named: str) -> Path:
-    return root / "runs" / f"{named}.zip"
+def _finished_path(root: Path, run_key: str) -> Path:
+    return root / "runs" / f"{run_key}.zip"
 
 
-def _unfinished(root: Path, named: str) -> Path:
-    return root / "unfinished" / f"{named}.npz"
+def _chunk_path(root: Path, run_key: str) -> Path:
+    return root / "unfinished" / f"{run_key}.npz"
