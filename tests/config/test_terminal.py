@@ -111,7 +111,7 @@ def test_an_error_shows_control_characters_and_does_not_send_them(capsys):
 def test_a_sequence_is_one_line_of_samples_txt():
     built = build(compose(["task=sequence/motif"]))
     built = built._replace(card=dataclasses.replace(built.card, tokens=("a\nb", "\u2028", "c"), joiner=""))
-    written = samples.side_by_side(built, {"policy": [np.arange(3)] * samples.SHOWN})
+    written = samples.samples_txt(built, {"policy": [np.arange(3)] * samples.SHOWN})
     assert written.splitlines()[0] == r"policy    a\nb\u2028c"
     assert len(written.splitlines()) == 2 * samples.SHOWN - 1
 

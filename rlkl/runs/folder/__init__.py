@@ -1,1 +1,1 @@
-"""The files of a run's folder."""
+"""Write and read the files of a run's folder."""

@@ -1,4 +1,4 @@
-"""The files that a run leaves in its folder, by name."""
+"""Make the files that a trained run leaves in its folder."""
 
 import json
 
@@ -15,55 +15,56 @@ MOST_OUTCOMES = 4096
 
 
 def outcomes_csv(built: Built, trained: Trained) -> str:
-    """outcomes.csv: the end states in state order, at most MOST_OUTCOMES (then the most likely, and a note that says so);
-    where the policy's are frequencies, their standard error."""
+    """Return outcomes.csv: the probabilities of the end states, in state order.
+
+    If there are more than MOST_OUTCOMES, only the most likely are written, and a note says so. Where the policy's probabilities
+    are sampled frequencies, their standard errors are written too.
+    """
     ends = diversity_table.merged_outcomes(built, trained)
     if diversity_table.is_sampled(built, trained):
         ends["policy_stderr"] = np.sqrt(ends["policy"] * (1.0 - ends["policy"]) / metrics.LAST_SAMPLES)
     count = len(ends["outcome"])
-    kept = np.arange(count)
-    if kept.size > MOST_OUTCOMES:
-        likely = np.nanmax(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
-        kept = np.sort(np.argsort(-likely, kind="stable")[:MOST_OUTCOMES])
-    dropped = count - kept.size
-    note = f"the {dropped} least likely of {count} outcomes are left out" if dropped else ""
-    return csv_text.dumps(list(ends), ([column[i] for column in ends.values()] for i in kept), note)
+    written = np.arange(count)
+    if written.size > MOST_OUTCOMES:
+        largest = np.nanmax(np.stack([ends["reference"], ends["policy"], ends["optimum"]]), axis=0)
+        written = np.sort(np.argsort(-largest, kind="stable")[:MOST_OUTCOMES])
+    left_out = count - written.size
+    note = f"the {left_out} least likely of {count} outcomes are left out" if left_out else ""
+    return csv_text.dumps(list(ends), ([column[i] for column in ends.values()] for i in written), note)
 
 
 def positions_csv(trained: Trained) -> str:
-    """positions.csv: at each position, who is still writing, and the next token's mean entropy and KL(pi‖pi_ref) there."""
-    details = trained.final.details
-    names = [name for name in diversity_table.columns(trained) if name in details]
+    """Return positions.csv: the probability that each position is reached, and the next token's entropy and KL there."""
     columns: dict[str, np.ndarray] = {}
-    for name in names:
-        seen = details[name]
-        for key, at in (("alive", seen.alive), ("entropy", seen.entropy_at), ("kl_pi_ref", seen.kl_at)):
-            columns[f"{name}.{key}"] = metrics.unrounded(key, at)
+    for name in diversity_table.columns(trained):
+        if name in trained.final.details:
+            detail = trained.final.details[name]
+            for key, values in (("alive", detail.alive), ("entropy", detail.entropy_at), ("kl_pi_ref", detail.kl_at)):
+                columns[f"{name}.{key}"] = metrics.unrounded(key, values)
     rows = zip(*columns.values(), strict=True)
     return csv_text.dumps(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
 
 
 def names(built: Built) -> tuple[str, ...]:
-    """The names of the files that a run leaves in its folder; the summary comes last, and says that the others are there."""
+    """Return the names of a run's files in the order of writing: the summary is last, so where it exists, all of them do."""
     texts = ("samples.txt", "positions.csv") if built.card.tokens else ()
     return ("history.csv", "outcomes.csv", "diversity.csv", *texts, "checkpoint.npz", "summary.json")
 
 
 def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
-    """What a run leaves in its folder, by its `names`."""
+    """Return the content of a trained run's files, by name, in the order of `names`. seconds: how long the run took."""
     columns = {name: np.asarray(column).tolist() for name, column in history(trained.rows).items()}
-    written = samples.sequences(built, trained) if built.card.tokens else {}
-    table = diversity_table.diversity_metrics(built, trained, written)
+    sequences = samples.sequences(built, trained) if built.card.tokens else {}
+    table = diversity_table.diversity_metrics(built, trained, sequences)
     header, *rows = diversity_table.csv_lines(table)
-    kept: dict[str, str | bytes] = {
+    contents: dict[str, str | bytes] = {
         "history.csv": csv_text.dumps(list(columns), zip(*columns.values(), strict=True)),
         "outcomes.csv": outcomes_csv(built, trained),
         "diversity.csv": csv_text.dumps(header, rows),
     }
-    if written:
-        kept |= {"samples.txt": samples.side_by_side(built, written), "positions.csv": positions_csv(trained)}
-    kept["checkpoint.npz"] = checkpoint(built, trained)
-    graded = summary(built, trained, seconds, table)
-    kept["summary.json"] = json.dumps(graded, indent=2, allow_nan=False) + "\n"
-    whole = {name: content.encode() if isinstance(content, str) else content for name, content in kept.items()}
-    return {name: whole[name] for name in names(built)}
+    if sequences:
+        contents |= {"samples.txt": samples.samples_txt(built, sequences), "positions.csv": positions_csv(trained)}
+    contents["checkpoint.npz"] = checkpoint(built, trained)
+    contents["summary.json"] = json.dumps(summary(built, trained, seconds, table), indent=2, allow_nan=False) + "\n"
+    encoded = {name: content.encode() if isinstance(content, str) else content for name, content in contents.items()}
+    return {name: encoded[name] for name in names(built)}

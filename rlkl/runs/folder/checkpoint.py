@@ -1,4 +1,4 @@
-"""Checkpoints: a policy's arrays and what it takes to build it again, as data alone."""
+"""Save and load a trained policy: its arrays and the settings that rebuild it, without pickle."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from rlkl.training.blocks import Trained
 
 
 def checkpoint(built: Built, trained: Trained) -> bytes:
-    """The policy as an .npz of plain arrays and a line of JSON: data only."""
+    """Return the content of checkpoint.npz: the policy's arrays, and as JSON the settings that rebuild it."""
     automaton = built.run.task.automaton
     about = {
         "schema_version": SCHEMA_VERSION,
@@ -42,56 +42,56 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
 
 
 def load_policy(folder: str | Path) -> policies.AnyPolicy:
-    """The policy that a run left in its folder: its parameters, and what its methods return, in the dtype it was trained in.
+    """Load the policy that a run left in its folder, in the dtype that it was trained in.
 
-    policy.table(), or a network's policy.score(tokens, states): log-probabilities. Of a float64 run they are NumPy arrays
-    where jax has 64 bits switched off. Raises `SettingsError`, naming the file, for one that is missing or damaged.
+    policy.table(), or a network's policy.score(tokens, states), returns log-probabilities. A float64 policy's are NumPy arrays
+    if 64 bits are switched off in jax. Raises `SettingsError` if the file is missing or damaged.
     """
     file = errors.directory(folder) / "checkpoint.npz"
     if not file.exists():
         raise errors.SettingsError("folder", str(folder), "is no run's folder (it holds no checkpoint.npz)")
-    with _refused(file):
+    with _blame(file):
         content = io.BytesIO(file.read_bytes())
         if not zipfile.is_zipfile(content):
             raise ValueError("it is no .npz file, or only a part of one")
         content.seek(0)
-        with np.load(content, allow_pickle=False) as saved:
-            arrays = dict(saved)
+        with np.load(content, allow_pickle=False) as archive:
+            arrays = dict(archive)
         about = json.loads(str(arrays.pop("about")))
         files = [str(path) for path in about["plugins"]]
     plugins.load(files)
-    with _refused(file), numerics.pinned():
-        return _restored(about, arrays)
+    with _blame(file), numerics.pinned():
+        return _rebuild(about, arrays)
 
 
 @contextlib.contextmanager
-def _refused(file: Path) -> Iterator[None]:
-    """Whatever fails is this file's fault, and is refused in one line."""
+def _blame(file: Path) -> Iterator[None]:
+    """Turn every exception into a `SettingsError` that says that this file is damaged."""
     try:
         yield
     except Exception as error:
-        named = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
-        raise errors.damaged(file, named) from None
+        reason = error if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        raise errors.damaged(file, reason) from None
 
 
-def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
-    """The policy of a checkpoint; raises some exception where its parts do not fit together."""
+def _rebuild(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
+    """Build the policy of a checkpoint; raises an exception if its parts contradict each other."""
     automaton = _automaton(about, arrays.pop("next_state"))
-    chosen, dtype = settings.from_mapping(settings.PolicySettings, about["policy"], "policy."), np.dtype(about["dtype"])
+    policy, dtype = settings.from_mapping(settings.PolicySettings, about["policy"], "policy."), np.dtype(about["dtype"])
     shape = (automaton.decisions, automaton.vocabulary)
     task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
-    if chosen.name not in policies.REGISTRY:
-        raise ValueError(f"its policy {chosen.name!r} is none that is registered here")
-    build = policies.REGISTRY[chosen.name].build
+    if policy.name not in policies.REGISTRY:
+        raise ValueError(f"its policy {policy.name!r} is none that is registered here")
+    build = policies.REGISTRY[policy.name].build
     like = jax.eval_shape(
-        lambda task, legal, key: build(chosen, base.cast(task, dtype), legal, key, dtype),
+        lambda task, legal, key: build(policy, base.cast(task, dtype), legal, key, dtype),
         task,
         automaton.legal,
         jax.random.key(0),
     )
     parts, structure = jax.tree.flatten(like)
     if set(arrays) != {f"leaf_{i}" for i in range(len(parts))}:
-        raise ValueError(f"a policy {chosen.name!r} has {len(parts)} arrays, and it holds {len(arrays)}")
+        raise ValueError(f"a policy {policy.name!r} has {len(parts)} arrays, and it holds {len(arrays)}")
     for name, part in ((f"leaf_{i}", part) for i, part in enumerate(parts)):
         if (arrays[name].shape, arrays[name].dtype) != (part.shape, part.dtype) or np.isnan(arrays[name]).any():
             raise ValueError(f"its {name} is no {part.dtype} of {part.shape} without a NaN")
@@ -99,7 +99,7 @@ def _restored(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> polici
 
 
 def _automaton(about: Mapping[str, Any], next_state: np.ndarray) -> Automaton:
-    """The automaton of a checkpoint; raises `ValueError` where its parts do not fit together."""
+    """Build the automaton of a checkpoint; raises `ValueError` if its parts contradict each other."""
     horizon, states = (checks.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
     checks.fits("horizon", horizon, horizon * next_state.size)
     context, decisions = np.asarray(about["context"]), len(next_state)

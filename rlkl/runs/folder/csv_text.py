@@ -1,4 +1,4 @@
-"""CSV as rlkl writes it and as it reads back: text stays text, an empty text is no missing cell, floats keep every bit."""
+"""Write and read CSV so that text stays text, empty text differs from a missing cell, and floats keep every bit."""
 
 import math
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-# Text that is empty, starts as a note would, has blanks that readers strip, or holds a separator.
+# Text to quote: it is empty, starts like a note, has blanks that readers strip, or holds a separator.
 _QUOTED = re.compile(r'\A\Z|\A[#\s]|\s\Z|[",\r\n]')
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\n]*))([,\n])')
 
 
 def dumps(columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> str:
-    """CSV text of these rows, with a last line `# note` where there is one.
+    """Return rows as CSV text, with a last line `# note` if there is a note.
 
-    None and NaN are empty cells; an empty text and one that starts with `#` are quoted, so that neither is taken for a missing
+    None and NaN become empty cells. Empty text and text that starts with `#` are quoted, so that they are not read as a missing
     cell or a note. Floats are written as Python prints them.
     """
     lines = [",".join(map(_cell, row)) for row in (columns, *rows)]
@@ -30,9 +30,9 @@ def _cell(value: Any) -> str:
 
 
 def loads(text: str) -> dict[str, list[str | None]]:
-    """The columns of what `dumps` wrote, by name: text as it was, None where a cell is missing; notes are left out.
+    """Return the columns of text that `dumps` wrote, by name, with None for missing cells and without notes.
 
-    Raises `ValueError` for text that is no such table, or only the beginning of one.
+    Raises `ValueError` for text that is not such a table, or only the beginning of one.
     """
     names, *rows = _rows(text) or [[]]
     if not names or None in names or len(set(names)) < len(names):
@@ -48,21 +48,21 @@ def _rows(text: str) -> list[list[str | None]]:
     if '"' not in text:
         return [[cell or None for cell in line.split(",")] for line in text.split("\n")[:-1] if not line.startswith("#")]
     rows: list[list[str | None]] = [[]]
-    at = 0
-    while at < len(text):
-        if not rows[-1] and text[at] == "#":
-            at = text.index("\n", at) + 1
+    position = 0
+    while position < len(text):
+        if not rows[-1] and text[position] == "#":
+            position = text.index("\n", position) + 1
             continue
-        found = _CELL.match(text, at)
-        if found is None:
-            raise ValueError(f"it cannot be read from its character {at} on")
-        quoted, plain, separator = found.groups()
+        cell = _CELL.match(text, position)
+        if cell is None:
+            raise ValueError(f"it cannot be read from its character {position} on")
+        quoted, plain, separator = cell.groups()
         rows[-1].append(quoted.replace('""', '"') if quoted is not None else plain or None)
         rows += [[]] if separator == "\n" else []
-        at = found.end()
+        position = cell.end()
     return rows[:-1]
 
 
 def numbers(cells: Sequence[str | None]) -> list[float]:
-    """Cells as floats, NaN where one is missing; raises `ValueError` for text that is no number."""
+    """Return cells as floats, NaN where one is missing; raises `ValueError` for text that is not a number."""
     return [math.nan if cell is None else float(cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""What policies write: the same uniform numbers turned into sequences by reference, policy and optimum."""
+"""Sample sequences from reference, policy and optimum, all with the same uniform numbers."""
 
 import functools
 from collections.abc import Callable
@@ -16,33 +16,36 @@ from rlkl.tasks import Automaton
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained, static_part
 
-SHOWN, COMPARED = 8, 1000  # sequences: in samples.txt, and behind the corpus metrics
-# Line breaks, escaped: in samples.txt a sequence is one line.
+SHOWN, COMPARED = 8, 1000  # number of sequences in samples.txt, and for the corpus metrics
+# Escapes of line breaks: in samples.txt a sequence is one line.
 BREAKS = str.maketrans({c: repr(c)[1:-1] for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"})
-CANDIDATES = 16  # of the reference a sequence of an optimum that is no table
+CANDIDATES = 16  # sequences of the reference for each one that is resampled from an optimum that is no table
 
-KEPT = 4 * blocks.KEPT  # programs: a run has reference, policy and optimum, and may have a decoded policy
+CACHED = 4 * blocks.KEPT  # programs: a run has reference, policy and optimum, and may have a decoded policy
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=CACHED)
 def _walk(automaton: Automaton, _: tuple) -> Callable:
-    """The walk through this automaton by policies of one static part, jitted; what it compiles goes with it."""
+    """Return `sampling.walk` jitted for an automaton and policies of one static part; eviction frees what it compiled."""
     return jax.jit(lambda uniform, policy: sampling.walk(uniform, automaton, policy))
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=CACHED)
 def _log_ratio(_: tuple) -> Callable:
-    """log(pi*/pi_ref) of a batch, for arguments of one static part, jitted; what it compiles goes with it."""
+    """Return log(pi*/pi_ref) of a batch, jitted for arguments of one static part; eviction frees what it compiled."""
 
-    def of(optimum, reference, batch):
+    def log_ratio(optimum, reference, batch):
         log_ref = scoring.log_probability(reference, batch)
         return optimum.log_probability(batch, log_ref) - log_ref
 
-    return jax.jit(of)
+    return jax.jit(log_ratio)
 
 
 def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str, list[np.ndarray]]:
-    """`size` sequences (tokens, each cut to its length) of reference, policy and optimum, from one seed."""
+    """Sample `size` sequences of reference, policy and optimum, by name, from one seed; each is cut to its length.
+
+    Where a decoding rule is set, "decoded" holds sequences of the decoded policy.
+    """
     automaton = built.run.task.automaton
     uniform = np.random.default_rng(0).random((automaton.horizon, size))
     with numerics.pinned():
@@ -52,43 +55,46 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
         }
         if trained.final.decoded is not None:
             policies["decoded"] = decoded(policies["policy"], built.run.settings.decoding)
-        known = not np.isnan(trained.optimum.objective)
-        if known and trained.optimum.log_pi is not None:
+        has_optimum = not np.isnan(trained.optimum.objective)
+        if has_optimum and trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
-        written = {name: _cut(_walk(automaton, static_part(policy))(uniform, policy)) for name, policy in policies.items()}
-        if known and "optimum" not in written:
-            written["optimum"] = _resampled(built, trained.optimum, size)
-    return written
+        sampled = {name: _cut(_walk(automaton, static_part(policy))(uniform, policy)) for name, policy in policies.items()}
+        if has_optimum and "optimum" not in sampled:
+            sampled["optimum"] = _resample(built, trained.optimum, size)
+    return sampled
 
 
 def _cut(batch: Batch) -> list[np.ndarray]:
     return [tokens[mask] for tokens, mask in zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True)]
 
 
-def _resampled(built: Built, optimum: optimal_policy.Optimum, size: int) -> list[np.ndarray]:
-    """Sequences of an optimum that is no table: the reference's, drawn again in proportion to pi*/pi_ref."""
-    automaton, draw = built.run.task.automaton, np.random.default_rng(1)
+def _resample(built: Built, optimum: optimal_policy.Optimum, size: int) -> list[np.ndarray]:
+    """Sample from an optimum that is no table: exactly where it lists all sequences, else by importance resampling.
+
+    Importance resampling draws sequences of the reference with weights pi*/pi_ref.
+    """
+    automaton, rng = built.run.task.automaton, np.random.default_rng(1)
     if optimum.log_listed is not None:
-        listed, share = enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
-        taken = draw.choice(len(share), size, p=share / share.sum())
-        return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in taken]
+        listed, weight = enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
+        indices = rng.choice(len(weight), size, p=weight / weight.sum())
+        return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in indices]
     reference = built.run.reference
-    uniform = draw.random((automaton.horizon, CANDIDATES * size))
+    uniform = rng.random((automaton.horizon, CANDIDATES * size))
     batch = _walk(automaton, static_part(reference))(uniform, reference)
-    drawn = (optimum, reference, batch)
-    share = np.exp(np.asarray(_log_ratio(static_part(drawn))(*drawn)))
-    kept = _cut(batch)
-    return [kept[i] for i in draw.choice(len(share), size, p=share / share.sum())]
+    arguments = (optimum, reference, batch)
+    weight = np.exp(np.asarray(_log_ratio(static_part(arguments))(*arguments)))
+    candidates = _cut(batch)
+    return [candidates[i] for i in rng.choice(len(weight), size, p=weight / weight.sum())]
 
 
 def text(built: Built, tokens: np.ndarray) -> str:
-    """A sequence as a person reads it."""
+    """Return a sequence as text."""
     return built.card.joiner.join(built.card.tokens[token] for token in tokens)
 
 
-def side_by_side(built: Built, written: dict[str, list[np.ndarray]]) -> str:
-    """samples.txt: the first few sequences of each, one above the other."""
+def samples_txt(built: Built, sequences: dict[str, list[np.ndarray]]) -> str:
+    """Return samples.txt: the first SHOWN sequences of each policy, one above the other."""
     lines = []
     for i in range(SHOWN):
-        lines += ["", *(f"{name:<10}{text(built, kept[i]).translate(BREAKS)}" for name, kept in written.items())]
+        lines += ["", *(f"{name:<10}{text(built, tokens[i]).translate(BREAKS)}" for name, tokens in sequences.items())]
     return "\n".join(lines[1:]) + "\n"

@@ -1,4 +1,4 @@
-"""A run's history and summary, under the names that the files and wandb share."""
+"""Compute a run's history and summary, under the names that the files and wandb share."""
 
 import math
 from collections.abc import Mapping
@@ -26,16 +26,18 @@ ESTIMATES = (
 )  # fmt: skip
 FIELDS = {"schema_version": int, "steps": int, "seconds": float, "exact": bool, "restricted": bool} | dict.fromkeys(
     ("divergence", "formula", "dtype", "init", "task", "policy", "algorithm"), str
-)  # of every summary, beside the ESTIMATES
+)  # fields that every summary has, as well as the ESTIMATES
 PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "controller")  # settings in a summary
 
 
 def history(rows: Row) -> dict[str, Any]:
-    """The logged rows as named columns, `step` first: nats, per sequence unless the name says per token (typicality is, too);
-    what was estimated has its standard error beside it."""
+    """Return the logged rows as columns by name, `step` first, with a column `<name>_stderr` for each estimated one.
+
+    In nats, per sequence unless the name says per token (typicality is per token).
+    """
     report, values = rows.report, rows.report.values
     with np.errstate(invalid="ignore", over="ignore"):
-        exactly = {
+        columns = {
             "step": np.asarray(rows.step),
             "reward": values.reward,
             "objective": report.objective,
@@ -58,19 +60,22 @@ def history(rows: Row) -> dict[str, Any]:
         batch = {f"batch_{name}": kl for name, kl in rows.seen.kl.items()}
         batch |= {"beta_effective": rows.seen.beta_effective}
         batch |= {"batch_clamped": rows.seen.clamped, "batch_truncated": rows.seen.truncated}
-        exactly |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
+        columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
-            exactly["kl_pi_anchor"] = rows.kl_pi_anchor
+            columns["kl_pi_anchor"] = rows.kl_pi_anchor
         if report.gold_reward is not None:
-            exactly |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
-        exactly |= {f"{name}_stderr": error for name, error in report.stderr.items()}
+            columns |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+        columns |= {f"{name}_stderr": error for name, error in report.stderr.items()}
         signed = {"kl_pi_optimum"} & set(report.stderr)  # an estimate that may be negative
-        return {name: column if name in signed else metrics.unrounded(name, column) for name, column in exactly.items()}
+        return {name: column if name in signed else metrics.unrounded(name, column) for name, column in columns.items()}
 
 
 def summary(built: Built, trained: Trained, seconds: float, table: DiversityTable) -> dict[str, Any]:
-    """The last row and what grades it, as JSON values: infinities as strings, the undefined null with a reason."""
-    chosen, run = built.run.settings, built.run
+    """Return the summary as JSON values: the last row of the history, the settings, the optimum's values and the metrics.
+
+    Infinite values become strings; an undefined value becomes null, with a reason under `<name>_reason`.
+    """
+    settings, run = built.run.settings, built.run
     last = {key: float(column[-1]) for key, column in history(trained.rows).items() if key != "step"}
     objective = spec.objective(run)
     div = objective.divergence
@@ -80,22 +85,22 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         "schema_version": SCHEMA_VERSION,
         **last,
         "optimal_objective": float(trained.optimum.objective),
-        "divergence": chosen.penalty.divergence,
+        "divergence": settings.penalty.divergence,
         "formula": "none" if div is None else div.formula,
         "steps": step,
         "seconds": round(seconds, 3),
-        "dtype": chosen.dtype,
-        "init": chosen.policy.init,
-        "support": chosen.policy.support,
-        "restricted": policies.REGISTRY[chosen.policy.name].restricted,
+        "dtype": settings.dtype,
+        "init": settings.policy.init,
+        "support": settings.policy.support,
+        "restricted": policies.REGISTRY[settings.policy.name].restricted,
         "exact": not sampled,
         "task": built.resolved["task"]["name"],
-        "policy": chosen.policy.name,
-        "algorithm": chosen.algorithm.name,
-        **{key: getattr(chosen.penalty, key) for key in PENALTY},
+        "policy": settings.policy.name,
+        "algorithm": settings.algorithm.name,
+        **{key: getattr(settings.penalty, key) for key in PENALTY},
         "descends": describe.descends(run).says,
-        "seed": chosen.seed,
-        "diverged_at": step + 1 if step < chosen.steps and not stopped else None,
+        "seed": settings.seed,
+        "diverged_at": step + 1 if step < settings.steps and not stopped else None,
         **_diversity(trained, table, set(last)),
         **built.card.facts,
     }
@@ -103,7 +108,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         values["exact_reason"] = metrics.why_sampled(objective, trained.state.policy)
     if stopped:
         values["stopped_at"] = step
-        values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(chosen.stop_kl):g}"
+        values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(settings.stop_kl):g}"
     if trained.optimum.gold_objective is not None:
         values |= _gold(trained)
     if trained.final.decoded is not None:
@@ -115,11 +120,11 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
     if trained.best_in_family is not None:
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
-    return _valid(values, _reasons(trained, objective))
+    return _json_values(values, _reasons(trained, objective))
 
 
 def is_summary(value: Any) -> bool:
-    """Whether a JSON value is a run's summary: an object with the contract's fields, each of its kind."""
+    """Tell whether a JSON value is a run's summary: an object with the required fields, each of the right type."""
     if not isinstance(value, dict) or type(value.get("diverged_at", "")) not in (int, type(None)):
         return False
     numbers = [value.get(key, "") for key in ESTIMATES]
@@ -128,7 +133,7 @@ def is_summary(value: Any) -> bool:
 
 
 def _gold(trained: Trained) -> dict[str, float]:
-    """What is best by the gold reward, and what the optimum of the fitted one earns of it."""
+    """Return the best objective under the gold reward, and the gold reward of the optimum for the fitted reward."""
     best, ends = trained.optimum, trained.final.outcomes
     assert best.gold_objective is not None
     assert ends.gold is not None
@@ -136,26 +141,29 @@ def _gold(trained: Trained) -> dict[str, float]:
     return values | ({"gold_optimal_objective_stderr": float(best.gold_stderr)} if float(best.gold_stderr) > 0.0 else {})
 
 
-def _decoded(seen: Decoded) -> dict[str, float]:
-    """The decoding distribution, graded; log-probabilities of what it writes, by itself and by the policy that it decodes."""
-    report, values, away = seen.report, seen.report.values, float(seen.kl_policy)
+def _decoded(decoded: Decoded) -> dict[str, float]:
+    """Return the metrics of the decoded policy.
+
+    They include its samples' expected log-probability, under itself and under the policy that is decoded.
+    """
+    report, values, kl_policy = decoded.report, decoded.report.values, float(decoded.kl_policy)
     named: dict[str, Any] = {"reward": values.reward, "objective": report.objective, "regret": report.regret}
     named |= {"kl_pi_ref": values.kl_pi_ref}
     named |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
-    named |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": away}
-    named |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - away}
+    named |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": kl_policy}
+    named |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - kl_policy}
     if report.gold_reward is not None:
         named |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
     stderr = {name: error for name, error in report.stderr.items() if name in named}
-    stderr |= {"kl_policy": seen.kl_policy_stderr} if float(seen.kl_policy_stderr) > 0.0 else {}
+    stderr |= {"kl_policy": decoded.kl_policy_stderr} if float(decoded.kl_policy_stderr) > 0.0 else {}
     named |= {f"{name}_stderr": error for name, error in stderr.items()}
     return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in named.items()}
 
 
-def _diversity(trained: Trained, table: DiversityTable, known: set[str]) -> dict[str, float]:
-    """The policy's portrait, and its distances to the optimum, with standard errors where there are any."""
-    of = {name: value for name, value in table.of["policy"].items() if name not in known}
-    named = of | {f"{name}_stderr": error for name, error in table.stderr.items()}
+def _diversity(trained: Trained, table: DiversityTable, left_out: set[str]) -> dict[str, float]:
+    """Return the policy's diversity metrics and its distances to the optimum, with standard errors where estimated."""
+    of_policy = {name: value for name, value in table.of["policy"].items() if name not in left_out}
+    named = of_policy | {f"{name}_stderr": error for name, error in table.stderr.items()}
     for name, (value, error) in trained.final.distances.items():
         named[name] = float(metrics.unrounded(name, value))
         named |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
@@ -163,12 +171,13 @@ def _diversity(trained: Trained, table: DiversityTable, known: set[str]) -> dict
 
 
 def _reasons(trained: Trained, objective: Objective) -> dict[str, str]:
-    unknown = optimal_policy.reason(objective) or "the optimum would end in a state that the reference never reaches"
+    """Return the reasons why values may be undefined, by the value's name."""
+    no_optimum = optimal_policy.reason(objective) or "the optimum would end in a state that the reference never reaches"
     if bool(trained.optimum.tied):
-        unknown = "the largest reward is tied, so the optimum is not one policy"
+        no_optimum = "the largest reward is tied, so the optimum is not one policy"
     reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
     if objective.task.reward_model is not None:
-        reasons |= dict.fromkeys(diversity_table.OF_REWARDS, "the reward model reads the whole history, not the end state")
+        reasons |= dict.fromkeys(diversity_table.REWARD_METRICS, "the reward model reads the whole history, not the end state")
     return reasons | dict.fromkeys(
         (
             "kl_pi_optimum",
@@ -179,11 +188,12 @@ def _reasons(trained: Trained, objective: Objective) -> dict[str, str]:
             "optimum_gold_reward",
             "decoded_regret",
         ),
-        unknown,
+        no_optimum,
     )
 
 
-def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+def _json_values(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Replace what JSON lacks: infinities by strings, NaN by null with a reason."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, float) and math.isnan(value):
@@ -197,7 +207,7 @@ def _valid(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[str, A
 
 
 def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
-    """The optimum's values under the summary's names; None where there is none."""
+    """Return the optimum's values under the summary's names; a value that is not known is None."""
     values, objective = trained.final.optimum_values, float(trained.optimum.objective)
     if values is None:
         return {"objective": None if np.isnan(objective) else objective}
@@ -214,18 +224,18 @@ def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
     return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
 
 
-ROUNDING = 1e-9  # of the optimum's objective, or of 1: how far below 0 an exact regret may be
+ROUNDING = 1e-9  # how far below 0 an exact regret may be, relative to the optimum's objective or to 1
 
 
-def rounding_warning(graded: Mapping[str, Any]) -> str | None:
-    """Warning where the policy is better than the optimum that it was graded against, by more than rounding; else None."""
+def rounding_warning(values: Mapping[str, Any]) -> str | None:
+    """Return a warning if an exact regret is negative by more than rounding, so that the grade is unreliable; else None."""
     for regret, optimum in (
         ("regret", "optimal_objective"),
         ("decoded_regret", "optimal_objective"),
         ("gold_regret", "gold_optimal_objective"),
     ):
-        value, best = graded.get(regret), graded.get(optimum)
-        estimated = f"{regret}_stderr" in graded or f"{optimum}_stderr" in graded
+        value, best = values.get(regret), values.get(optimum)
+        estimated = f"{regret}_stderr" in values or f"{optimum}_stderr" in values
         if isinstance(value, float) and isinstance(best, float) and not estimated and value < -ROUNDING * max(1.0, abs(best)):
             return (
                 f"{regret} is {value:.3g}, below 0: the optimum shown was found with rounding errors of that size, so this "
