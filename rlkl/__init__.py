@@ -1,11 +1,11 @@
-"""rlkl: a testbed for KL regularization in RLHF. Every run is graded against an exact optimum.
+"""A testbed for KL regularization in RLHF: every run is graded against an exact optimum.
 
 import rlkl
 rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
 rlkl.load("outputs/...")          # pandas frames of a run or a sweep
-rlkl.load_policy("outputs/...")   # the policy it left
+rlkl.load_policy("outputs/...")   # the trained policy of a run
 rlkl.grade(["my_penalty.py"])     # a penalty's scorecard
-rlkl.compare("base.npz", "quant.npz")   # how far one model's log-probabilities lie from another's
+rlkl.compare("base.npz", "quant.npz")   # the KL divergences between two models' log-probabilities
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlkl.runs.folder.checkpoint import load_policy
     from rlkl.runs.load import load
 
-_HOMES = {
+_MODULES = {
     "train": "rlkl.runs.execute",
     "Result": "rlkl.runs.execute",
     "load": "rlkl.runs.load",
@@ -32,9 +32,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public names when they are first asked for, so that `import rlkl` stays light."""
-    if name not in _HOMES:
+    """Import a public name when it is first used, so that `import rlkl` stays fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'rlkl' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""The `rlkl` command: Hydra's application, and the commands beside it. Heavy imports wait until they are needed."""
+"""The `rlkl` command: training through Hydra, and the other commands. Slow imports wait until they are needed."""
 
 import errno
 import inspect
@@ -10,11 +10,11 @@ from rlkl.config import machine
 from rlkl.config.interrupts import INTERRUPTED
 from rlkl.config.overrides import config_directory
 from rlkl.errors import BadJobsError, DivergedError, SettingsError
-from rlkl.sweeps.hydra_job import BAD_SETTING, FAILED, Jobs, complain
+from rlkl.sweeps.hydra_job import BAD_SETTING, FAILED, Jobs, print_error
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command with these arguments and return its exit status."""
     commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade, "compare": _compare}
     try:
         if argv and argv[0] in commands and {"-h", "--help"} & set(argv[1:]):
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    complain(message)
+    print_error(message)
     return status
 
 
@@ -48,7 +48,7 @@ def _hydra(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     jobs = Jobs()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the line printed is ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of print, so that the line printed is ours
     try:
         overrides.check_overrides(args.overrides, args.config_dir)
         hydra_private.run(args, parser, jobs, config_directory(), "config")
@@ -69,7 +69,7 @@ def _hydra(argv: list[str]) -> int:
     except OSError as error:
         if wants_traceback:
             raise
-        jobs.status = _fail(*_unwritten(error))
+        jobs.status = _fail(*_write_failure(error))
     finally:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -77,11 +77,11 @@ def _hydra(argv: list[str]) -> int:
     return jobs.status
 
 
-def _unwritten(error: OSError) -> tuple[str, int]:
-    """What to say of a file that could not be written, and the exit status: a full disk is no bad setting."""
+def _write_failure(error: OSError) -> tuple[str, int]:
+    """Return the message and the exit status for a file that cannot be written; a full disk is not a bad setting."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    kept = "; what has finished is kept, and the same command goes on from there" if full else ""
-    return f"the output folder cannot be written ({error.strerror}: {error.filename}){kept}", FAILED if full else BAD_SETTING
+    hint = "; what has finished is kept, and the same command goes on from there" if full else ""
+    return f"the output folder cannot be written ({error.strerror}: {error.filename}){hint}", FAILED if full else BAD_SETTING
 
 
 # The docstring of each command below is its --help.
@@ -90,7 +90,7 @@ def _unwritten(error: OSError) -> tuple[str, int]:
 def _list(argv: list[str]) -> int:
     """rlkl list
 
-    Print what there is: algorithms, tasks with their options, policies, divergences, and the penalties that each may use.
+    Print what can be chosen: algorithms, tasks and their options, policies, divergences, penalties of sampled algorithms.
     """
     if argv:
         return _fail(f"rlkl list takes no arguments, and was given {len(argv)}", BAD_SETTING)
@@ -104,7 +104,7 @@ def _list(argv: list[str]) -> int:
 def _plot(argv: list[str]) -> int:
     """rlkl plot FOLDER
 
-    Draw the run or the sweep in FOLDER: learning curves, regret and distributions, to figure.png and figure.pdf in it.
+    Draw the run or the sweep in FOLDER (learning curves, regret, distributions) to figure.png and figure.pdf in that folder.
     """
     if len(argv) != 1:
         return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
@@ -113,8 +113,8 @@ def _plot(argv: list[str]) -> int:
     from rlkl.reports.console import console
     from rlkl.runs.load import load
 
-    found = load(argv[0])
-    for path in plots.save(plots.draw(found), Path(argv[0]) / "figure"):
+    runs = load(argv[0])
+    for path in plots.save(plots.draw(runs), Path(argv[0]) / "figure"):
         console.print(f"wrote {path}", markup=False)
     return 0
 
@@ -122,8 +122,8 @@ def _plot(argv: list[str]) -> int:
 def _summary(argv: list[str]) -> int:
     """rlkl summary FOLDER [KEY ...]
 
-    Print interquartile means over the seeds of the sweep in FOLDER, with bootstrap intervals, a row for each value of the
-    overrides KEY ... (without any: of all overrides but the seed).
+    Print interquartile means over the seeds of the sweep in FOLDER, with bootstrap intervals. There is one row for each
+    combination of values of the overrides KEY ... (default: all overrides but the seed).
     """
     if not argv:
         return _fail("rlkl summary takes the folder of a sweep, and overrides to group by (all but the seed)", BAD_SETTING)
@@ -132,17 +132,17 @@ def _summary(argv: list[str]) -> int:
     from rlkl.reports.console import console
     from rlkl.runs.load import load
 
-    found = over_seeds.grouped(load(argv[0]).summary, argv[1:])
-    console.print(tables.seeds_table(found))
+    groups = over_seeds.group_runs(load(argv[0]).summary, argv[1:])
+    console.print(tables.seeds_table(groups))
     return 0
 
 
 def _audit(argv: list[str]) -> int:
     """rlkl audit [KEY=VALUE ...]
 
-    Print what the expected gradient of every penalty estimator descends on a task, against exact gradients: a row for each
-    estimator, placement, credit and gradient. The overrides are a run's (task=sequence/brackets, penalty=forward_kl, ...);
-    outputs/audit/ holds the table and a figure.
+    Compare the expected gradient of every penalty estimator on a task with exact gradients, and print which divergence each
+    one descends: one row per estimator, placement, credit and gradient. The overrides are those of a run
+    (task=sequence/brackets, penalty=forward_kl, ...). The table and a figure are written to outputs/audit/.
     """
     machine.configure()
     from rlkl.diagnostics.audit.command import run_audit
@@ -154,8 +154,8 @@ def _audit(argv: list[str]) -> int:
 def _grade(argv: list[str]) -> int:
     """rlkl grade [FILE.py ...] [penalty=... KEY=VALUE ...]
 
-    Print six scores from 0 to 1 of a penalty beside the shipped ones: gradient, regret, reward at KL, coverage, extreme
-    ratios, seeds. FILE.py registers a divergence; outputs/grade/ holds the numbers and a figure.
+    Print six scores from 0 to 1 of a penalty beside those of the shipped ones: gradient, regret, reward at KL, coverage,
+    extreme ratios, seeds. FILE.py registers a divergence. The numbers and a figure are written to outputs/grade/.
     """
     machine.configure()
     from rlkl.diagnostics.scorecard.command import run_grade
@@ -167,9 +167,9 @@ def _grade(argv: list[str]) -> int:
 def _compare(argv: list[str]) -> int:
     """rlkl compare BASE.npz QUANT.npz [out=FOLDER]
 
-    Print how far the log-probabilities in QUANT lie from those in BASE: both KLs, quantiles, top-token agreement. Each file
-    holds `log_probs` (or one array of any name), positions x vocabulary, and may hold `tokens`; FOLDER (outputs/compare) gets
-    compare.csv.
+    Compare the log-probabilities of two models and print both KLs, quantiles and top-token agreement. Each file holds
+    `log_probs` (or one array of any name), positions x vocabulary, and may hold `tokens`. The table is written to compare.csv
+    in FOLDER (default: outputs/compare).
     """
     machine.import_jax()
     from rlkl.diagnostics.compare.command import run_compare

@@ -115,7 +115,7 @@ def stored(root, key) -> run_store.Entry | None:
 def finished(jobs, root, **options) -> dict[str, run_store.Entry]:
     found = {}
     for group in scheduler.groups(jobs):
-        for entries in scheduler.train_groups(group, root, lambda told: None, WHOLE, **options):
+        for entries in scheduler.train_group(group, root, lambda told: None, WHOLE, **options):
             found |= dict(entries)
     return found
 

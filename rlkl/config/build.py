@@ -84,8 +84,8 @@ def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _build_card(task: Mapping[str, Any], tokens_remembered: int | None, as_tree: bool) -> tasks.Card:
     """Build the task that these options describe, and export it if they say so.
 
-    tokens_remembered: the states also tell the policy's last tokens; None where it needs none. as_tree: on the tree of its
-    sequences, if they can be listed, so that each sequence can have a reward of its own.
+    tokens_remembered: how many of the last tokens a state tells the policy; None if it needs none. as_tree: build the tree of
+    the task's sequences, if they can be listed, so that each sequence can have a reward of its own.
     """
     options = dict(task)
     name = options.pop("name", None)

@@ -1,1 +1,1 @@
-"""What a person sees of runs."""
+"""Show runs to people: console, tables, figures, statistics over seeds, lists."""

@@ -1,4 +1,4 @@
-"""The console: text shown as it is, progress, and warnings."""
+"""Print text, progress and warnings to the console."""
 
 import contextlib
 import shutil
@@ -17,95 +17,101 @@ from rlkl.runs.folder.summary import history
 from rlkl.training.loop import Row
 
 
-class Plain(Console):
-    """A console that shows text as it is: no markup and no emoji's names, control characters and what its encoding lacks
-    escaped before anything is laid out."""
+class PlainConsole(Console):
+    """A console that prints text literally: no markup, no emoji codes.
+
+    Control characters, and characters that its encoding lacks, are escaped before the layout.
+    """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Called by rich for each text that it is to show."""
-        shown = "\n".join(map(visible, text.split("\n")))
-        return super().render_str(shown.encode(self.encoding, "backslashreplace").decode(self.encoding), **options)
+        """Called by rich for each text that it prints."""
+        escaped = "\n".join(map(visible, text.split("\n")))
+        return super().render_str(escaped.encode(self.encoding, "backslashreplace").decode(self.encoding), **options)
 
 
 PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
-console = Plain(**PLAIN, width=shutil.get_terminal_size((120, 25)).columns)
-errors = Plain(**PLAIN, stderr=True)
+console = PlainConsole(**PLAIN, width=shutil.get_terminal_size((120, 25)).columns)
+errors = PlainConsole(**PLAIN, stderr=True)
 
 
 def warn(message: str) -> None:
-    """A warning, on standard error."""
+    """Print a warning to standard error."""
     errors.print(f"warning: {message}", markup=False)
 
 
-def line(columns: Mapping[str, Any]) -> str:
-    """The last row of a chunk, in one line."""
+def progress_line(columns: Mapping[str, Any]) -> str:
+    """Return the last row of history columns as one line."""
     last = {key: float(np.asarray(column)[-1]) for key, column in columns.items()}
     return (
         f"step {int(last['step']):>6}  reward {last['reward']:z.4f}  objective {last['objective']:z.4f}  "
-        f"regret {_power(last['regret'])}  KL(pi‖pi_ref) {last['kl_pi_ref']:z.4f}  KL(pi_ref‖pi) {last['kl_ref_pi']:z.4f}  "
-        f"entropy {last['entropy']:z.4f}"
+        f"regret {_scientific(last['regret'])}  KL(pi‖pi_ref) {last['kl_pi_ref']:z.4f}  "
+        f"KL(pi_ref‖pi) {last['kl_ref_pi']:z.4f}  entropy {last['entropy']:z.4f}"
     )
 
 
-def _power(value: float) -> str:
+def _scientific(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:z.2e}"
 
 
 @contextlib.contextmanager
 def progress(steps: int) -> Iterator[Any]:
-    """A callable that takes each chunk's rows: a bar on a terminal, plain lines elsewhere."""
+    """Yield a callback for each chunk's rows, which shows progress as a bar on a terminal and as lines elsewhere."""
     if not console.is_terminal:
-        yield lambda rows: console.print(line(history(rows)), markup=False)
+        yield lambda rows: console.print(progress_line(history(rows)), markup=False)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        shown = bar.add_task("training", total=steps)
+        task = bar.add_task("training", total=steps)
 
         def update(rows: Row):
-            regret = _power(float(rows.report.regret[-1]))
-            bar.update(shown, completed=int(rows.step[-1]), description=f"regret {regret}")
+            regret = _scientific(float(rows.report.regret[-1]))
+            bar.update(task, completed=int(rows.step[-1]), description=f"regret {regret}")
 
         yield update
 
 
-EVERY = 10.0  # seconds between two lines on a sweep's progress, where there is no terminal
+LINE_INTERVAL = 10.0  # seconds between two lines on a sweep's progress, where there is no terminal
 
 
 @contextlib.contextmanager
 def sweep_progress(runs: int, steps: int, names: Mapping[str, str]) -> Iterator[Any]:
-    """A callable that takes what `scheduler.train` tells of `runs` runs of `steps` steps together: a bar on a terminal, a line
-    now and then elsewhere. names: the jobs' numbers, by key. Called from several threads."""
-    lock, said = threading.Lock(), time.perf_counter()
-    done, finished, since = 0, 0, None  # since: when, and after how many steps, the first chunk was there (it compiled, too)
+    """Yield a callback for `scheduler.Progress`, which shows a bar on a terminal and prints a line now and then elsewhere.
+
+    steps: of all runs together. names: the jobs' numbers, by key. The callback may be called from several threads.
+    """
+    lock, last_line = threading.Lock(), time.perf_counter()
+    done, finished, first_chunk = 0, 0, None  # first_chunk: its time and step; rates count from there, after compilation
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}% of the steps"))
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-    shown = bar.add_task(f"0 of {runs} runs", total=steps)
+    task = bar.add_task(f"0 of {runs} runs", total=steps)
 
-    def tell(told: Any) -> None:
-        nonlocal done, finished, said, since
+    def update(progress: Any) -> None:
+        nonlocal done, finished, last_line, first_chunk
         with lock:
-            done, finished = done + told.steps, finished + told.finished
-            for key, step in told.diverged:
+            done, finished = done + progress.steps, finished + progress.finished
+            for key, step in progress.diverged:
                 console.print(f"job {names[key]} diverged at step {step}", markup=False)
-            bar.update(shown, completed=done, description=f"{finished} of {runs} runs")
+            bar.update(task, completed=done, description=f"{finished} of {runs} runs")
             now = time.perf_counter()
-            since = since or ((now, done) if told.steps else None)
-            if console.is_terminal or now - said < EVERY or since is None or not since[1] < done < steps:
+            first_chunk = first_chunk or ((now, done) if progress.steps else None)
+            if console.is_terminal or now - last_line < LINE_INTERVAL:
                 return
-            said = now
-            left = (now - since[0]) * (steps - done) / (done - since[1])
-            console.print(f"{finished} of {runs} runs, {done:,} of {steps:,} steps, about {_span(left)} left", markup=False)
+            if first_chunk is None or not first_chunk[1] < done < steps:
+                return
+            last_line = now
+            left = _duration((now - first_chunk[0]) * (steps - done) / (done - first_chunk[1]))
+            console.print(f"{finished} of {runs} runs, {done:,} of {steps:,} steps, about {left} left", markup=False)
 
     with bar:
-        yield tell
+        yield update
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def number(value: Any) -> str:
-    """A number for a table: four digits, small and large ones in powers of ten, a dash for the undefined."""
+    """Format a number for a table: four decimals, powers of ten for small and large numbers, a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, str):

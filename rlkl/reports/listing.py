@@ -1,4 +1,4 @@
-"""`rlkl list`: what there is, and what goes with what."""
+"""Print what can be penalty, and what can be combined (`rlkl list`)."""
 
 import inspect
 
@@ -12,12 +12,12 @@ from rlkl.reports.console import console
 PENALTIES = ("estimator=", "placement=", "level=", "gradient=", "and", "descends on a bandit", "descends on sequences")
 
 
-def _first_paragraph(thing) -> str:
-    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+def _first_paragraph(documented) -> str:
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
 
 
 def show() -> None:
-    """Print tasks, policies, divergences and the penalties that each algorithm may use."""
+    """Print the algorithms, tasks, policies, divergences, and the penalties of sampled algorithms."""
     for title, columns, rows in (
         ("algorithms", ("algorithm=", "what it is"), _algorithms()),
         ("tasks", ("task=", "options", "what it is"), _tasks()),
@@ -63,20 +63,22 @@ def _divergences():
 
 
 def _penalties():
-    on_bandits = {_way(chosen): expected_gradient(chosen, 1).says for chosen in options.combinations("kl_pi_ref", 1)}
-    for chosen in options.combinations("kl_pi_ref", 2):
-        bandit = on_bandits.get(_way(chosen), "") if chosen.credit == "reward_to_go" and not chosen.future_kl else ""
-        extra = "immediate" if chosen.credit == "immediate" else "future_kl" if chosen.future_kl else ""
+    on_bandits = {_bandit_key(penalty): expected_gradient(penalty, 1).says for penalty in options.combinations("kl_pi_ref", 1)}
+    for penalty in options.combinations("kl_pi_ref", 2):
+        has_bandit = penalty.credit == "reward_to_go" and not penalty.future_kl
+        bandit = on_bandits.get(_bandit_key(penalty), "") if has_bandit else ""
+        extra = "immediate" if penalty.credit == "immediate" else "future_kl" if penalty.future_kl else ""
         yield (
-            chosen.estimator,
-            chosen.placement,
-            chosen.level,
-            chosen.gradient,
+            penalty.estimator,
+            penalty.placement,
+            penalty.level,
+            penalty.gradient,
             extra,
             bandit,
-            expected_gradient(chosen, 2).says,
+            expected_gradient(penalty, 2).says,
         )
 
 
-def _way(chosen: settings.PenaltySettings) -> tuple:
-    return chosen.estimator, chosen.placement, chosen.gradient
+def _bandit_key(penalty: settings.PenaltySettings) -> tuple:
+    """Return the settings that tell penalties apart on a bandit."""
+    return penalty.estimator, penalty.placement, penalty.gradient

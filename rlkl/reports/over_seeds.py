@@ -1,5 +1,6 @@
-"""What several seeds say together: interquartile means with bootstrap intervals (Agarwal et al. 2021, "Deep reinforcement
-learning at the edge of the statistical precipice", arXiv 2108.13264).
+"""Summarise runs over seeds by interquartile means with bootstrap intervals.
+
+Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", arXiv 2108.13264.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ MEASURES = ("regret", "reward", "kl_pi_ref", "entropy")
 
 
 class Spread(NamedTuple):
-    """An interquartile mean, and the ends of its interval: NaN where no group of runs has two."""
+    """An interquartile mean and the ends of its interval, which are NaN if no stratum has two runs."""
 
     mean: float
     low: float
@@ -28,24 +29,23 @@ class Spread(NamedTuple):
 
 
 def interquartile_mean(values: Float[np.ndarray, "*B N"]) -> Float[np.ndarray, "*B"]:
-    """The mean of the middle half along the last axis (a quarter of N, rounded down, is cut at either end)."""
+    """Return the mean of the middle half along the last axis: a quarter of N, rounded down, is cut at either end."""
     return np.asarray(trim_mean(values, 0.25, axis=-1))
 
 
 def spread(strata: Sequence[Float[np.ndarray, " N"]], seed: int = 0) -> Spread:
-    """The interquartile mean over all strata, with a percentile interval from `RESAMPLES` resamples within each stratum."""
-    draw, mean = np.random.default_rng(seed), float(interquartile_mean(np.concatenate(strata)))
+    """Return the interquartile mean over all strata with a percentile bootstrap interval, resampled within each stratum."""
+    rng, mean = np.random.default_rng(seed), float(interquartile_mean(np.concatenate(strata)))
     if max(map(len, strata)) < 2:
         return Spread(mean, np.nan, np.nan)
-    drawn = [values[draw.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
-    low, high = np.quantile(
-        interquartile_mean(np.concatenate(drawn, axis=1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"
-    )
+    resamples = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
+    means = interquartile_mean(np.concatenate(resamples, axis=1))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
     return Spread(mean, float(low), float(high))
 
 
 class Group(NamedTuple):
-    """Runs that share these overrides: how many, how many of them diverged, and each measure's spread (None: undefined)."""
+    """Runs that share overrides: their number, how many diverged, and the spread of each measure (None if undefined)."""
 
     overrides: dict[str, str]
     runs: int
@@ -53,30 +53,31 @@ class Group(NamedTuple):
     spreads: dict[str, Spread | None]
 
 
-def grouped(summary: "pd.DataFrame", by: Sequence[str] = ()) -> list[Group]:
-    """Runs (`rlkl.load(folder).summary`) by these overrides, or else by all but the seed that differ, in the runs' order.
+def group_runs(summary: "pd.DataFrame", by: Sequence[str] = ()) -> list[Group]:
+    """Group runs by overrides and summarise each group over its seeds.
 
-    Runs that differ in another override than the seed are strata of their group. A run that diverged counts as it ended.
+    summary: as `rlkl.load(folder).summary`. by: keys of overrides; without any, all that differ between the runs, but the seed.
+    Runs of a group that differ in another override than the seed are strata. A run that diverged counts with its last values.
     """
     columns = [column for column in summary if column.startswith("override.")]
-    given = {column.removeprefix("override."): summary[column].fillna("").astype(str) for column in columns}
+    overrides = {column.removeprefix("override."): summary[column].fillna("").astype(str) for column in columns}
     for key in by:
-        if key not in given:
-            raise SettingsError("summary", key, "no such override in this folder; " + nearest(key, given))
-    apart = [key for key in given if key != "seed" and given[key].nunique() > 1]
-    shown = list(by) or apart
-    found: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
+        if key not in overrides:
+            raise SettingsError("summary", key, "no such override in this folder; " + nearest(key, overrides))
+    varied = [key for key in overrides if key != "seed" and overrides[key].nunique() > 1]
+    by = list(by) or varied
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
     for i in range(len(summary)):
-        name, stratum = tuple(given[key].iloc[i] for key in shown), tuple(given[key].iloc[i] for key in apart)
-        found.setdefault(name, {}).setdefault(stratum, []).append(i)
-    return [_group(summary, dict(zip(shown, name, strict=True)), list(strata.values())) for name, strata in found.items()]
+        name, stratum = tuple(overrides[key].iloc[i] for key in by), tuple(overrides[key].iloc[i] for key in varied)
+        groups.setdefault(name, {}).setdefault(stratum, []).append(i)
+    return [_group(summary, dict(zip(by, name, strict=True)), list(strata.values())) for name, strata in groups.items()]
 
 
 def _group(summary, overrides: dict[str, str], strata: list[list[int]]) -> Group:
     spreads: dict[str, Spread | None] = {}
     for measure in MEASURES:
         numbers = np.asarray(summary[measure], float)
-        kept = [values for rows in strata if (values := numbers[rows][~np.isnan(numbers[rows])]).size]
-        spreads[measure] = spread(kept) if kept else None
+        defined = [values for rows in strata if (values := numbers[rows][~np.isnan(numbers[rows])]).size]
+        spreads[measure] = spread(defined) if defined else None
     members = [i for rows in strata for i in rows]
     return Group(overrides, len(members), int(summary["diverged_at"].iloc[members].notna().sum()), spreads)

@@ -1,4 +1,4 @@
-"""Figures, and the one style that they share: small, colour-blind-safe, one colour and marker a divergence."""
+"""Draw runs and sweeps in the style that all figures share: colour-blind-safe, one colour and marker per divergence."""
 
 import contextlib
 import io
@@ -33,10 +33,10 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
-    "svg.fonttype": "path",  # looks the same where the font is missing
+    "svg.fonttype": "path",  # so that it looks the same where the font is missing
     "svg.hashsalt": "rlkl",
 }
-# Widths in inches, at which the text above is read as it is: a column and the page of ICML, the text of NeurIPS and ICLR.
+# Widths of figures in inches, to be included unscaled: a column and the page of ICML, the text of NeurIPS and ICLR.
 COLUMN, TEXT, PAGE = 3.25, 5.5, 6.75
 # Okabe and Ito's palette, safe for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
@@ -55,8 +55,9 @@ LOOKS = {
     "none": (GREY, "."),
 }
 MOST_CURVES, MOST_BARS = 40, 30
-LARGEST = 1e100  # that is drawn: an axis of much larger numbers overflows
-NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # outcomes that are named so, all of them, lie on an axis
+LARGEST = 1e100  # number that is drawn: an axis of much larger numbers overflows
+NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # if all outcomes are named by numbers, they are drawn on an axis
+# Metadata of each format without dates and versions, so that the same figure has the same bytes.
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -65,26 +66,32 @@ UNDATED: dict[str, dict[str, Any]] = {
 
 
 def look(divergence: str) -> tuple[str, str]:
-    """The colour and marker of a divergence; grey diamonds for those of plugins."""
+    """Return the colour and marker of a divergence: grey diamonds for one that a plugin registered."""
     return LOOKS.get(divergence, (GREY, "d"))
 
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """matplotlib's settings for one figure, without a display."""
+    """Use the shared style for figures that are made within this context."""
     with matplotlib.rc_context(STYLE):
         yield
 
 
 def label(text: str, longest: int = 100) -> str:
-    """The text as a figure draws it: no mathematics, in one line of `longest` characters; what the font lacks is escaped."""
+    """Return text to be drawn literally, in one line of at most `longest` characters.
+
+    Dollar signs start no mathematics, and characters that the font lacks are escaped.
+    """
     font = get_font(findfont(STYLE["font.family"]))
-    drawn = "".join(c if font.get_char_index(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in visible(text))
-    return (drawn if len(drawn) <= longest else drawn[: longest - 1] + "…").replace("$", r"\$")
+    line = "".join(c if font.get_char_index(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in visible(text))
+    return (line if len(line) <= longest else line[: longest - 1] + "…").replace("$", r"\$")
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """The figure as stem.png, stem.pdf, ... (any of `UNDATED`): the same bytes for the same figure, nothing dated."""
+    """Save a figure as stem.png, stem.pdf, ... and return the paths; the same figure gives the same bytes.
+
+    formats: of those in `UNDATED`.
+    """
     paths = []
     for suffix in formats:
         out = io.BytesIO()
@@ -96,23 +103,23 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) ->
 
 
 def draw(runs: Runs) -> Figure:
-    """One run: learning curves, regret, distribution before and after. A sweep: regret over steps, and over beta."""
+    """Draw one run (learning curves, regret, distribution) or a sweep (regret over steps and over beta)."""
     with styled():
-        return _one(runs) if len(runs.summary) == 1 else _sweep(runs)
+        return _one_run(runs) if len(runs.summary) == 1 else _sweep(runs)
 
 
-def _one(runs: Runs) -> Figure:
-    graded, history, outcomes = runs.summary.iloc[0], runs.history, runs.outcomes
+def _one_run(runs: Runs) -> Figure:
+    summary, history, outcomes = runs.summary.iloc[0], runs.history, runs.outcomes
     figure = Figure(figsize=(9.0, 2.7))
     curves, regret, arms = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
-    colour, _ = look(graded["divergence"])
+    colour, _ = look(summary["divergence"])
     curves.plot(history["step"], drawable(history["reward"]), color=BLACK, lw=0.8, label="E[r]")
-    if graded["divergence"] != "none":
+    if summary["divergence"] != "none":
         curves.plot(history["step"], drawable(history["objective"]), color=colour, label="objective")
-    best = drawable(graded["optimal_objective"])
+    best = drawable(summary["optimal_objective"])
     if not np.isnan(best):
         curves.axhline(float(best), color=BLACK, ls="--", lw=0.8, label="optimal objective")
-    curves.set(xlabel="step", ylabel="reward", title=_objective(graded))
+    curves.set(xlabel="step", ylabel="reward", title=_objective(summary))
     curves.legend()
     if history["regret"].notna().any():
         _regret(regret, history["step"], history["regret"], colour)
@@ -121,47 +128,47 @@ def _one(runs: Runs) -> Figure:
         regret.plot(history["step"], drawable(history["kl_pi_ref"]), color=colour)
         regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
     _distribution(arms, outcomes)
-    figure.suptitle(f"{label(graded['task'])}, policy {label(graded['policy'])}, {label(graded['algorithm'])}", fontsize=8.5)
+    figure.suptitle(f"{label(summary['task'])}, policy {label(summary['policy'])}, {label(summary['algorithm'])}", fontsize=8.5)
     return figure
 
 
-def _objective(graded) -> str:
-    return "E[r]" if graded["divergence"] == "none" else f"E[r] - {graded['beta']:g} {label(graded['formula'])}"
+def _objective(summary) -> str:
+    return "E[r]" if summary["divergence"] == "none" else f"E[r] - {summary['beta']:g} {label(summary['formula'])}"
 
 
 def drawable(values: Any) -> np.ndarray:
-    """The numbers, NaN in place of those that are not finite or above LARGEST in size."""
+    """Return numbers that can be drawn: NaN where they are not finite, or above LARGEST in size."""
     numbers = np.asarray(values, float)
     return np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
 
 
 def _left_out(count: int) -> str:
-    """The note of a panel on runs whose numbers cannot be drawn."""
+    """Return the note on how many runs have numbers that cannot be drawn."""
     return f"\n({count} run{'s' if count > 1 else ''} left out: not finite, or above {LARGEST:g})" if count else ""
 
 
 def _regret(axes: Axes, steps, regret, colour: str, **rest) -> None:
-    """Regret on a log scale; what is not above rounding is drawn at the floor."""
+    """Draw regret on a log scale; values at the level of rounding errors are drawn at 1e-16."""
     axes.plot(steps, np.maximum(drawable(regret), 1e-16), color=colour, **rest)
     axes.set_yscale("log")
 
 
 def _distribution(axes: Axes, outcomes) -> None:
-    """Reference, policy and optimum: as lines where outcomes are numbers, else the likeliest as named bars."""
+    """Draw reference, policy and optimum: as lines if outcomes are numbers, else as bars of the likeliest outcomes."""
     kinds = [("reference", GREY, "-"), ("policy", BLUE, "-"), ("optimum", BLACK, "--")]
     kinds = [kind for kind in kinds if outcomes[kind[0]].notna().any()]
     if 12 < len(outcomes) <= 128 and outcomes["outcome"].str.fullmatch(NUMBER).all():
-        at = outcomes["outcome"].astype(float)
+        x = outcomes["outcome"].astype(float)
         for name, colour, line in kinds:
-            axes.plot(at, outcomes[name], color=colour, ls=line, drawstyle="steps-mid", label=name)
+            axes.plot(x, outcomes[name], color=colour, ls=line, drawstyle="steps-mid", label=name)
         axes.set_xlabel("outcome")
     else:
         likely = outcomes[["reference", "policy", "optimum"]].max(axis=1).sort_values(ascending=False, kind="stable")
         shown = outcomes.loc[np.sort(likely.index[:MOST_BARS])]
-        at = np.arange(len(shown))
+        x = np.arange(len(shown))
         for offset, (name, colour, _) in zip((-0.27, 0.0, 0.27), kinds, strict=False):
-            axes.bar(at + offset, shown[name], 0.27, color=colour, label=name)
-        axes.set_xticks(at, [label(name, 30) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
+            axes.bar(x + offset, shown[name], 0.27, color=colour, label=name)
+        axes.set_xticks(x, [label(name, 30) for name in shown["outcome"]], rotation=90 if len(shown) > 6 else 0, fontsize=6)
         if len(shown) < len(outcomes):
             axes.set_xlabel(f"the {len(shown)} likeliest of {len(outcomes)} outcomes")
     axes.set(ylabel="probability", title="before and after")
@@ -171,44 +178,43 @@ def _distribution(axes: Axes, outcomes) -> None:
 def _sweep(runs: Runs) -> Figure:
     figure = Figure(figsize=(7.0, 2.8))
     left, right = figure.subplots(1, 2)
-    kept = runs.summary[~np.isnan(drawable(runs.summary[["beta", "regret"]])).any(axis=1)]
-    if kept.empty:
+    drawn = runs.summary[~np.isnan(drawable(runs.summary[["beta", "regret"]])).any(axis=1)]
+    if drawn.empty:
         return _without_optimum(figure, left, right, runs)
-    for _, graded in runs.summary.head(MOST_CURVES).iterrows():
-        history = runs.history[runs.history["run"] == graded["run"]]
-        _regret(left, history["step"], history["regret"], look(graded["divergence"])[0], alpha=0.6, lw=0.8)
+    for _, summary in runs.summary.head(MOST_CURVES).iterrows():
+        history = runs.history[runs.history["run"] == summary["run"]]
+        _regret(left, history["step"], history["regret"], look(summary["divergence"])[0], alpha=0.6, lw=0.8)
     many = f" (the first {MOST_CURVES} runs)" if len(runs.summary) > MOST_CURVES else ""
     left.set(xlabel="step", ylabel="regret", title=f"distance from the exact optimum{many}")
-    for divergence, group in kept.groupby("divergence", sort=False):
+    for divergence, group in drawn.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         regret = np.maximum(group["regret"].astype(float), 1e-16)
         right.plot(group["beta"], regret, marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
-    betas = sorted(set(kept["beta"]))
-    about = "beta" + _left_out(len(runs.summary) - len(kept))
-    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel=about)
+    betas = sorted(set(drawn["beta"]))
+    xlabel = "beta" + _left_out(len(runs.summary) - len(drawn))
+    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel=xlabel)
     if len(betas) <= 8:
         right.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
         right.minorticks_off()
-    named = [label(task) for task in sorted(set(runs.summary["task"]))]
-    right.set(
-        ylabel="final regret", title=f"{len(runs.summary)} runs on {', '.join(named[:2])}{', ...' if len(named) > 2 else ''}"
-    )
+    tasks = [label(task) for task in sorted(set(runs.summary["task"]))]
+    title = f"{len(runs.summary)} runs on {', '.join(tasks[:2])}{', ...' if len(tasks) > 2 else ''}"
+    right.set(ylabel="final regret", title=title)
     right.legend()
     return figure
 
 
 def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Figure:
-    """A sweep whose optimum is not known: the objective over steps, and what its KL(pi‖pi_ref) buys."""
-    for _, graded in runs.summary.head(MOST_CURVES).iterrows():
-        history = runs.history[runs.history["run"] == graded["run"]]
-        left.plot(history["step"], drawable(history["objective"]), color=look(graded["divergence"])[0], alpha=0.6, lw=0.8)
+    """Draw a sweep whose optimum is not known: the objective over steps, and the reward over KL(pi‖pi_ref)."""
+    for _, summary in runs.summary.head(MOST_CURVES).iterrows():
+        history = runs.history[runs.history["run"] == summary["run"]]
+        left.plot(history["step"], drawable(history["objective"]), color=look(summary["divergence"])[0], alpha=0.6, lw=0.8)
     left.set(xlabel="step", ylabel="objective", title="no optimum is known")
-    kept = runs.summary[~np.isnan(drawable(runs.summary[["kl_pi_ref", "reward"]])).any(axis=1)]
-    for divergence, group in kept.groupby("divergence", sort=False):
+    drawn = runs.summary[~np.isnan(drawable(runs.summary[["kl_pi_ref", "reward"]])).any(axis=1)]
+    for divergence, group in drawn.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         right.plot(group["kl_pi_ref"], group["reward"], marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
-    about = "KL(pi‖pi_ref)" + _left_out(len(runs.summary) - len(kept))
-    right.set(xlabel=about, ylabel="E[r]", title=f"{len(runs.summary)} runs")
-    if len(kept):
+    xlabel = "KL(pi‖pi_ref)" + _left_out(len(runs.summary) - len(drawn))
+    right.set(xlabel=xlabel, ylabel="E[r]", title=f"{len(runs.summary)} runs")
+    if len(drawn):
         right.legend()
     return figure

@@ -1,1 +1,1 @@
-"""Hydra sweeps whose jobs are trained together, as one program."""
+"""Train the jobs of a Hydra sweep together, as one program."""

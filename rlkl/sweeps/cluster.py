@@ -1,4 +1,4 @@
-"""A sweep's groups trained by jobs of a cluster, through submitit; it is imported only where it is asked for."""
+"""Train a sweep's groups on a cluster through submitit, which is imported only where it is used."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,40 +12,41 @@ from rlkl.runs.store import run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
 from rlkl.sweeps import scheduler
-from rlkl.sweeps.scheduler import Job, Told
+from rlkl.sweeps.scheduler import Job, Progress
 
 
 def train_on_cluster(
     group: Sequence[Job],
     root: Path,
     engine: settings.Engine,
-    tell: Callable[[Told], None],
+    on_progress: Callable[[Progress], None],
     faults: Faults,
     resume: bool = True,
 ) -> Iterator[list[tuple[str, Entry]]]:
-    """As `scheduler.train`, by jobs of at most `engine.runs_per_job` runs each, which all write to the store under `root`.
+    """Train a group as `scheduler.train_group` does, by cluster jobs of at most `engine.runs_per_job` runs each.
 
-    A job's files lie below `root`/submitit. Raises `SettingsError` where submitit is missing or refuses a parameter, and
-    what submitit raises for a job that failed; the other jobs go on, and the same command finds what they finished.
+    All jobs write to the store under `root`; submitit's own files are in `root`/submitit. Raises `SettingsError` if submitit is
+    missing or refuses a parameter, and what submitit raises for a job that failed. The other jobs go on, and the same command
+    reuses what they finished.
     """
     executor = _executor(engine, root / "submitit")
     parts = [group[first : first + engine.runs_per_job] for first in range(0, len(group), engine.runs_per_job)]
     with executor.batch():
         jobs = [executor.submit(work, [each.built.resolved for each in part], str(root), resume) for part in parts]
     for part, job in zip(parts, jobs, strict=True):
-        there = zip(part, job.result(), strict=True)  # under keys of its own, where its devices are of another kind
-        found = [(each.key, run_store.read(root, key, artifacts.names(each.built), faults)) for each, key in there]
-        tell(Told(steps=sum(each.built.run.settings.steps for each in part), finished=len(part)))
-        yield [(key, _there(key, entry, root)) for key, entry in found]
+        keys = zip(part, job.result(), strict=True)  # the job's keys differ from ours if its devices are of another kind
+        entries = [(each.key, run_store.read(root, key, artifacts.names(each.built), faults)) for each, key in keys]
+        on_progress(Progress(steps=sum(each.built.run.settings.steps for each in part), finished=len(part)))
+        yield [(key, _require(key, entry, root)) for key, entry in entries]
 
 
 def work(configs: Sequence[dict[str, Any]], root: str, resume: bool) -> list[str]:
-    """What a job of the cluster does: `scheduler.run_group`, with jax as the command has it."""
+    """Train runs in a job of the cluster: `scheduler.train_configs`, with jax set up as for the command."""
     machine.configure()
-    return scheduler.run_group(configs, root, resume)
+    return scheduler.train_configs(configs, root, resume)
 
 
-def _there(key: str, entry: Entry | None, root: Path) -> Entry:
+def _require(key: str, entry: Entry | None, root: Path) -> Entry:
     if entry is None:
         raise SettingsError("store", str(root), f"the cluster's jobs did not leave run {key} here: it must be a folder all see")
     return entry

@@ -1,4 +1,4 @@
-"""What a job of the command does: Hydra's task function. Heavy imports wait until they are needed."""
+"""Run the jobs of a command: Hydra's task function. Slow imports wait until they are needed."""
 
 import contextlib
 import os
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
 BAD_SETTING, FAILED = 2, 1  # exit statuses
 
 
-def complain(message: str) -> None:
-    """One line on standard error."""
+def print_error(message: str) -> None:
+    """Print an error to standard error, in one line."""
     print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
-def shown(folder: Path, start: Path) -> str:
-    """A folder as a person in the folder `start` would type it."""
+def short_path(folder: Path, start: Path) -> str:
+    """Return the path of a folder: relative to `start` if it lies in there, else in full."""
     return os.path.relpath(folder, start) if folder.is_relative_to(start) else str(folder)
 
 
 class Finished(NamedTuple):
-    """A job that is trained: what it was, its result, and the tracker that has its rows where it was followed."""
+    """A job that is trained: its run, its result, and its tracker if its rows were logged while it trained."""
 
     built: "Built"
     entry: "Entry"
-    live: "Tracker | None"
+    tracker: "Tracker | None"
 
 
 @dataclass
 class Jobs:
-    """Hydra's task function: finishes each job it is called with, and remembers what became of it."""
+    """Hydra's task function: runs each job that it is called with, and remembers the results."""
 
     sweep: Path | None = None
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # a sweep's finished jobs, by number
-    failed: dict[int, str] = field(default_factory=dict)
-    reused: int = 0
-    status: int = 0
-    offline: set[str] = field(default_factory=set)  # where a sweep's offline runs lie, for wandb to upload
-    doubted: bool = False
-    _trackers: "BackgroundTracker | None" = None
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # of results.csv: a sweep's finished jobs, by number
+    failed: dict[int, str] = field(default_factory=dict)  # messages, by the job's number
+    reused: int = 0  # number of jobs that the store had
+    status: int = 0  # exit status of the command
+    offline_folders: set[str] = field(default_factory=set)  # of a sweep's offline runs, for `wandb sync`
+    has_warned: bool = False  # of rounding errors
+    _background_tracker: "BackgroundTracker | None" = None
     _faults: "Faults | None" = None
 
     def __call__(self, config: Any, finished: "Finished | None" = None) -> float:
-        """Run a job, or only record one that is finished already; returns its objective, NaN where it failed.
+        """Run a job, or record one that is already trained, and return its objective, NaN if it failed.
 
-        The objective is what a sweeper that optimises reads; it is to be maximised.
+        The objective is for sweepers that optimise, and is to be maximised.
         """
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
@@ -67,42 +67,44 @@ class Jobs:
         sweeping = hydra.mode == RunMode.MULTIRUN
         self.sweep = (Path(hydra.runtime.cwd) / hydra.sweep.dir).resolve() if sweeping else None
         try:
-            graded = self._in_sweep(config, hydra, finished) if sweeping else self._alone(config, hydra)
-            if graded["diverged_at"] is not None:
-                raise DivergedError(graded["diverged_at"])
+            summary = self._run_in_sweep(config, hydra, finished) if sweeping else self._run_single(config, hydra)
+            if summary["diverged_at"] is not None:
+                raise DivergedError(summary["diverged_at"])
         except (SettingsError, DivergedError) as error:
             self.status = max(self.status, BAD_SETTING if isinstance(error, SettingsError) else FAILED)
             self.failed[hydra.job.num if sweeping else 0] = str(error)
-            complain(f"job {hydra.job.num}: {error}" if sweeping else str(error))
+            print_error(f"job {hydra.job.num}: {error}" if sweeping else str(error))
             return float("nan")
-        return float(graded["objective"])
+        return float(summary["objective"])
 
-    def _alone(self, config: Any, hydra: Any) -> dict[str, Any]:
+    def _run_single(self, config: Any, hydra: Any) -> dict[str, Any]:
+        """Run the only job of a command, and return its summary."""
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports import tables
         from rlkl.runs.execute import execute
 
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
-        built = _built(config, cwd)
+        built = _build(config, cwd)
         _save_resolved(config, built, folder, hydra.output_subdir)
         reports_console.console.print(tables.header(built), markup=False)
         interrupts.raise_first()
         with reports_console.progress(built.run.settings.steps) as on_rows:
-            done = execute(built, folder, None, on_rows, reports_console.warn, self.faults)
-        graded = done.entry.summary
-        reports_console.console.print(tables.result(graded, done.entry.optimum))
-        self._doubt(graded)
-        if done.reused:
-            where = f"reused: it was finished before, in {shown(built.store, cwd)} (resume=false runs it anew)"
-            reports_console.console.print(where, markup=False)
-        where = shown(folder, cwd)
-        reports_console.console.print(f"in {where}   (rlkl plot {shlex.quote(where)})", markup=False)
-        if done.upload:
-            reports_console.console.print(f"to upload: {done.upload}", markup=False)
-        return graded
+            recorded = execute(built, folder, None, on_rows, reports_console.warn, self.faults)
+        summary = recorded.entry.summary
+        reports_console.console.print(tables.result(summary, recorded.entry.optimum))
+        self._warn_of_rounding(summary)
+        if recorded.reused:
+            note = f"reused: it was finished before, in {short_path(built.store, cwd)} (resume=false runs it anew)"
+            reports_console.console.print(note, markup=False)
+        path = short_path(folder, cwd)
+        reports_console.console.print(f"in {path}   (rlkl plot {shlex.quote(path)})", markup=False)
+        if recorded.upload:
+            reports_console.console.print(f"to upload: {recorded.upload}", markup=False)
+        return summary
 
-    def _in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
+    def _run_in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
+        """Run a job of a sweep, or record it if it is already trained, and return its summary."""
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports.tables import brief
@@ -111,49 +113,49 @@ class Jobs:
         from rlkl.runs.folder import files
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
-        built = _built(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
+        built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
         if finished is None:
-            done = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
-            found, upload, self.reused = done.entry, done.upload, self.reused + done.reused
+            recorded = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
+            entry, upload, self.reused = recorded.entry, recorded.upload, self.reused + recorded.reused
         else:
-            found, upload = finished.entry, None
-            files.fill(folder, found.files)
-            if finished.live is not None:
-                upload = finished.live.finish(found.summary)
+            entry, upload = finished.entry, None
+            files.fill(folder, entry.files)
+            if finished.tracker is not None:
+                upload = finished.tracker.finish(entry.summary)
             elif built.tracking.name != "none":
-                rows = files.columns_of(found.files["history.csv"])
-                self.trackers(reports_console.warn).track(tracking.wandb_run(built, group), folder, rows, found.summary)
+                rows, tracker = files.columns_of(entry.files["history.csv"]), self.background_tracker(reports_console.warn)
+                tracker.track(tracking.wandb_run(built, group), folder, rows, entry.summary)
         if upload or built.tracking.name == tracking.OFFLINE:
-            self.offline.add(built.tracking.dir or str(folder.parent / "*"))
-        self._doubt(found.summary)
-        graded, given = found.summary, [str(entry) for entry in hydra.overrides.task]
-        self.rows[hydra.job.num] = load.record(os.path.relpath(folder, self.sweep), load.split(given), graded)
-        said = visible(" ".join(given)) or "defaults"
-        reports_console.console.print(f"job {hydra.job.num}  {said}\n  {brief(graded)}", markup=False)
-        return graded
+            self.offline_folders.add(built.tracking.dir or str(folder.parent / "*"))
+        self._warn_of_rounding(entry.summary)
+        summary, overrides = entry.summary, [str(override) for override in hydra.overrides.task]
+        self.rows[hydra.job.num] = load.record(os.path.relpath(folder, self.sweep), load.split(overrides), summary)
+        label = visible(" ".join(overrides)) or "defaults"
+        reports_console.console.print(f"job {hydra.job.num}  {label}\n  {brief(summary)}", markup=False)
+        return summary
 
-    def _doubt(self, graded: dict[str, Any]) -> None:
-        """Say once that a run's optimum cannot be relied on."""
+    def _warn_of_rounding(self, values: dict[str, Any]) -> None:
+        """Warn once a command that a run's grade is unreliable because of rounding errors. values: a run's summary."""
         from rlkl.reports import console
         from rlkl.runs.folder import summary
 
-        doubt = summary.rounding_warning(graded)
-        if doubt is not None and not self.doubted:
-            self.doubted = True
-            console.warn(doubt)
+        warning = summary.rounding_warning(values)
+        if warning is not None and not self.has_warned:
+            self.has_warned = True
+            console.warn(warning)
 
-    def trackers(self, warn: Callable[[str], None]) -> "BackgroundTracker":
-        """Who tracks a sweep's finished jobs; started at the first call."""
+    def background_tracker(self, warn: Callable[[str], None]) -> "BackgroundTracker":
+        """Return the tracker of a sweep's finished jobs; the first call starts it."""
         from rlkl.runs.tracking_process import BackgroundTracker
 
-        self._trackers = self._trackers or BackgroundTracker(warn)
-        return self._trackers
+        self._background_tracker = self._background_tracker or BackgroundTracker(warn)
+        return self._background_tracker
 
     @property
     def faults(self) -> "Faults":
-        """Who says what is wrong with the store."""
+        """The reporter of damaged and unwritable files of the store."""
         from rlkl.reports import console as reports_console
         from rlkl.runs.store.checked_files import Faults
 
@@ -161,7 +163,7 @@ class Jobs:
         return self._faults
 
     def write_results(self) -> None:
-        """results.csv: a row a finished job, in the jobs' order, without what a clock measured."""
+        """Write results.csv: one row per finished job, in the jobs' order, without wall-clock columns."""
         from rlkl.runs.folder import csv_text
         from rlkl.runs.folder.files import write
 
@@ -172,35 +174,37 @@ class Jobs:
         write(self.sweep / "results.csv", csv_text.dumps(columns, ([row.get(key) for key in columns] for row in rows)))
 
     def close(self) -> None:
-        """Say what else was wrong with the store; write a sweep's results, and say how it ended."""
+        """End the command: report the store's faults, wait for the tracker, write a sweep's results and print how it ended."""
         if self._faults is not None:
             self._faults.close()
         if self.sweep is None:
             return
         from rlkl.reports import console as reports_console
 
-        if self._trackers is not None:
-            self._trackers.close()
+        if self._background_tracker is not None:
+            self._background_tracker.close()
         try:
             self.write_results()
         except OSError as error:
             self.status = self.status or FAILED
-            complain(f"results.csv cannot be written ({error.strerror}: {error.filename})")
+            print_error(f"results.csv cannot be written ({error.strerror}: {error.filename})")
         reused = f", {self.reused} of them before (resume=false runs them anew)" if self.reused else ""
         failures = f", {len(self.failed)} failed" if self.failed else ""
-        where = shown(self.sweep, Path.cwd())
-        reports_console.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {where}", markup=False)
+        path = short_path(self.sweep, Path.cwd())
+        reports_console.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {path}", markup=False)
         for number in sorted(self.failed):
             reports_console.console.print(f"  job {number}: {self.failed[number]}", markup=False)
-        for folder in sorted(self.offline):
+        for folder in sorted(self.offline_folders):
             reports_console.console.print(
-                f"to upload: wandb sync {shown(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False
+                f"to upload: wandb sync {short_path(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False
             )
 
 
-def _built(config: Any, folder: Path) -> "Built":
-    """The run that a job's config names. Relative paths lie below the folder that the command was given in, even where Hydra
-    changes it for the job."""
+def _build(config: Any, folder: Path) -> "Built":
+    """Build the run of a job's config, with relative paths below `folder`, where the command was started.
+
+    Hydra may change the working folder for the job.
+    """
     from rlkl.config.build import build
     from rlkl.config.compose import from_omegaconf
     from rlkl.runs import tracking
@@ -211,7 +215,7 @@ def _built(config: Any, folder: Path) -> "Built":
 
 
 def _save_resolved(config: Any, built: "Built", folder: Path, subfolder: str | None) -> None:
-    """Hydra has written the config as it was composed; put the resolved one in its place."""
+    """Write the resolved config over the composed one that Hydra saved."""
     from rlkl.runs.folder.files import write, yaml_text
 
     if subfolder is not None:

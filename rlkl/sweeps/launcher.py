@@ -1,4 +1,4 @@
-"""Hydra's launcher and sweeper for sweeps that train together. Heavy imports wait until a sweep is launched."""
+"""Launch the jobs of a Hydra sweep together: a launcher and a sweeper. Slow imports wait until a sweep is launched."""
 
 import contextlib
 import sys
@@ -35,8 +35,10 @@ BasicSweeper: Any = hydra_private.basic_sweeper()
 
 
 class FusedLauncher(Launcher):
-    """Composes and checks all jobs, trains those of one static part as one program, and records each as Hydra's own
-    launcher would: through `run_job`, in a folder of its own, with its number, log and callbacks."""
+    """Hydra launcher that checks all jobs first, and trains jobs of one static part as one program.
+
+    It records each job as Hydra's own launcher does: through `run_job`, in its own folder, with its number, log and callbacks.
+    """
 
     config: Any
     hydra_context: HydraContext
@@ -48,7 +50,7 @@ class FusedLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run these jobs; raises `BadJobsError`, with nothing trained, where one of them cannot be run."""
+        """Run these jobs; raises `BadJobsError` before anything is trained if one of them cannot be run."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
@@ -57,12 +59,12 @@ class FusedLauncher(Launcher):
         if any(job.built.tracking.name == "wandb_offline" for job in prepared.values()):
             from rlkl.reports import console
 
-            self.task_function.trackers(console.warn)  # which start while the first group is compiled
+            self.task_function.background_tracker(console.warn)  # its process starts while the first group is compiled
         interrupts.raise_first()
         returns: dict[int, JobReturn] = {}
-        finish = _finish(prepared, self.task_function, self._follow)
-        with contextlib.closing(finish) as finishing, _ending(prepared):  # so that training ends where this does
-            for numbers, last in finishing:
+        training = _train_or_load(prepared, self.task_function, self._log_rows)
+        with contextlib.closing(training), _closing_trackers(prepared):  # so that training ends when this function does
+            for numbers, last in training:
                 for number in numbers:
                     returns[number] = self._record(prepared[number])
                     if prepared[number].fails_fast and number in self.task_function.failed:
@@ -73,18 +75,18 @@ class FusedLauncher(Launcher):
         return [returns[number] for number in sorted(returns)]
 
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
-        """Every job composed and built."""
+        """Compose and build every job, by number; raises `BadJobsError`."""
         from rlkl.config.build import build
         from rlkl.runs import tracking
         from rlkl.runs.store import run_store
 
-        self._folder = Path.cwd()  # Hydra may change it while a job is recorded, and others train
+        self._folder = Path.cwd()  # Hydra may change it while it records a job and others train
         self._compose = composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
         cards: dict[str, Any] = {}
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
             try:
-                built = tracking.resolved(build(self._plain(overrides, number), cards))
+                built = tracking.resolved(build(self._run_config(overrides, number), cards))
                 prepared[number] = Prepared(number, overrides, built, run_store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
                 complaints[number] = str(refusal(error, overrides))
@@ -94,93 +96,96 @@ class FusedLauncher(Launcher):
             raise BadJobsError(complaints)
         return prepared
 
-    def _plain(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
-        """The job's own config, resolved: beside Hydra's part where it refers to anything."""
+    def _run_config(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+        """Return the config of a job's run as plain values, with interpolations (also into Hydra's part) resolved."""
         from rlkl.config.compose import run_config
 
-        quick = self._compose.values(overrides)
-        if quick is not None:
-            return run_config(quick)
-        whole, before = self._whole(overrides, number), HydraConfig.instance().cfg
+        values = self._compose.values(overrides)
+        if values is not None:
+            return run_config(values)
+        config, before = self._full_config(overrides, number), HydraConfig.instance().cfg
         try:
-            HydraConfig.instance().set_config(whole)
-            return run_config(hydra_private.without_hydra(whole, resolve=True))
+            HydraConfig.instance().set_config(config)
+            return run_config(hydra_private.without_hydra(config, resolve=True))
         finally:
             HydraConfig.instance().cfg = before
 
-    def _whole(self, overrides: Sequence[str], number: int) -> Any:
+    def _full_config(self, overrides: Sequence[str], number: int) -> Any:
+        """Compose a job's config with Hydra's part, which holds the job's number."""
         config = self._compose(overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _follow(self, job: "Prepared", rows: "Row") -> None:
-        """Send a job's new rows to wandb's server as it trains."""
+    def _log_rows(self, job: "Prepared", rows: "Row") -> None:
+        """Send a job's new rows to wandb's server while it trains."""
         from rlkl.reports.console import warn
         from rlkl.runs import execute
         from rlkl.runs.folder import summary
 
-        if job.live is None:
-            hydra = self._whole(job.overrides, job.number).hydra
+        if job.tracker is None:
+            hydra = self._full_config(job.overrides, job.number).hydra
             folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.live = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
-        assert job.live is not None
-        job.live.log(summary.history(rows))
+            job.tracker = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
+        assert job.tracker is not None
+        job.tracker.log(summary.history(rows))
 
     def _record(self, job: "Prepared") -> JobReturn:
-        """Hand a finished job through Hydra's own `run_job`."""
+        """Record a finished job through Hydra's own `run_job`."""
         assert job.entry is not None
-        finished, job.entry, job.live = Finished(job.built, job.entry, job.live), None, None
+        finished, job.entry, job.tracker = Finished(job.built, job.entry, job.tracker), None, None
         returned = run_job(
             hydra_context=self.hydra_context,
             task_function=partial(self.task_function, finished=finished),
-            config=self._whole(job.overrides, job.number),
+            config=self._full_config(job.overrides, job.number),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
         if returned.status == JobStatus.FAILED:
-            raise returned._return_value  # its property would print a line of its own first
+            raise returned._return_value  # the property `return_value` would first print a line of its own
         return returned
 
 
 class StoppedError(Exception):
-    """A sweep under fail_fast met a job that failed."""
+    """A job failed in a sweep with `fail_fast=true`."""
 
 
 @dataclass
 class Prepared:
-    """A job that was composed and checked, its tracker while it is followed, and its result once there is one."""
+    """A job that is composed and checked. entry: its result, once it is trained; tracker: if it is logged while it trains."""
 
     number: int
     overrides: Sequence[str]
     built: "Built"
     key: str
     entry: "Entry | None" = field(default=None, repr=False)
-    live: "Tracker | None" = field(default=None, repr=False)
+    tracker: "Tracker | None" = field(default=None, repr=False)
 
     @property
     def fails_fast(self) -> bool:
-        """Whether the sweep ends where this job fails."""
+        """Whether the sweep ends if this job fails."""
         return self.built.execution.fail_fast
 
 
 @contextlib.contextmanager
-def _ending(prepared: dict[int, Prepared]) -> Iterator[None]:
-    """Trackers of jobs that were followed and never recorded are closed, as failed."""
+def _closing_trackers(prepared: dict[int, Prepared]) -> Iterator[None]:
+    """On exit, close the trackers of jobs that were never recorded, as failed."""
     try:
         yield
     finally:
         for job in prepared.values():
-            if job.live is not None:
-                job.live.finish(None)
+            if job.tracker is not None:
+                job.tracker.finish(None)
 
 
-def _finish(
-    prepared: dict[int, Prepared], told: Any, follow: "Callable[[Prepared, Row], None]"
+def _train_or_load(
+    prepared: dict[int, Prepared], jobs: Jobs, log_rows: "Callable[[Prepared, Row], None]"
 ) -> Generator[tuple[list[int], bool], None, None]:
-    """Finish the jobs: yields the numbers of those that are ready to be recorded, and whether they end a group. `follow` hears
-    the new rows of those that are tracked as they train."""
+    """Train the jobs, or load them from the store; yields the numbers of finished jobs, and whether they end a group.
+
+    log_rows: called with the new rows of jobs that are logged while they train.
+    """
     from rlkl.reports.console import sweep_progress
     from rlkl.runs.folder import artifacts
     from rlkl.runs.store import pretrained_references
@@ -193,12 +198,12 @@ def _finish(
     left = []
     for number, job in prepared.items():
         if job.built.execution.resume:
-            job.entry = read(job.built.store, job.key, artifacts.names(job.built), told.faults)
+            job.entry = read(job.built.store, job.key, artifacts.names(job.built), jobs.faults)
         if job.entry is not None:
-            told.reused += 1
+            jobs.reused += 1
             yield [number], False
         elif numbers[job.key][0] == number:
-            left.append(scheduler.Job(job.key, pretrained_references.attach(job.built, told.faults)))
+            left.append(scheduler.Job(job.key, pretrained_references.attach(job.built, jobs.faults)))
     if not left:
         yield [], True
         return
@@ -206,14 +211,14 @@ def _finish(
     names = {job.key: str(numbers[job.key][0]) for job in left}
     with sweep_progress(len(left), steps, names) as show:
 
-        def tell(told: scheduler.Told) -> None:
-            if told.rows is None:
-                show(told)
+        def on_progress(progress: scheduler.Progress) -> None:
+            if progress.rows is None:
+                show(progress)
             else:
-                follow(prepared[numbers[told.rows[0]][0]], told.rows[1])
+                log_rows(prepared[numbers[progress.rows[0]][0]], progress.rows[1])
 
         for group in scheduler.groups(left):
-            for entries in _trained(group, tell, told.faults):
+            for entries in _train_group(group, on_progress, jobs.faults):
                 for key, entry in entries:
                     for number in numbers[key]:
                         prepared[number].entry = entry
@@ -221,29 +226,32 @@ def _finish(
             yield [], True
 
 
-def _trained(group: Any, tell: Any, faults: Any) -> Any:
-    """The group's training, here or by a cluster."""
+def _train_group(group: Any, on_progress: Any, faults: Any) -> Any:
+    """Train a group in this process or on a cluster, as its engine says."""
     first, root = group[0].built, group[0].built.store.resolve()
     if first.engine.name == "local":
-        from rlkl.sweeps.scheduler import train_groups
+        from rlkl.sweeps.scheduler import train_group
 
-        return train_groups(group, root, tell, faults, first.execution.resume)
+        return train_group(group, root, on_progress, faults, first.execution.resume)
     from rlkl.sweeps import cluster
 
-    return cluster.train_on_cluster(group, root, first.engine, tell, faults, first.execution.resume)
+    return cluster.train_on_cluster(group, root, first.engine, on_progress, faults, first.execution.resume)
 
 
 class FusedSweeper(BasicSweeper):
-    """Hydra's basic sweeper, which leaves checking the jobs to the launcher where that checks them anyway."""
+    """Hydra's basic sweeper, which does not check the jobs if the launcher checks them anyway."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose every job, to see whether it can be."""
+        """Check that every job can be composed, unless `FusedLauncher` will."""
         if not isinstance(self.launcher, FusedLauncher):
             super().validate_batch_is_legal(batch)
 
 
 def register_plugins() -> None:
-    """Make both known to Hydra, which takes plugins from the package `hydra_plugins` alone: there this module is `rlkl`."""
+    """Register the launcher and the sweeper with Hydra.
+
+    Hydra takes plugins only from the package `hydra_plugins`, so this module appears there as `hydra_plugins.rlkl`.
+    """
     plugins = Plugins.instance()
     try:
         import hydra_plugins as package

@@ -1,4 +1,4 @@
-"""Runs of a sweep trained together: grouped by what is compiled, in blocks, over all devices, from the store and into it."""
+"""Train the runs of a sweep together: in groups that share a compiled program, in blocks, on all devices, through the store."""
 
 import queue
 import threading
@@ -22,19 +22,22 @@ from rlkl.settings import numerics
 from rlkl.training import blocks
 from rlkl.training.loop import Row
 
-ANOTHER = 4.0  # what is left, in times the first block's, that makes another device worth its compilation
+ANOTHER_DEVICE_PAYS = 4.0  # remaining work, in units of the first block's time, above which another compilation pays
 
 
 class Job(NamedTuple):
-    """One run of a sweep: its fingerprint, and what is to be trained."""
+    """One run of a sweep. key: its fingerprint."""
 
     key: str
     built: Built
 
 
-class Told(NamedTuple):
-    """What a group's training says as it goes on: steps taken since the last time, runs finished, what diverged where, and the
-    new rows of runs that are followed as they train (`tracking=wandb`)."""
+class Progress(NamedTuple):
+    """Progress of a group's training since the last report.
+
+    steps: steps taken, over all runs. finished: number of runs. diverged: keys of runs and the steps at which they diverged.
+    rows: key and new rows of a run that is logged while it trains (`tracking=wandb`).
+    """
 
     steps: int = 0
     finished: int = 0
@@ -43,20 +46,20 @@ class Told(NamedTuple):
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs by static part, in the order in which each first comes up."""
-    found: dict[tuple, list[Job]] = {}
+    """Group jobs by their static part, in order of first appearance; a group shares a compiled program."""
+    by_static_part: dict[tuple, list[Job]] = {}
     for each in jobs:
-        found.setdefault(blocks.static_part(each.built.run), []).append(each)
-    return list(found.values())
+        by_static_part.setdefault(blocks.static_part(each.built.run), []).append(each)
+    return list(by_static_part.values())
 
 
-def train_groups(
-    group: Sequence[Job], root: Path, tell: Callable[[Told], None], faults: Faults, resume: bool = True
+def train_group(
+    group: Sequence[Job], root: Path, on_progress: Callable[[Progress], None], faults: Faults, resume: bool = True
 ) -> Iterator[list[tuple[str, Entry]]]:
-    """Train a group, and keep each run in the store under `root` as its block finishes; yields every block's entries.
+    """Train a group and yield the entries of each block, once they are in the store under `root`.
 
-    Runs that stopped half-way go on from their last kept chunk, in blocks of runs that stand at one step. Which runs share
-    a block, and on which device, changes no bit of any of them.
+    Unfinished runs continue from their last stored chunk, in blocks of runs that are at the same step. Which runs share a
+    block, and on which device, changes no bit of any of them.
     """
     pending = deque(_blocks(group, root, resume, faults))
     devices, stop = jax.local_devices(), threading.Event()
@@ -66,30 +69,30 @@ def train_groups(
     def work(device: jax.Device):
         while pending and not stop.is_set():
             try:
-                members, kept = pending.popleft()
+                members, chunks = pending.popleft()
             except IndexError:
                 break
             try:
-                done.put(_train_block(members, kept, root, device, tell, stop, faults))
+                done.put(_train_block(members, chunks, root, device, on_progress, stop, faults))
             except BaseException as error:
                 done.put(error)
                 return
 
-    def employ():
+    def start_worker():
         workers.append(threading.Thread(target=work, args=(devices[len(workers)],), daemon=True))
         workers[-1].start()
 
-    first, left = None, len(pending)
-    employ()
+    first_seconds, left = None, len(pending)
+    start_worker()
     try:
         while left:
             finished = done.get()
             if isinstance(finished, BaseException):
                 raise finished
             left -= 1
-            first = first or finished.seconds
-            if len(workers) < len(devices) and len(pending) * finished.seconds > ANOTHER * first:
-                employ()
+            first_seconds = first_seconds or finished.seconds
+            if len(workers) < len(devices) and len(pending) * finished.seconds > ANOTHER_DEVICE_PAYS * first_seconds:
+                start_worker()
             yield finished.entries
     finally:
         stop.set()
@@ -103,39 +106,40 @@ class _Finished(NamedTuple):
 
 
 class _StoppedError(Exception):
-    """The sweep ends while this block trains."""
+    """The sweep ended while this block trained."""
 
 
 def _blocks(group: Sequence[Job], root: Path, resume: bool, faults: Faults) -> Iterator[tuple[list[Job], list | None]]:
-    """Blocks of jobs that stand at one step, with what was kept of them: those that are furthest come first."""
-    at: dict[int, list[tuple[Job, Any]]] = {}
+    """Yield blocks of jobs that are at the same step, with their stored chunks; those that are furthest come first."""
+    by_step: dict[int, list[tuple[Job, Any]]] = {}
     for each in group:
-        kept = run_store.read_chunk(root, each.key, each.built.run, faults) if resume else None
-        at.setdefault(0 if kept is None else int(kept[0]), []).append((each, kept))
+        chunk = run_store.read_chunk(root, each.key, each.built.run, faults) if resume else None
+        by_step.setdefault(0 if chunk is None else int(chunk[0]), []).append((each, chunk))
     size = blocks.width(group[0].built.run)
-    for step in sorted(at, reverse=True):
-        for first in range(0, len(at[step]), size):
-            part = at[step][first : first + size]
-            yield [each for each, _ in part], [kept for _, kept in part] if step else None
+    for step in sorted(by_step, reverse=True):
+        for first in range(0, len(by_step[step]), size):
+            part = by_step[step][first : first + size]
+            yield [each for each, _ in part], [chunk for _, chunk in part] if step else None
 
 
 def _train_block(
-    members: list[Job], kept: list | None, root: Path, device: jax.Device, tell, stop, faults: Faults
+    members: list[Job], chunks: list | None, root: Path, device: jax.Device, on_progress, stop, faults: Faults
 ) -> _Finished:
+    """Train a block on a device, from its stored chunks if there are any; raises `_StoppedError` once `stop` is set."""
     started = saved = time.perf_counter()
     steps = members[0].built.run.settings.steps
-    at, diverged = (int(kept[0][0]) if kept else 0), set[int]()
-    tell(Told(steps=at * len(members)))
+    reported, diverged = (int(chunks[0][0]) if chunks else 0), set[int]()  # reported: the step up to which progress is known
+    on_progress(Progress(steps=reported * len(members)))
 
     def on_chunk(standing: blocks.Progress):
-        nonlocal saved, at
-        reached, halted = standing.rows[-1].step[:, -1], standing.state.stopped
-        meant = np.zeros(len(members), bool) if halted is None else np.asarray(halted)[: len(members)]
-        fresh = [int(i) for i in np.flatnonzero((reached < standing.step) & ~meant) if i not in diverged]
-        diverged.update(fresh)
-        noticed = tuple((members[i].key, int(reached[i]) + 1) for i in fresh)
-        tell(Told(steps=(standing.step - at) * len(members), diverged=noticed))
-        at = standing.step
+        nonlocal saved, reported
+        last_step, stopped = standing.rows[-1].step[:, -1], standing.state.stopped
+        on_purpose = np.zeros(len(members), bool) if stopped is None else np.asarray(stopped)[: len(members)]
+        new = [int(i) for i in np.flatnonzero((last_step < standing.step) & ~on_purpose) if i not in diverged]
+        diverged.update(new)
+        diverged_at = tuple((members[i].key, int(last_step[i]) + 1) for i in new)
+        on_progress(Progress(steps=(standing.step - reported) * len(members), diverged=diverged_at))
+        reported = standing.step
         if stop.is_set() or time.perf_counter() - saved >= execute.KEEP_EVERY:
             for i, each in enumerate(members):
                 run_store.put_chunk(root, each.key, standing.of(i), faults)
@@ -145,35 +149,35 @@ def _train_block(
 
     def on_rows(i: int, rows: Row):
         if members[i].built.tracking.name == "wandb":
-            tell(Told(rows=(members[i].key, rows)))
+            on_progress(Progress(rows=(members[i].key, rows)))
 
-    followed = on_rows if any(each.built.tracking.name == "wandb" for each in members) else None
+    on_new_rows = on_rows if any(each.built.tracking.name == "wandb" for each in members) else None
     with jax.default_device(device), numerics.pinned():
-        trained = blocks.train_block([each.built.run for each in members], followed, on_chunk, kept)
-        share = (time.perf_counter() - started) / len(members)
+        trained = blocks.train_block([each.built.run for each in members], on_new_rows, on_chunk, chunks)
+        seconds = (time.perf_counter() - started) / len(members)
         entries = []
-        for each, one in zip(members, trained, strict=True):
-            entry = execute.entry(each.built, one, share)
+        for each, result in zip(members, trained, strict=True):
+            entry = execute.entry(each.built, result, seconds)
             run_store.put(root, each.key, entry, faults)
             entries.append((each.key, entry))
-    tell(Told(steps=(steps - at) * len(members), finished=len(members)))
+    on_progress(Progress(steps=(steps - reported) * len(members), finished=len(members)))
     return _Finished(entries, time.perf_counter() - started)
 
 
-def run_group(configs: Sequence[dict[str, Any]], root: str, resume: bool = True) -> list[str]:
-    """Train runs of one static part, given as plain configs, into the store under `root`; returns their keys.
+def train_configs(configs: Sequence[dict[str, Any]], root: str, resume: bool = True) -> list[str]:
+    """Train runs, given as plain configs, into the store under `root`; returns their keys.
 
-    All that it needs is pickled with its arguments (plugins and texts by path), so that it can be shipped to another machine.
+    The arguments can be pickled and hold all that is needed (plugins and texts by path), so that another machine can train.
     """
     cards: dict = {}
-    faults, where = Faults(console.warn), Path(root)
+    faults, store = Faults(console.warn), Path(root)
     with numerics.pinned():
-        made = [build(each, cards) for each in configs]
-        jobs = [Job(run_store.key(each), pretrained_references.attach(each, faults)) for each in made]
-        there = (resume and run_store.read(where, each.key, artifacts.names(each.built), faults) is not None for each in jobs)
-        left = [each for each, finished in zip(jobs, there, strict=True) if not finished]
+        runs = [build(each, cards) for each in configs]
+        jobs = [Job(run_store.key(each), pretrained_references.attach(each, faults)) for each in runs]
+        stored = (resume and run_store.read(store, each.key, artifacts.names(each.built), faults) is not None for each in jobs)
+        left = [each for each, finished in zip(jobs, stored, strict=True) if not finished]
         for group in groups(left):
-            for _ in train_groups(group, where, lambda told: None, faults, resume):
+            for _ in train_group(group, store, lambda progress: None, faults, resume):
                 pass
     faults.close()
     return [each.key for each in jobs]

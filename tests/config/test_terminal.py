@@ -16,7 +16,7 @@ from rlkl import cli, errors
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.reports import plots
-from rlkl.reports.console import PLAIN, Plain
+from rlkl.reports.console import PLAIN, PlainConsole
 from rlkl.runs.folder import samples
 from tests.helpers import C3, HOSTILE
 
@@ -34,7 +34,7 @@ def test_what_does_not_print_is_escaped_and_the_rest_is_as_it_was(name):
 def shown_by(encoding: str, *things) -> str:
     """What the console of this encoding writes to a terminal."""
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = Plain(**PLAIN, file=out, width=200, force_terminal=True, color_system=None)
+    console = PlainConsole(**PLAIN, file=out, width=200, force_terminal=True, color_system=None)
     for thing in things:
         console.print(thing)
     out.flush()

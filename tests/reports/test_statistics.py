@@ -54,7 +54,7 @@ def summary() -> pd.DataFrame:
 
 
 def test_groups_are_all_overrides_that_differ_but_the_seed(summary):
-    found = over_seeds.grouped(summary)
+    found = over_seeds.group_runs(summary)
     assert [group.overrides for group in found] == [
         {"penalty.beta": b, "task.size": s} for b in ("0.1", "0.2") for s in ("3", "4")
     ]
@@ -66,15 +66,15 @@ def test_groups_are_all_overrides_that_differ_but_the_seed(summary):
 
 
 def test_groups_can_be_named_and_an_unknown_one_is_refused(summary):
-    found = over_seeds.grouped(summary, ["penalty.beta"])
+    found = over_seeds.group_runs(summary, ["penalty.beta"])
     assert [(group.overrides, group.runs) for group in found] == [({"penalty.beta": "0.1"}, 4), ({"penalty.beta": "0.2"}, 4)]
     with pytest.raises(SettingsError, match=r"did you mean 'penalty\.beta'"):
-        over_seeds.grouped(summary, ["penalty.bta"])
+        over_seeds.group_runs(summary, ["penalty.bta"])
 
 
 def test_the_table_has_every_group_and_interval(summary):
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(tables.seeds_table(over_seeds.grouped(summary)))
+    console.print(tables.seeds_table(over_seeds.group_runs(summary)))
     shown = console.export_text()
     assert shown.count("0.1000..1.1000") == 2
     assert "diverged" in shown

@@ -148,5 +148,5 @@ def test_a_quantity_that_is_never_negative_is_cleared_of_rounding():
 @pytest.mark.parametrize("value", [-0.0, -1e-17, -4e-6])
 def test_no_number_is_shown_as_minus_zero(value):
     columns = {key: [value] for key in ("step", "reward", "objective", "kl_pi_ref", "kl_ref_pi", "entropy")}
-    assert not re.search(r"-0\.0+(?![0-9])", console.line(columns | {"regret": [-0.0]}))
+    assert not re.search(r"-0\.0+(?![0-9])", console.progress_line(columns | {"regret": [-0.0]}))
     assert not re.search(r"-0\.0+(?![0-9])", console.number(value))

@@ -49,7 +49,7 @@ def test_a_stopped_sweep_keeps_its_chunks_and_ends_as_an_uninterrupted_one(tmp_p
     jobs = [job(seed) for seed in range(40)]
     whole = finished(jobs, tmp_path / "whole")
     monkeypatch.setattr(execute, "KEEP_EVERY", 0.0)
-    going = scheduler.train_groups(jobs, tmp_path / "cut", lambda told: None, WHOLE)
+    going = scheduler.train_group(jobs, tmp_path / "cut", lambda told: None, WHOLE)
     next(going)
     going.close()
     done = len(list((tmp_path / "cut" / "runs").iterdir()))
@@ -71,8 +71,8 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
     bad = job(
         7, algorithm={"name": "exact"}, penalty={"divergence": "neyman"}, optimizer={"name": "sgd", "learning_rate": 1e308}
     )
-    told: list[scheduler.Told] = []
-    found = {key: entry for part in scheduler.train_groups([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
+    told: list[scheduler.Progress] = []
+    found = {key: entry for part in scheduler.train_group([*good, bad], tmp_path, told.append, WHOLE) for key, entry in part}
     assert sum(each.steps for each in told) == 3 * 60
     assert sum(each.finished for each in told) == 3
     noticed = [pair for each in told for pair in each.diverged]
@@ -81,31 +81,31 @@ def test_what_is_told_adds_up_and_divergence_is_noticed_as_it_happens(tmp_path):
 
 
 def test_a_run_that_stops_at_a_kl_has_not_diverged(tmp_path):
-    told: list[scheduler.Told] = []
+    told: list[scheduler.Progress] = []
     jobs = [job(seed, stop_kl=1e-3) for seed in range(2)]
-    found = {key: entry for part in scheduler.train_groups(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
+    found = {key: entry for part in scheduler.train_group(jobs, tmp_path, told.append, WHOLE) for key, entry in part}
     assert all(entry.summary["steps"] < 60 and entry.summary["stopped_at"] for entry in found.values())
     assert not any(each.diverged for each in told)
     assert sum(each.steps for each in told) == 120
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(console, "EVERY", 0.0)
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.0)
     with console.sweep_progress(2, 100, {"key": "3"}) as tell:
-        tell(scheduler.Told(steps=10))
-        tell(scheduler.Told(steps=40, finished=1, diverged=(("key", 7),)))
-        tell(scheduler.Told(steps=50, finished=1))
+        tell(scheduler.Progress(steps=10))
+        tell(scheduler.Progress(steps=40, finished=1, diverged=(("key", 7),)))
+        tell(scheduler.Progress(steps=50, finished=1))
     assert capsys.readouterr().out == "job 3 diverged at step 7\n1 of 2 runs, 50 of 100 steps, about 0 s left\n"
 
 
-def test_run_group_needs_nothing_but_its_arguments(tmp_path):
+def test_train_configs_needs_nothing_but_its_arguments(tmp_path):
     """As on another machine: from plain values, in another process, into a store that is read here."""
     jobs = [job(seed) for seed in range(3)]
     here = finished(jobs, tmp_path / "here")
     configs = [each.built.resolved for each in jobs]
     code = (
         "from rlkl.config import machine; from rlkl.sweeps import scheduler; machine.configure();"
-        f"scheduler.run_group({configs!r}, {str(tmp_path / 'there')!r})"
+        f"scheduler.train_configs({configs!r}, {str(tmp_path / 'there')!r})"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     for each in jobs:
@@ -127,7 +127,7 @@ def noted(*arguments, **named):
     used.add(jax.config.jax_default_device.id)
     return block(*arguments, **named)
 scheduler.blocks.train_block = noted
-scheduler.ANOTHER, scheduler.blocks.WIDEST = 0.0, 16
+scheduler.ANOTHER_DEVICE_PAYS, scheduler.blocks.WIDEST = 0.0, 16
 sys.path.insert(0, sys.argv[3])
 from tests.helpers import finished, job
 finished([job(seed) for seed in range(70)], Path(sys.argv[1]))

@@ -88,9 +88,9 @@ def _token_metrics(detail: Detail) -> dict[str, float]:
     length = float(detail.alive.sum())
     sums = {"entropy": detail.entropy_at, "kl_pi_ref": detail.kl_at}
     entropy, kl = (float(unrounded(name, np.nansum(detail.alive * rows))) for name, rows in sums.items())
-    named = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
-    named |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": (0.0 - entropy - kl) / length}
-    return named | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, detail.top_mass, strict=True)}
+    metrics = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
+    metrics |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": (0.0 - entropy - kl) / length}
+    return metrics | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, detail.top_mass, strict=True)}
 
 
 def _outcome_metrics(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[str, float]:
@@ -100,21 +100,21 @@ def _outcome_metrics(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> di
     """
     if not np.isfinite(reward).all():
         return dict.fromkeys(REWARD_METRICS, np.nan)
-    named = {
+    metrics = {
         "mode_mass": diversity.mode_mass(p, modes),
         "mode_entropy": diversity.mode_entropy(p, modes),
         "mode_coverage": diversity.mode_coverage(p, modes),
     }
-    named |= {f"pass_at_{k}": diversity.pass_at_k(p, modes, k) for k in PASS_AT_K}
+    metrics |= {f"pass_at_{k}": diversity.pass_at_k(p, modes, k) for k in PASS_AT_K}
     quantiles = diversity.reward_quantiles(p, reward, np.array(QUANTILE_LEVELS))
-    return named | dict(zip(QUANTILES, map(float, quantiles), strict=True))
+    return metrics | dict(zip(QUANTILES, map(float, quantiles), strict=True))
 
 
 def _corpus_metrics(built: Built, sequences: list[np.ndarray]) -> dict[str, float]:
     """Compute distinct-n and the compression ratios of sampled sequences."""
-    named = {f"distinct_{n}": diversity.distinct(sequences, n) for n in DISTINCT_N}
+    metrics = {f"distinct_{n}": diversity.distinct(sequences, n) for n in DISTINCT_N}
     text = "\n".join(samples.text(built, tokens) for tokens in sequences)
-    return named | {
+    return metrics | {
         "compression_zlib": diversity.compression_ratio(text, "zlib"),
         "compression_lzma": diversity.compression_ratio(text, "lzma"),
     }
@@ -123,18 +123,18 @@ def _corpus_metrics(built: Built, sequences: list[np.ndarray]) -> dict[str, floa
 def _estimates(trained: Trained, ends: dict[str, np.ndarray], modes: np.ndarray) -> dict[str, diversity.Estimate]:
     detail = trained.final.details["policy"]
     top = zip(TOP, detail.top_mass, detail.top_stderr, strict=True)
-    named = {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
+    metrics = {f"top_{k}_mass": diversity.Estimate(float(mass), float(error)) for k, mass, error in top}
     if not np.isfinite(ends["reward"]).all():
-        return named
+        return metrics
     counts = np.rint(ends["policy"] * LAST_SAMPLES).astype(np.int64)
     in_mode = counts[modes]
     hits = int(in_mode.sum())
-    named |= {
+    metrics |= {
         "mode_mass": diversity.mode_mass_estimate(hits, LAST_SAMPLES),
         "mode_entropy": diversity.mode_entropy_estimate(in_mode),
         "mode_coverage": diversity.mode_coverage_estimate(in_mode, LAST_SAMPLES),
     }
-    return named | {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in PASS_AT_K}
+    return metrics | {f"pass_at_{k}": diversity.pass_at_k_estimate(LAST_SAMPLES, hits, k) for k in PASS_AT_K}
 
 
 def csv_lines(table: DiversityTable) -> list[tuple[Any, ...]]:

@@ -147,27 +147,27 @@ def _decoded(decoded: Decoded) -> dict[str, float]:
     They include its samples' expected log-probability, under itself and under the policy that is decoded.
     """
     report, values, kl_policy = decoded.report, decoded.report.values, float(decoded.kl_policy)
-    named: dict[str, Any] = {"reward": values.reward, "objective": report.objective, "regret": report.regret}
-    named |= {"kl_pi_ref": values.kl_pi_ref}
-    named |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
-    named |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": kl_policy}
-    named |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - kl_policy}
+    result: dict[str, Any] = {"reward": values.reward, "objective": report.objective, "regret": report.regret}
+    result |= {"kl_pi_ref": values.kl_pi_ref}
+    result |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
+    result |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": kl_policy}
+    result |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - kl_policy}
     if report.gold_reward is not None:
-        named |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
-    stderr = {name: error for name, error in report.stderr.items() if name in named}
+        result |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+    stderr = {name: error for name, error in report.stderr.items() if name in result}
     stderr |= {"kl_policy": decoded.kl_policy_stderr} if float(decoded.kl_policy_stderr) > 0.0 else {}
-    named |= {f"{name}_stderr": error for name, error in stderr.items()}
-    return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in named.items()}
+    result |= {f"{name}_stderr": error for name, error in stderr.items()}
+    return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in result.items()}
 
 
 def _diversity(trained: Trained, table: DiversityTable, left_out: set[str]) -> dict[str, float]:
     """Return the policy's diversity metrics and its distances to the optimum, with standard errors where estimated."""
     of_policy = {name: value for name, value in table.of["policy"].items() if name not in left_out}
-    named = of_policy | {f"{name}_stderr": error for name, error in table.stderr.items()}
+    result = of_policy | {f"{name}_stderr": error for name, error in table.stderr.items()}
     for name, (value, error) in trained.final.distances.items():
-        named[name] = float(metrics.unrounded(name, value))
-        named |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
-    return named
+        result[name] = float(metrics.unrounded(name, value))
+        result |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
+    return result
 
 
 def _reasons(trained: Trained, objective: Objective) -> dict[str, str]:
@@ -211,7 +211,7 @@ def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
     values, objective = trained.final.optimum_values, float(trained.optimum.objective)
     if values is None:
         return {"objective": None if np.isnan(objective) else objective}
-    named: dict[str, Any] = {
+    result: dict[str, Any] = {
         "reward": values.reward,
         "objective": objective,
         "divergence_value": values.divergence,
@@ -220,7 +220,7 @@ def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
         "entropy": values.entropy,
         "effective_support": np.exp(values.entropy),
     }
-    clipped = {key: float(metrics.unrounded(key, value)) for key, value in named.items()}
+    clipped = {key: float(metrics.unrounded(key, value)) for key, value in result.items()}
     return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
 
 
