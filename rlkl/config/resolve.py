@@ -13,7 +13,7 @@ from rlkl.training import reward_shaping
 
 
 class Recipe(NamedTuple):
-    """Values of the settings that are unset. rows: how many rows are logged."""
+    """Default values of the settings that are left unset. rows: how many rows are logged."""
 
     steps: int
     learning_rate: float
