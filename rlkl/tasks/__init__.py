@@ -1,4 +1,4 @@
-"""Tasks, by name."""
+"""The tasks, and their registry."""
 
 from rlkl.tasks import bandits, brackets, custom, grammar, motif, text, words
 from rlkl.tasks.automaton import Automaton, Task

@@ -11,15 +11,16 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-MOST_SEQUENCES = 2**18  # that are enumerated
+MOST_SEQUENCES = 2**18  # largest number of sequences that are enumerated
 
 
 class Automaton:
-    """States that read tokens: static, equal and hashed by content.
+    """A deterministic automaton over tokens. It is immutable, compared and hashed by content, and so can be static under jit.
 
     next_state[s, v] is the state after token v, -1 where v is illegal. An end state is any state >= D, or any state
-    occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: an end state an arm.
-    context[s] numbers what a policy of limited memory can tell decision state s by (itself, unless said otherwise).
+    occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: one end state for each arm.
+    context[s] is the context of decision state s for policies of limited memory: states of one context share their rows.
+    By default each state is a context of its own.
     """
 
     def __init__(
@@ -37,9 +38,9 @@ class Automaton:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the content."""
-        about = f"{self.next_state.shape} {self.states} {self.horizon} {self.start}".encode()
-        return hashlib.sha256(about + self.next_state.tobytes() + self.context.tobytes()).hexdigest()
+        """SHA-256 of the content, in hexadecimal."""
+        header = f"{self.next_state.shape} {self.states} {self.horizon} {self.start}".encode()
+        return hashlib.sha256(header + self.next_state.tobytes() + self.context.tobytes()).hexdigest()
 
     @cached_property
     def _hash(self) -> int:
@@ -56,47 +57,47 @@ class Automaton:
 
     @property
     def decisions(self) -> int:
-        """D."""
+        """D, the number of decision states."""
         return self.next_state.shape[0]
 
     @property
     def vocabulary(self) -> int:
-        """V."""
+        """V, the number of tokens."""
         return self.next_state.shape[1]
 
     @cached_property
     def legal(self) -> np.ndarray:
-        """Bool["D V"]: the tokens that a state admits."""
+        """Bool["D V"]: the tokens that are legal in each decision state."""
         return self.next_state >= 0
 
     def ends_at(self, t: int) -> np.ndarray:
-        """Bool["D V"]: the tokens that end a sequence when read at position t (from 0)."""
+        """Bool["D V"]: the tokens that end a sequence at position t (counted from 0)."""
         return self.legal & ((self.next_state >= self.decisions) | (t == self.horizon - 1))
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """Bool["T D V"]: `ends_at` of every position."""
+        """Bool["T D V"]: the tokens that end a sequence, for every position."""
         return np.stack([self.ends_at(t) for t in range(self.horizon)])
 
     @cached_property
     def inner_next(self) -> np.ndarray:
-        """Int["D V"]: the next decision state, or D where a token leaves them or is illegal."""
+        """Int["D V"]: the next decision state, or D where the token is illegal or leads to an end state."""
         inside = (self.next_state >= 0) & (self.next_state < self.decisions)
         return np.where(inside, self.next_state, self.decisions)
 
     @cached_property
     def reachable(self) -> np.ndarray:
-        """Bool["T D"]: the decision states that some legal sequence occupies at each position."""
-        at = np.zeros((self.horizon, self.decisions), bool)
-        at[0, self.start] = True
+        """Bool["T D"]: the decision states that can be occupied at each position."""
+        reached = np.zeros((self.horizon, self.decisions), bool)
+        reached[0, self.start] = True
         for t in range(1, self.horizon):
-            follow = self.next_state[at[t - 1]]
-            at[t, follow[(follow >= 0) & (follow < self.decisions)]] = True
-        return at
+            follow = self.next_state[reached[t - 1]]
+            reached[t, follow[(follow >= 0) & (follow < self.decisions)]] = True
+        return reached
 
     @cached_property
     def outcomes(self) -> np.ndarray:
-        """Int["E"]: the end states that some legal sequence reaches, in state order."""
+        """Int["E"]: the end states that can be reached, in state order."""
         ends = np.zeros(self.states, bool)
         for t in range(self.horizon):
             ends[self.next_state[self.reachable[t][:, None] & self.ends_at(t)]] = True
@@ -104,12 +105,12 @@ class Automaton:
 
     @cached_property
     def lengths_vary(self) -> bool:
-        """Whether some legal sequence ends before the horizon (all that do not are as long as it)."""
+        """Whether legal sequences differ in length: whether any of them ends before the horizon."""
         early = (self.reachable[t][:, None] & self.ends_at(t) for t in range(self.horizon - 1))
         return any(ends.any() for ends in early)
 
     def walk(self, tokens: Int[np.ndarray, "N T"]) -> Int[np.ndarray, "N T1"]:
-        """The states along legal sequences: the start, then the one after each token; what has ended stays where it is."""
+        """The states along legal sequences: the start, then the state after each token. An ended sequence keeps its state."""
         states = np.full((len(tokens), tokens.shape[1] + 1), self.start, np.int32)
         for t in range(tokens.shape[1]):
             here = states[:, t]
@@ -118,24 +119,24 @@ class Automaton:
         return states
 
     def enumerated(self) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N T1"]]:
-        """Tokens and states of every legal sequence; one that has ended stays as it is, padded with token 0."""
+        """Tokens and states of every legal sequence. After its end a sequence keeps its state and is padded with token 0."""
         tokens, states = np.zeros((1, 0), np.int32), np.full((1, 1), self.start, np.int32)
         for _ in range(self.horizon):
             here = states[:, -1]
-            going = here < self.decisions
+            unfinished = here < self.decisions
             row = np.minimum(here, self.decisions - 1)
-            onward = self.legal[row] & going[:, None]
-            onward[~going, 0] = True
-            parent, token = np.nonzero(onward)
-            after = np.where(going[parent], self.next_state[row[parent], token], here[parent])
+            extensions = self.legal[row] & unfinished[:, None]
+            extensions[~unfinished, 0] = True
+            parent, token = np.nonzero(extensions)
+            after = np.where(unfinished[parent], self.next_state[row[parent], token], here[parent])
             tokens = np.concatenate([tokens[parent], token[:, None].astype(np.int32)], axis=1)
             states = np.concatenate([states[parent], after[:, None].astype(np.int32)], axis=1)
         return tokens, states
 
     @cached_property
     def sequences(self) -> float:
-        """How many legal sequences there are; exact up to 2^53, infinity beyond 1e308."""
-        ahead = np.ones(self.states + 1)  # of sequences that go on from a state, and last from an illegal token: none
+        """The number of legal sequences; exact up to 2^53, infinity beyond 1e308."""
+        ahead = np.ones(self.states + 1)  # number of continuations from each state; the last entry stands for an illegal token
         ahead[-1] = 0.0
         with np.errstate(over="ignore"):
             for _ in range(self.horizon):
@@ -144,18 +145,22 @@ class Automaton:
 
     @property
     def count(self) -> str:
-        """How many legal sequences there are, in words."""
+        """The number of legal sequences, as text."""
         return f"{self.sequences:.2g}" if self.sequences < np.inf else "more than 1e+308"
 
     @property
     def unlisted(self) -> str:
-        """In words, where they are too many."""
+        """A message that says that there are too many sequences to enumerate."""
         return f"{self.count} sequences are too many to list"
 
 
 class Comparisons(eqx.Module):
-    """Pairs of M sequences. first, second: which ones; preferred: the probability, or 0 or 1, that the first was preferred;
-    weight: of each pair, summing to 1; scale: of the reward in the log-odds of a preference."""
+    """Preference data: n pairs out of M sequences.
+
+    first, second: indices of the two sequences of each pair. preferred: 1 where the first was preferred, 0 where the second
+    was, or the probability of the first. weight: weight of each pair; they sum to 1. scale: factor of the reward in the
+    log-odds of a preference.
+    """
 
     tokens: Int[Array | np.ndarray, "M T"]
     states: Int[Array | np.ndarray, "M T1"]
@@ -166,18 +171,20 @@ class Comparisons(eqx.Module):
     scale: Float[Array | np.ndarray, ""]
 
 
-RewardModel = Callable[[Int[Array, " T"], Bool[Array, " T"]], Float[Array, ""]]  # scores one sequence, read to where it ends
+RewardModel = Callable[[Int[Array, " T"], Bool[Array, " T"]], Float[Array, ""]]  # (tokens, mask) -> score of one sequence
 
 
 class Task(eqx.Module):
     """An automaton with a reference policy and a reward on its final state.
 
-    reward: of each state; log_reference: log-probability of each token in each decision state (-inf for zero and for
-    an illegal token); typicality: the weight `a` of a per-token reward `a log pi_ref(v|s)`; coordinates: where each
-    token stands on a line, for policies that use an order. Where the reward was fitted to preferences: gold, the reward that
-    the annotators saw, of each state; comparisons, the pairs that they were shown, where an algorithm learns from those;
-    reward_model, where it reads the tokens and there are too many sequences to list: its score is earned at a sequence's end,
-    beside the reward of the end state.
+    reward: reward of each state, earned where a sequence ends.
+    log_reference: log-probability of each token in each decision state; -inf for an impossible or illegal token.
+    typicality: weight `a` of a per-token reward `a log pi_ref(v|s)`.
+    coordinates: position of each token on a line, for policies over ordered arms.
+    gold: on preference tasks, the reward of each state that the annotators judge by.
+    comparisons: on preference tasks, the pairs, where an algorithm learns from them.
+    reward_model: scores the tokens of a whole sequence, where there are too many sequences to enumerate; the score is added to
+    the reward of the end state.
     """
 
     automaton: Automaton = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""Bandits: tasks of one token, an end state an arm."""
+"""Bandits: tasks of one token, with one end state for each arm."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from rlkl.tasks.registry import Card, register
 
 
 def bandit(reward, reference, typicality: float = 0.0, coordinates=None) -> Task:
-    """The bandit with these rewards and reference probabilities (Float["V"] both, the second summing to 1)."""
+    """The bandit with the given rewards and reference probabilities, both Float["V"]."""
     reward, reference = np.asarray(reward, np.float64), np.asarray(reference, np.float64)
     arms = reward.size
     with np.errstate(divide="ignore"):
         log_reference = np.log(reference)[None, :]
     return Task(
         automaton=Automaton(np.arange(1, arms + 1)[None, :], states=arms + 1, horizon=1),
-        reward=np.concatenate([[0.0], reward]),  # the start state ends nothing
+        reward=np.concatenate([[0.0], reward]),  # no sequence ends in the start state
         log_reference=log_reference,
         typicality=np.asarray(typicality, np.float64),
         coordinates=np.arange(arms, dtype=np.float64) if coordinates is None else np.asarray(coordinates, np.float64),
@@ -26,7 +26,7 @@ def bandit(reward, reference, typicality: float = 0.0, coordinates=None) -> Task
 
 
 def card(reward, reference, names=None, typicality: Any = 0.0, coordinates=None, **facts: Any) -> Card:
-    """A bandit's card; arms are named by index where they carry no name."""
+    """The card of a bandit. Arms without names are named by their index; `facts` are recorded with each run."""
     task = bandit(reward, reference, number("task.typicality", typicality), coordinates)
     names = [str(arm) for arm in range(task.automaton.vocabulary)] if names is None else names
     return Card(task, tuple(names), facts)
@@ -40,7 +40,7 @@ def _size(size: Any) -> int:
 
 @register("bandit/custom")
 def custom(reward, reference, names=None, typicality=0.0) -> Card:
-    """Any bandit: rewards and reference probabilities as lists."""
+    """Any bandit, given by lists of rewards and reference probabilities."""
     reward, reference = numbers("task.reward", reward), probabilities("task.reference", reference)
     if reward.size != reference.size:
         raise SettingsError(
@@ -57,16 +57,16 @@ def custom(reward, reference, names=None, typicality=0.0) -> Card:
 
 @register("bandit/bimodal")
 def bimodal(gap=0.0, typicality=0.0) -> Card:
-    """64 ordered arms from -8 to 8 under .7 N(-3,1) + .3 N(3,1); reward `gap` on the minor mode's bump."""
+    """64 ordered arms from -8 to 8 with reference .7 N(-3,1) + .3 N(3,1); the reward is `gap` times the minor mode's bump."""
     x = np.linspace(-8.0, 8.0, 64)
     density = 0.7 * np.exp(-0.5 * (x + 3.0) ** 2) + 0.3 * np.exp(-0.5 * (x - 3.0) ** 2)
     reward = number("task.gap", gap) * np.exp(-0.5 * (x - 3.0) ** 2)
-    return card(reward, density / density.sum(), [f"{at:+.2f}" for at in x], typicality, x)
+    return card(reward, density / density.sum(), [f"{position:+.2f}" for position in x], typicality, x)
 
 
 @register("bandit/two_modes")
 def two_modes(others=1, typicality=0.0) -> Card:
-    """Two rare modes of unequal mass and reward, the rest of reward 0 (GX-Chen et al. 2025, arXiv 2510.20817, fig. 2)."""
+    """Two rare modes of unequal mass and reward; other arms have reward 0 (GX-Chen et al. 2025, arXiv 2510.20817, fig. 2)."""
     others = whole("task.others", others, at_least=1)
     fits("task.others", others, others)
     modes = np.exp([-4.05, -5.95])
@@ -77,19 +77,19 @@ def two_modes(others=1, typicality=0.0) -> Card:
 
 @register("bandit/zipf")
 def zipf(seed=0, reward_kind="uniform", size=1000, typicality=0.0) -> Card:
-    """Tokens whose reference falls as 1/rank; rewards uniform in [0,1], standard normal, or rank/size, by seed."""
+    """Arms with reference probability proportional to 1/rank; rewards are uniform in [0,1], standard normal, or rank/size."""
     size = _size(size)
-    draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
+    generator = np.random.default_rng(whole("task.seed", seed, at_least=0))
     rank = np.arange(1, size + 1)
     kind = choice("task.reward_kind", reward_kind, ("uniform", "normal", "rank"))
-    drawn = draw.standard_normal(size) if kind == "normal" else draw.uniform(size=size)
-    reward = rank / size if kind == "rank" else drawn
+    random_reward = generator.standard_normal(size) if kind == "normal" else generator.uniform(size=size)
+    reward = rank / size if kind == "rank" else random_reward
     return card(reward, (1.0 / rank) / (1.0 / rank).sum(), [f"rank {r}" for r in rank], typicality)
 
 
 @register("bandit/needle")
 def needle(mass=1e-4, size=100, typicality=0.0) -> Card:
-    """One rewarded arm that the reference hardly ever draws."""
+    """One rewarded arm, of reference probability `mass`."""
     size = _size(size)
     mass = number("task.mass", mass, above=0.0)
     if mass >= 1.0:
@@ -101,8 +101,8 @@ def needle(mass=1e-4, size=100, typicality=0.0) -> Card:
 
 @register("bandit/random")
 def random(seed=0, size=10, typicality=0.0) -> Card:
-    """Dirichlet(1) reference and N(0,1) rewards."""
+    """Random reference, from Dirichlet(1), and random rewards, from N(0,1)."""
     size = _size(size)
-    draw = np.random.default_rng(whole("task.seed", seed, at_least=0))
-    reference = draw.dirichlet(np.ones(size))
-    return card(draw.standard_normal(size), reference, None, typicality)
+    generator = np.random.default_rng(whole("task.seed", seed, at_least=0))
+    reference = generator.dirichlet(np.ones(size))
+    return card(generator.standard_normal(size), reference, None, typicality)

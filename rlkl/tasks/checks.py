@@ -1,4 +1,4 @@
-"""Checks of what a task is built from; each failure names its key, its value and what is allowed."""
+"""Checks of task options. Each raises a `SettingsError` that names the key, the value and what is allowed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 
 from rlkl.errors import SettingsError
 
-MOST = 1e300  # of a reward, say: sums of a few still are numbers
+MOST = 1e300  # largest magnitude of a reward, so that sums of a few stay finite
 MOST_WHOLE = 2**63 - 1
 
 
 def number(key: str, value: Any, above: int | float | None = None, at_least: int | float | None = None) -> float:
-    """`value` as a finite float within its limits."""
+    """`value` as a float; refused unless it is finite and within its limits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MOST:
         raise SettingsError(key, value, f"must be a finite number, of at most {MOST:g}")
     if above is not None and not value > above:
@@ -23,7 +23,7 @@ def number(key: str, value: Any, above: int | float | None = None, at_least: int
 
 
 def whole(key: str, value: Any, at_least: int) -> int:
-    """`value` as an int of at least `at_least` and at most MOST_WHOLE."""
+    """`value` as an int; refused unless it is a whole number from `at_least` to MOST_WHOLE."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not at_least <= value <= MOST_WHOLE or value != int(value):
         most = f" and at most {MOST_WHOLE}" if is_number and value > MOST_WHOLE else ""
@@ -31,21 +31,21 @@ def whole(key: str, value: Any, at_least: int) -> int:
     return int(value)
 
 
-MOST_BYTES = 2**30  # of one table; training holds about ten, in blocks of up to sixteen small ones
+MOST_BYTES = 2**30  # largest size of one table; training holds about ten of them
 
 
 def fits(key: str, value: Any, cells: int) -> None:
-    """Refuse a table of so many numbers that training on it would not fit a usual machine's memory."""
+    """Refuse a table of more than MOST_BYTES (`cells` numbers of 8 bytes): training on it would not fit into memory."""
     if 8 * cells > MOST_BYTES:
         size = "more than 1e+300" if cells > MOST else f"{8 * cells / 2**30:.3g}"
         raise SettingsError(key, value, f"a table of it would need {size} GiB; at most {MOST_BYTES / 2**30:g} GiB are allowed")
 
 
-MOST_FILE = 2**28  # bytes of a text or an automaton
+MOST_FILE = 2**28  # largest text or automaton file, in bytes
 
 
 def file_text(key: str, path: Any) -> str:
-    """The text of a regular file, in UTF-8; raises `SettingsError` for one that cannot be read."""
+    """The content of a UTF-8 text file."""
     if not isinstance(path, str):
         raise SettingsError(key, path, "must be a file's path")
     try:
@@ -60,19 +60,19 @@ def file_text(key: str, path: Any) -> str:
         raise SettingsError(key, path, f"is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise SettingsError(key, path, f"cannot be read ({error.strerror})") from None
-    except (RuntimeError, ValueError) as error:  # no such user; a null byte, a lone surrogate
+    except (RuntimeError, ValueError) as error:  # an unknown user after ~, a null byte, a lone surrogate
         raise SettingsError(key, path, f"is no path ({error})") from None
 
 
 def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """`value`, one of `allowed`."""
+    """`value`; refused unless it is one of `allowed`."""
     if value not in allowed:
         raise SettingsError(key, value, "allowed: " + ", ".join(allowed))
     return value
 
 
 def numbers(key: str, values: Any) -> np.ndarray:
-    """A list of finite numbers as Float["n"]."""
+    """`values` as Float["n"]; refused unless they are a list of finite numbers."""
     rule = "must be a list of numbers, as in [0.2,0.8]"
     if not isinstance(values, (list, tuple, np.ndarray)) or not all(isinstance(x, (int, float, np.number)) for x in values):
         raise SettingsError(key, values, rule)
@@ -83,17 +83,17 @@ def numbers(key: str, values: Any) -> np.ndarray:
     if array.size == 0:
         raise SettingsError(key, values, rule)
     if not (np.abs(array) <= MOST).all():
-        at = int(np.flatnonzero(~(np.abs(array) <= MOST))[0])
-        raise SettingsError(key, values, f"entry {at} is {array[at]}; every number must be finite, and at most {MOST:g}")
+        index = int(np.flatnonzero(~(np.abs(array) <= MOST))[0])
+        raise SettingsError(key, values, f"entry {index} is {array[index]}; every number must be finite, and at most {MOST:g}")
     return array
 
 
 def probabilities(key: str, values: Any) -> np.ndarray:
-    """A list of probabilities that sums to 1 (to 1e-6; made exact) as Float["n"]."""
+    """`values` as Float["n"], normalised; refused unless they are probabilities that sum to 1 within 1e-6."""
     array = numbers(key, values)
     if (array < 0).any():
-        at = int(np.flatnonzero(array < 0)[0])
-        raise SettingsError(key, values, f"entry {at} is {array[at]:g}; a probability must be at least 0")
+        index = int(np.flatnonzero(array < 0)[0])
+        raise SettingsError(key, values, f"entry {index} is {array[index]:g}; a probability must be at least 0")
     total = float(array.sum())
     if total == 0.0:
         raise SettingsError(key, values, "all are zero; they must sum to 1")

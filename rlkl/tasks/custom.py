@@ -1,4 +1,4 @@
-"""Any automaton, from a JSON file; every fault of the file is said in one line."""
+"""Any automaton, read from a JSON file. An error in the file is reported in one line."""
 
 import json
 from typing import Any
@@ -15,40 +15,42 @@ REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward
 
 @register("automaton/custom")
 def custom(path, typicality=0.0) -> Card:
-    """An automaton from a JSON file: vocabulary (V names), horizon, start, next_state (D rows of V, -1 illegal), reference (D
-    rows of V), reward (S values, of the final state), states (S names, optional). A reward per step is taken by carrying
-    what was earned in the state, where that stays finite."""
+    """An automaton from a JSON file with the keys vocabulary (V names), horizon, start, next_state (D rows of V, -1 where
+    illegal), reference (D rows of V), reward (S values, earned in the final state) and, optionally, states (S names).
+
+    A reward for each step can be expressed by states that carry the sum earned so far, if it takes finitely many values.
+    """
 
     def refuse(what: str):
         return SettingsError("task.path", str(path), what)
 
     text = file_text("task.path", path)
     try:
-        given = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise refuse(f"is not JSON ({error})") from None
     except RecursionError:
         raise refuse("is nested too deeply") from None
-    if not isinstance(given, dict):
+    if not isinstance(content, dict):
         raise refuse("must hold one JSON object")
-    for key in given:
+    for key in content:
         if key not in (*REQUIRED, "states"):
             raise refuse(f"has an unknown key {key!r}; " + nearest(key, (*REQUIRED, "states")))
     for key in REQUIRED:
-        if key not in given:
+        if key not in content:
             raise refuse(f"lacks {key!r}")
-    return _card(given, path, refuse, typicality)
+    return _card(content, path, refuse, typicality)
 
 
-def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
-    tokens, horizon, start = given["vocabulary"], given["horizon"], given["start"]
+def _card(content: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
+    tokens, horizon, start = content["vocabulary"], content["horizon"], content["start"]
     if not _are_names(tokens) or len(tokens) < 2:
         raise refuse("vocabulary must be a list of at least 2 names")
     if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
         raise refuse(f"horizon is {shortened(str(horizon), 20)}; must be a whole number of at least 1")
-    reward = _array(given["reward"], "reward", 1, refuse)
-    following = _array(given["next_state"], "next_state", 2, refuse)
-    reference = _array(given["reference"], "reference", 2, refuse)
+    reward = _array(content["reward"], "reward", 1, refuse)
+    following = _array(content["next_state"], "next_state", 2, refuse)
+    reference = _array(content["reference"], "reference", 2, refuse)
     shape, states = following.shape, reward.size
     if shape[1] != len(tokens) or reference.shape != shape:
         raise refuse(f"next_state is {shape}, reference {reference.shape}, the vocabulary {len(tokens)}; need D rows of V each")
@@ -58,8 +60,8 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
         raise refuse(f"start is {shortened(str(start), 20)}; must be one of the decision states 0 to {shape[0] - 1}")
     fits("task.path", path, horizon * following.size)
     if (following != np.round(following)).any() or (following < -1).any() or (following >= states).any():
-        at = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
-        raise refuse(f"next_state{at.tolist()} is {following[tuple(at)]:g}; must be -1 or a state from 0 to {states - 1}")
+        entry = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
+        raise refuse(f"next_state{entry.tolist()} is {following[tuple(entry)]:g}; must be -1 or a state from 0 to {states - 1}")
     if (wrong := ~((reference >= 0).all(1) & (np.abs(reference.sum(1) - 1.0) <= 1e-6))).any():
         row = int(np.flatnonzero(wrong)[0])
         raise refuse(f"reference row {row} sums to {reference[row].sum():.6g}; probabilities must be at least 0 and sum to 1")
@@ -70,7 +72,7 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     automaton = Automaton(following.astype(int), states, horizon, start)
     if (lost := np.setdiff1d(np.flatnonzero(reward), automaton.outcomes)).size:
         raise refuse(f"state {lost[0]} has a reward, and no legal sequence of {horizon} tokens ends in it")
-    names = [str(state) for state in range(states)] if given.get("states") is None else given["states"]
+    names = [str(state) for state in range(states)] if content.get("states") is None else content["states"]
     if not _are_names(names):
         raise refuse("states must be a list of names, one a state")
     if len(names) != states:
@@ -82,7 +84,7 @@ def _card(given: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
 
 
 def _are_names(values: Any) -> bool:
-    """Whether this is a list of text, or of numbers that stand for it."""
+    """Whether `values` is a list of names: strings or numbers."""
     return isinstance(values, list) and all(isinstance(x, (str, int, float)) and not isinstance(x, bool) for x in values)
 
 

@@ -1,4 +1,4 @@
-"""A toy English: 40 words, two dozen states, sentences of up to twelve words that a person can read."""
+"""A small English grammar: 40 words and two dozen states generate readable sentences of up to twelve words."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LEXICON = {
 }
 WORDS = tuple(word for words in LEXICON.values() for word in words)
 ENDINGS = {".": 0.90, "!": 0.08, "?": 0.02}
-# state -> class of the next word -> (state after it, weight under the reference)
+# state -> class of the next word -> (next state, weight under the reference)
 GRAMMAR: dict[str, dict[str, tuple[str, float]]] = {
     "start": {"determiner": ("subject determiner", 1.0)},
     "subject determiner": {"noun": ("subject", 0.6), "adjective": ("subject adjective", 0.4)},
@@ -45,22 +45,22 @@ GRAMMAR: dict[str, dict[str, tuple[str, float]]] = {
 
 
 def rows(state: str) -> state_graph.Row | None:
-    """A state's words: within a class they fall off as 1/rank; the ending says in which of three states it ends."""
+    """The tokens of a state: a word's weight in its class is 1/rank, and each punctuation mark has an end state of its own."""
     if state not in GRAMMAR:
         return None
-    found: dict[str, tuple[str, float]] = {}
+    row: dict[str, tuple[str, float]] = {}
     for kind, (after, weight) in GRAMMAR[state].items():
         words = LEXICON[kind]
         share = [ENDINGS[word] if kind == "end" else 1.0 / rank for rank, word in enumerate(words, start=1)]
         for word, part in zip(words, share, strict=True):
-            found[word] = (f"ends in {word}" if kind == "end" else after, weight * part / sum(share))
-    return found
+            row[word] = (f"ends in {word}" if kind == "end" else after, weight * part / sum(share))
+    return row
 
 
 @register("sequence/grammar")
 def grammar(reward="topic", topic="dragon", target=9, horizon=12, typicality=0.0) -> Card:
-    """Short English sentences; rewards of a finished one: topic (1 where it mentions `topic`), ending (1 for ! and for ?,
-    which the reference seldom writes, 1/2 for a full stop), length (1 at `target` words, less with the distance)."""
+    """Short English sentences. Rewards of a finished sentence: topic (1 if it mentions `topic`), ending (1 for ! and ?, which
+    are rare under the reference, and 1/2 for a full stop) or length (1 at `target` words, less with the distance)."""
     kind = choice("task.reward", reward, ("topic", "ending", "length"))
     word = choice("task.topic", topic, WORDS)
     horizon, target = whole("task.horizon", horizon, at_least=4), whole("task.target", target, at_least=3)
@@ -74,25 +74,25 @@ def _finished(state: str) -> bool:
 
 
 def _topic(word: str, horizon: int, typicality: Any) -> Card:
-    seen = state_graph.watched(rows, lambda mentioned, token: mentioned or token == word)
+    watched_rows = state_graph.watched(rows, lambda mentioned, token: mentioned or token == word)
     return state_graph.card(
-        seen, ("start", False), WORDS, horizon,
-        reward=lambda both: float(_finished(both[0]) and both[1]),
-        name=lambda both: f"{both[0]}{' with ' + word if both[1] else ''}",
+        watched_rows, ("start", False), WORDS, horizon,
+        reward=lambda pair: float(_finished(pair[0]) and pair[1]),
+        name=lambda pair: f"{pair[0]}{' with ' + word if pair[1] else ''}",
         typicality=typicality,
     )  # fmt: skip
 
 
 def _ending(horizon: int, typicality: Any) -> Card:
-    worth = {"ends in !": 1.0, "ends in ?": 1.0, "ends in .": 0.5}
-    return state_graph.card(rows, "start", WORDS, horizon, lambda state: worth.get(state, 0.0), str, typicality)
+    rewards = {"ends in !": 1.0, "ends in ?": 1.0, "ends in .": 0.5}
+    return state_graph.card(rows, "start", WORDS, horizon, lambda state: rewards.get(state, 0.0), str, typicality)
 
 
 def _length(target: int, horizon: int, typicality: Any) -> Card:
-    counted = state_graph.watched(rows, lambda length, token: length + 1)
+    watched_rows = state_graph.watched(rows, lambda length, token: length + 1)
     return state_graph.card(
-        counted, ("start", 0), WORDS, horizon,
-        reward=lambda both: max(0.0, 1.0 - abs(both[1] - target) / target) if _finished(both[0]) else 0.0,
-        name=lambda both: f"{both[0]} after {both[1]}",
+        watched_rows, ("start", 0), WORDS, horizon,
+        reward=lambda pair: max(0.0, 1.0 - abs(pair[1] - target) / target) if _finished(pair[0]) else 0.0,
+        name=lambda pair: f"{pair[0]} after {pair[1]}",
         typicality=typicality,
     )  # fmt: skip

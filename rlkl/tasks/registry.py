@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Card:
-    """A task with what people need beside its arrays.
+    """A task with its names and its metadata.
 
-    outcomes: a name for each end state in `task.automaton.outcomes`; facts: what a record should say of it (the hash
-    of a text, ...), as plain JSON values; tokens: the vocabulary, where it is not the outcomes themselves, and joiner
-    what stands between two tokens of a text; corpus: sequences (Int["N T"]) of the text that the task was made from;
-    preferences: what the reward was fitted to, where it was.
+    outcomes: a name for each end state in `task.automaton.outcomes`.
+    facts: metadata that a run records (the hash of a text, ...), as JSON values.
+    tokens: the vocabulary; empty where it equals the outcomes. joiner: the separator of two tokens in a printed sequence.
+    corpus: sequences (Int["N T"]) of the text that the task was built from, if any.
+    preferences: the preference data that the reward was fitted to, if any.
     """
 
     task: Task
@@ -39,7 +40,7 @@ class Card:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the content: of all that a run can read off its task, wherever that came from."""
+        """SHA-256 of everything that a run can read from its card, in hexadecimal."""
         names = json.dumps([self.outcomes, self.facts, self.tokens, self.joiner], sort_keys=True, default=str)
         hashed = hashlib.sha256((self.task.automaton.digest + names).encode())
         for leaf in jax.tree.leaves((self.task, self.corpus)):
@@ -52,7 +53,7 @@ REGISTRY: dict[str, Callable[..., Card]] = {}
 
 
 def register(name: str):
-    """Decorator: make a builder of cards the task `name`."""
+    """Decorator: register a function that returns a `Card` as the task `name`."""
 
     def add(build):
         REGISTRY[name] = build
@@ -62,23 +63,23 @@ def register(name: str):
 
 
 def options(name: str) -> dict[str, Any]:
-    """A task's options and their defaults, read off its builder."""
+    """The options of a task with their defaults, taken from the signature of its builder."""
     return {key: argument.default for key, argument in inspect.signature(REGISTRY[name]).parameters.items()}
 
 
-def build(name: str, **chosen: Any) -> Card:
-    """The card of task `name`; raises `SettingsError` for an unknown name or option, a bad value, or outcomes of one name."""
+def build(name: str, **overrides: Any) -> Card:
+    """Build the card of task `name`; raises `SettingsError` for a bad name, option or value, or for equal outcome names."""
     if name not in REGISTRY:
         raise SettingsError("task.name", name, "unknown task; " + nearest(name, REGISTRY))
-    known = options(name)
-    for key, value in chosen.items():
-        if key not in known:
-            raise SettingsError(f"task.{key}", value, f"unknown option of {name}; " + nearest(key, [*known, "name"]))
-    for key, default in known.items():
-        if default is inspect.Parameter.empty and chosen.get(key) is None:
+    defaults = options(name)
+    for key, value in overrides.items():
+        if key not in defaults:
+            raise SettingsError(f"task.{key}", value, f"unknown option of {name}; " + nearest(key, [*defaults, "name"]))
+    for key, default in defaults.items():
+        if default is inspect.Parameter.empty and overrides.get(key) is None:
             raise SettingsError(f"task.{key}", "null", f"{name} needs a value here")
-    card = REGISTRY[name](**chosen)
-    twice = [outcome for outcome, count in Counter(card.outcomes).items() if count > 1]
-    if twice:
-        raise SettingsError("task.names", twice[0], f"names several outcomes of {name}; each needs a name of its own")
+    card = REGISTRY[name](**overrides)
+    duplicates = [outcome for outcome, count in Counter(card.outcomes).items() if count > 1]
+    if duplicates:
+        raise SettingsError("task.names", duplicates[0], f"names several outcomes of {name}; each needs a name of its own")
     return card

@@ -1,4 +1,4 @@
-"""Automata from rows of named states: write a state as any value, its tokens as words, and let them be numbered."""
+"""Tasks from a transition function over states of any hashable type; states and tokens are numbered automatically."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -9,38 +9,40 @@ from rlkl.tasks.automaton import Automaton, Task
 from rlkl.tasks.checks import fits, number
 from rlkl.tasks.registry import Card
 
-# What each token of a state leads to, and its weight under the reference (made to sum to 1).
+# token -> (next state, weight under the reference); the weights of a row are normalised.
 Row = Mapping[str, tuple[Hashable, float]]
-Rows = Callable[[Any], Row | None]
+Rows = Callable[[Any], Row | None]  # state -> its row; None for an end state
 
 
 def watched(rows: Rows, watch: Callable[[Any, str], Hashable]) -> Rows:
-    """The automaton beside a monitor: states are (state, seen), and `watch(seen, token)` says what is seen next."""
+    """The product of an automaton and a monitor: states are (state, memory), and `watch(memory, token)` is the next memory."""
 
-    def row(both):
-        state, seen = both
-        inner = rows(state)
-        if inner is None:
+    def row(pair):
+        state, memory = pair
+        transitions = rows(state)
+        if transitions is None:
             return None
-        return {token: ((after, watch(seen, token)), weight) for token, (after, weight) in inner.items()}
+        return {token: ((after, watch(memory, token)), weight) for token, (after, weight) in transitions.items()}
 
     return row
 
 
 def explore(rows: Rows, start: Hashable, limit: Callable[[int], None]) -> tuple[list[Hashable], list[Hashable]]:
-    """The states that can be reached from `start`: those with tokens (start first), and those without. `limit` is called with
-    how many there are so far, and may raise."""
+    """The decision states (start first) and the end states that can be reached from `start`.
+
+    `limit` is called with the number of decision states found so far; it may raise.
+    """
     decisions: list[Hashable] = []
     ends: list[Hashable] = []
-    waiting, found = [start], {start}
-    for state in waiting:
+    queue, reached = [start], {start}
+    for state in queue:
         row = rows(state)
         (ends if row is None else decisions).append(state)
         limit(len(decisions))
         for after, _ in (row or {}).values():
-            if after not in found:
-                found.add(after)
-                waiting.append(after)
+            if after not in reached:
+                reached.add(after)
+                queue.append(after)
     return decisions, ends
 
 
@@ -55,7 +57,10 @@ def card(
     joiner: str = " ",
     **facts: Any,
 ) -> Card:
-    """The task of these rows: `reward` and `name` of a final state, `tokens` in the order of the vocabulary."""
+    """The card of the task with these rows.
+
+    `reward` and `name` map a final state to its reward and its name; `tokens` is the vocabulary, in order.
+    """
     decisions, ends = explore(rows, start, lambda count: fits("task.horizon", horizon, horizon * len(tokens) * count))
     states = [*decisions, *ends]
     numbered, column = {state: i for i, state in enumerate(states)}, {token: i for i, token in enumerate(tokens)}

@@ -1,4 +1,4 @@
-"""A card's task rewritten: on states that remember the last tokens, on the tree of its sequences, and as JSON text."""
+"""Transforms of a card: add the last tokens to the states, unfold into the tree of prefixes, and export as JSON."""
 
 import dataclasses
 import json
@@ -12,50 +12,53 @@ from rlkl.tasks.registry import Card
 
 
 def remember(card: Card, order: int) -> Card:
-    """The card with states (state, last `order` tokens), fewer tokens at the beginning; `automaton.context` numbers the tokens.
+    """The card with states (state, last `order` tokens); `automaton.context` numbers the distinct last tokens.
 
-    An outcome keeps its name, so several end states that differ in what they remember share one.
+    At the beginning of a sequence there are fewer tokens. End states that differ in their last tokens alone share a name.
     """
     task, automaton = card.task, card.task.automaton
     start: tuple[int, tuple[int, ...]] = (automaton.start, ())
-    decisions, found = [start], {start: 0}
+    decisions, numbers = [start], {start: 0}
     ends = {state: i for i, state in enumerate(range(automaton.decisions, automaton.states))}
     rows: list[np.ndarray] = []
     for state, read in decisions:
         row = np.full(automaton.vocabulary, -1)
         for token in np.flatnonzero(automaton.legal[state]):
-            after = int(automaton.next_state[state, token])
-            if after in ends:
-                row[token] = -2 - ends[after]  # numbered once the decisions are counted
+            next_base = int(automaton.next_state[state, token])
+            if next_base in ends:
+                row[token] = -2 - ends[next_base]  # numbered once the decisions are counted
                 continue
-            entered = (after, (*read, int(token))[-order:])
-            if entered not in found:
-                found[entered] = len(decisions)
-                decisions.append(entered)
-            row[token] = found[entered]
+            successor = (next_base, (*read, int(token))[-order:])
+            if successor not in numbers:
+                numbers[successor] = len(decisions)
+                decisions.append(successor)
+            row[token] = numbers[successor]
         rows.append(row)
         fits("policy.order", order, len(decisions) * automaton.vocabulary * automaton.horizon)
     following = np.stack(rows)
     following = np.where(following <= -2, len(decisions) - 2 - following, following)
     tokens = {read: i for i, read in enumerate(dict.fromkeys(read for _, read in decisions))}
     context = np.array([tokens[read] for _, read in decisions])
-    before = [state for state, _ in decisions] + list(ends)
-    refined = Automaton(following, len(before), automaton.horizon, 0, context)
-    named = dict(zip(automaton.outcomes.tolist(), card.outcomes, strict=True))
+    base_states = [state for state, _ in decisions] + list(ends)
+    refined = Automaton(following, len(base_states), automaton.horizon, 0, context)
+    outcome_names = dict(zip(automaton.outcomes.tolist(), card.outcomes, strict=True))
     log_reference = np.asarray(task.log_reference)[[state for state, _ in decisions]]
     remembered = dataclasses.replace(
         task,
         automaton=refined,
-        reward=np.asarray(task.reward)[before],
+        reward=np.asarray(task.reward)[base_states],
         log_reference=log_reference,
-        gold=None if task.gold is None else np.asarray(task.gold)[before],
+        gold=None if task.gold is None else np.asarray(task.gold)[base_states],
     )
-    return dataclasses.replace(card, task=remembered, outcomes=tuple(named[before[i]] for i in refined.outcomes))
+    return dataclasses.replace(card, task=remembered, outcomes=tuple(outcome_names[base_states[i]] for i in refined.outcomes))
 
 
 def unfold(card: Card, key: str, value: str) -> Card:
-    """The card with a decision state for each prefix and an end state, named by its text, for each sequence; `key` and
-    `value` are the setting that asks for it. Unchanged where the sequences are too many to list; a bandit is its own tree."""
+    """The card on the tree of prefixes: a decision state for each prefix, an end state, named by its text, for each sequence.
+
+    Unchanged for a bandit, and where there are too many sequences to enumerate. `key` and `value` name the setting that needs
+    the tree, for the error message.
+    """
     task, automaton = card.task, card.task.automaton
     if automaton.horizon == 1 or automaton.sequences > MOST_SEQUENCES:
         return card
@@ -65,38 +68,37 @@ def unfold(card: Card, key: str, value: str) -> Card:
         following = automaton.next_state[states]
         parent, token = np.nonzero(following >= 0)
         after = following[parent, token]
-        over = automaton.ends_at(t)[states[parent], token]
-        levels.append((states, parent, token, over))
+        ended = automaton.ends_at(t)[states[parent], token]
+        levels.append((states, parent, token, ended))
         read = [texts[i] + (card.joiner if t else "") + card.tokens[v] for i, v in zip(parent, token, strict=True)]
-        ends += after[over].tolist()
-        names += [text for text, last in zip(read, over, strict=True) if last]
-        texts = [text for text, last in zip(read, over, strict=True) if not last]
-        states = after[~over]
+        ends += after[ended].tolist()
+        names += [text for text, last in zip(read, ended, strict=True) if last]
+        texts = [text for text, last in zip(read, ended, strict=True) if not last]
+        states = after[~ended]
     decisions = sum(len(prefixes) for prefixes, *_ in levels)
     fits(key, value, automaton.horizon * decisions * automaton.vocabulary)
     tree = np.full((decisions, automaton.vocabulary), -1)
     row, end = 0, decisions
-    for prefixes, parent, token, over in levels:
-        numbered = np.where(over, end + np.cumsum(over) - 1, row + len(prefixes) + np.cumsum(~over) - 1)
+    for prefixes, parent, token, ended in levels:
+        numbered = np.where(ended, end + np.cumsum(ended) - 1, row + len(prefixes) + np.cumsum(~ended) - 1)
         tree[row + parent, token] = numbered
-        row, end = row + len(prefixes), end + int(over.sum())
-    before = np.concatenate([*(prefixes for prefixes, *_ in levels), ends]).astype(int)
+        row, end = row + len(prefixes), end + int(ended.sum())
+    base_states = np.concatenate([*(prefixes for prefixes, *_ in levels), ends]).astype(int)
     unfolded = dataclasses.replace(
         task,
-        automaton=Automaton(tree, len(before), automaton.horizon),
-        reward=np.asarray(task.reward)[before],
-        log_reference=np.asarray(task.log_reference)[before[:decisions]],
-        gold=None if task.gold is None else np.asarray(task.gold)[before],
+        automaton=Automaton(tree, len(base_states), automaton.horizon),
+        reward=np.asarray(task.reward)[base_states],
+        log_reference=np.asarray(task.log_reference)[base_states[:decisions]],
+        gold=None if task.gold is None else np.asarray(task.gold)[base_states],
     )
     return dataclasses.replace(card, task=unfolded, outcomes=tuple(names))
 
 
 def export(card: Card) -> str:
-    """Any card's task in the format of `automaton/custom`: the same automaton, reference and reward.
+    """The card's task as JSON text, in the format of `automaton/custom`.
 
-    A bandit's tokens are its outcomes. States that no sequence ends in have reward 0 and are named by index. The format has
-    no place for coordinates (a token's index takes theirs), the joiner, and, which are refused, the typicality reward and a
-    reward model that reads the tokens.
+    A bandit's tokens are named by its outcomes. States in which no sequence ends have reward 0 and are named by their index.
+    Coordinates and the joiner are lost. A typicality reward and a reward model that reads the tokens are refused.
     """
     task, automaton = card.task, card.task.automaton
     if (typicality := float(task.typicality)) != 0.0:
@@ -120,7 +122,7 @@ def export(card: Card) -> str:
 
 
 def _state_names(card: Card) -> list[str]:
-    """A name for each state: an outcome's own, else the index, with primes where an outcome has that name."""
+    """A name for each state: that of its outcome, else its index, with primes where an outcome already has that name."""
     outcomes = dict(zip(card.task.automaton.outcomes.tolist(), card.outcomes, strict=True))
     names, taken = [], set(card.outcomes)
     for state in range(card.task.automaton.states):

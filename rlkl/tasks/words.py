@@ -1,4 +1,4 @@
-"""Real text as a bandit: the reference is the maximum-likelihood distribution of a text's words."""
+"""Text as a bandit: the arms are the words of a text, and the reference is their relative frequency."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 def read_text(path: str | None) -> tuple[str, str]:
-    """A text and where it is from: a UTF-8 file, or (None) the English prose in CPython's `pydoc_data.topics`."""
+    """The text of a UTF-8 file and the name of its source; without a path, the prose of CPython's `pydoc_data.topics`."""
     if path is None:
         from pydoc_data import topics
 
@@ -29,19 +29,19 @@ def read_text(path: str | None) -> tuple[str, str]:
 
 @register("bandit/words")
 def words(path=None, size=200, reward="length", letter="e", typicality=0.0) -> Card:
-    """A text's `size` most frequent words; rewards in [0,1]: length (letters, 10 or more give 1), letter (1 where the
-    word contains `letter`), or rank (0 for the most frequent word, 1 for the rarest kept)."""
+    """The `size` most frequent words of a text. Rewards in [0,1]: length (a tenth for each letter, 1 at most), letter (1 if the
+    word contains `letter`) or rank (0 for the most frequent word, 1 for the rarest of them)."""
     text, source = read_text(path)
     kind = choice("task.reward", reward, ("length", "letter", "rank"))
     if not isinstance(letter, str) or len(letter) != 1 or not letter.isalpha():
         raise SettingsError("task.letter", letter, "must be one letter")
     counts = Counter(WORD.findall(text.lower()))
-    kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: whole("task.size", size, at_least=2)]
-    if len(kept) < 2:
-        raise SettingsError("task.path", path, f"has {len(kept)} different words; at least 2 are needed")
-    names = [word for word, _ in kept]
-    frequency = np.array([count for _, count in kept], np.float64)
-    value = {
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: whole("task.size", size, at_least=2)]
+    if len(frequent) < 2:
+        raise SettingsError("task.path", path, f"has {len(frequent)} different words; at least 2 are needed")
+    names = [word for word, _ in frequent]
+    frequency = np.array([count for _, count in frequent], np.float64)
+    rewards = {
         "length": lambda: np.array([min(len(word), 10) / 10 for word in names]),
         "letter": lambda: np.array([float(letter.lower() in word) for word in names]),
         "rank": lambda: np.arange(len(names)) / (len(names) - 1),
@@ -52,4 +52,4 @@ def words(path=None, size=200, reward="length", letter="e", typicality=0.0) -> C
         "text_words": sum(counts.values()),
         "text_kept": float(frequency.sum() / sum(counts.values())),
     }
-    return card(value, frequency / frequency.sum(), names, typicality, **facts)
+    return card(rewards, frequency / frequency.sum(), names, typicality, **facts)

@@ -1,1 +1,1 @@
-"""Rewards that are fitted to preferences: annotators, what they prefer, and the model of it."""
+"""Rewards fitted to preferences: simulated annotators, Bradley-Terry models and reward networks."""

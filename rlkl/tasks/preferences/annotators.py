@@ -1,6 +1,6 @@
-"""Annotators: pairs of sequences that the reference wrote, and which of the two is preferred.
+"""Simulated annotators, who compare pairs of sequences sampled from the reference.
 
-P(first preferred) = sigmoid((s(first) - s(second))/temperature), s = gold reward + typicality log pi_ref: annotators that
+P(first preferred) = sigmoid((s(first) - s(second))/temperature), s = gold reward + typicality log pi_ref: annotators may
 favour typical text (Zhang et al. 2025, "Verbalized sampling", arXiv 2510.01171). NumPy on the host.
 """
 
@@ -16,11 +16,11 @@ from rlkl.tasks.automaton import MOST_SEQUENCES, Comparisons, Task
 from rlkl.tasks.preferences import bradley_terry
 from rlkl.tasks.preferences.bradley_terry import Pairs
 
-MOST_IN_PAIRS = 1024  # sequences of which every pair is laid out
+MOST_IN_PAIRS = 1024  # largest number of sequences whose pairs are all enumerated
 
 
 class Read(NamedTuple):
-    """Sequences as annotators read them: their tokens, the state each ends in, and log pi_ref of each."""
+    """M sequences as annotators read them: their tokens, their end states and their log pi_ref."""
 
     tokens: Int[np.ndarray, "M T"]
     end: Int[np.ndarray, " M"]
@@ -29,8 +29,11 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Preferences:
-    """What annotators were asked: how they judge, and what they read. sequences, pairs: None where they judge every pair, as
-    often as the reference writes it (infinitely many answers); scale: of the fitted reward in the log-odds of a preference."""
+    """The annotators of a task, and the pairs that they judged.
+
+    typicality, temperature: see the module's docstring. sequences, pairs: None for infinitely many answers, where every pair is
+    judged as often as the reference samples it. scale: factor of the fitted reward in the log-odds of a preference.
+    """
 
     typicality: float
     temperature: float
@@ -38,99 +41,99 @@ class Preferences:
     pairs: Pairs | None = None
     scale: float = 1.0
 
-    def scores(self, task: Task, read: Read) -> Float[np.ndarray, " M"]:
-        """What the annotators hold each sequence to be worth, over their temperature: the log-odds are its differences."""
-        typical = self.typicality * read.log_reference if self.typicality != 0.0 else 0.0
-        return (np.asarray(task.gold)[read.end] + typical) / self.temperature
+    def scores(self, task: Task, sequences: Read) -> Float[np.ndarray, " M"]:
+        """The annotators' score of each sequence over their temperature: its differences are the log-odds of a preference."""
+        typical = self.typicality * sequences.log_reference if self.typicality != 0.0 else 0.0
+        return (np.asarray(task.gold)[sequences.end] + typical) / self.temperature
 
 
 def under_gold(task: Task) -> Task:
-    """The task whose reward is also the gold reward that annotators go by."""
+    """The task with its own reward as the gold reward, by which annotators judge."""
     return replace(task, gold=np.asarray(task.reward, np.float64))
 
 
 def read_sequences(task: Task, tokens: Int[np.ndarray, "M T"]) -> Read:
-    """Given legal sequences, read."""
+    """The end state and log pi_ref of each of these legal sequences."""
     states = task.automaton.walk(tokens)
-    row, going = np.minimum(states[:, :-1], task.automaton.decisions - 1), states[:, :-1] < task.automaton.decisions
-    log_reference = np.where(going, np.asarray(task.log_reference)[row, tokens], 0.0).sum(axis=1)
+    row, unfinished = np.minimum(states[:, :-1], task.automaton.decisions - 1), states[:, :-1] < task.automaton.decisions
+    log_reference = np.where(unfinished, np.asarray(task.log_reference)[row, tokens], 0.0).sum(axis=1)
     return Read(tokens, states[:, -1], log_reference)
 
 
-def written(task: Task, size: int, draw: np.random.Generator) -> Int[np.ndarray, "N T"]:
-    """`size` sequences of the reference, padded with token 0 past their ends: an inverse CDF over all rows at once."""
+def sample_reference(task: Task, size: int, generator: np.random.Generator) -> Int[np.ndarray, "N T"]:
+    """Sample `size` sequences from the reference, padded with token 0 after their ends (inverse CDF over all rows at once)."""
     automaton = task.automaton
     p = np.exp(np.asarray(task.log_reference))
-    rows = np.cumsum(p, axis=1) / p.sum(axis=1, keepdims=True)
-    line = (np.arange(len(rows))[:, None] + rows).ravel()
-    last = automaton.vocabulary - 1 - np.argmax(p[:, ::-1] > 0.0, axis=1)  # of positive probability, against rounding
+    row_cdf = np.cumsum(p, axis=1) / p.sum(axis=1, keepdims=True)
+    cdf = (np.arange(len(row_cdf))[:, None] + row_cdf).ravel()
+    last = automaton.vocabulary - 1 - np.argmax(p[:, ::-1] > 0.0, axis=1)  # last possible token: guards against rounding
     tokens, state = np.zeros((size, automaton.horizon), np.int32), np.full(size, automaton.start)
     for t in range(automaton.horizon):
-        row, going = np.minimum(state, automaton.decisions - 1), state < automaton.decisions
-        found = np.searchsorted(line, row + draw.random(size), side="right") - row * automaton.vocabulary
-        tokens[:, t] = np.where(going, np.minimum(found, last[row]), 0)
-        state = np.where(going, automaton.next_state[row, tokens[:, t]], state)
+        row, unfinished = np.minimum(state, automaton.decisions - 1), state < automaton.decisions
+        drawn = np.searchsorted(cdf, row + generator.random(size), side="right") - row * automaton.vocabulary
+        tokens[:, t] = np.where(unfinished, np.minimum(drawn, last[row]), 0)
+        state = np.where(unfinished, automaton.next_state[row, tokens[:, t]], state)
     return tokens
 
 
-def ask(task: Task, by: Preferences, count: int, seed: int) -> Preferences:
-    """`count` pairs drawn from the reference, each judged once."""
-    draw = np.random.default_rng(seed)
-    tokens, place = np.unique(written(task, 2 * count, draw), axis=0, return_inverse=True)
-    sequences, (first, second) = read_sequences(task, tokens), place.reshape(2, count)
-    scores = by.scores(task, sequences)
-    preferred = draw.random(count) < scipy.special.expit(scores[first] - scores[second])
+def ask(task: Task, annotators: Preferences, count: int, seed: int) -> Preferences:
+    """Sample `count` pairs from the reference and have each of them judged once."""
+    generator = np.random.default_rng(seed)
+    tokens, index = np.unique(sample_reference(task, 2 * count, generator), axis=0, return_inverse=True)
+    sequences, (first, second) = read_sequences(task, tokens), index.reshape(2, count)
+    scores = annotators.scores(task, sequences)
+    preferred = generator.random(count) < scipy.special.expit(scores[first] - scores[second])
     pairs = Pairs(first, second, preferred.astype(np.float64), np.ones(count))
-    return Preferences(by.typicality, by.temperature, sequences, pairs)
+    return Preferences(annotators.typicality, annotators.temperature, sequences, pairs)
 
 
-def listed(task: Task, key: str, value: str) -> Read:
-    """Every legal sequence, read; the setting `key` asks for them."""
+def every_sequence(task: Task, key: str, value: str) -> Read:
+    """Every legal sequence of the task; refused, in the name of setting `key`, where there are too many."""
     if task.automaton.sequences > MOST_SEQUENCES:
         many = f"{task.automaton.count} sequences; at most {MOST_SEQUENCES} can be listed"
         raise SettingsError(key, value, f"needs every sequence of the task, and it has {many}")
     return read_sequences(task, task.automaton.enumerated()[0])
 
 
-def every_pair(task: Task, by: Preferences) -> Preferences:
-    """All pairs of the sequences that the reference writes, each with the annotators' probability and as often as it comes."""
+def every_pair(task: Task, annotators: Preferences) -> Preferences:
+    """All pairs of sequences, weighted by their probability under the reference, with the annotators' exact preferences."""
     if task.automaton.sequences > MOST_IN_PAIRS:
         many = f"{task.automaton.count} sequences, and every pair of at most {MOST_IN_PAIRS} is laid out"
         raise SettingsError("task.pairs", "null", f"would need every pair of {many}; give a number of pairs")
-    every = listed(task, "task.pairs", "null")
-    kept = every.log_reference > -np.inf
-    sequences = Read(every.tokens[kept], every.end[kept], every.log_reference[kept])
-    scores, first, second = by.scores(task, sequences), *np.triu_indices(len(sequences.end), 1)
+    all_sequences = every_sequence(task, "task.pairs", "null")
+    possible = all_sequences.log_reference > -np.inf
+    sequences = Read(all_sequences.tokens[possible], all_sequences.end[possible], all_sequences.log_reference[possible])
+    scores, first, second = annotators.scores(task, sequences), *np.triu_indices(len(sequences.end), 1)
     weight = 2.0 * np.exp(sequences.log_reference[first] + sequences.log_reference[second])
     pairs = Pairs(first, second, scipy.special.expit(scores[first] - scores[second]), weight)
-    return Preferences(by.typicality, by.temperature, sequences, pairs, by.scale)
+    return Preferences(annotators.typicality, annotators.temperature, sequences, pairs, annotators.scale)
 
 
-def recovered(task: Task, asked: Preferences) -> tuple[float, float] | None:
-    """The typicality weight that the answers tell, and its standard error (observed Fisher information); None where they do
-    not: no pair differs in log pi_ref, or the pairs are separated.
+def recovered(task: Task, preferences: Preferences) -> tuple[float, float] | None:
+    """Estimate the annotators' typicality weight from their answers: the estimate and its standard error.
 
-    A Bradley-Terry regression on the differences in log pi_ref and, where it differs at all, in the gold reward, whose
-    coefficient is free; the annotators' temperature is known.
+    None where it is not identified: no pair differs in log pi_ref, or the pairs are separated. The estimate is a Bradley-Terry
+    regression on log pi_ref and, where it varies, the gold reward, with a free coefficient each; the annotators' temperature is
+    taken as known. The standard error comes from the observed Fisher information.
     """
-    if asked.pairs is None or asked.sequences is None:
-        return asked.typicality, 0.0
-    sequences, pairs = asked.sequences, asked.pairs
+    if preferences.pairs is None or preferences.sequences is None:
+        return preferences.typicality, 0.0
+    sequences, pairs = preferences.sequences, preferences.pairs
     gold = np.asarray(task.gold)[sequences.end]
     rewarded = [gold] if np.ptp(gold[np.concatenate([pairs.first, pairs.second])]) > 0.0 else []
     covariates = np.stack([sequences.log_reference, *rewarded], axis=1)
     fit = bradley_terry.fit(pairs, np.zeros(len(gold), int), 1, covariates)
     if fit is None:
         return None
-    return float(asked.temperature * fit.coefficients[0]), float(asked.temperature * fit.stderr[0])
+    return float(preferences.temperature * fit.coefficients[0]), float(preferences.temperature * fit.stderr[0])
 
 
-def comparisons(task: Task, asked: Preferences) -> Comparisons:
-    """The pairs as an algorithm learns from them, on the automaton of `task`; pairs of a sequence with itself teach nothing."""
-    laid = asked if asked.pairs is not None else every_pair(task, asked)
-    assert laid.sequences is not None
-    assert laid.pairs is not None
-    tokens, (first, second, preferred, weight) = laid.sequences.tokens, laid.pairs
+def comparisons(task: Task, preferences: Preferences) -> Comparisons:
+    """The preference data as training reads it: the judged pairs, or all pairs where there are infinitely many answers."""
+    judged = preferences if preferences.pairs is not None else every_pair(task, preferences)
+    assert judged.sequences is not None
+    assert judged.pairs is not None
+    tokens, (first, second, preferred, weight) = judged.sequences.tokens, judged.pairs
     states = task.automaton.walk(tokens)
-    share, scale = weight / weight.sum(), np.asarray(laid.scale)
+    share, scale = weight / weight.sum(), np.asarray(judged.scale)
     return Comparisons(tokens, states, first.astype(np.int32), second.astype(np.int32), preferred, share, scale)

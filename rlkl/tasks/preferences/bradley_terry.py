@@ -1,24 +1,30 @@
-"""Bradley-Terry models of pairs, by maximum likelihood: P(first preferred) = sigmoid(score(first) - score(second)).
+"""Bradley-Terry models of pairwise preferences, fitted by maximum likelihood.
 
-A score is a value of the item's group plus a linear function of its covariates. NumPy on the host. n pairs of M items, G
-groups, K covariates. Source: Bradley and Terry, "Rank analysis of incomplete block designs" (Biometrika 39, 1952); that a
-finite optimum need not exist: Ford, "Solution of a ranking problem from binary comparisons" (Am. Math. Monthly 64, 1957).
+P(first preferred) = sigmoid(score(first) - score(second)). The score of an item is the value of its group plus a linear
+function of its covariates. n pairs of M items, G groups, K covariates. NumPy on the host.
+
+Source: Bradley and Terry, "Rank analysis of incomplete block designs" (Biometrika 39, 1952). That a finite maximum need not
+exist: Ford, "Solution of a ranking problem from binary comparisons" (Am. Math. Monthly 64, 1957).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 from jaxtyping import Float, Int
 
-STEPS, TOLERANCE = 200, 1e-11  # of Newton's method: the largest part of the gradient left, a pair
-UNKNOWN = 1e3  # a coefficient's standard error, in units of the score, at which the pairs are separated
-COLLINEAR = 1e-9  # the part of a covariate's variance, a pair, that its like leave to it
+STEPS, TOLERANCE = 200, 1e-11  # Newton's method: largest number of steps; largest final gradient entry, per unit of weight
+UNKNOWN = 1e3  # standard error, in units of the score, above which a coefficient counts as unbounded (separated pairs)
+COLLINEAR = 1e-9  # smallest to largest eigenvalue of the covariates' second moments at which they count as collinear
 
 
 class Pairs(NamedTuple):
-    """Pairs of items. preferred: 1 where the first was preferred, 0 where the second was, or the probability of the first;
-    weight: how often the pair counts."""
+    """Pairs of items with their outcomes.
+
+    first, second: indices of the items. preferred: 1 where the first was preferred, 0 where the second was, or the probability
+    of the first. weight: weight of the pair in the likelihood.
+    """
 
     first: Int[np.ndarray, " n"]
     second: Int[np.ndarray, " n"]
@@ -27,8 +33,11 @@ class Pairs(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """values: of the groups (summing to 0), and 0 of those that stand in no pair; coefficients: of the covariates, and their
-    standard errors by the observed Fisher information, the ridge included."""
+    """A fitted Bradley-Terry model.
+
+    values: value of each group; they sum to 0, and a group in no pair has value 0. coefficients: of the covariates. stderr:
+    standard errors of the coefficients, from the observed Fisher information plus the ridge.
+    """
 
     values: Float[np.ndarray, " G"]
     coefficients: Float[np.ndarray, " K"]
@@ -42,23 +51,23 @@ def fit(
     covariates: Float[np.ndarray, "M K"],
     ridge: float = 0.0,
 ) -> Fit | None:
-    """The most likely values and coefficients, less ridge/2 times their sum of squares; None where no finite ones are most
-    likely (the pairs are separated, or say nothing of some difference). One group has no value.
+    """Fit by maximum likelihood, with a penalty of ridge/2 times the sum of squared values and coefficients.
 
-    A group in no pair gets 0, the mean of all: the ridge's choice, and the only one that favours no side.
+    group: the group of each item. With a single group there are covariates only. None where no finite maximum exists: the
+    pairs are separated, or some difference is not identified. A group in no pair gets value 0, the mean of all groups.
     """
     change = covariates[pairs.first] - covariates[pairs.second]
-    seen, place = np.unique(group[np.concatenate([pairs.first, pairs.second])], return_inverse=True)
-    seen, first, second = seen if groups > 1 else seen[:0], place[: len(pairs.first)], place[len(pairs.first) :]
-    design = _design(first, second, seen.size, change)
-    if ridge == 0.0 and not (_connected(pairs, first, second, seen.size) and _apart(pairs, change)):
+    compared, place = np.unique(group[np.concatenate([pairs.first, pairs.second])], return_inverse=True)
+    compared, first, second = compared if groups > 1 else compared[:0], place[: len(pairs.first)], place[len(pairs.first) :]
+    design = _design(first, second, compared.size, change)
+    if ridge == 0.0 and not (_connected(pairs, first, second, compared.size) and _apart(pairs, change)):
         return None
     parameters, total = np.zeros(design.shape[1]), pairs.weight.sum()
     squares = design.multiply(design).T.tocsr()
 
-    def loss(at):
-        d = design @ at
-        return pairs.weight @ (np.logaddexp(0.0, d) - pairs.preferred * d) + 0.5 * ridge * at @ at
+    def loss(point):
+        d = design @ point
+        return pairs.weight @ (np.logaddexp(0.0, d) - pairs.preferred * d) + 0.5 * ridge * point @ point
 
     for _ in range(STEPS):
         d = design @ parameters
@@ -68,9 +77,9 @@ def fit(
             parameters.size
         )
         scale = scipy.sparse.diags_array(1.0 / np.maximum(squares @ curvature + ridge, np.finfo(float).tiny))
-        solve = lambda of: scipy.sparse.linalg.cg(information, of, rtol=1e-10, M=scale)[0]  # noqa: B023, E731
+        solve = partial(_solve, information, scale)
         if np.abs(gradient).max(initial=0.0) <= TOLERANCE * total:
-            return _told(_read(parameters, solve, seen, groups), change, ridge)
+            return _if_bounded(_read(parameters, solve, compared, groups), change, ridge)
         step, here, size = solve(gradient), loss(parameters), 1.0
         while size > 1e-9 and loss(parameters - size * step) > here + 1e-12 * abs(here):
             size *= 0.5
@@ -78,44 +87,49 @@ def fit(
     return None
 
 
-def _design(first, second, kinds: int, change):
-    """The rows d(score difference)/d(parameters), one a pair: sparse."""
-    if not kinds:
+def _solve(information, preconditioner, vector):
+    """The inverse of the information matrix times a vector, by conjugate gradients."""
+    return scipy.sparse.linalg.cg(information, vector, rtol=1e-10, M=preconditioner)[0]
+
+
+def _design(first, second, groups: int, change):
+    """The sparse design matrix: one row d(score difference)/d(parameters) for each pair."""
+    if not groups:
         return scipy.sparse.csr_array(change)
-    many = len(first)
-    rows, places, sign = np.tile(np.arange(many), 2), np.concatenate([first, second]), np.repeat([1.0, -1.0], many)
+    count = len(first)
+    rows, columns, sign = np.tile(np.arange(count), 2), np.concatenate([first, second]), np.repeat([1.0, -1.0], count)
     return scipy.sparse.hstack(
-        [scipy.sparse.coo_array((sign, (rows, places)), shape=(many, kinds)), scipy.sparse.csr_array(change)]
+        [scipy.sparse.coo_array((sign, (rows, columns)), shape=(count, groups)), scipy.sparse.csr_array(change)]
     ).tocsr()
 
 
-def _connected(pairs: Pairs, first, second, kinds: int) -> bool:
-    """Whether no set of groups was preferred to the rest in every pair (Ford 1957): else its values would have no bound."""
-    if not kinds:
+def _connected(pairs: Pairs, first, second, groups: int) -> bool:
+    """Whether no set of groups was always preferred to the rest: else its values would have no bound (Ford 1957)."""
+    if not groups:
         return True
     won, lost = pairs.preferred > 0.0, pairs.preferred < 1.0
     winner, loser = np.concatenate([first[won], second[lost]]), np.concatenate([second[won], first[lost]])
-    over = scipy.sparse.coo_array((np.ones(len(winner)), (winner, loser)), shape=(kinds, kinds))
-    return scipy.sparse.csgraph.connected_components(over, connection="strong")[0] == 1
+    wins = scipy.sparse.coo_array((np.ones(len(winner)), (winner, loser)), shape=(groups, groups))
+    return scipy.sparse.csgraph.connected_components(wins, connection="strong")[0] == 1
 
 
 def _apart(pairs: Pairs, change) -> bool:
-    """Whether the pairs' differences in the covariates are not collinear."""
+    """Whether the differences of the covariates are linearly independent."""
     spread = np.linalg.eigvalsh((change * pairs.weight[:, None]).T @ change / pairs.weight.sum())
     return spread.size == 0 or bool(spread[0] > COLLINEAR * spread[-1] > 0.0)
 
 
-def _told(found: Fit, change, ridge: float) -> Fit | None:
-    """The fit, unless its coefficients have run away to where every answer is certain."""
-    size = found.stderr * np.sqrt(np.mean(np.square(change), axis=0))
-    return None if ridge == 0.0 and (size > UNKNOWN).any() else found
+def _if_bounded(fitted: Fit, change, ridge: float) -> Fit | None:
+    """The fit, or None where a coefficient is unbounded: its standard error exceeds UNKNOWN."""
+    size = fitted.stderr * np.sqrt(np.mean(np.square(change), axis=0))
+    return None if ridge == 0.0 and (size > UNKNOWN).any() else fitted
 
 
-def _read(parameters, solve, seen, groups: int) -> Fit:
-    """The fit, and the standard errors of its coefficients: the last rows and columns of the information's inverse."""
-    values, kinds = np.zeros(groups), seen.size
-    if kinds:
-        values[seen] = parameters[:kinds] - parameters[:kinds].mean()
-    unit = np.eye(parameters.size)[kinds:]
-    variance = np.array([solve(one) @ one for one in unit])
-    return Fit(values, parameters[kinds:], np.sqrt(variance))
+def _read(parameters, solve, compared, groups: int) -> Fit:
+    """The fit at these parameters; `solve` applies the inverse information, whose last diagonal entries are the variances."""
+    values, count = np.zeros(groups), compared.size
+    if count:
+        values[compared] = parameters[:count] - parameters[:count].mean()
+    unit = np.eye(parameters.size)[count:]
+    variance = np.array([solve(row) @ row for row in unit])
+    return Fit(values, parameters[count:], np.sqrt(variance))
