@@ -78,10 +78,10 @@ def train_or_load(built: Built, on_rows: Callable[[Row], None], faults: Faults) 
     built = pretrained_references.attach(built, faults)
     chunk = run_store.read_chunk(root, key, built.run, faults) if resume else None
 
-    def on_chunk(standing: blocks.Progress):
+    def on_chunk(progress: blocks.BlockProgress):
         nonlocal saved
         if time.perf_counter() - saved >= KEEP_EVERY:
-            run_store.put_chunk(root, key, standing.of(0), faults)
+            run_store.put_chunk(root, key, progress.of(0), faults)
             saved = time.perf_counter()
 
     def on_run_rows(_: int, rows: Row):

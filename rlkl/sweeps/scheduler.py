@@ -131,18 +131,18 @@ def _train_block(
     reported, diverged = (int(chunks[0][0]) if chunks else 0), set[int]()  # reported: the step up to which progress is known
     on_progress(Progress(steps=reported * len(members)))
 
-    def on_chunk(standing: blocks.Progress):
+    def on_chunk(progress: blocks.BlockProgress):
         nonlocal saved, reported
-        last_step, stopped = standing.rows[-1].step[:, -1], standing.state.stopped
+        last_step, stopped = progress.rows[-1].step[:, -1], progress.state.stopped
         on_purpose = np.zeros(len(members), bool) if stopped is None else np.asarray(stopped)[: len(members)]
-        new = [int(i) for i in np.flatnonzero((last_step < standing.step) & ~on_purpose) if i not in diverged]
+        new = [int(i) for i in np.flatnonzero((last_step < progress.step) & ~on_purpose) if i not in diverged]
         diverged.update(new)
         diverged_at = tuple((members[i].key, int(last_step[i]) + 1) for i in new)
-        on_progress(Progress(steps=(standing.step - reported) * len(members), diverged=diverged_at))
-        reported = standing.step
+        on_progress(Progress(steps=(progress.step - reported) * len(members), diverged=diverged_at))
+        reported = progress.step
         if stop.is_set() or time.perf_counter() - saved >= execute.KEEP_EVERY:
             for i, each in enumerate(members):
-                run_store.put_chunk(root, each.key, standing.of(i), faults)
+                run_store.put_chunk(root, each.key, progress.of(i), faults)
             saved = time.perf_counter()
         if stop.is_set():
             raise _StoppedError

@@ -102,7 +102,7 @@ def blocks(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
     return (runs[first : first + size] for first in range(0, len(runs), size))
 
 
-class Progress(NamedTuple):
+class BlockProgress(NamedTuple):
     """The progress of a block after a chunk: the step of its schedule, its states, and its rows so far (on the host, leaves
     with leading axes of run and row)."""
 
@@ -149,7 +149,7 @@ def like_kept(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
     ]
 
 
-def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> Progress:
+def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> BlockProgress:
     """The standing of a block whose runs were kept at one step; `state` and `row`, of its start, say what is what."""
     like, structure = jax.tree.flatten(state)
     size, columns = like[0].shape[0], []
@@ -158,7 +158,7 @@ def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> P
         columns.append(jax.random.wrap_key_data(jnp.asarray(column)) if _is_key(leaf) else jnp.asarray(column))
     rows = [np.stack(column) for column in zip(*(arrays[1 + len(like) :] for arrays in kept), strict=True)]
     table = jax.tree.unflatten(jax.tree.structure(row), rows)
-    return Progress(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
+    return BlockProgress(int(kept[0][0]), jax.tree.unflatten(structure, columns), [table])
 
 
 def train_runs(runs: Sequence[Run], on_rows: Callable[[int, Row], None] | None = None) -> list[Trained]:
@@ -179,7 +179,7 @@ def _from(offset: int, on_rows: Callable[[int, Row], None]) -> Callable[[int, Ro
 def train_block(
     members: Sequence[Run],
     on_rows: Callable[[int, Row], None] | None = None,
-    on_chunk: Callable[[Progress], None] | None = None,
+    on_chunk: Callable[[BlockProgress], None] | None = None,
     kept: Sequence[Sequence[np.ndarray]] | None = None,
 ) -> list[Trained]:
     """Train one block. `on_chunk` hears where it stands after every chunk; kept: what `Standing.of` gave of each run at one
@@ -188,14 +188,14 @@ def train_block(
     block = stack(members, width(members[0]))
     state = compiled.start(block)
     optimum, row = compiled.prepare(block, state)
-    at = _restored(state, row, kept) if kept else Progress(0, state, [_on_host(row, lambda x: x[:count, None])])
+    at = _restored(state, row, kept) if kept else BlockProgress(0, state, [_on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
     while at.step < chosen.steps and _goes_on(at):
         state, rows = compiled.advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
         fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
         before = np.asarray(at.rows[-1].step)[:, -1]
-        at = Progress(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
+        at = BlockProgress(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
         _tell(on_rows, fresh, before)
         if on_chunk:
             on_chunk(at)
@@ -220,7 +220,7 @@ def _without_unknown(closed: FinalGrade) -> FinalGrade:
     return closed._replace(details={name: seen for name, seen in closed.details.items() if name != "optimum"})
 
 
-def _goes_on(at: Progress) -> bool:
+def _goes_on(at: BlockProgress) -> bool:
     """Whether any run has taken its last step: it may have diverged, or stopped at a KL."""
     return bool((at.rows[-1].step[:, -1] == at.step).any())
 
