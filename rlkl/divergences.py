@@ -1,8 +1,8 @@
-"""f-divergences D_f(pi, pi_ref) = sum_y pi_ref(y) f(pi(y)/pi_ref(y)): one function each, of the log-ratio.
+"""f-divergences D_f(pi, pi_ref) = sum_y pi_ref(y) f(pi(y)/pi_ref(y)), each defined by one function of the log-ratio.
 
-A generator takes u = log(pi/pi_ref), never the ratio, and returns (f, slope) with slope = f'(t) at t = e^u; both are
-zero at u = 0. Its value, its gradient, its optimum and its certificate all follow from that one function. The slope is
-written by hand: differentiating `expm1` gives 0 below u of about -37. All values are in nats.
+A generator takes the log-ratio u = log(pi/pi_ref), never the ratio t = e^u, and returns (f, slope) with slope = f'(t). Both are
+zero at u = 0. The divergence's value, gradient, optimum and certificate all follow from this function. The slope is written by
+hand, since the derivative of `expm1` underflows to 0 below u of about -37. All values are in nats.
 
 Source of the family: Csiszar, "Information-type measures of difference of probability distributions" (1967); of the
 alpha family: Amari, "Differential-Geometrical Methods in Statistics" (1985).
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 
 class Params(NamedTuple):
-    """Traced parameters that a generator may read."""
+    """The parameters of the divergences; they are traced, so that a sweep over them compiles once."""
 
     alpha: Float[Array, ""] | float = 0.5
     weights: tuple[Float[Array, ""] | float, Float[Array, ""] | float] = (0.5, 0.5)
@@ -31,16 +31,17 @@ Number = float | Callable[[Params], Float[Array, ""] | float]
 
 @dataclass(frozen=True)
 class Divergence:
-    """A registered divergence.
+    """A registered f-divergence.
 
-    both: (u, params) -> (f, f'(e^u)).
-    zero, infinity: f(0) and lim f(t)/t, so that 0 x inf gives no NaN; numbers, or functions of `params`.
-    chain: how it goes over tokens: "policy" or "reference" (the chain rules of the two KLs), "both" (their mixture by
-    `params.weights`), the power a for which it is affine in sum pi^a pi_ref^(1-a) (a number, or a function of `params`), or
-    None where it does not factorise.
-    formula: as it is shown to people.
-    optimum: (log_ref, reward, beta, params) -> log_pi of the best bandit policy, in place of the generic root.
-    certificate: (log_pi, log_ref, reward, beta) -> gradient of J, where D is not differentiable.
+    both: the generator, (u, params) -> (f, slope).
+    zero, infinity: the limits f(0) and lim f(t)/t for large t, as numbers or functions of `params`. They replace 0 x inf, which
+    would be NaN.
+    chain: how the divergence of sequences decomposes over tokens. "policy" or "reference": by the chain rule of one of the two
+    KLs; "both": by their mixture with `params.weights`; a power a (a number, or a function of `params`): it is affine in
+    sum pi^a pi_ref^(1-a); None: not at all.
+    formula: the formula that is shown to users.
+    optimum: (log_ref, reward, beta, params) -> log_pi of the optimal bandit policy, in place of the generic root-find.
+    certificate: (log_pi, log_ref, reward, beta) -> gradient of J = E[r] - beta D, for a D that is not differentiable.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Divergence:
     certificate: Callable | None = None
 
     def limit(self, which: str, params: Params, dtype) -> Float[Array, ""]:
-        """The number behind `zero`, `infinity` or a power `chain`, at these parameters."""
+        """The value of `zero`, `infinity` or a power `chain` at these parameters."""
         number = getattr(self, which)
         return jnp.asarray(number(params) if callable(number) else number, dtype)
 
@@ -62,26 +63,26 @@ REGISTRY: dict[str, Divergence] = {}
 
 
 def register(name: str, *, zero: Number, infinity: Number, chain=None, formula: str = "", optimum=None, certificate=None):
-    """Decorator: make a generator the divergence `name`, everywhere (config, tests, figures)."""
+    """Decorator: register a generator as the divergence `name`, for the config, the tests and the figures."""
 
-    def add(both):
-        shown = formula or f"D_{name}(pi, pi_ref)"
-        REGISTRY[name] = Divergence(name, both, zero, infinity, chain, shown, optimum, certificate)
-        return both
+    def add(generator):
+        text = formula or f"D_{name}(pi, pi_ref)"
+        REGISTRY[name] = Divergence(name, generator, zero, infinity, chain, text, optimum, certificate)
+        return generator
 
     return add
 
 
 def complaint(div: Divergence) -> str | None:
-    """What is wrong with a registered generator, in one line, or None: its optimum is only as right as it is."""
-    at = jnp.asarray([-4.0, -1.0, -0.25, 0.25, 1.0, 4.0])
-    params = Params(jnp.asarray(0.5, at.dtype))
+    """Check a registered generator: a description of its first error, in one line, or None if it is consistent."""
+    points = jnp.asarray([-4.0, -1.0, -0.25, 0.25, 1.0, 4.0])
+    params = Params(jnp.asarray(0.5, points.dtype))
     try:
-        slope = div.both(at, params)[1]
-        by_u = jax.vmap(jax.grad(lambda u: div.both(u, params)[0]))(at)
+        slope = div.both(points, params)[1]
+        derivative = jax.vmap(jax.grad(lambda u: div.both(u, params)[0]))(points)
         origin = [float(value) for value in div.both(jnp.zeros(()), params)]
-        limits = [float(div.limit(which, params, at.dtype)) for which in ("zero", "infinity")]
-        near, ends = (
+        limits = [float(div.limit(which, params, points.dtype)) for which in ("zero", "infinity")]
+        at_15, at_30 = (
             [float(div.both(jnp.asarray(-u), params)[0]), float(div.both(jnp.asarray(u), params)[0] * math.exp(-u))]
             for u in (15.0, 30.0)
         )
@@ -89,20 +90,20 @@ def complaint(div: Divergence) -> str | None:
         return f"must return (f, slope) of an array u, and raised {type(error).__name__}: {error}"
     if max(map(abs, origin)) > 1e-6:
         return f"f and slope must be 0 at u = 0, and are {origin[0]:.3g} and {origin[1]:.3g}"
-    wrong = jnp.abs(slope - by_u * jnp.exp(-at)) > 1e-3 * (1.0 + jnp.abs(slope))
-    if bool(wrong.any()):
-        u = at[jnp.argmax(wrong)]
+    differs = jnp.abs(slope - derivative * jnp.exp(-points)) > 1e-3 * (1.0 + jnp.abs(slope))
+    if bool(differs.any()):
+        u = points[jnp.argmax(differs)]
         return f"slope must be df/dt at t = e^u, and is not at u = {float(u):g}"
-    named = ("zero (f at t = 0)", "infinity (f/t as t grows)")
-    for name, declared, before, seen in zip(named, limits, near, ends, strict=True):
-        grows = abs(seen) > 1.5 * abs(before) + 1e-3  # half as fast as u itself, at the least
-        if math.isinf(declared) != grows or not (grows or abs(declared - seen) <= 1e-2 * (1.0 + abs(declared))):
-            return f"{name} is declared as {declared:g}, and f gives {'a growing value' if grows else f'{seen:.3g}'}"
+    names = ("zero (f at t = 0)", "infinity (f/t as t grows)")
+    for name, declared, earlier, measured in zip(names, limits, at_15, at_30, strict=True):
+        grows = abs(measured) > 1.5 * abs(earlier) + 1e-3  # grows at least half as fast as u itself
+        if math.isinf(declared) != grows or not (grows or abs(declared - measured) <= 1e-2 * (1.0 + abs(declared))):
+            return f"{name} is declared as {declared:g}, and f gives {'a growing value' if grows else f'{measured:.3g}'}"
     return None
 
 
 def clamp_for(dtype) -> float:
-    """How far below zero a log-ratio enters e^u * slope(u): there even e^(-2u) is finite, and e^u is negligible."""
+    """Largest magnitude of a negative log-ratio in e^u * slope(u): there e^(-2u) is still finite, and e^u is negligible."""
     return 40.0 if dtype == jnp.float32 else 350.0
 
 
@@ -110,10 +111,11 @@ def clamp_for(dtype) -> float:
 def exact(
     div: Divergence, params: Params, log_pi: Float[Array, "*rows V"], log_ref: Float[Array, "*rows V"]
 ) -> Float[Array, "*rows"]:
-    """D between categorical distributions (last axis), in nats; -inf is probability zero.
+    """The divergence between categorical distributions (last axis), in nats; a log-probability may be -inf.
 
-    Infinite where the divergence is (KL(pi||pi_ref) off the reference's support, KL(pi_ref||pi) on a lost token).
-    Its gradient comes from the slope, so it is right wherever the ratio is representable; `params` are taken as fixed.
+    It is infinite where the divergence is: KL(pi||pi_ref) for a token outside of the reference's support, KL(pi_ref||pi) for a
+    token that the policy has lost. The gradient comes from the slope, so that it is right wherever the ratio is representable.
+    No gradient flows to `params`.
     """
     dtype, wide = log_pi.dtype, jax.dtypes.canonicalize_dtype(jnp.float64)  # in 32 bits e^200 is infinite, and e^-200 zero
     params, log_pi, log_ref = jax.tree.map(lambda x: jnp.asarray(x, wide), (params, log_pi, log_ref))
@@ -126,8 +128,11 @@ def exact(
 
 
 def _weighted(div: Divergence, params: Params, log_pi, log_ref, u):
-    """pi_ref f(t). Where f(t) overflows it is pi times f/t, which for large t is linear in the slope for every divergence
-    registered here."""
+    """pi_ref f(t), without overflow.
+
+    Where f(t) overflows, it is computed as pi times f/t, which for large t is linear in the slope for every divergence of this
+    module.
+    """
     far = math.log(jnp.finfo(u.dtype).max)
     first, second = (div.both(jnp.asarray(part * far, u.dtype), params) for part in (0.3, 0.4))
     f, _ = div.both(jnp.minimum(u, 0.4 * far), params)
@@ -161,24 +166,24 @@ def _exact_jvp(div, primals, tangents):
 
 
 def _product(weight, tangent):
-    """weight * tangent, and 0 where the weight is (the tangent of a masked log-probability may be anything)."""
+    """weight * tangent, and 0 where the weight is 0 (the tangent of a masked log-probability may be NaN)."""
     return jnp.where(weight != 0.0, weight * jnp.where(weight != 0.0, tangent, 0.0), 0.0)
 
 
 def power(c: Float[Array, ""] | float, u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """(e^(c u) - 1)/c, and u at c = 0: the Box-Cox transform of the ratio."""
+    """The Box-Cox transform of the ratio: (e^(c u) - 1)/c, and u at c = 0."""
     c = jnp.asarray(c, u.dtype)
     safe = jnp.where(c == 0.0, 1.0, c)
     return jnp.where(c == 0.0, u, jnp.expm1(safe * u) / safe)
 
 
 def scaled(difference: Float[Array, "..."], beta: Float[Array, ""]) -> Float[Array, "..."]:
-    """difference/beta, and exactly 0 where the difference is, however small beta."""
+    """difference/beta, and exactly 0 where the difference is 0, however small beta."""
     return jnp.where(difference == 0.0, 0.0, difference / beta)
 
 
 def tilted(log_ref, reward, beta, params):
-    """KL(pi‖pi_ref)'s optimum, pi_ref e^{r/beta}/Z, from rewards less the largest, so that r/beta may overflow."""
+    """The optimum under KL(pi‖pi_ref): pi_ref e^{r/beta}/Z. It subtracts the largest reward first: r/beta may overflow."""
     inside = log_ref > -jnp.inf
     best = jnp.max(reward, where=inside, initial=-jnp.inf)
     return jax.nn.log_softmax(jnp.where(inside, log_ref + scaled(jnp.minimum(reward - best, 0.0), beta), -jnp.inf))
@@ -211,7 +216,7 @@ def kl_ref_pi(u, params):
     formula="(w1 KL(pi‖pi_ref) + w2 KL(pi_ref‖pi))",
 )
 def mixed(u, params):
-    """A mixture of both KLs, by `penalty.weights`; Jeffreys' divergence at equal weights (Jeffreys 1946)."""
+    """The mixture of both KLs with `penalty.weights`; at equal weights Jeffreys' divergence (Jeffreys 1946)."""
     (f, f_slope), (g, g_slope) = kl_pi_ref(u, params), kl_ref_pi(u, params)
     first, second = (jnp.asarray(weight, u.dtype) for weight in params.weights)
     return first * f + second * g, first * f_slope + second * g_slope
@@ -225,10 +230,10 @@ def mixed(u, params):
     formula="D_alpha(pi‖pi_ref)",
 )
 def amari_alpha(u, params):
-    """Amari's alpha: f = (t^a - a t - 1 + a)/(a(a-1)); a = 1 is KL(pi||pi_ref), a = 0 is KL(pi_ref||pi).
+    """Amari's alpha-divergence: f = (t^a - a t - 1 + a)/(a(a-1)); a = 1 is KL(pi||pi_ref), a = 0 is KL(pi_ref||pi).
 
-    With s = (t^(a-1) - 1)/(a-1), the slope, f = (t s - (t - 1))/a: well-conditioned but near a = 0, where f =
-    ((t^a - 1)/a - (t - 1))/(a - 1) is.
+    With the slope s = (t^(a-1) - 1)/(a-1), f = (t s - (t - 1))/a. Near a = 0 this is ill-conditioned, and
+    f = ((t^a - 1)/a - (t - 1))/(a - 1) is used.
     """
     a = jnp.asarray(params.alpha, u.dtype)
     near_zero, slope = a <= 0.5, power(a - 1.0, u)
@@ -239,9 +244,9 @@ def amari_alpha(u, params):
 
 @register("jensen_shannon", zero=0.5 * math.log(2.0), infinity=0.5 * math.log(2.0), formula="JS(pi, pi_ref)")
 def jensen_shannon(u, params):
-    """Jensen-Shannon with weights 1/2 and 1/2, at most log 2 (Lin, IEEE Trans. Inf. Theory 37, 1991).
+    """Jensen-Shannon divergence with weights 1/2 and 1/2, at most log 2 (Lin, IEEE Trans. Inf. Theory 37, 1991).
 
-    Near u = 0 from log cosh(u/2): the plain form loses there all digits of a small divergence.
+    Near u = 0 it is computed from log cosh(u/2), since the plain form loses all digits to cancellation there.
     """
     near = jnp.abs(u) < 1.0
     x = jnp.where(near, u, 0.0)
@@ -270,9 +275,9 @@ def neyman(u, params):
 
 
 def move_mass(log_ref, reward, beta, params):
-    """Total variation's optimum: all mass whose reward lies more than beta below the largest goes to the arg-max.
+    """The optimum under total variation: arms with a reward more than beta below the largest lose their mass to the argmax.
 
-    Of several arg-maxima, the one that the reference likes best takes it (the optimum is then not unique).
+    Of several argmaxima the one most likely under the reference receives it; the optimum is then not unique.
     """
     best = jnp.max(reward)
     receiver = jnp.argmax(jnp.where(reward == best, jnp.maximum(log_ref, jnp.finfo(log_ref.dtype).min), -jnp.inf))
@@ -282,7 +287,7 @@ def move_mass(log_ref, reward, beta, params):
 
 
 def best_subgradient(log_pi, log_ref, reward, beta):
-    """A gradient of J under total variation: where pi = pi_ref, the choice that bounds the gap most tightly."""
+    """A subgradient of J under total variation; at pi = pi_ref, the one that bounds the optimality gap most tightly."""
     middle = jnp.max(reward) - 0.5 * beta
     at_kink = jnp.clip(middle, reward - 0.5 * beta, reward + 0.5 * beta)
     off = jnp.where(log_pi > log_ref, reward - 0.5 * beta, reward + 0.5 * beta)
@@ -291,5 +296,5 @@ def best_subgradient(log_pi, log_ref, reward, beta):
 
 @register("total_variation", zero=0.5, infinity=0.5, formula="TV(pi, pi_ref)", optimum=move_mass, certificate=best_subgradient)
 def total_variation(u, params):
-    """Total variation, 1/2 sum |pi - pi_ref|: not differentiable at pi = pi_ref, and no dynamic program over tokens."""
+    """Total variation, 1/2 sum |pi - pi_ref|: not differentiable at pi = pi_ref, and without a chain rule over tokens."""
     return 0.5 * jnp.abs(jnp.expm1(u)), 0.5 * jnp.sign(u)

@@ -145,7 +145,7 @@ def distances(
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731
     own = sampling.sample(own_key, automaton, policy, size) if drawn is None else drawn.own
     at = scoring.positions(automaton, policy, reference, own) if drawn is None else drawn.here
-    log_pi, log_ref = (jnp.sum(at.at(rows, own), axis=1) for rows in (at.log_pi, at.log_ref))
+    log_pi, log_ref = (jnp.sum(at.at_tokens(rows, own), axis=1) for rows in (at.log_pi, at.log_ref))
     missed = jnp.maximum(-jnp.expm1(optimum.log_probability(own, log_ref) - log_pi), 0.0)
     found = {"tv_optimum": (defined(jnp.mean(missed)), error(missed))}
     if optimum.log_pi is not None and isinstance(policy, Policy):

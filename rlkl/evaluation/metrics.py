@@ -159,7 +159,7 @@ def estimate(objective: Objective, drawn: Sample, optimum: Optimum) -> Report:
     task, div, params, beta = objective.task, objective.divergence, objective.params, jnp.asarray(objective.beta)
     registry, (own, here, theirs, there), size = divergences.REGISTRY, drawn, drawn.own.size
     along = lambda rows, at, batch: jnp.sum(jnp.where(batch.mask, rows[at.row], 0.0), axis=1)  # noqa: E731
-    log_pi, log_ref = (jnp.sum(here.at(rows, own), axis=1) for rows in (here.log_pi, here.log_ref))
+    log_pi, log_ref = (jnp.sum(here.at_tokens(rows, own), axis=1) for rows in (here.log_pi, here.log_ref))
     pi = jnp.exp(here.log_pi)
     reward = jnp.sum(exact.sequence_rewards(task, own, log_pi.dtype), axis=1)
     length, length_ref = (jnp.sum(batch.mask.astype(log_pi.dtype), axis=1) for batch in (own, theirs))
@@ -173,7 +173,7 @@ def estimate(objective: Objective, drawn: Sample, optimum: Optimum) -> Report:
     elif div.name == "kl_ref_pi":
         penalised, elsewhere = jnp.zeros_like(kl), reverse
     else:
-        u = jnp.sum(there.at(there.log_pi, theirs) - there.at(there.log_ref, theirs), axis=1)
+        u = jnp.sum(there.at_tokens(there.log_pi, theirs) - there.at_tokens(there.log_ref, theirs), axis=1)
         penalised, elsewhere = _divergence_terms(objective, log_ref, u)
     weight = jnp.zeros_like(beta) if div is None else beta
     error = lambda x: jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(size, x.dtype))  # noqa: E731

@@ -1,1 +1,1 @@
-"""Penalties: their estimators, how they enter a loss, and what their expected gradient is."""
+"""Penalties: their estimators, their terms in a loss, and what their expected gradient descends."""

@@ -1,4 +1,4 @@
-"""What moves the coefficient of a penalty while a policy trains: towards a wanted KL(pi‖pi_ref) of a sequence, in nats."""
+"""Controllers and schedules of the penalty's coefficient beta. Controllers steer to a KL(pi‖pi_ref) in nats per sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -7,25 +7,28 @@ from jaxtyping import Array, Float, Int
 
 from rlkl import settings
 
-CLIP = 0.2  # of the relative error that `adaptive` acts on, as in its source
-MEMORY = 0.98  # of the average of batches' KL: their noise, cut by the clips, would be a bias
+CLIP = 0.2  # bound of the relative error in `adaptive`, as in its source
+MEMORY = 0.98  # decay of the average of the batches' KL; clipping the noise of single batches would bias the controller
 
 
 def average(before: Float[Array, ""], kl: Float[Array, ""], step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The moving average with this batch's KL, and by what it is to be divided since it started at zero."""
-    seen = 1.0 - jnp.asarray(MEMORY, kl.dtype) ** (step + 1).astype(kl.dtype)
-    return MEMORY * before + (1.0 - MEMORY) * kl, seen
+    """The moving average after this batch's KL, and the divisor that corrects its start at zero (as in Adam)."""
+    divisor = 1.0 - jnp.asarray(MEMORY, kl.dtype) ** (step + 1).astype(kl.dtype)
+    return MEMORY * before + (1.0 - MEMORY) * kl, divisor
 
 
 def after(
     penalty: settings.PenaltySettings, beta: Float[Array, ""], kl: Float[Array, ""], sequences: int | None
 ) -> Float[Array, ""]:
-    """The coefficient after a batch of `sequences` (None: an exact step, of one) with this averaged KL(pi‖pi_ref).
+    """The coefficient after a training step, given the averaged KL(pi‖pi_ref) in nats.
 
-    fixed: as it was. adaptive: times 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv
-    1909.08593, section 2.2). lagrangian: dual ascent on the budget in log beta, times exp(rate (KL/target - 1)), the error
-    held within 1 so that one wild batch moves it little (cf. Stooke et al. 2020, arXiv 2007.03964). Both stay within
-    `settings.BETA_LIMITS`: a target that cannot be reached would bring beta to 0 or infinity.
+    sequences: the batch size; None for an exact step, which counts as one sequence.
+    fixed: unchanged.
+    adaptive: multiplied by 1 + clip(KL/target - 1, -0.2, 0.2) sequences/horizon (Ziegler et al. 2019, arXiv 1909.08593, section
+    2.2).
+    lagrangian: dual ascent on a KL budget in log beta: multiplied by exp(rate clip(KL/target - 1, -1, 1)). The clip limits the
+    effect of a single batch (cf. Stooke et al. 2020, arXiv 2007.03964).
+    Both are clipped to `settings.BETA_LIMITS`: with an unreachable target beta would go to 0 or infinity.
     """
     if penalty.controller == "fixed":
         return beta
@@ -38,13 +41,15 @@ def after(
 
 
 def least_horizon(sequences: int | None) -> float:
-    """The horizon at or below which a batch of `sequences` (None: an exact step, of one) could bring `adaptive`'s factor to 0
-    or below."""
+    """The horizon at or below which the factor of `adaptive` could become 0 or negative.
+
+    sequences: the batch size; None for an exact step, which counts as one sequence.
+    """
     return CLIP * (sequences or 1)
 
 
 def scheduled(penalty: settings.PenaltySettings, step: Int[Array, ""], steps: int) -> Float[Array, ""]:
-    """The coefficient after `step` of `steps` of a schedule by optax; `exponential` is linear in log beta."""
+    """The scheduled coefficient after `step` of `steps` steps; `exponential` is linear in log beta."""
     first, last = jnp.asarray(penalty.beta), jnp.asarray(penalty.beta_end)
     step = step.astype(first.dtype)  # optax would divide whole numbers in 32 bits
     with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and values

@@ -1,7 +1,7 @@
-"""Estimates of a divergence at one sampled token (or sequence), in nats.
+"""Estimators of a divergence from the log-ratio of one sampled token or sequence, in nats.
 
 u = log pi(x) - log pi_ref(x) at x ~ pi. Source of the names k1, k2, k3: Schulman, "Approximating KL Divergence" (2020). What
-each one's *gradient* descends depends on where it is placed; `penalties.expected_gradient` holds that.
+the gradient of an estimator descends depends on its placement: see `penalties.expected_gradient`.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from rlkl import divergences
 
 Estimator = Callable[[Float[Array, "*n"]], Float[Array, "*n"]]
 REGISTRY: dict[str, Estimator] = {}
-ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}  # what other libraries call them
+ALIASES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}  # names in other libraries
 
 
 def register(name: str):
-    """Decorator: make a function of u the estimator `name`."""
+    """Decorator: register a function of u as the estimator `name`."""
 
     def add(estimate: Estimator) -> Estimator:
         REGISTRY[name] = estimate
@@ -28,7 +28,7 @@ def register(name: str):
 
 @register("k1")
 def k1(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """u: unbiased for KL(pi||pi_ref), of either sign."""
+    """u: unbiased for KL(pi||pi_ref), but may be negative."""
     return u
 
 
@@ -56,5 +56,5 @@ def full(
     log_pi: Float[Array, "R V"],
     log_ref: Float[Array, "R V"],
 ) -> Float[Array, " R"]:
-    """The divergence of each row, summed over the vocabulary: no variance from the sampled token."""
+    """The exact divergence of each row, summed over the vocabulary; the sampled token adds no variance."""
     return divergences.exact(div, params, log_pi, log_ref)

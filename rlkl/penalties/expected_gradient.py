@@ -1,10 +1,12 @@
-"""What a penalty's expected gradient descends: by name, for every way in which one may enter a sampled gradient.
+"""The divergence whose gradient the expected gradient of a penalty is, for each estimator and placement.
 
-x ~ pi, u = log pi(x)/pi_ref(x). An estimate g(u) in the reward has the expected gradient E[g(u) grad log pi]; differentiated
-in the loss with the sample held fixed, E[g'(u) grad log pi]; times the ratio pi/stopped(pi) there, E[(g + g')(u) grad log pi].
-Such a weight of the score descends D_f where it is f'(pi/pi_ref) but for a constant. On several tokens that holds for the
-log-ratio of the whole sequence; token by token, the effect that a token has on the states that follow is left out unless it is
-put back (reward-to-go, future_kl). `rlkl audit` measures all of it.
+x ~ pi, u = log pi(x)/pi_ref(x). The expected gradient of an estimator g(u) is
+- in the reward: E[g(u) grad log pi];
+- in the loss, differentiated with the sample fixed: E[g'(u) grad log pi];
+- in the loss, multiplied by pi/stop_gradient(pi): E[(g + g')(u) grad log pi].
+It is the gradient of D_f if the weight of grad log pi equals f'(pi/pi_ref) up to a constant. For sequences this holds with the
+log-ratio of the whole sequence. With the log-ratios of single tokens, the effect of a token on later states is missing, unless
+reward-to-go credit or future_kl adds it. `rlkl audit` measures all of this.
 """
 
 from typing import Literal, NamedTuple
@@ -15,7 +17,7 @@ from rlkl.divergences import REGISTRY
 Kind = Literal["exact", "other", "semi", "none", "inert"]
 
 
-# (estimator, where and how): the divergences, with coefficients, whose slopes make the weight; None: no combination of them.
+# (estimator, placement or gradient) -> coefficients of the divergences whose slopes add up to the weight; None: there are none.
 WEIGHTS: dict[tuple[str, str], dict[str, float] | None] = {
     ("k1", "reward"): {"kl_pi_ref": 1.0},
     ("k2", "reward"): None,
@@ -36,26 +38,29 @@ NO_DIVERGENCE = "the gradient of no divergence"
 
 
 class ExpectedGradient(NamedTuple):
-    """kind: exact (the divergence that the setting names), other (another one), semi (part of a gradient), none (no
-    divergence's), inert (zero). says: in words."""
+    """What an expected gradient descends: its kind, and its description in words.
+
+    kind: exact (the named divergence), other (another divergence), semi (a semi-gradient: part of a gradient), none (no
+    divergence's gradient), inert (zero).
+    """
 
     kind: Kind
     says: str
 
 
 def expected_gradient(penalty: settings.PenaltySettings, horizon: int, scaled: bool = False) -> ExpectedGradient:
-    """What a resolved setting descends on sequences of `horizon` tokens; scaled: under advantages times a factor."""
-    found = _expected_gradient(penalty, horizon)
-    if scaled and penalty.placement == "loss" and found.kind != "inert":
+    """What a resolved penalty descends on sequences of `horizon` tokens. scaled: advantages are multiplied by a factor."""
+    unscaled = _expected_gradient(penalty, horizon)
+    if scaled and penalty.placement == "loss" and unscaled.kind != "inert":
         return ExpectedGradient(
-            "other" if found.kind == "exact" else found.kind, f"{found.says}, at beta times the advantages' scale"
+            "other" if unscaled.kind == "exact" else unscaled.kind, f"{unscaled.says}, at beta times the advantages' scale"
         )
-    return found
+    return unscaled
 
 
 def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
     name, estimator, whole = penalty.divergence, penalty.estimator, horizon == 1 or penalty.level == "sequence"
-    if name == "none" or estimator in ("exact", "score"):  # but for what clamp and truncation change, which is logged
+    if name == "none" or estimator in ("exact", "score"):  # ignores the effects of clamp and truncation, which are logged
         return ExpectedGradient("exact", formula({name: 1.0}) if name != "none" else "nothing")
     if penalty.sampler == "reference":
         return _match(name, {"kl_ref_pi": 1.0})
@@ -67,7 +72,7 @@ def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> Expec
         return _match(name, weight)
     if penalty.placement == "reward" and penalty.credit == "reward_to_go":
         return _match(name, weight if estimator == "k1" else None)
-    if penalty.future_kl:  # what is put back is the later tokens' KL(pi‖pi_ref)
+    if penalty.future_kl:  # future_kl adds the later tokens' KL(pi‖pi_ref)
         if weight == {}:
             return later_alone("kl_pi_ref")
         return _match(name, weight if weight == {"kl_pi_ref": 1.0} else None)
@@ -84,17 +89,17 @@ def _full(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
 
 
 def later_alone(name: str) -> ExpectedGradient:
-    """What a token does to the divergence of the tokens after it, without its own."""
+    """The effect of a token on the divergence of later tokens, without its own term."""
     return ExpectedGradient("none", f"the later tokens' {formula({name: 1.0})} alone")
 
 
 def own_states(name: str) -> str:
-    """Each token's divergence, summed over the states that the policy visits: for all but KL(pi‖pi_ref) not the sequences'."""
+    """Name of the sum of token divergences over visited states. Only for KL(pi‖pi_ref) is it the divergence of sequences."""
     return f"{formula({name: 1.0})} summed over the policy's own states"
 
 
 def semi(weight: dict[str, float]) -> ExpectedGradient:
-    """Of each token's divergence, the states held fixed."""
+    """The gradient of each token's divergence with the visited states held fixed."""
     return ExpectedGradient(
         "semi", f"the semi-gradient of each token's {formula(weight)} (the states that follow are left out)"
     )
@@ -109,9 +114,9 @@ def _match(name: str, weight: dict[str, float] | None) -> ExpectedGradient:
 
 
 def formula(weight: dict[str, float]) -> str:
-    """A combination of divergences, as it is shown to people."""
-    shown = ""
+    """The formula of a linear combination of divergences."""
+    text = ""
     for name, factor in weight.items():
-        sign = (" + " if factor > 0 else " - ") if shown else ("" if factor > 0 else "-")
-        shown += sign + ("" if abs(factor) == 1.0 else f"{abs(factor):g} ") + REGISTRY[name].formula
-    return shown
+        sign = (" + " if factor > 0 else " - ") if text else ("" if factor > 0 else "-")
+        text += sign + ("" if abs(factor) == 1.0 else f"{abs(factor):g} ") + REGISTRY[name].formula
+    return text

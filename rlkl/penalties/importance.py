@@ -1,4 +1,4 @@
-"""Importance weights for a sampler that is not the policy: pi over what the sampler reported, with an optional truncation."""
+"""Importance weights pi/sampler for samples of another policy, with optional truncation."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from rlkl.rollouts.batch import Batch
 
 
 class Weights(NamedTuple):
-    """of_token: what each token's term is multiplied by. truncated: the share of the weights cut; None where none may be."""
+    """The importance weight of each token, and the share of weights that truncation changed (None without truncation)."""
 
     of_token: Float[Array, "N T"]
     truncated: Float[Array, ""] | None
@@ -20,11 +20,12 @@ class Weights(NamedTuple):
 def weights(
     penalty: settings.PenaltySettings, log_pi: Float[Array, "N T"], reported: Float[Array, "N T"], batch: Batch
 ) -> Weights:
-    """`penalty.importance_correction` of sampled tokens (no gradient flows).
+    """The importance weights of sampled tokens, by `penalty.importance_correction`; no gradient flows.
 
-    none: 1. sequence: pi/sampler of the whole sequence on each of its tokens, which makes the expected gradient the policy's
-    own. token: each token's own ratio, which leaves out what the sampler did to the states (all of it on a bandit).
-    `penalty.truncation` is the largest weight (Ionides, "Truncated importance sampling", 2008).
+    reported: the log-probabilities that the sampler reported. none: weights of 1. sequence: the ratio of the whole sequence at
+    each of its tokens; the expected gradient is then that of samples from the policy. token: the ratio of each token, which
+    ignores that the sampler visits other states (on a bandit there are none). `penalty.truncation` is the largest weight
+    (Ionides, "Truncated importance sampling", 2008).
     """
     mask = jnp.asarray(batch.mask)
     log_ratio = jax.lax.stop_gradient(log_pi) - reported
@@ -34,6 +35,9 @@ def weights(
         log_ratio = jnp.broadcast_to(jnp.sum(log_ratio, axis=1, keepdims=True), log_ratio.shape)
     if penalty.truncation is None:
         return Weights(jnp.exp(log_ratio), None)
-    most = jnp.log(penalty.truncation)
-    share = lambda of: jnp.sum(batch.weight * jnp.sum((mask & of).astype(log_ratio.dtype), axis=1))  # noqa: E731
-    return Weights(jnp.exp(jnp.minimum(log_ratio, most)), share(log_ratio > most) / share(mask))
+    largest = jnp.log(penalty.truncation)
+
+    def count(tokens):
+        return jnp.sum(batch.weight * jnp.sum((mask & tokens).astype(log_ratio.dtype), axis=1))
+
+    return Weights(jnp.exp(jnp.minimum(log_ratio, largest)), count(log_ratio > largest) / count(mask))

@@ -1,11 +1,12 @@
-"""What a sampled gradient is made of: a penalty's terms in the reward and in the loss. Neither sees beta or draws samples."""
+"""The terms of a penalty in a sampled loss: in the reward, and in the loss. They are not multiplied by beta."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
@@ -13,49 +14,45 @@ from rlkl.penalties import estimators
 from rlkl.penalties.options import divergence, parameters, weighs
 from rlkl.rollouts.batch import Batch, Positions, at_last, last
 
+Term = Callable[[Positions, Batch], Float[Array, "N T"]]
+
 
 class Terms(NamedTuple):
-    """in_reward(positions, batch): taken from each token's reward. later(positions, batch): what the tokens after a position
-    take from its return, and its own does not. in_loss(positions, batch): added to each position's loss."""
+    """The terms of a penalty, as functions of (positions, batch); a value for each token.
 
-    in_reward: Callable[[Positions, Batch], Float[Array, "N T"]]
-    later: Callable[[Positions, Batch], Float[Array, "N T"]]
-    in_loss: Callable[[Positions, Batch], Float[Array, "N T"]]
+    in_reward: subtracted from the reward of each token.
+    future_kl: its sum over later tokens is subtracted from the return of each token.
+    in_loss: added to the loss of each token.
+    """
+
+    in_reward: Term
+    future_kl: Term
+    in_loss: Term
 
 
 def make_terms(penalty: settings.PenaltySettings, dtype) -> Terms:
-    """The terms of a resolved setting; all nothing where the reference's sequences are read (`from_reference`)."""
+    """The terms of a resolved penalty. All are zero where samples of the reference are used (see `from_reference`)."""
     div = divergence(penalty)
     if div is None or penalty.sampler in ("exact", "reference"):
-        return Terms(_nothing, _nothing, _nothing)
+        return Terms(_zero, _zero, _zero)
     params = parameters(penalty, dtype)
     if penalty.estimator == "score":
-        slope = lambda u: div.both(u, params)[1]  # noqa: E731
-        return Terms(lambda at, batch: at_last(batch, slope(limited(penalty, _whole(at, batch)))), _nothing, _nothing)
-    if penalty.estimator == "full":
-        term = lambda at, batch: _full(div, params, at, batch)  # noqa: E731
-        later = term
-    else:
-        estimate = estimators.REGISTRY[penalty.estimator]
-        whole = penalty.level == "sequence"
-        read = lambda at, batch: limited(penalty, _last_whole(at, batch) if whole else log_ratio(at, batch))  # noqa: E731
-        term = lambda at, batch: _on_tokens(batch, estimate(read(at, batch)), whole)  # noqa: E731
-        later = log_ratio
-        if penalty.placement == "loss":
-            return Terms(_nothing, later if penalty.future_kl else _nothing, _differentiated(penalty, read))
+        return Terms(partial(_score, penalty, div, params), _zero, _zero)
+    full: Term | None = partial(_full, div, params) if penalty.estimator == "full" else None
     if penalty.placement == "reward":
-        return Terms(term, _nothing, _nothing)
-    return Terms(_nothing, later if penalty.future_kl else _nothing, term)
+        return Terms(full or partial(_estimate, penalty), _zero, _zero)
+    future_kl = (full or log_ratio) if penalty.future_kl else _zero
+    return Terms(_zero, future_kl, full or partial(_differentiated, penalty))
 
 
-def log_ratio(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    """u of each token; 0 where none was read."""
-    return at.at(at.log_pi, batch) - at.at(at.log_ref, batch)
+def log_ratio(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """The log-ratio u = log(pi/pi_ref) of each token; 0 at padding."""
+    return positions.at_tokens(positions.log_pi, batch) - positions.at_tokens(positions.log_ref, batch)
 
 
 def limited(penalty: settings.PenaltySettings, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Log-ratios as an estimator reads them: within `clamp`, outside of which they have no gradient, and, where pi_ref/pi is a
-    weight, at least -log `truncation`."""
+    """The log-ratios as an estimator reads them: clipped to [-clamp, clamp] and, where pi_ref/pi is a weight, at least
+    -log truncation. Clipped values have no gradient."""
     if penalty.clamp is not None:
         u = jnp.clip(u, -penalty.clamp, penalty.clamp)
     if penalty.truncation is not None and weighs(penalty):
@@ -64,77 +61,91 @@ def limited(penalty: settings.PenaltySettings, u: Float[Array, "*n"]) -> Float[A
 
 
 class Saturation(NamedTuple):
-    """The shares of the log-ratios read that `clamp` and `truncation` change; NaN where the settings have no such limit."""
+    """The shares of log-ratios that `clamp` and `truncation` change; NaN without such a limit."""
 
     clamped: Float[Array, ""]
     truncated: Float[Array, ""]
 
 
-def saturation(penalty: settings.PenaltySettings, at: Positions, batch: Batch) -> Saturation:
-    """How often `limited` changes what an estimator reads."""
-    none = jnp.full((), jnp.nan, at.log_pi.dtype)
+def saturation(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Saturation:
+    """The shares of an estimator's log-ratios that `limited` changes."""
+    none = jnp.full((), jnp.nan, positions.log_pi.dtype)
     if penalty.clamp is None and penalty.truncation is None:
         return Saturation(none, none)
-    whole = penalty.level == "sequence"
-    u = _last_whole(at, batch) if whole else log_ratio(at, batch)
-    read = last(batch) if whole else jnp.asarray(batch.mask)
-    count = lambda of: jnp.sum(batch.weight * jnp.sum(of.astype(u.dtype), axis=1))  # noqa: E731
-    share = lambda beyond: count(read & beyond) / count(read)  # noqa: E731
+    u, mask = _log_ratios(penalty, positions, batch), _mask(penalty, batch)
+
+    def count(tokens):
+        return jnp.sum(batch.weight * jnp.sum(tokens.astype(u.dtype), axis=1))
+
+    def share(beyond):
+        return count(mask & beyond) / count(mask)
+
     return Saturation(
         none if penalty.clamp is None else share(jnp.abs(u) > penalty.clamp),
         none if penalty.truncation is None or not weighs(penalty) else share(-u > jnp.log(penalty.truncation)),
     )
 
 
-def _differentiated(penalty: settings.PenaltySettings, read) -> Callable[[Positions, Batch], Float[Array, "N T"]]:
-    """An estimator in the loss, with the gradient that the setting asks for."""
-    value = estimators.REGISTRY[penalty.estimator]
-    other = estimators.REGISTRY[penalty.gradient_estimator]
-    whole = penalty.level == "sequence"
-
-    def in_loss(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-        u = read(at, batch)
-        term = value(u)
-        if penalty.gradient == "unbiased":  # times pi/stopped(pi), which is 1
-            log_pi = at.at(at.log_pi, batch)
-            log_pi = at_last(batch, jnp.sum(log_pi, axis=1)) if whole else log_pi
-            term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
-        elif penalty.gradient == "straight_through":
-            term = jax.lax.stop_gradient(term - other(u)) + other(u)
-        return _on_tokens(batch, term, whole)
-
-    return in_loss
+def _estimate(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """A sampled estimator at each token, or of the whole sequence at its last token."""
+    u = limited(penalty, _log_ratios(penalty, positions, batch))
+    return jnp.where(_mask(penalty, batch), estimators.REGISTRY[penalty.estimator](u), 0.0)
 
 
-def _nothing(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    return jnp.zeros(batch.mask.shape, at.log_pi.dtype)
+def _differentiated(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """A sampled estimator in the loss, with the gradient that `penalty.gradient` names."""
+    u = limited(penalty, _log_ratios(penalty, positions, batch))
+    term = estimators.REGISTRY[penalty.estimator](u)
+    if penalty.gradient == "unbiased":  # times pi/stop_gradient(pi), which is 1
+        log_pi = positions.at_tokens(positions.log_pi, batch)
+        log_pi = at_last(batch, jnp.sum(log_pi, axis=1)) if penalty.level == "sequence" else log_pi
+        term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
+    elif penalty.gradient == "straight_through":
+        other = estimators.REGISTRY[penalty.gradient_estimator](u)
+        term = jax.lax.stop_gradient(term - other) + other
+    return jnp.where(_mask(penalty, batch), term, 0.0)
 
 
-def _full(div: Divergence, params: Params, at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    rows = estimators.full(div, params, at.log_pi, at.log_ref)
-    return jnp.where(batch.mask, rows[at.row], 0.0)
+def _score(
+    penalty: settings.PenaltySettings, div: Divergence, params: Params, positions: Positions, batch: Batch
+) -> Float[Array, "N T"]:
+    """The slope f'(pi/pi_ref) of the whole sequence, at its last token."""
+    return at_last(batch, div.both(limited(penalty, _of_sequences(positions, batch)), params)[1])
 
 
-def _whole(at: Positions, batch: Batch) -> Float[Array, " N"]:
-    """u of each sequence."""
-    return jnp.sum(log_ratio(at, batch), axis=1)
+def _zero(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    return jnp.zeros(batch.mask.shape, positions.log_pi.dtype)
 
 
-def _last_whole(at: Positions, batch: Batch) -> Float[Array, "N T"]:
-    """u of the whole sequence at its last token."""
-    return at_last(batch, _whole(at, batch))
+def _full(div: Divergence, params: Params, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """The exact divergence of the next-token distribution at each position."""
+    rows = estimators.full(div, params, positions.log_pi, positions.log_ref)
+    return jnp.where(batch.mask, rows[positions.row], 0.0)
 
 
-def _on_tokens(batch: Batch, term: Float[Array, "N T"], whole: bool) -> Float[Array, "N T"]:
-    """A term where it counts: at a sequence's last token, or at every token read."""
-    return jnp.where(last(batch) if whole else jnp.asarray(batch.mask), term, 0.0)
+def _of_sequences(positions: Positions, batch: Batch) -> Float[Array, " N"]:
+    """The log-ratio of each sequence."""
+    return jnp.sum(log_ratio(positions, batch), axis=1)
 
 
-def from_reference(penalty: settings.PenaltySettings, at: Positions, batch: Batch) -> Float[Array, ""]:
-    """KL(pi_ref‖pi) on sequences of the reference: maximum likelihood on its text; `full` sums over each next token."""
+def _log_ratios(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """The log-ratio of each token or, at level=sequence, of the whole sequence at its last token."""
+    return at_last(batch, _of_sequences(positions, batch)) if penalty.level == "sequence" else log_ratio(positions, batch)
+
+
+def _mask(penalty: settings.PenaltySettings, batch: Batch) -> Bool[Array, "N T"]:
+    """The tokens at which an estimator stands: all of them or, at level=sequence, the last one of each sequence."""
+    return last(batch) if penalty.level == "sequence" else jnp.asarray(batch.mask)
+
+
+def from_reference(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, ""]:
+    """Estimate of KL(pi_ref‖pi) on samples of the reference, in nats: its gradient is that of maximum likelihood.
+
+    `full` sums over the vocabulary at each position; k1 reads the sampled tokens alone.
+    """
     if penalty.estimator == "full":
         div = REGISTRY["kl_ref_pi"]
-        per_token = _full(div, Params(), at, batch)
+        per_token = _full(div, Params(), positions, batch)
     else:
-        per_token = -log_ratio(at, batch)
+        per_token = -log_ratio(positions, batch)
     return jnp.sum(batch.weight * jnp.sum(per_token, axis=1))

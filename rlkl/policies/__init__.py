@@ -1,4 +1,4 @@
-"""Policy families, by name."""
+"""The policy families, and their registry."""
 
 from rlkl.policies import gaussian, gru, ngram, tabular, transformer
 from rlkl.policies.base import REGISTRY, AnyPolicy, Family, Fixed, Network, Policy, cast, register, table_of

@@ -1,4 +1,4 @@
-"""What a policy is, how one is named, and the one place where logits become log-probabilities."""
+"""The two kinds of policy, the registry of policy families, and the masked log-softmax that all of them use."""
 
 import abc
 import functools
@@ -17,11 +17,13 @@ from rlkl.tasks.automaton import Task
 
 
 def precise(method: Callable) -> Callable:
-    """The method, computed in the precision of the policy's parameters whatever jax's setting is where it is called: where
-    those have 64 bits and jax has them switched off, it returns NumPy arrays, which keep them."""
+    """Wrap a method so that it computes in the precision of the policy's parameters, whatever jax's global setting.
+
+    Where the parameters have 64 bits and jax has x64 disabled, the wrapped method returns float64 NumPy arrays.
+    """
 
     @functools.wraps(method)
-    def computed(self, *arguments):
+    def wrapped(self, *arguments):
         if jax.config.jax_enable_x64:
             return method(self, *arguments)
         leaves = jax.tree.leaves((self, arguments))
@@ -31,7 +33,7 @@ def precise(method: Callable) -> Callable:
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, method(self, *arguments))
 
-    return computed
+    return wrapped
 
 
 def _precisely(cls: type, names: tuple[str, ...]) -> None:
@@ -41,8 +43,11 @@ def _precisely(cls: type, names: tuple[str, ...]) -> None:
 
 
 class Policy(eqx.Module):
-    """A policy of (position, state): one pytree of parameters and code, so that a snapshot, an average and a reference are
-    policies too. Its methods compute in the precision of its parameters (see `precise`)."""
+    """A policy whose next-token distribution depends on the position and the decision state alone.
+
+    It is a pytree of its parameters, so that snapshots, averages and references are policies too. Its methods compute in the
+    precision of its parameters (see `precise`).
+    """
 
     def __init_subclass__(cls, **rest: Any):
         super().__init_subclass__(**rest)
@@ -53,15 +58,18 @@ class Policy(eqx.Module):
         """Log-probability of each token at each position and decision state; -inf off the support."""
 
     def rows(self) -> Float[Array, "P D V"]:
-        """The table; of a policy that is the same at every position, that position alone (P = 1)."""
+        """The table without repeated positions: P = 1 for a policy that is the same at every position, else P = T."""
         return self.table()
 
 
 class Network(eqx.Module):
-    """A policy that sees the whole history. It is fed the token read last (V before the first) and the state it led to.
-    Its methods compute in the precision of its parameters (see `precise`).
+    """A policy whose next-token distribution depends on the whole history of tokens.
 
-    stepwise: whether its score is nothing but its steps, so that the rows it drew from are as good to differentiate.
+    Each step reads the last token (V before the first one) and the state that it led to. Its methods compute in the precision
+    of its parameters (see `precise`).
+
+    stepwise: whether `score` does the same computation as repeated `step`, so that gradients may go through the rows that were
+    sampled from.
     """
 
     stepwise: ClassVar[bool] = False
@@ -72,22 +80,22 @@ class Network(eqx.Module):
 
     @abc.abstractmethod
     def start(self, size: int) -> Any:
-        """What `size` sequences carry before their first token."""
+        """The initial carry of `size` sequences, before their first token."""
 
     @abc.abstractmethod
     def step(self, carry: Any, token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Any, Float[Array, "n V"]]:
-        """The carry after this token, and the log-probabilities of the next one."""
+        """Read one token: the new carry, and the log-probabilities of the next token."""
 
     @abc.abstractmethod
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
-        """The log-probabilities at every position of given sequences (teacher forcing)."""
+        """The log-probabilities at every position of these sequences (teacher forcing)."""
 
 
 AnyPolicy = Policy | Network
 
 
 def table_of(policy: AnyPolicy) -> Float[Array, "T D V"]:
-    """The table of a policy that is known to be one."""
+    """The table of a policy that must be a `Policy`, not a `Network`."""
     assert isinstance(policy, Policy)
     return policy.table()
 
@@ -99,12 +107,14 @@ Build = Callable[[settings.PolicySettings, Task, Bool[Array, "D V"], PRNGKeyArra
 class Family:
     """A registered policy family.
 
-    build: (settings, task, support, key, dtype) -> policy. inits: the values of `policy.init` that it takes, its
-    default first. restricted: whether it holds less than every policy of (position, state). network: whether it reads
-    the whole history (a `Network`). check: raises `SettingsError` for settings that it cannot start from. memory:
-    (settings) -> how many of the last tokens it tells states apart by, beside what the task's own states tell. box:
-    (task) -> (low, high) of its parameters as one vector, and at: (task, support, vector) -> policy, where the family is
-    small enough to be searched for its best member.
+    build: (settings, task, support, key, dtype) -> policy.
+    inits: the allowed values of `policy.init`, the default first.
+    restricted: whether some policies of (position, state) lie outside of the family.
+    network: whether its members are `Network`s, which read the whole history.
+    check: (settings, task); raises `SettingsError` for settings that it cannot start from.
+    memory: (settings) -> the number of last tokens that its policies depend on, beside the task's own state.
+    bounds, member: for a family small enough to be searched for its best member. bounds: (task) -> (low, high), the range of
+    its parameter vector. member: (task, support, vector) -> the policy with these parameters.
     """
 
     build: Build
@@ -113,15 +123,15 @@ class Family:
     network: bool = False
     check: Callable[[settings.PolicySettings, Task], None] | None = None
     memory: Callable[[settings.PolicySettings], int] | None = None
-    box: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None
-    at: Callable[[Task, Bool[Array, "D V"], Float[Array, " K"]], Policy] | None = None
+    bounds: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None
+    member: Callable[[Task, Bool[Array, "D V"], Float[Array, " K"]], Policy] | None = None
 
 
 REGISTRY: dict[str, Family] = {}
 
 
 def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, **rest: Any):
-    """Decorator: make a builder the policy family `name`; `rest` are the other fields of `Family`."""
+    """Decorator: register a builder as the policy family `name`; `rest` are the other fields of `Family`."""
 
     def add(build):
         REGISTRY[name] = Family(build, inits, restricted, **rest)
@@ -131,16 +141,15 @@ def register(name: str, *, inits: tuple[str, ...], restricted: bool = False, **r
 
 
 def normalise(logits: Float[Array, "*rows V"], support: Bool[Array, "*rows V"]) -> Float[Array, "*rows V"]:
-    """Log-softmax over the supported tokens, -inf elsewhere."""
+    """Log-softmax over the supported tokens; -inf elsewhere."""
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True, where=support)
     return jnp.where(support, logits - total, -jnp.inf)
 
 
 def finite_log_reference(log_reference: Float[Array, "D V"], support: Bool[Array, "D V"]) -> Float[Array, "D V"]:
-    """Logits of the reference on `support`.
+    """The reference's log-probabilities as finite logits on `support`.
 
-    A supported token of reference probability zero has no finite logit: it starts at a tenth of the least likely
-    other token's probability.
+    A supported token of reference probability zero gets a tenth of the probability of the least likely other token.
     """
     inside = log_reference > -jnp.inf
     least = jnp.min(log_reference, axis=-1, keepdims=True, where=inside, initial=0.0)
@@ -149,7 +158,7 @@ def finite_log_reference(log_reference: Float[Array, "D V"], support: Bool[Array
 
 
 class Fixed(Policy):
-    """Rows of log-probabilities: one a state, at every position alike, or one a position and state."""
+    """A policy given by its log-probabilities: a row for each state, or a row for each position and state."""
 
     log_rows: Float[Array | np.ndarray, "*T D V"]
     horizon: int = eqx.field(static=True)
@@ -162,5 +171,5 @@ class Fixed(Policy):
 
 
 def cast(tree: Any, dtype) -> Any:
-    """Every floating-point leaf in `dtype`."""
+    """The pytree with every floating-point leaf converted to `dtype`."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)

@@ -1,4 +1,4 @@
-"""A Gaussian over ordered arms: the restricted family in which mode-seeking and mass-covering appear."""
+"""Discretised Gaussians over ordered arms: a restricted family that shows mode-seeking and mass-covering behaviour."""
 
 import equinox as eqx
 import jax
@@ -13,8 +13,8 @@ from rlkl.policies.base import Policy, normalise, register
 class Gaussian(Policy):
     """pi(x) proportional to exp(-(x - mean)^2 / (2 scale^2)) on the tokens' coordinates.
 
-    scale^2 = spacing^2 + exp(2 log_scale): never below one spacing, and never without a gradient. The logits are the
-    quadratic itself, so nothing is a density that underflows.
+    scale^2 = spacing^2 + exp(2 log_scale), so that the scale is at least one spacing and always has a gradient. The logits are
+    the quadratic itself, so that no density underflows.
     """
 
     mean: Float[Array, ""]
@@ -33,34 +33,34 @@ class Gaussian(Policy):
 
 
 def check_scale(settings, task) -> None:
-    """A start no narrower than the family's floor, one spacing of the coordinates."""
+    """Refuse an initial scale that is not above the smallest spacing of the coordinates."""
     spacing = float(np.min(np.diff(np.sort(task.coordinates))))
     if settings.scale <= spacing:
         raise SettingsError("policy.scale", settings.scale, f"must be above one spacing of the arms ({spacing:.4g})")
 
 
 def spacing_of(coordinates: Float[Array, " V"]) -> Float[Array, ""]:
-    """The least distance between two arms."""
+    """The smallest distance between two arms."""
     return jnp.min(jnp.diff(jnp.sort(coordinates)))
 
 
-def box(task) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
-    """Means somewhat beyond the arms, scales from one spacing to several times the arms' width."""
+def bounds(task) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
+    """Bounds of (mean, log_scale): means somewhat beyond the arms, scales from one spacing to several times their width."""
     low, high = jnp.min(task.coordinates), jnp.max(task.coordinates)
     width = high - low
     narrowest = jnp.log(0.01 * spacing_of(task.coordinates))
     return jnp.stack([low - 0.5 * width, narrowest]), jnp.stack([high + 0.5 * width, jnp.log(4.0 * width)])
 
 
-def at(task, support, vector: Float[Array, " 2"]) -> Gaussian:
-    """The member with this (mean, log_scale)."""
+def member(task, support, vector: Float[Array, " 2"]) -> Gaussian:
+    """The Gaussian with these parameters (mean, log_scale)."""
     spacing = spacing_of(task.coordinates)
     return Gaussian(vector[0], vector[1], task.coordinates, spacing, support, task.automaton.horizon)
 
 
-@register("gaussian", inits=("given",), restricted=True, check=check_scale, box=box, at=at)
+@register("gaussian", inits=("given",), restricted=True, check=check_scale, bounds=bounds, member=member)
 def gaussian(settings, task, support, key, dtype) -> Gaussian:
-    """Start at `policy.mean` and `policy.scale`, in the units of the task's coordinates."""
+    """A Gaussian over the arms; starts at `policy.mean` and `policy.scale`, in units of the task's coordinates."""
     scale = jnp.asarray(settings.scale, dtype)
     log_scale = 0.5 * jnp.log(jnp.square(scale) - jnp.square(spacing_of(task.coordinates)))
-    return at(task, support, jnp.stack([jnp.asarray(settings.mean, dtype), log_scale]))
+    return member(task, support, jnp.stack([jnp.asarray(settings.mean, dtype), log_scale]))

@@ -1,4 +1,4 @@
-"""A gated recurrent unit over the tokens read so far."""
+"""A recurrent policy: gated recurrent units over the history of tokens."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from rlkl.policies.heads import Head
 
 
 class Gru(Network):
-    """One layer of H gated units (Cho et al. 2014, arXiv 1406.1078); the embedding is folded into the input's weights."""
+    """One layer of H gated recurrent units (Cho et al. 2014, arXiv 1406.1078), whose input weights are the embedding."""
 
     stepwise: ClassVar[bool] = True
 
@@ -24,8 +24,8 @@ class Gru(Network):
     def start(self, size: int) -> Float[Array, "n H"]:
         return jnp.zeros((size, self.recurrent.shape[0]), self.recurrent.dtype)
 
-    def _cell(self, hidden: Float[Array, "n H"], given: Float[Array, "n G"]) -> Float[Array, "n H"]:
-        reset_in, update_in, new_in = jnp.split(given, 3, axis=-1)
+    def _cell(self, hidden: Float[Array, "n H"], embedded: Float[Array, "n G"]) -> Float[Array, "n H"]:
+        reset_in, update_in, new_in = jnp.split(embedded, 3, axis=-1)
         carried = hidden @ self.recurrent
         reset, update, new = jnp.split(carried + jnp.broadcast_to(self.bias, carried.shape), 3, axis=-1)
         gate = jax.nn.sigmoid(update_in + update)
@@ -36,24 +36,24 @@ class Gru(Network):
         return hidden, self.head(hidden, state)
 
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
-        given = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
+        embedded = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
 
         def along(hidden, inputs):
             hidden = self._cell(hidden, inputs)
             return hidden, hidden
 
-        _, hidden = jax.lax.scan(along, self.start(tokens.shape[0]), jnp.swapaxes(given, 0, 1))
+        _, hidden = jax.lax.scan(along, self.start(tokens.shape[0]), jnp.swapaxes(embedded, 0, 1))
         return self.head(jnp.swapaxes(hidden, 0, 1), states[:, :-1])
 
 
 @register("gru", inits=heads.INITS, restricted=True, network=True)
-def gru(chosen, task, support, key, dtype) -> Gru:
-    """`policy.width` units, weights drawn by fan-in, the head as `policy.init` says."""
-    width, vocabulary = chosen.width, task.automaton.vocabulary
+def gru(settings, task, support, key, dtype) -> Gru:
+    """A layer of `policy.width` gated recurrent units; weights have variance 1/fan-in, the head follows `policy.init`."""
+    width, vocabulary = settings.width, task.automaton.vocabulary
     embedding, recurrent, out = jax.random.split(key, 3)
     return Gru(
         jax.random.normal(embedding, (vocabulary + 1, 3 * width), dtype),
         heads.normal(recurrent, (width, 3 * width), dtype),
         jnp.zeros((3 * width,), dtype),
-        heads.head(chosen, task, support, out, width, dtype),
+        heads.head(settings, task, support, out, width, dtype),
     )

@@ -1,4 +1,4 @@
-"""What networks share: the inputs they are fed, and the head that turns features into log-probabilities."""
+"""Parts shared by the networks: shifted input tokens, random weights, and the head from features to log-probabilities."""
 
 import equinox as eqx
 import jax
@@ -13,10 +13,10 @@ INITS = ("reference", "uniform", "random")
 
 
 class Head(eqx.Module):
-    """Logits = base[state] + features @ weight + bias, over the tokens that the state admits.
+    """The output layer: log-softmax of base[state] + features @ weight + bias over the supported tokens of the state.
 
-    base: the reference's finite log-probabilities, or zeros; never trained. With weight and bias at zero the network *is*
-    the reference (or uniform), as a table is.
+    base: the reference's log-probabilities, made finite, or zeros; it is not trained. With zero weight and bias the network is
+    the reference (or uniform).
     """
 
     weight: Float[Array, "H V"]
@@ -25,30 +25,35 @@ class Head(eqx.Module):
     support: Bool[Array, "D V"]
 
     def __call__(self, features: Float[Array, "*n H"], state: Int[Array, "*n"]) -> Float[Array, "*n V"]:
-        row = jnp.minimum(state, self.base.shape[0] - 1)  # past the end any row will do
+        row = jnp.minimum(state, self.base.shape[0] - 1)  # after the end of a sequence any row will do
         added = (features.reshape(-1, features.shape[-1]) @ self.weight).reshape(*state.shape, -1)
         logits = jax.lax.stop_gradient(self.base)[row] + added + jnp.broadcast_to(self.bias, added.shape)
         return normalise(logits, self.support[row])
 
 
 def head(
-    chosen: settings.PolicySettings, task: Task, support: Bool[Array, "D V"], key: PRNGKeyArray, width: int, dtype: jnp.dtype
+    policy_settings: settings.PolicySettings,
+    task: Task,
+    support: Bool[Array, "D V"],
+    key: PRNGKeyArray,
+    width: int,
+    dtype: jnp.dtype,
 ) -> Head:
-    """The head of `policy.init`: the reference or uniform (weights zero), or random with logits of about `init_scale`."""
+    """The initial head for `policy.init`: reference or uniform (zero weights), or random with logits of scale `init_scale`."""
     shape = (width, task.automaton.vocabulary)
     weight = jnp.zeros(shape, dtype)
-    if chosen.init == "random":
-        weight = jnp.asarray(chosen.init_scale, dtype) * normal(key, shape, dtype)
+    if policy_settings.init == "random":
+        weight = jnp.asarray(policy_settings.init_scale, dtype) * normal(key, shape, dtype)
     reference = jnp.asarray(task.log_reference, dtype)
-    base = finite_log_reference(reference, support) if chosen.init == "reference" else jnp.zeros_like(reference)
+    base = finite_log_reference(reference, support) if policy_settings.init == "reference" else jnp.zeros_like(reference)
     return Head(weight, jnp.zeros(shape[1:], dtype), base, support)
 
 
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
-    """Normal weights of variance 1/fan-in, the fan-in being the last axis but one."""
+    """Normal weights of variance 1/fan-in, where fan-in is the size of the last axis but one."""
     return jax.random.normal(key, shape, dtype) * jnp.asarray(shape[-2] ** -0.5, dtype)
 
 
 def fed(tokens: Int[Array, "N T"], vocabulary: int) -> Int[Array, "N T"]:
-    """What a network is fed at each position: the token before it, V (the start) at the first."""
+    """The input tokens of a network: at each position the token before it, and V at the first."""
     return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary)

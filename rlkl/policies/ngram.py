@@ -1,4 +1,4 @@
-"""An order-k model: a row of logits for each context of the last k tokens, shared over positions and states."""
+"""N-gram policies: a row of logits for each context of the last k tokens, shared over positions and states."""
 
 import equinox as eqx
 import jax
@@ -10,8 +10,10 @@ from rlkl.policies.base import Policy, finite_log_reference, normalise, register
 
 
 class Ngram(Policy):
-    """pi(v | last k tokens), over the tokens that the state admits: a restricted family, exact by dynamic programming on an
-    automaton whose states remember those tokens."""
+    """pi(v | last k tokens) over the supported tokens of the state.
+
+    It is a restricted family. Its values are exact on an automaton whose states include the last k tokens.
+    """
 
     logits: Float[Array, "C V"]
     context: Int[Array | np.ndarray, " D"]
@@ -26,36 +28,36 @@ class Ngram(Policy):
         return jnp.broadcast_to(rows, (self.horizon, *rows.shape[1:]))
 
 
-@register("ngram", inits=("fitted", "uniform", "random"), restricted=True, memory=lambda chosen: chosen.order)
-def ngram(chosen, task, support, key, dtype) -> Ngram:
-    """Start at each context's mean of the reference's rows (fitted), uniform, or at logits drawn from N(0, init_scale^2).
+@register("ngram", inits=("fitted", "uniform", "random"), restricted=True, memory=lambda settings: settings.order)
+def ngram(settings, task, support, key, dtype) -> Ngram:
+    """An n-gram model of `policy.order` tokens of context; starts fitted, uniform, or at logits from N(0, init_scale^2).
 
-    fitted weighs the rows by how often the reference stands there: the maximum-likelihood model of order k where all states
-    of a context admit the same tokens.
+    fitted: the reference's rows averaged in each context, weighted by their visits under the reference. This is the
+    maximum-likelihood n-gram model if all states of a context have the same legal tokens.
     """
     automaton = task.automaton
-    count = int(automaton.context.max()) + 1
-    shape = (count, automaton.vocabulary)
-    if chosen.init == "random":
-        logits = jnp.asarray(chosen.init_scale, dtype) * jax.random.normal(key, shape, dtype)
-    elif chosen.init == "uniform":
+    contexts = int(automaton.context.max()) + 1
+    shape = (contexts, automaton.vocabulary)
+    if settings.init == "random":
+        logits = jnp.asarray(settings.init_scale, dtype) * jax.random.normal(key, shape, dtype)
+    elif settings.init == "uniform":
         logits = jnp.zeros(shape, dtype)
     else:
-        logits = _fitted(task, count, dtype)
+        logits = _fitted(task, contexts, dtype)
     return Ngram(logits, automaton.context, support, automaton.horizon)
 
 
-def _fitted(task, count: int, dtype) -> Float[Array, "C V"]:
+def _fitted(task, contexts: int, dtype) -> Float[Array, "C V"]:
     automaton, rows = task.automaton, jnp.exp(jnp.asarray(task.log_reference, dtype))
     following = jnp.asarray(automaton.inner_next.ravel())
 
-    def onward(at, _):
-        flow = at[:, None] * rows
+    def onward(occupancy, _):
+        flow = occupancy[:, None] * rows
         return jax.ops.segment_sum(flow.ravel(), following, automaton.decisions + 1)[:-1], flow
 
     start = jnp.zeros((automaton.decisions,), dtype).at[automaton.start].set(1.0)
     _, flows = jax.lax.scan(onward, start, None, length=automaton.horizon)
-    visits = jax.ops.segment_sum(jnp.sum(flows, axis=0), jnp.asarray(automaton.context), count)
+    visits = jax.ops.segment_sum(jnp.sum(flows, axis=0), jnp.asarray(automaton.context), contexts)
     share = visits / jnp.maximum(jnp.sum(visits, axis=-1, keepdims=True), jnp.finfo(dtype).tiny)
     inside = share > 0.0
     log_share = jnp.where(inside, jnp.log(jnp.where(inside, share, 1.0)), -jnp.inf)

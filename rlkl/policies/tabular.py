@@ -1,4 +1,4 @@
-"""The unrestricted softmax: a logit for each token at each position and state."""
+"""Tabular policies: a logit for each token at each position and state."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from rlkl.policies.base import Policy, finite_log_reference, normalise, register
 
 
 class Tabular(Policy):
-    """Every policy of (position, state) on the support."""
+    """The unrestricted softmax policy of (position, state) on its support."""
 
     logits: Float[Array, "T D V"]
     support: Bool[Array, "D V"]
@@ -19,7 +19,7 @@ class Tabular(Policy):
 
 @register("tabular", inits=("reference", "uniform", "random"))
 def tabular(settings, task, support, key, dtype) -> Tabular:
-    """Start at the reference, uniform over the support, or at logits drawn from N(0, init_scale^2)."""
+    """A logit for each (position, state, token); starts at the reference, uniform, or at logits from N(0, init_scale^2)."""
     shape = (task.automaton.horizon, *task.log_reference.shape)
     if settings.init == "reference":
         logits = jnp.broadcast_to(finite_log_reference(task.log_reference, support), shape).astype(dtype)

@@ -1,4 +1,4 @@
-"""A decoder-only transformer over the tokens read so far, with a key-value cache where it draws."""
+"""A decoder-only transformer policy over the history of tokens, with a key-value cache for sampling."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from rlkl.policies.heads import Head
 
 
 class Cache(NamedTuple):
-    """Keys and values of each layer up to `position`."""
+    """The key-value cache: keys and values of each layer for the positions before `position`."""
 
     keys: tuple[Float[Array, "n T H"], ...]
     values: tuple[Float[Array, "n T H"], ...]
@@ -22,16 +22,16 @@ class Cache(NamedTuple):
 
 
 def norm(x: Float[Array, "*n H"], scale: Float[Array, " H"]) -> Float[Array, "*n H"]:
-    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """Root-mean-square layer norm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     size = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + jnp.asarray(1e-6, x.dtype))
     return x * size * jnp.broadcast_to(scale, x.shape)
 
 
 class Layer(eqx.Module):
-    """The weights of a pre-norm block; G = 3H for query, key and value, F = 4H.
+    """The weights of one pre-norm block. G = 3H (query, key and value); F = 4H.
 
-    It reads positions as rows of one matrix: the gradient of a batched product is several times slower. Each weight has its
-    longer side last: XLA computes the gradient of the other orientation half as fast.
+    Inputs are matrices with a row for each position of each sequence, since gradients of batched products are several times
+    slower. Each weight has its longer axis last, since XLA computes the gradient of the other orientation half as fast.
     """
 
     attend: Float[Array, "H G"]
@@ -40,18 +40,18 @@ class Layer(eqx.Module):
     contract: Float[Array, "H F"]
     scales: Float[Array, "two H"]  # of the two norms
 
-    def entered(self, x: Float[Array, "m H"]) -> list[Float[Array, "m H"]]:
-        """Query, key and value."""
+    def query_key_value(self, x: Float[Array, "m H"]) -> list[Float[Array, "m H"]]:
+        """Query, key and value of each position."""
         return jnp.split(norm(x, self.scales[0]) @ self.attend, 3, axis=-1)
 
-    def left(self, x: Float[Array, "m H"], mixed: Float[Array, "m H"]) -> Float[Array, "m H"]:
-        """What the block makes of its input and of what attention mixed."""
+    def output(self, x: Float[Array, "m H"], mixed: Float[Array, "m H"]) -> Float[Array, "m H"]:
+        """The block's output, from its input and the mixed values of attention."""
         x = x + mixed @ self.project
         return x + jax.nn.gelu(norm(x, self.scales[1]) @ self.expand) @ self.contract.T
 
 
 class Transformer(Network):
-    """Pre-norm blocks of causal attention and a GELU layer four times as wide (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Pre-norm blocks of causal attention and a GELU layer of width 4H (Vaswani et al. 2017, arXiv 1706.03762)."""
 
     embedding: Float[Array, "V1 H"]
     place: Float[Array, "T H"]
@@ -60,12 +60,12 @@ class Transformer(Network):
     head: Head
     heads: int = eqx.field(static=True)
 
-    def _attention(self, query, keys, values, seen) -> Float[Array, "n q H"]:
-        """query: [n, q, H], keys and values: [n, T, H], seen: [q, T]."""
+    def _attention(self, query, keys, values, visible) -> Float[Array, "n q H"]:
+        """Multi-head attention; query: [n, q, H], keys and values: [n, T, H], visible: [q, T]."""
         split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
         q, k, v = split(query), split(keys), split(values)
         match = jnp.einsum("nqhd,nthd->nhqt", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-        weight = jax.nn.softmax(jnp.where(seen[None, None], match, -jnp.inf), axis=-1)
+        weight = jax.nn.softmax(jnp.where(visible[None, None], match, -jnp.inf), axis=-1)
         return jnp.einsum("nhqt,nthd->nqhd", weight, v).reshape(query.shape)
 
     def start(self, size: int) -> Cache:
@@ -73,54 +73,53 @@ class Transformer(Network):
         return Cache(empty, empty, jnp.zeros((), jnp.int32))
 
     def step(self, carry: Cache, token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Cache, Float[Array, "n V"]]:
-        at = carry.position
-        entered = self.embedding[token]
-        x = entered + jnp.broadcast_to(self.place[at], entered.shape)
-        seen = (jnp.arange(self.place.shape[0], dtype=at.dtype) <= at)[None]
-        put = lambda into, new: jax.lax.dynamic_update_slice_in_dim(into, new[:, None], at, axis=1)  # noqa: E731
-        kept_keys, kept_values = [], []
+        position = carry.position
+        embedded = self.embedding[token]
+        x = embedded + jnp.broadcast_to(self.place[position], embedded.shape)
+        visible = (jnp.arange(self.place.shape[0], dtype=position.dtype) <= position)[None]
+        cached_keys, cached_values = [], []
         for layer, keys, values in zip(self.layers, carry.keys, carry.values, strict=True):
-            query, key, value = layer.entered(x)
-            kept_keys.append(put(keys, key))
-            kept_values.append(put(values, value))
-            x = layer.left(x, self._attention(query[:, None], kept_keys[-1], kept_values[-1], seen)[:, 0])
-        return Cache(tuple(kept_keys), tuple(kept_values), at + 1), self.head(norm(x, self.scale), state)
+            query, key, value = layer.query_key_value(x)
+            cached_keys.append(jax.lax.dynamic_update_slice_in_dim(keys, key[:, None], position, axis=1))
+            cached_values.append(jax.lax.dynamic_update_slice_in_dim(values, value[:, None], position, axis=1))
+            x = layer.output(x, self._attention(query[:, None], cached_keys[-1], cached_values[-1], visible)[:, 0])
+        return Cache(tuple(cached_keys), tuple(cached_values), position + 1), self.head(norm(x, self.scale), state)
 
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
-        entered = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
-        seen = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
-        x = (entered + jnp.broadcast_to(self.place, entered.shape)).reshape(-1, entered.shape[-1])
+        embedded = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
+        visible = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
+        x = (embedded + jnp.broadcast_to(self.place, embedded.shape)).reshape(-1, embedded.shape[-1])
         for layer in self.layers:
-            query, key, value = (part.reshape(entered.shape) for part in layer.entered(x))
-            x = layer.left(x, self._attention(query, key, value, seen).reshape(x.shape))
-        return self.head(norm(x, self.scale).reshape(entered.shape), states[:, :-1])
+            query, key, value = (part.reshape(embedded.shape) for part in layer.query_key_value(x))
+            x = layer.output(x, self._attention(query, key, value, visible).reshape(x.shape))
+        return self.head(norm(x, self.scale).reshape(embedded.shape), states[:, :-1])
 
 
-def check_heads(chosen, task) -> None:
-    """A width that the heads can share."""
-    if chosen.width % chosen.heads:
-        raise SettingsError("policy.heads", chosen.heads, f"must divide policy.width={chosen.width}")
+def check_heads(settings, task) -> None:
+    """Refuse a width that is not a multiple of the number of heads."""
+    if settings.width % settings.heads:
+        raise SettingsError("policy.heads", settings.heads, f"must divide policy.width={settings.width}")
 
 
 @register("transformer", inits=heads.INITS, restricted=True, network=True, check=check_heads)
-def transformer(chosen, task, support, key, dtype) -> Transformer:
-    """`policy.layers` blocks of `policy.width`, weights drawn by fan-in, the head as `policy.init` says."""
-    width, depth, automaton = chosen.width, chosen.layers, task.automaton
+def transformer(settings, task, support, key, dtype) -> Transformer:
+    """`policy.layers` blocks of `policy.width` units; weights have variance 1/fan-in, the head follows `policy.init`."""
+    width, depth, automaton = settings.width, settings.layers, task.automaton
     keys = jax.random.split(key, 7)
-    residual = jnp.asarray((2 * depth) ** -0.5, dtype)  # so that the stream keeps its size over the blocks
-    drawn = (
+    residual = jnp.asarray((2 * depth) ** -0.5, dtype)  # keeps the scale of the residual stream over the blocks
+    stacked = (
         heads.normal(keys[0], (depth, width, 3 * width), dtype),
         residual * heads.normal(keys[1], (depth, width, width), dtype),
         heads.normal(keys[2], (depth, width, 4 * width), dtype),
         residual * jnp.swapaxes(heads.normal(keys[3], (depth, 4 * width, width), dtype), 1, 2),
         jnp.ones((depth, 2, width), dtype),
     )
-    layers = tuple(Layer(*(weights[i] for weights in drawn)) for i in range(depth))
+    layers = tuple(Layer(*(weights[i] for weights in stacked)) for i in range(depth))
     return Transformer(
         jax.random.normal(keys[4], (automaton.vocabulary + 1, width), dtype),
         jax.random.normal(keys[5], (automaton.horizon, width), dtype),
         layers,
         jnp.ones((width,), dtype),
-        heads.head(chosen, task, support, keys[6], width, dtype),
-        chosen.heads,
+        heads.head(settings, task, support, keys[6], width, dtype),
+        settings.heads,
     )

@@ -1,4 +1,4 @@
-"""Policies whose rows are rewritten: decoded by temperature, top-k, top-p or min-p, or rounded to fewer bits."""
+"""Transforms of a policy's log-probabilities: temperature, top-k, top-p, min-p, and rounding to fewer bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 from rlkl import settings
 from rlkl.policies.base import AnyPolicy, Network, Policy, normalise
 
-Rewrite = Callable[[Float[Array, "*rows V"]], Float[Array, "*rows V"]]  # a pytree, as an equinox module is
+Rewrite = Callable[[Float[Array, "*rows V"]], Float[Array, "*rows V"]]  # an equinox module, and so a pytree
 
 
 class MappedTable(Policy):
-    """A table, rewritten."""
+    """A `Policy` with its rows transformed."""
 
     exact: Policy
     rewrite: Rewrite
@@ -28,7 +28,7 @@ class MappedTable(Policy):
 
 
 class MappedNetwork(Network):
-    """A network, its outputs rewritten."""
+    """A `Network` with its output rows transformed."""
 
     exact: Network
     rewrite: Rewrite
@@ -45,12 +45,12 @@ class MappedNetwork(Network):
 
 
 def mapped(policy: AnyPolicy, rewrite: Rewrite) -> AnyPolicy:
-    """The policy with its rows rewritten."""
+    """The policy with `rewrite` applied to its rows of log-probabilities."""
     return MappedTable(policy, rewrite) if isinstance(policy, Policy) else MappedNetwork(policy, rewrite)
 
 
 class Temper(eqx.Module):
-    """Each row to the power 1/temperature, renormalised."""
+    """Raise each row to the power 1/temperature and renormalise."""
 
     temperature: Float[Array, ""] | float
 
@@ -59,8 +59,7 @@ class Temper(eqx.Module):
 
 
 class TopK(eqx.Module):
-    """The k likeliest tokens of each row, and what is exactly as likely as the last of them (Fan et al. 2018, arXiv
-    1805.04833)."""
+    """Keep the k most likely tokens of each row, with ties of the last of them (Fan et al. 2018, arXiv 1805.04833)."""
 
     k: int = eqx.field(static=True)
 
@@ -70,20 +69,20 @@ class TopK(eqx.Module):
 
 
 class TopP(eqx.Module):
-    """The fewest likeliest tokens of each row that hold probability p together (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Keep the smallest set of most likely tokens with total probability p (Holtzman et al. 2020, arXiv 1904.09751)."""
 
     p: Float[Array, ""] | float
 
     def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
-        falling = -jnp.sort(-log_pi, axis=-1)
-        before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
-        kept = jnp.maximum(jnp.sum(before < jnp.asarray(self.p, log_pi.dtype), axis=-1, keepdims=True), 1)
-        order = jnp.argsort(jnp.argsort(-log_pi, axis=-1, stable=True), axis=-1)  # a token's place among the likeliest
-        return normalise(log_pi, (order < kept) & (log_pi > -jnp.inf))
+        descending = -jnp.sort(-log_pi, axis=-1)
+        before = jnp.cumsum(jnp.exp(descending), axis=-1) - jnp.exp(descending)
+        count = jnp.maximum(jnp.sum(before < jnp.asarray(self.p, log_pi.dtype), axis=-1, keepdims=True), 1)
+        rank = jnp.argsort(jnp.argsort(-log_pi, axis=-1, stable=True), axis=-1)  # rank of each token by probability
+        return normalise(log_pi, (rank < count) & (log_pi > -jnp.inf))
 
 
 class MinP(eqx.Module):
-    """The tokens of each row at least `share` times as likely as its likeliest (Nguyen et al. 2024, arXiv 2407.01082)."""
+    """Keep the tokens at least `share` times as likely as the row's most likely one (Nguyen et al. 2024, arXiv 2407.01082)."""
 
     share: Float[Array, ""] | float
 
@@ -93,12 +92,12 @@ class MinP(eqx.Module):
 
 
 def tempered(policy: AnyPolicy, temperature: Float[Array, ""] | float) -> AnyPolicy:
-    """pi(v|s)^(1/temperature), renormalised token by token (of a whole sequence it is no power, but on one token)."""
+    """The policy with pi(v|s)^(1/temperature), renormalised for each token (not for the whole sequence)."""
     return mapped(policy, Temper(temperature))
 
 
 def decoded(policy: AnyPolicy, rules: settings.DecodingSettings) -> AnyPolicy:
-    """The policy under the rules that are set, one after another: temperature, top-k, top-p, min-p."""
+    """The policy under the decoding rules that are set, applied in this order: temperature, top-k, top-p, min-p."""
     if rules.temperature is not None:
         policy = tempered(policy, rules.temperature)
     if rules.top_k is not None:
@@ -111,15 +110,15 @@ def decoded(policy: AnyPolicy, rules: settings.DecodingSettings) -> AnyPolicy:
 
 
 class Round(eqx.Module):
-    """Log-probabilities in a dtype of fewer bits. Rows need not sum to 1: a draw normalises them, what is reported does not."""
+    """Round log-probabilities to a dtype of fewer bits. The rows need not sum to 1; only sampling normalises them."""
 
     dtype: str = eqx.field(static=True)
 
     def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
-        kind = jnp.finfo(self.dtype)  # by an operation of its own: XLA may leave out a conversion to fewer bits and back
+        kind = jnp.finfo(self.dtype)  # reduce_precision, since XLA may remove a conversion to fewer bits and back
         return jax.lax.reduce_precision(log_pi, kind.nexp, kind.nmant)
 
 
 def rounded(policy: AnyPolicy, dtype: str) -> AnyPolicy:
-    """The policy with its log-probabilities rounded to a dtype of fewer bits, in the dtype that they had."""
+    """The policy with its log-probabilities rounded to the precision of `dtype`; their own dtype is unchanged."""
     return mapped(policy, Round(dtype))

@@ -1,4 +1,4 @@
-"""Sequences sampled from a policy, by the inverse of its cumulative distribution, with the same uniforms in every block."""
+"""Sampling of sequences from a policy by inverse CDF."""
 
 import math
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from rlkl.rollouts.batch import Batch, Positions, float_of, laid_out
 from rlkl.rollouts.scoring import positions, rows_along
 from rlkl.tasks.automaton import Automaton
 
-IN_ONE_PART = 32  # tokens that are summed, and searched, from the first to the last
+IN_ONE_PART = 32  # largest vocabulary that is summed and searched in one pass
 
 
 def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
-    """The rows' cumulative probabilities: they never fall, and do not rise at a token of probability zero.
+    """Cumulative probabilities of each row. They never fall, and they do not rise at a token of probability zero.
 
-    Long sums are taken in parts, whose rounding would have them do both by an ulp.
+    XLA takes long sums in parts, and without the maximum their rounding could break both rules by an ulp.
     """
     probability = jnp.exp(log_pi)
     sums = jnp.cumsum(probability, axis=-1)
@@ -31,9 +31,9 @@ def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
 
 
 def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[Array, "*n"]:
-    """The token of each uniform number in [0, 1): one number a draw, not one a token.
+    """Sample one token for each uniform number in [0, 1), by inverse CDF.
 
-    The uniform is scaled by the row's last sum, so a token of probability zero is never drawn.
+    The uniform is scaled by the last entry of the row, so that a token of probability zero is never sampled.
     """
     scaled = uniform[..., None] * cdf[..., -1:]
     drawn = jnp.sum(cdf <= scaled, axis=-1, dtype=jnp.int32)
@@ -41,7 +41,7 @@ def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[A
 
 
 def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
-    """`size` sequences from a policy; of a table's one-token task, each token once with its count. No gradient flows."""
+    """Sample `size` sequences from a policy. A bandit's batch holds each arm once, with its count. No gradient flows."""
     policy = jax.lax.stop_gradient(policy)
     if automaton.horizon == 1 and isinstance(policy, Policy):
         return _count(key, automaton, policy.table()[0, automaton.start], size)
@@ -49,23 +49,23 @@ def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int
 
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
-    """The numbers behind `size` sequences, in the policy's dtype."""
+    """The uniform numbers that `size` sequences are sampled with, in the policy's dtype."""
     return threefry.uniform(key, (automaton.horizon, size), float_of(policy))
 
 
 def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
-    """The sequences that these uniform numbers are turned into."""
+    """The sequences that these uniform numbers sample."""
     return recorded(uniform, automaton, policy)[0]
 
 
 def recorded(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Float[Array, "N T V"]]:
-    """The sequences that these uniform numbers are turned into, and the log-probabilities that they were drawn from."""
+    """The sequences that these uniform numbers sample, and the log-probabilities that they were sampled from."""
     next_state, last = jnp.asarray(automaton.next_state), automaton.decisions - 1
     size = uniform.shape[1]
     carry, read = _reader(policy, size)
 
-    def step(held, inputs):
-        carry, token, state = held
+    def step(loop_state, inputs):
+        carry, token, state = loop_state
         position, numbers = inputs
         alive, row = state <= last, jnp.minimum(state, last)
         carry, cdf, log_pi = read(carry, position, token, row)
@@ -83,14 +83,14 @@ def recorded(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPoli
 
 
 def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
-    """What a walk carries, and how it reads the next row: a table's cumulative rows are made once."""
+    """The initial carry of a walk, and its function (carry, position, token, state) -> (carry, CDF, log-probabilities)."""
     if isinstance(policy, Policy):
         rows = policy.rows()
         sums, last = cumulative(rows), rows.shape[0] - 1
 
         def look(carry, position, token, state):
-            at = (jnp.minimum(position, last), state)
-            return carry, sums[at], rows[at]
+            index = (jnp.minimum(position, last), state)
+            return carry, sums[index], rows[index]
 
         return None, look
 
@@ -102,39 +102,39 @@ def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
 
 
 def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
-    """One-token sequences by how often each was drawn."""
+    """A batch of `size` samples of a bandit: each arm once, weighted by its count."""
     uniform = threefry.uniform(key, (size,), row.dtype)
     if automaton.vocabulary <= IN_ONE_PART:
         cdf = cumulative(row)
         below = (uniform[None, :] * cdf[-1] < cdf[:, None]).astype(row.dtype)
-        below = below @ jnp.ones((size,), row.dtype)  # not a sum, which CPUs are slow at
+        below = below @ jnp.ones((size,), row.dtype)  # a matrix product, since sums are slow on CPUs
         counts = jnp.diff(below, prepend=jnp.zeros((1,), row.dtype))
     else:
-        counts = jnp.zeros_like(row).at[_found(uniform, jnp.exp(row))].add(1.0)
+        counts = jnp.zeros_like(row).at[_two_level_search(uniform, jnp.exp(row))].add(1.0)
     tokens = jnp.arange(automaton.vocabulary, dtype=jnp.int32)[:, None]
     ends = jnp.asarray(np.maximum(automaton.next_state[automaton.start], 0))
     states = jnp.stack([jnp.full_like(ends, automaton.start), ends], axis=1)
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
 
 
-def _found(uniform: Float[Array, " N"], probability: Float[Array, " V"]) -> Int[Array, " N"]:
-    """The token of each uniform number, by the part it lies in and then within it: 2 sqrt(V) comparisons a number."""
+def _two_level_search(uniform: Float[Array, " N"], probability: Float[Array, " V"]) -> Int[Array, " N"]:
+    """Inverse CDF by a search over blocks of tokens and then within one: 2 sqrt(V) comparisons for each number."""
     width = 16 * math.ceil(math.sqrt(probability.size) / 16)  # XLA sums sixteen at a time
-    rest = jnp.zeros((-probability.size % width,), probability.dtype)
-    within = jnp.cumsum(jnp.concatenate([probability, rest]).reshape(-1, width), axis=1)
+    remainder = jnp.zeros((-probability.size % width,), probability.dtype)
+    within = jnp.cumsum(jnp.concatenate([probability, remainder]).reshape(-1, width), axis=1)
     total = within[:, -1]
-    upto = jnp.cumsum(total)
-    scaled = uniform * upto[-1]
-    part = jnp.minimum(jnp.sum(upto[None, :] <= scaled[:, None], axis=1, dtype=jnp.int32), total.size - 1)
-    rest = scaled - (upto - total)[part]
-    rest = jnp.clip(rest, 0.0, total[part] * (1.0 - jnp.finfo(total.dtype).eps))  # rounding may lead out of the part
-    return part * width + jnp.sum(within[part] <= rest[:, None], axis=1, dtype=jnp.int32)
+    block_ends = jnp.cumsum(total)
+    scaled = uniform * block_ends[-1]
+    part = jnp.minimum(jnp.sum(block_ends[None, :] <= scaled[:, None], axis=1, dtype=jnp.int32), total.size - 1)
+    remainder = scaled - (block_ends - total)[part]
+    remainder = jnp.clip(remainder, 0.0, total[part] * (1.0 - jnp.finfo(total.dtype).eps))  # against rounding beyond the block
+    return part * width + jnp.sum(within[part] <= remainder[:, None], axis=1, dtype=jnp.int32)
 
 
 def sample_with_positions(
     key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
 ) -> tuple[Batch, Positions]:
-    """`draw` and the `positions` along it, which of a recurrent network are those it drew from: it is run once, not twice."""
+    """Sample a batch and return it with its `positions`. A stepwise network is run once, not twice: its rows are reused."""
     if isinstance(policy, Network) and policy.stepwise:
         batch, log_pi = recorded(uniforms(key, automaton, policy, size), automaton, policy)
         return batch, laid_out(log_pi, rows_along(reference, batch))

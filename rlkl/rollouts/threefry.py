@@ -1,6 +1,6 @@
-"""Uniform numbers by threefry: the bits of `jax.random.uniform`, in a third of the time on a CPU.
+"""Threefry uniform numbers with the same bits as `jax.random.uniform`, in a third of its time on a CPU.
 
-There jax keeps the cipher's rounds in a loop, so that programs compile sooner; unrolled they fuse with what reads the numbers.
+On CPUs jax keeps the rounds of the cipher in a loop, to compile faster. Here they are unrolled, so that XLA fuses them.
 """
 
 import math
@@ -12,17 +12,17 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 PARTS = 2
-MANTISSA, ONE = 9, 0x3F800000  # what a float32 drops of 32 bits; the bits of 1.0
+MANTISSA, ONE = 9, 0x3F800000  # number of the 32 bits that a float32 drops; the bits of 1.0
 
 
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype) -> Float[Array, "..."]:
-    """`jax.random.uniform(key, shape, dtype)`: numbers in [0, 1), of less than 2^32 in all; only float32 is made here."""
+    """Same as `jax.random.uniform(key, shape, dtype)`, for fewer than 2^32 numbers; only float32 is computed here."""
     if jnp.dtype(dtype) != jnp.float32 or _is_other(key):
         return jax.random.uniform(key, shape, dtype)
     size = math.prod(shape)
     if size % PARTS:
         return _numbers(key, jnp.arange(size, dtype=jnp.uint32)).reshape(shape)
-    # A loop's result is kept: fused with what reads the numbers, the cipher would run again for each time one is read.
+    # The loop forces XLA to store the numbers: fused with their consumers, the cipher would run again at each use.
     part = size // PARTS
 
     def fill(i, numbers):
@@ -33,7 +33,7 @@ def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype) -> Float[Array, ".
 
 
 def fold_in(key: PRNGKeyArray, data: Int[Array, ""]) -> PRNGKeyArray:
-    """`jax.random.fold_in(key, data)`."""
+    """Same as `jax.random.fold_in(key, data)`."""
     if _is_other(key):
         return jax.random.fold_in(key, data)
     zero = jnp.zeros((), jnp.uint32)

@@ -1,4 +1,4 @@
-"""Every option of a run, declared once, and the settings of jax under which rlkl computes."""
+"""The declarations of all options of a run, and the jax settings under which rlkl computes."""
 
 from rlkl.settings.options import (
     AGGREGATIONS,

@@ -1,4 +1,4 @@
-"""The settings of jax under which rlkl computes, whatever the user's are."""
+"""The jax settings under which rlkl computes, whatever the user's own settings are."""
 
 import contextlib
 import functools
@@ -10,16 +10,16 @@ import jax
 
 from rlkl.errors import SettingsError
 
-# By their names in `jax` (context managers) and, with the prefix `jax_`, in `jax.config`. Promotion of dtypes and ranks is the
-# user's: rlkl computes the same under all of it.
+# Names of context managers in `jax` and, with the prefix `jax_`, of entries in `jax.config`. Promotion of dtypes and ranks is
+# not pinned: rlkl computes the same under every setting of it.
 PINNED: dict[str, Any] = {
-    # Numbers depend on these.
+    # These change numbers.
     "enable_x64": True,
     "default_prng_impl": "threefry2x32",
     "threefry_partitionable": True,
     "default_matmul_precision": None,  # on GPUs
     "softmax_custom_jvp": False,
-    # These fail or slow healthy runs: log-probabilities of minus infinity, gradients that a mask discards, keys used twice.
+    # These break or slow healthy runs: log-probabilities of minus infinity, gradients that a mask discards, keys used twice.
     "debug_nans": False,
     "debug_infs": False,
     "debug_key_reuse": False,
@@ -31,10 +31,10 @@ PINNED: dict[str, Any] = {
 
 @contextlib.contextmanager
 def pinned(x64: bool = True) -> Iterator[None]:
-    """A context in which this thread computes under rlkl's settings of jax; the user's are left as they were.
+    """A context manager: this thread computes under rlkl's jax settings, and the user's settings are restored at the end.
 
-    Entering it where the same values hold already compiles nothing anew. x64: whether in 64 bits. Raises `SettingsError` as
-    `check_devices` does.
+    x64: whether 64-bit dtypes are enabled. Where the same values already hold, nothing is compiled again. Raises
+    `SettingsError` as `check_devices` does.
     """
     check_devices()
     with contextlib.ExitStack() as stack:
@@ -45,26 +45,26 @@ def pinned(x64: bool = True) -> Iterator[None]:
 
 @functools.cache
 def check_devices() -> None:
-    """Ask jax for its devices; raises `SettingsError` where the platform that the user named has none."""
+    """Initialise jax's devices; raises `SettingsError` if the platform that the user named has no device."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        key, chosen = "JAX_PLATFORMS", jax.config.values["jax_platforms"]
-        if not chosen:
-            key, chosen = "JAX_PLATFORM_NAME", os.environ.get("JAX_PLATFORM_NAME", "")
-        if not chosen:
+        key, platform = "JAX_PLATFORMS", jax.config.values["jax_platforms"]
+        if not platform:
+            key, platform = "JAX_PLATFORM_NAME", os.environ.get("JAX_PLATFORM_NAME", "")
+        if not platform:
             raise
-        raise SettingsError(key, chosen, f"jax finds no such device; this machine has: {', '.join(_platforms())}") from error
+        raise SettingsError(key, platform, f"jax finds no such device; this machine has: {', '.join(_platforms())}") from error
 
 
 def _platforms() -> list[str]:
-    """The platforms of this machine, whatever the user named."""
+    """The platforms of this machine, whichever the user named."""
     from jax.extend import backend
 
-    chosen = jax.config.values["jax_platforms"]
+    platform = jax.config.values["jax_platforms"]
     jax.config.update("jax_platforms", "")
     try:
         return sorted(set(backend.backends()))
     finally:
-        jax.config.update("jax_platforms", chosen)
-        backend.clear_backends()  # so that jax asks anew once the user has named another
+        jax.config.update("jax_platforms", platform)
+        backend.clear_backends()  # so that jax looks for devices again once the user names another platform

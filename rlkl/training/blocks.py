@@ -201,7 +201,7 @@ def train_block(
             on_chunk(at)
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *at.rows)
     graded = _on_host(compiled.close(block, optimum, at.state))
-    searched = policies.REGISTRY[chosen.policy.name].box is not None
+    searched = policies.REGISTRY[chosen.policy.name].bounds is not None
     best = np.asarray(compiled.best_in_family(block)).tolist() if searched else [None] * count
     last_state = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), at.state)
 

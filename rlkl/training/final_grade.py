@@ -110,10 +110,10 @@ def best_in_family(run: Run) -> Float[Array, ""]:
     """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
     family, objective = policies.REGISTRY[run.settings.policy.name], spec.objective(run, run.settings.penalty.beta)
     allowed = spec.support(run)
-    assert family.box is not None
-    assert family.at is not None
-    member = family.at
-    low, high = family.box(run.task)
+    assert family.bounds is not None
+    assert family.member is not None
+    member = family.member
+    low, high = family.bounds(run.task)
     ticks = jnp.linspace(0.0, 1.0, GRID)
     unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
 

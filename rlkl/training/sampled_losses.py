@@ -90,12 +90,12 @@ def experience(
     logged."""
     penalty, beta = settings.penalty, objective.beta
     positions = jax.lax.stop_gradient(positions)
-    log_pi = positions.at(positions.log_pi, batch)
+    log_pi = positions.at_tokens(positions.log_pi, batch)
     penalty_terms = terms.make_terms(penalty, log_pi.dtype)
-    cost, later = penalty_terms.in_reward(positions, batch), penalty_terms.later(positions, batch)
+    cost, later = penalty_terms.in_reward(positions, batch), penalty_terms.future_kl(positions, batch)
     rewards = exact.sequence_rewards(objective.task, batch, log_pi.dtype)
     if reward_shaping.by_batch(settings.reward_shaping, objective.task):
-        log_ref = jnp.sum(positions.at(positions.log_ref, batch), axis=1)
+        log_ref = jnp.sum(positions.at_tokens(positions.log_ref, batch), axis=1)
         rewards = reward_shaping.on_batch(settings, beta, rewards, jnp.sum(log_pi, axis=1), log_ref, batch)
     if penalty.credit == "reward_to_go":
         cost = algorithms.returns_to_go(cost)
@@ -122,7 +122,7 @@ def surrogate(
     settings: Settings, beta: Float[Array, ""] | float, positions: Positions, batch: Batch, learned: Experience
 ) -> Float[Array, ""]:
     """Loss of a sampled step: the algorithm's loss of each token and the penalty's, aggregated alike."""
-    algorithm, log_pi = settings.algorithm, positions.at(positions.log_pi, batch)
+    algorithm, log_pi = settings.algorithm, positions.at_tokens(positions.log_pi, batch)
     if algorithms.REGISTRY[algorithm.name].clipped:
         per_token = algorithms.clipped_loss(log_pi, learned.log_pi, learned.advantages, algorithm.clip)
     else:

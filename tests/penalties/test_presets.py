@@ -208,7 +208,7 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
         made = terms.make_terms(run.settings.penalty, jnp.float64)
         at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
-        assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.later(at, batch)).any()
+        assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.future_kl(at, batch)).any()
     assert len(lengths) > 2
 
 
