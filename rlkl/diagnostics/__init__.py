@@ -1,1 +1,1 @@
-"""What checks a penalty, a run or two models."""
+"""Diagnostics: gradient audits of penalties, scorecards of penalties, and comparisons of two models."""

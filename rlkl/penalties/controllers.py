@@ -11,10 +11,12 @@ CLIP = 0.2  # bound of the relative error in `adaptive`, as in its source
 MEMORY = 0.98  # decay of the average of the batches' KL; clipping the noise of single batches would bias the controller
 
 
-def average(before: Float[Array, ""], kl: Float[Array, ""], step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def average(
+    previous: Float[Array, ""], kl: Float[Array, ""], step: Int[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The moving average after this batch's KL, and the divisor that corrects its start at zero (as in Adam)."""
     divisor = 1.0 - jnp.asarray(MEMORY, kl.dtype) ** (step + 1).astype(kl.dtype)
-    return MEMORY * before + (1.0 - MEMORY) * kl, divisor
+    return MEMORY * previous + (1.0 - MEMORY) * kl, divisor
 
 
 def after(

@@ -62,8 +62,7 @@ class Transformer(Network):
 
     def _attention(self, query, keys, values, visible) -> Float[Array, "n q H"]:
         """Multi-head attention; query: [n, q, H], keys and values: [n, T, H], visible: [q, T]."""
-        split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)  # noqa: E731
-        q, k, v = split(query), split(keys), split(values)
+        q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (query, keys, values))
         match = jnp.einsum("nqhd,nthd->nhqt", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
         weight = jax.nn.softmax(jnp.where(visible[None, None], match, -jnp.inf), axis=-1)
         return jnp.einsum("nhqt,nthd->nqhd", weight, v).reshape(query.shape)

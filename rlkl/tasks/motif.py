@@ -28,8 +28,8 @@ def motif(motifs=("abc", "cfe", "hgfh"), horizon=16, typicality=0.0) -> Card:
     share = {letter: 1.0 / rank for rank, letter in enumerate(LETTERS, start=1)}
 
     def next_state(state: tuple[str, bool], letter: str) -> tuple[str, bool]:
-        read, found = state
-        if found:
+        read, complete = state
+        if complete:
             return state
         whole_motif = next((m for m in targets if (read + letter).endswith(m)), None)
         return (suffix(read + letter, targets), False) if whole_motif is None else (whole_motif, True)

@@ -11,7 +11,7 @@ import pytest
 import rlkl
 from rlkl.config.build import build
 from rlkl.config.compose import compose
-from rlkl.diagnostics.audit.gradients import ARMS, gradients, walkway
+from rlkl.diagnostics.audit.gradients import BANDIT, gradients, random_automaton
 from rlkl.diagnostics.scorecard import command, grade, radar, robustness, scores, suite
 from rlkl.errors import SettingsError
 from rlkl.penalties.expected_gradient import ExpectedGradient
@@ -43,7 +43,7 @@ def softmax_gradient(pi: np.ndarray, by_pi: np.ndarray) -> np.ndarray:
 
 def test_gradients_are_compared_with_closed_forms():
     """On a bandit k3 in the loss descends KL(pi_ref‖pi), whose gradient by the logits is pi - pi_ref."""
-    found = gradients(resolved("bandit/random", "penalty=trl_grpo_k3"), ARMS, 3)
+    found = gradients(resolved("bandit/random", "penalty=trl_grpo_k3"), BANDIT, 3)
     draw = np.random.default_rng(0)
     log_ref, logits = draw.normal(size=(3, 10)), draw.normal(size=(3, 10))
     for i in range(3):
@@ -55,13 +55,13 @@ def test_gradients_are_compared_with_closed_forms():
 
 @pytest.mark.parametrize("way", ["penalty=reverse_kl", "penalty=forward_kl penalty.sampler=reference", "penalty=mixed"])
 def test_the_expected_gradient_of_an_unbiased_way_is_exact(way):
-    on = ("bandit/random", ARMS), ("sequence/brackets", walkway())
+    on = ("bandit/random", BANDIT), ("sequence/brackets", random_automaton())
     for task, automaton in on if "sampler" not in way else on[:1]:
         assert gradients(resolved(task, *way.split()), automaton, 2).error.max() <= 1e-10
 
 
 def test_an_inert_penalty_s_gradient_has_an_error_of_one_and_no_cosine():
-    found = gradients(resolved("sequence/brackets", "penalty=tunix_grpo"), walkway(), 2)
+    found = gradients(resolved("sequence/brackets", "penalty=tunix_grpo"), random_automaton(), 2)
     np.testing.assert_allclose(found.error, 1.0, atol=1e-12)
     assert np.isnan(found.cosine).all()
 
@@ -133,9 +133,9 @@ def test_learning_and_coverage_fail_where_the_penalty_is_inert():
     found = suite.train_suite(resolved("bandit/zipf", "penalty=tunix_grpo"), setups, size)
     for setup, at in zip(setups, found, strict=True):
         if setup.name in ("random", "zipf"):
-            assert grade.uncertain(at, setup.first) is None
-            assert scores.regret(at.objective, setup.first, at.best[:, 0]) <= 0.3
-            assert scores.reward_at_kl(at.kl, at.reward, setup.ends, setup.worth) <= 0.5
+            assert grade.uncertain(at, setup.reference_reward) is None
+            assert scores.regret(at.objective, setup.reference_reward, at.best[:, 0]) <= 0.3
+            assert scores.reward_at_kl(at.kl, at.reward, setup.ends, setup.rewards) <= 0.5
         elif setup.lost is not None:
             assert (at.ends[..., setup.lost] / setup.reference[setup.lost] <= 0.1).all()
         elif setup.several:
@@ -148,7 +148,7 @@ def test_details_hold_every_number_behind_a_score(mini):
     by = on.pivot_table(index=["beta", "seed"], columns="measure", values="value")
     objective, best = (by[name].unstack().to_numpy() for name in ("objective", "optimal_objective"))
     zipf = next(setup for setup in suite.bandits() if setup.name == "zipf")
-    assert 0.0 < scores.regret(objective, zipf.first, best[:, 0]) < 1.0
+    assert 0.0 < scores.regret(objective, zipf.reference_reward, best[:, 0]) < 1.0
     assert (objective <= best + 1e-12).all()
     errors = own[own["measure"] == "relative_error"]["value"]
     assert scores.gradient(errors.to_numpy()) == mini[0].scores["gradient"].iloc[0]
@@ -215,7 +215,7 @@ def test_what_is_undefined_is_a_dash_with_a_reason():
     assert "gains nothing" in grade.uncertain(reached, 0.5)
     named = dict.fromkeys(grade.SCORES, 0.5) | {"regret": np.nan}
     entry = grade.GradedPenalty(
-        grade.Named("mine", (), True),
+        grade.NamedPenalty("mine", (), True),
         grade.Grade(named, {"regret": "zipf: why"}, []),
         (ExpectedGradient("exact", ""),) * 2,
         (),
@@ -247,7 +247,7 @@ def test_arguments_name_candidates(tmp_path):
     assert names("penalty.estimator=k2") == [("reverse_kl estimator=k2", ("penalty=reverse_kl", "penalty.estimator=k2"))]
     assert names("algorithm=grpo") == []
     assert command.entrants(["algorithm=grpo"], ("mixed",)) == (
-        [grade.Named("mixed", ("penalty=mixed",), False)], [], ["algorithm=grpo"]
+        [grade.NamedPenalty("mixed", ("penalty=mixed",), False)], [], ["algorithm=grpo"]
     )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""What the expected gradient of a penalty descends, measured."""
+"""The audit: measured expected gradients of penalties against exact gradients."""

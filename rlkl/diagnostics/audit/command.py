@@ -1,4 +1,4 @@
-"""`rlkl audit`: the audit of a task and policy named as a run is, as a table, a CSV and a figure."""
+"""`rlkl audit`: the gradient audit for a task and a policy, as a table, a CSV and a figure."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,28 +28,31 @@ SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
 
 
 def audit_rows(overrides: Sequence[str] = ()) -> list[AuditRow]:
-    """The rows of the audit; overrides as on the command line. Unless they say otherwise, the policy is a random one (at the
-    reference every gradient is zero) after as many updates as `rollout.staleness` says, at least one."""
-    chosen = list(overrides) + ([] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"])
-    sampled = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
-    composed = compose([*sampled, *chosen])
+    """The rows of the audit, for overrides as on the command line.
+
+    By default the policy starts random, since at the reference every gradient is zero, and is trained for `rollout.staleness`
+    updates, at least one. The policy before these updates is the stale sampler.
+    """
+    init = [] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"]
+    algorithm = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
+    composed = compose([*algorithm, *overrides, *init])
     with numerics.pinned():
         run = jax.tree.map(jnp.asarray, pretrained_references.attach(build(composed), Faults(warn)).run)
         state = jax.jit(loop.start)(run)
         updates = max(1, run.settings.rollout.staleness)
-        later = _updated(run, state, updates)
+        later = _train(run, state, updates)
         older, policy = base.cast((state.policy, later.policy), jnp.float64)
         return list(audit(run, policy, jax.random.key(run.settings.seed), older=older))
 
 
 @partial(jax.jit, static_argnums=2)
-def _updated(run: spec.Run, state: loop.State, updates: int) -> loop.State:
-    low = base.cast(run, jnp.dtype(run.settings.dtype))
-    return jax.lax.fori_loop(0, updates, lambda _, state: loop.step(low, state), state)
+def _train(run: spec.Run, state: loop.State, updates: int) -> loop.State:
+    cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
+    return jax.lax.fori_loop(0, updates, lambda _, state: loop.step(cast_run, state), state)
 
 
 def run_audit(overrides: Sequence[str], folder: Path = FOLDER) -> None:
-    """Print the audit's table; write audit.csv and the figure."""
+    """Print the tables of the audit; write audit.csv and the figure."""
     rows = audit_rows(overrides)
     for name in DIRECTIONS:
         console.print(audit_table([row for row in rows if row.divergence == name], name))
@@ -59,7 +62,7 @@ def run_audit(overrides: Sequence[str], folder: Path = FOLDER) -> None:
 
 
 def short_entrance(row: AuditRow) -> str:
-    """How a penalty enters, in few words."""
+    """A short description of how a penalty enters the gradient."""
     words = [row.estimator, f"in the {row.placement}", f"a {row.level}"]
     words += [row.gradient.replace("_", " ")] if row.gradient != "naive" else []
     words += ["immediate"] if row.credit == "immediate" else []
@@ -71,46 +74,46 @@ def short_entrance(row: AuditRow) -> str:
 
 
 def audit_table(rows: list[AuditRow], name: str) -> Table:
-    """One direction's rows."""
+    """The table of the rows of one divergence."""
     title = f"penalties named {SHORT[name]}: expected gradient against the exact one"
-    shown = Table("estimate", "error", "cosine", "variance", "descends", title=title, title_justify="left")
+    table = Table("estimate", "error", "cosine", "variance", "descends", title=title, title_justify="left")
     for row in rows:
-        exactly = row.descends == REGISTRY[row.divergence].formula
+        is_exact = row.descends == REGISTRY[row.divergence].formula
         numbers = (number(row.relative_error), number(row.cosine), number(row.variance))
-        shown.add_row(short_entrance(row), *numbers, row.descends, style="" if exactly else "dim")
-    return shown
+        table.add_row(short_entrance(row), *numbers, row.descends, style="" if is_exact else "dim")
+    return table
 
 
-KINDS = {"the exact gradient": plots.GREEN, "another divergence's": plots.VERMILION, "part of a gradient": plots.ORANGE,
-         "none's": plots.BLACK, "zero": plots.GREY}  # fmt: skip
+KINDS = {"the exact gradient": plots.GREEN, "another divergence": plots.VERMILION, "a semi-gradient": plots.ORANGE,
+         "no divergence": plots.BLACK, "zero": plots.GREY}  # fmt: skip
 
 
 def row_kind(row: AuditRow) -> str:
-    """What was measured, as one of KINDS."""
+    """The kind of the measured gradient, one of KINDS."""
     if row.relative_error <= SAME:
         return "the exact gradient"
     if row.descends.startswith("nothing"):
         return "zero"
     if row.descends.startswith("the semi-gradient"):
-        return "part of a gradient"
-    return "none's" if row.descends.endswith(("no divergence", "alone")) else "another divergence's"
+        return "a semi-gradient"
+    return "no divergence" if row.descends.endswith(("no divergence", "alone")) else "another divergence"
 
 
 def audit_figure(rows: list[AuditRow]) -> Figure:
-    """How far each way's expected gradient lies from the exact one of the divergence that it is named after."""
-    ways = list(dict.fromkeys(map(short_entrance, rows)))
-    place = {name: -i for i, name in enumerate(ways)}
+    """The figure of the relative error of each penalty's expected gradient, by kind of gradient."""
+    entrances = list(dict.fromkeys(map(short_entrance, rows)))
+    height = {name: -i for i, name in enumerate(entrances)}
     with plots.styled():
-        figure = Figure(figsize=(6.75, 0.9 + 0.145 * len(ways)))
-        both = figure.subplots(1, 2, sharey=True)
-        for axes, name in zip(both, DIRECTIONS, strict=True):
-            for said, colour in KINDS.items():
-                kept = [row for row in rows if row.divergence == name and row_kind(row) == said]
-                error = np.maximum([row.relative_error for row in kept], 1e-17)
-                axes.plot(error, [place[short_entrance(row)] for row in kept], "o", color=colour, ms=3.5, label=said)
+        figure = Figure(figsize=(6.75, 0.9 + 0.145 * len(entrances)))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, name in zip(panels, DIRECTIONS, strict=True):
+            for kind, colour in KINDS.items():
+                panel_rows = [row for row in rows if row.divergence == name and row_kind(row) == kind]
+                error = np.maximum([row.relative_error for row in panel_rows], 1e-17)
+                axes.plot(error, [height[short_entrance(row)] for row in panel_rows], "o", color=colour, ms=3.5, label=kind)
             axes.set(xscale="log", xlim=(3e-18, 50.0), title=f"named {SHORT[name]}", xlabel="relative error")
             axes.grid(axis="y", lw=0.3, color=plots.GREY, alpha=0.4)
-        both[0].set_yticks([place[name] for name in ways], ways, fontsize=6)
-        both[0].set_ylim(-len(ways) + 0.3, 0.7)
-        figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        panels[0].set_yticks([height[name] for name in entrances], entrances, fontsize=6)
+        panels[0].set_ylim(-len(entrances) + 0.3, 0.7)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure

@@ -1,4 +1,4 @@
-"""Expected gradients of a penalty on a bandit and on a walk of a few tokens, beside the exact gradient."""
+"""Expected gradients of a penalty, by enumeration, against the exact gradient of its divergence."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,100 +10,113 @@ from jaxtyping import Array, Float
 
 from rlkl import exact, policies, settings
 from rlkl.penalties import options, terms
-from rlkl.policies import Policy
+from rlkl.policies import AnyPolicy
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton, Task
 from rlkl.training import exact_losses, sampled_losses, spec
 
-ARMS = Automaton(np.arange(1, 11)[None, :], states=11, horizon=1)
+BANDIT = Automaton(np.arange(1, 11)[None, :], states=11, horizon=1)
 
 
-class Compared(NamedTuple):
-    """An expected gradient against the exact one: relative error, and cosine (NaN for a zero gradient)."""
+class GradientComparison(NamedTuple):
+    """An expected gradient against the exact one, for I policies: relative error and cosine (NaN for a zero gradient)."""
 
     error: Float[Array, " I"]
     cosine: Float[Array, " I"]
 
 
-def walkway(seed: int = 0) -> Automaton:
-    """A random automaton of 4 decision states, 3 tokens and at most 3 of them, with early ends and an illegal token."""
+def random_automaton(seed: int = 0) -> Automaton:
+    """A random automaton of 4 decision states, 3 tokens and horizon 3, with early ends and an illegal token."""
     following = np.random.default_rng(seed).integers(1, 8, size=(4, 3))
     following[0], following[1, 2] = (1, 2, 3), -1
     return Automaton(following, states=8, horizon=3)
 
 
-def gradients(chosen: settings.Settings, automaton: Automaton, count: int, seed: int = 0) -> Compared:
-    """At `count` random policies beside random references: the penalty's expected gradient by enumeration, under the plainest
-    algorithm, and the exact gradient of the divergence that it names. Needs x64."""
-    draw = np.random.default_rng(seed)
+def gradients(run_settings: settings.Settings, automaton: Automaton, count: int, seed: int = 0) -> GradientComparison:
+    """Compare a penalty's expected gradient with the exact gradient of its divergence, for random policies and references.
+
+    The expected gradient is computed by enumeration, for REINFORCE without a baseline. count: number of policies. Needs x64.
+    """
+    generator = np.random.default_rng(seed)
     shape = (count, automaton.decisions, automaton.vocabulary)
-    log_ref = np.where(automaton.legal, draw.normal(size=shape), -np.inf)
+    log_ref = np.where(automaton.legal, generator.normal(size=shape), -np.inf)
     log_ref -= np.logaddexp.reduce(log_ref, axis=-1, keepdims=True)
-    logits = draw.normal(size=(count, automaton.horizon, *shape[1:]))
-    if chosen.algorithm.name != "exact":
+    logits = generator.normal(size=(count, automaton.horizon, *shape[1:]))
+    if run_settings.algorithm.name != "exact":
         plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
-        chosen = dataclasses.replace(chosen, algorithm=plain)
-    return jax.tree.map(np.asarray, _compared(_run(chosen, automaton), logits, log_ref))
+        run_settings = dataclasses.replace(run_settings, algorithm=plain)
+    return jax.tree.map(np.asarray, _compare(penalty_run(run_settings, automaton), logits, log_ref))
 
 
-def _run(chosen: settings.Settings, automaton: Automaton) -> spec.Run:
-    """Nothing but the penalty, at coefficient 1; the reference is put in later."""
-    alone = dataclasses.replace(chosen.algorithm, entropy_coef=None)
-    chosen = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=1.0), algorithm=alone)
+def penalty_run(run_settings: settings.Settings, automaton: Automaton) -> spec.Run:
+    """A run without reward whose loss is the penalty with coefficient 1; `with_reference` sets its reference."""
+    algorithm = dataclasses.replace(run_settings.algorithm, entropy_coef=None)
+    penalty = dataclasses.replace(run_settings.penalty, beta=1.0)
+    run_settings = dataclasses.replace(run_settings, penalty=penalty, algorithm=algorithm)
     with np.errstate(divide="ignore"):
-        even = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
-    task = Task(automaton, np.zeros(automaton.states), even, np.zeros(()), np.zeros(automaton.vocabulary))
-    return spec.make_run(chosen, task)
+        uniform = np.log(automaton.legal / automaton.legal.sum(axis=1, keepdims=True))
+    task = Task(automaton, np.zeros(automaton.states), uniform, np.zeros(()), np.zeros(automaton.vocabulary))
+    return spec.make_run(run_settings, task)
 
 
-def _beside(run: spec.Run, log_ref: Float[Array, "D V"]) -> spec.Run:
+def with_reference(run: spec.Run, log_ref: Float[Array, "D V"]) -> spec.Run:
+    """The run with this table as its reference."""
     reference = policies.Fixed(log_ref, run.task.automaton.horizon)
     return dataclasses.replace(run, task=dataclasses.replace(run.task, log_reference=log_ref), reference=reference)
 
 
 @jax.jit
-def _compared(run: spec.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> Compared:
-    legal, chosen = jnp.asarray(run.task.automaton.legal), run.settings.penalty
-    div, params = options.divergence(chosen), options.parameters(chosen, jnp.float64)
+def _compare(run: spec.Run, logits: Float[Array, "I T D V"], log_ref: Float[Array, "I D V"]) -> GradientComparison:
+    automaton, penalty = run.task.automaton, run.settings.penalty
+    legal = jnp.asarray(automaton.legal)
+    div, params = options.divergence(penalty), options.parameters(penalty, jnp.float64)
     assert div is not None
 
-    def one(at, beside) -> Compared:
-        held, listed = _beside(run, beside), enumerate_all(run.task.automaton)
-        source = held.reference if chosen.sampler == "reference" else Tabular(at, legal)
-        batch = _weighted(listed, jnp.exp(scoring.log_probability(source, listed)))
-        found = jax.grad(lambda x: _descended(held, Tabular(x, legal), batch)[0])(at)
-        between = lambda x: exact.between(held.task.automaton, div, params, Tabular(x, legal), held.reference)  # noqa: E731
-        right = jax.grad(between)(at)
-        size, norm = jnp.linalg.norm(found.ravel()), jnp.linalg.norm(right.ravel())
-        cosine = jnp.where(size > 1e-9 * norm, jnp.vdot(found, right) / (size * norm), jnp.nan)
-        return Compared(jnp.linalg.norm((found - right).ravel()) / norm, cosine)
-
-    return jax.vmap(one)(logits, log_ref)
-
-
-def _weighted(listed: Batch, weight: Float[Array, " N"]) -> Batch:
-    tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jax.lax.stop_gradient(weight), listed.size)
-
-
-def _descended(run: spec.Run, policy: Policy, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """What a step descends on this batch, and the mean of the penalty's own terms."""
-    chosen, objective = run.settings.penalty, spec.objective(run)
-    if chosen.sampler == "exact":
-        exactly = run.settings.algorithm.name == "exact"
-        value = (
-            exact_losses.exact_loss(objective, policy)
-            if exactly
-            else sampled_losses.off_batch_penalty(run.settings, objective, policy, jax.random.key(0))
+    def compare_one(policy_logits, reference) -> GradientComparison:
+        compared_run, sequences = with_reference(run, reference), enumerate_all(automaton)
+        source = compared_run.reference if penalty.sampler == "reference" else Tabular(policy_logits, legal)
+        batch = with_weight(sequences, jnp.exp(scoring.log_probability(source, sequences)))
+        expected = jax.grad(lambda x: loss_and_penalty(compared_run, Tabular(x, legal), batch)[0])(policy_logits)
+        target = jax.grad(lambda x: exact.between(automaton, div, params, Tabular(x, legal), compared_run.reference))(
+            policy_logits
         )
-        return jnp.asarray(value), jnp.asarray(value)
-    at = scoring.positions(run.task.automaton, policy, run.reference, batch)
-    if chosen.sampler == "reference":
-        value = terms.from_reference(chosen, at, batch)
+        norm, target_norm = jnp.linalg.norm(expected.ravel()), jnp.linalg.norm(target.ravel())
+        cosine = jnp.where(norm > 1e-9 * target_norm, jnp.vdot(expected, target) / (norm * target_norm), jnp.nan)
+        return GradientComparison(jnp.linalg.norm((expected - target).ravel()) / target_norm, cosine)
+
+    return jax.vmap(compare_one)(logits, log_ref)
+
+
+def with_weight(batch: Batch, weight: Float[Array, " N"]) -> Batch:
+    """The batch with these weights, as jax arrays; no gradient flows to the weights."""
+    tokens, states, mask = (jnp.asarray(x) for x in (batch.tokens, batch.states, batch.mask))
+    return Batch(tokens, states, mask, jax.lax.stop_gradient(weight), batch.size)
+
+
+def loss_and_penalty(
+    run: spec.Run, policy: AnyPolicy, batch: Batch, reported: Float[Array, "N T"] | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The loss of a training step on this batch, and the mean of the penalty's terms.
+
+    reported: the tokens' log-probabilities by the batch's sampler, where that was not the policy.
+    """
+    penalty, objective = run.settings.penalty, spec.objective(run)
+    if penalty.sampler == "exact":
+        if run.settings.algorithm.name == "exact":
+            value = jnp.asarray(exact_losses.exact_loss(objective, policy))
+        else:
+            value = jnp.asarray(sampled_losses.off_batch_penalty(run.settings, objective, policy, jax.random.key(0)))
         return value, value
-    made = terms.make_terms(chosen, at.log_pi.dtype)
-    value = jnp.sum(batch.weight * jnp.sum(made.in_reward(at, batch) + made.in_loss(at, batch), axis=1))
-    learned = sampled_losses.experience(run.settings, objective, at, batch, jnp.zeros((), at.log_pi.dtype))
-    return sampled_losses.surrogate(run.settings, objective.beta, at, batch, learned), value
+    positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
+    if penalty.sampler == "reference":
+        value = terms.from_reference(penalty, positions, batch)
+        return value, value
+    penalty_terms = terms.make_terms(penalty, positions.log_pi.dtype)
+    value = jnp.sum(
+        batch.weight * jnp.sum(penalty_terms.in_reward(positions, batch) + penalty_terms.in_loss(positions, batch), axis=1)
+    )
+    zero = jnp.zeros((), positions.log_pi.dtype)
+    experience = sampled_losses.experience(run.settings, objective, positions, batch, zero, reported)
+    return sampled_losses.surrogate(run.settings, objective.beta, positions, batch, experience), value

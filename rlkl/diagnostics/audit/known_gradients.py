@@ -1,4 +1,4 @@
-"""Which gradient one turns out to be: the exact gradients of every divergence, by name."""
+"""Match a measured gradient to the exact gradients of known divergences."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -18,41 +18,45 @@ from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.training.spec import Run
 
-SAME = 1e-8  # of the larger norm: gradients that agree to this are one
+SAME = 1e-8  # relative difference below which two gradients count as equal
 
 
 class Exact(NamedTuple):
-    """A divergence of a policy from its reference, and its gradient by the policy's parameters."""
+    """The exact divergence of a policy from its reference, and its gradient in the policy's parameters."""
 
     value: Float[Array, ""]
     gradient: Float[Array, " P"]
 
 
 def exact_gradient(run: Run, policy: AnyPolicy, div: Divergence) -> Exact:
-    """D between the distributions of whole sequences, and its gradient."""
+    """The exact divergence between the distributions of whole sequences, and its gradient."""
     value, gradient = _gradient(policy, lambda p: _divergence(run, p, div))
     return Exact(value, gradient)
 
 
-def _gradient(policy: AnyPolicy, of) -> tuple[Any, Any]:
+def _gradient(policy: AnyPolicy, function) -> tuple[Any, Any]:
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: of(eqx.combine(p, rest))))(trainable)
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: function(eqx.combine(p, rest))))(trainable)
     return value, ravel_pytree(gradient)[0]
 
 
 def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
-    """D between the distributions of whole sequences."""
+    """The exact divergence between the distributions of whole sequences."""
     params = options.parameters(run.settings.penalty, jnp.float64)
     return exact.between(run.task.automaton, div, params, policy, run.reference)
 
 
-def gradients_by_name(run: Run, policy: AnyPolicy, own: Batch) -> dict[str, np.ndarray]:
-    """The gradients that one may turn out to be, by name: every divergence's, twice the total variation's, the difference of
-    the KLs, and on several tokens each one's semi-gradient and its sum over the policy's own states (`own`: all sequences)."""
-    return dict(_known(run, policy, own))
+def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np.ndarray]:
+    """The known gradients that a measured one is matched to, by name.
+
+    These are the gradients of every divergence, of twice the total variation and of the difference of the two KLs. On sequences
+    there are also the semi-gradient of each, and for each divergence the gradient of its sum over visited states.
+    batch: every sequence, weighted by its probability under the policy.
+    """
+    return dict(_known_gradients(run, policy, batch))
 
 
-def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.ndarray]]:
+def _known_gradients(run: Run, policy: AnyPolicy, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
     whole = {name: np.asarray(exact_gradient(run, policy, div).gradient) for name, div in REGISTRY.items()}
     for name, gradient in whole.items():
         yield expected_gradient.formula({name: 1.0}), gradient
@@ -61,9 +65,9 @@ def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.nd
     yield expected_gradient.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
     if run.task.automaton.horizon == 1:
         return
-    params, weight = options.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(own.weight)
+    params, weight = options.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(batch.weight)
     semi = {
-        name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, own))[1])
+        name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, batch))[1])
         for name, div in REGISTRY.items()
     }
     for name, gradient in semi.items():
@@ -77,23 +81,25 @@ def _known(run: Run, policy: AnyPolicy, own: Batch) -> Iterator[tuple[str, np.nd
             yield expected_gradient.later_alone(name).says, summed - semi[name]
 
 
-def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, own: Batch) -> Float[Array, ""]:
-    at = scoring.positions(run.task.automaton, policy, run.reference, own)
-    rows = divergences.exact(div, params, at.log_pi, at.log_ref)
-    return jnp.sum(weight[:, None] * jnp.where(own.mask, rows[at.row], 0.0))
+def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, batch: Batch) -> Float[Array, ""]:
+    """The token divergences summed along the sequences, whose weights are fixed."""
+    positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
+    rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
+    return jnp.sum(weight[:, None] * jnp.where(batch.mask, rows[positions.row], 0.0))
 
 
 def _own_states(run: Run, policy: AnyPolicy, div: Divergence, params) -> Float[Array, ""]:
+    """The token divergences summed over the states that the policy visits."""
     log_pi, log_ref = table_of(policy), table_of(run.reference)
     return exact.visited(exact.occupancy(run.task.automaton, log_pi), divergences.exact(div, params, log_pi, log_ref))
 
 
-def name_of(gradient: np.ndarray, known: dict[str, np.ndarray]) -> str:
-    """The first name whose gradient this is."""
-    scale = max(float(np.linalg.norm(each)) for each in known.values())
+def name_of(gradient: np.ndarray, candidates: dict[str, np.ndarray]) -> str:
+    """The first name whose gradient equals the measured one."""
+    scale = max(float(np.linalg.norm(each)) for each in candidates.values())
     if np.linalg.norm(gradient) <= SAME * scale:
         return "nothing: its expected gradient is zero"
-    for name, each in known.items():
+    for name, each in candidates.items():
         if np.linalg.norm(gradient - each) <= SAME * max(np.linalg.norm(each), np.linalg.norm(gradient)):
             return name
     return expected_gradient.NO_DIVERGENCE

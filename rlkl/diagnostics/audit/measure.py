@@ -1,5 +1,8 @@
-"""Every way in which a penalty may enter a sampled gradient, against the exact gradient: the training's own losses, on a batch
-that holds every sequence with its probability (or on a large sample, where there are too many)."""
+"""The gradient audit: the expected gradient of every penalty configuration against the exact gradient of its divergence.
+
+It uses the losses of training, on a batch of every sequence weighted by its probability or, where there are too many, on a
+large sample.
+"""
 
 import dataclasses
 import math
@@ -15,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import policies, settings
 from rlkl.diagnostics.audit import known_gradients
+from rlkl.diagnostics.audit.gradients import loss_and_penalty
 from rlkl.diagnostics.audit.known_gradients import SAME
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options, terms
@@ -22,20 +26,22 @@ from rlkl.penalties.expected_gradient import NO_DIVERGENCE, expected_gradient
 from rlkl.policies import AnyPolicy, Policy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
-from rlkl.training import sampled_losses, spec
 from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
-SAMPLES = 4096  # sequences, where there are too many to list
-TRUNCATION = 1.0  # of importance weights, in the rows that show what it does
+SAMPLES = 4096  # number of samples, where there are too many sequences to enumerate
+TRUNCATION = 1.0  # largest importance weight, in the rows that show the effect of truncation
 
 
 class AuditRow(NamedTuple):
-    """One way, for one divergence. rollout: what differs the sampler from the policy ("" where nothing does), and correction
-    its importance weights. value: the estimate's mean, and exact_value; relative_error and cosine of its expected
-    gradient against the exact one's (NaN where that is zero); variance: of a batch's gradient, summed over parameters,
-    without a baseline; stderr: of the expected gradient (its norm) where it was sampled, else 0. descends: what was
-    measured; declared: what `penalties.expected_gradient` says."""
+    """One row of the audit: a penalty configuration for one divergence.
+
+    rollout: how the sampler differs from the policy ("" if it does not). correction: its importance weights. value: the mean of
+    the estimate; exact_value: the exact divergence. relative_error, cosine: of the expected gradient against the exact gradient
+    (NaN if that is zero). variance: of a batch's gradient, summed over parameters, without a baseline. stderr: norm of the
+    standard error of the expected gradient; 0 if it is exact. descends: the measured description; declared: the one of
+    `penalties.expected_gradient`.
+    """
 
     divergence: str
     estimator: str
@@ -58,16 +64,18 @@ class AuditRow(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A term's mean, its expected gradient by the policy's parameters, and the gradient's variance of one sequence."""
+    """The mean of an estimate, its expected gradient, and the variance of its gradient on a single sequence."""
 
     value: Float[Array, ""]
     gradient: Float[Array, " P"]
     variance: Float[Array, ""]
 
 
-class Way(NamedTuple):
-    """A penalty, the sequences that it is read on, and, where their sampler was not the policy, what it reported of each token
-    and what it is called."""
+class AuditCase(NamedTuple):
+    """A penalty and the batch that it is measured on.
+
+    reported, rollout: if the sampler is not the policy, the token log-probabilities that it reports, and its name.
+    """
 
     penalty: settings.PenaltySettings
     batch: Batch
@@ -82,66 +90,71 @@ def audit(
     directions: tuple[str, ...] = DIRECTIONS,
     older: AnyPolicy | None = None,
 ) -> Iterator[AuditRow]:
-    """A row for every combination and direction, and, given an `older` policy, for samples of it, and of one that was rounded
-    to bfloat16, under every importance correction. Needs x64 enabled; `run` says the task, the reference and the batch size."""
+    """The rows of the audit: one for every penalty configuration of each divergence in `directions`.
+
+    With an `older` policy there are also rows for its samples, and for samples of the policy rounded to bfloat16, under every
+    importance correction. `run` provides the task, the reference and the batch size. Needs x64.
+    """
     task, automaton = run.task, run.task.automaton
-    listed = is_enumerable(automaton)
-    own_key, their_key = jax.random.split(key)
-    own, theirs = (_batch(automaton, p, k) for p, k in ((policy, own_key), (run.reference, their_key)))
-    known = known_gradients.gradients_by_name(run, policy, own) if listed else {}
-    size = run.settings.batch_size or 64
+    enumerable = is_enumerable(automaton)
+    policy_key, reference_key = jax.random.split(key)
+    policy_batch, reference_batch = (_batch(automaton, p, k) for p, k in ((policy, policy_key), (run.reference, reference_key)))
+    known_by_name = known_gradients.gradients_by_name(run, policy, policy_batch) if enumerable else {}
+    batch_size = run.settings.batch_size or 64
     for name in directions:
-        target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if listed or isinstance(policy, Policy) else None
-        combinations = options.combinations(name, automaton.horizon)
-        ways = [Way(chosen, theirs if chosen.sampler == "reference" else own) for chosen in combinations]
-        ways += [] if older is None else _off_policy(automaton, name, policy, older, own, own_key)
-        for way in ways:
-            chosen = way.penalty
-            audited = dataclasses.replace(run, settings=_settings(run, chosen), task=_unrewarded(task))
-            found = _measured(audited, policy, *way.batch[:4], way.reported)
-            error, cosine = _against(found.gradient, None if target is None else target.gradient)
-            stderr = 0.0 if listed else math.sqrt(max(0.0, float(found.variance)) / SAMPLES)
-            declared = _declared(way, automaton.horizon)
-            seen = known_gradients.name_of(np.asarray(found.gradient), known) if listed else "not compared: estimated"
-            most = "" if chosen.truncation is None else f"at most {chosen.truncation:g}"
-            correction = ", ".join(filter(None, (chosen.importance_correction.replace("none", ""), most)))
+        is_exact = enumerable or isinstance(policy, Policy)
+        target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if is_exact else None
+        penalties = options.combinations(name, automaton.horizon)
+        cases = [AuditCase(each, reference_batch if each.sampler == "reference" else policy_batch) for each in penalties]
+        cases += [] if older is None else _off_policy(automaton, name, policy, older, policy_batch, policy_key)
+        for case in cases:
+            penalty = case.penalty
+            audited = dataclasses.replace(run, settings=_settings(run, penalty), task=_unrewarded(task))
+            measured = _measured(audited, policy, *case.batch[:4], case.reported)
+            error, cosine = _against(measured.gradient, None if target is None else target.gradient)
+            stderr = 0.0 if enumerable else math.sqrt(max(0.0, float(measured.variance)) / SAMPLES)
+            declared = _declared(case, automaton.horizon)
+            gradient = np.asarray(measured.gradient)
+            descends = known_gradients.name_of(gradient, known_by_name) if enumerable else "not compared: estimated"
+            bound = "" if penalty.truncation is None else f"at most {penalty.truncation:g}"
+            correction = ", ".join(filter(None, (penalty.importance_correction.replace("none", ""), bound)))
             yield AuditRow(
-                name, str(chosen.estimator), str(chosen.placement), str(chosen.level), str(chosen.credit), chosen.gradient,
-                chosen.future_kl, str(chosen.sampler), way.rollout, correction, float(found.value),
+                name, str(penalty.estimator), str(penalty.placement), str(penalty.level), str(penalty.credit), penalty.gradient,
+                penalty.future_kl, str(penalty.sampler), case.rollout, correction, float(measured.value),
                 math.nan if target is None else float(target.value),
-                error, cosine, max(0.0, float(found.variance)) / size, stderr, seen, declared,
+                error, cosine, max(0.0, float(measured.variance)) / batch_size, stderr, descends, declared,
             )  # fmt: skip
 
 
-def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, own: Batch, key) -> Iterator[Way]:
-    """The divergence's own weight of the score, on what a sampler that is not the policy draws."""
-    chosen = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
+def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, policy_batch: Batch, key) -> Iterator[AuditCase]:
+    """The cases of the default penalty on samples of another sampler than the policy."""
+    penalty = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
     samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
-    for said, sampler in samplers.items():
+    for rollout, sampler in samplers.items():
         batch = _batch(automaton, sampler, key)
         reported = scoring.token_log_probability(sampler, batch)
         for correction in ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence"):
-            yield Way(dataclasses.replace(chosen, importance_correction=correction), batch, reported, said)
+            yield AuditCase(dataclasses.replace(penalty, importance_correction=correction), batch, reported, rollout)
         if sampler is older:
-            cut = dataclasses.replace(chosen, importance_correction="sequence", truncation=TRUNCATION)
-            yield Way(cut, batch, reported, said)
-    if options.weighs(chosen):
-        yield Way(dataclasses.replace(chosen, truncation=TRUNCATION), own)
+            truncated = dataclasses.replace(penalty, importance_correction="sequence", truncation=TRUNCATION)
+            yield AuditCase(truncated, batch, reported, rollout)
+    if options.weighs(penalty):
+        yield AuditCase(dataclasses.replace(penalty, truncation=TRUNCATION), policy_batch)
 
 
-def _declared(way: Way, horizon: int) -> str:
-    found, chosen = expected_gradient(way.penalty, horizon), way.penalty
-    corrected = way.reported is None or (chosen.importance_correction != "none" and "bfloat16" not in way.rollout)
-    whole = horizon == 1 or chosen.importance_correction != "token"
-    return found.says if corrected and whole and chosen.truncation is None else NO_DIVERGENCE
+def _declared(case: AuditCase, horizon: int) -> str:
+    declared, penalty = expected_gradient(case.penalty, horizon), case.penalty
+    corrected = case.reported is None or (penalty.importance_correction != "none" and "bfloat16" not in case.rollout)
+    whole = horizon == 1 or penalty.importance_correction != "token"
+    return declared.says if corrected and whole and penalty.truncation is None else NO_DIVERGENCE
 
 
-def _settings(run: Run, chosen: settings.PenaltySettings) -> settings.Settings:
-    """The run's, with this penalty at coefficient 1 and the plainest algorithm: no baseline, no aggregation."""
+def _settings(run: Run, penalty: settings.PenaltySettings) -> settings.Settings:
+    """The settings of the run with this penalty at coefficient 1, under REINFORCE without baseline and aggregation."""
     plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
-    own = run.settings.penalty
-    clamp = own.clamp if chosen.sampler == "policy" else None
-    at_one = dataclasses.replace(chosen, beta=1.0, alpha=own.alpha, weights=own.weights, clamp=clamp)
+    run_penalty = run.settings.penalty
+    clamp = run_penalty.clamp if penalty.sampler == "policy" else None
+    at_one = dataclasses.replace(penalty, beta=1.0, alpha=run_penalty.alpha, weights=run_penalty.weights, clamp=clamp)
     return dataclasses.replace(run.settings, penalty=at_one, algorithm=plain)
 
 
@@ -151,28 +164,31 @@ def _unrewarded(task):
 
 
 def _batch(automaton, policy: AnyPolicy, key) -> Batch:
-    """Every sequence with the probability that it is drawn with, or a large sample."""
+    """Every sequence weighted by its sampling probability or, where there are too many, a large sample."""
     if not is_enumerable(automaton):
         return sampling.walk(sampling.uniforms(key, automaton, policy, SAMPLES), automaton, policy)
-    listed = enumerate_all(automaton)
-    tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jnp.exp(scoring.drawn_log_probability(policy, listed)), listed.size)
+    sequences = enumerate_all(automaton)
+    tokens, states, mask = (jnp.asarray(x) for x in (sequences.tokens, sequences.states, sequences.mask))
+    return Batch(tokens, states, mask, jnp.exp(scoring.drawn_log_probability(policy, sequences)), sequences.size)
 
 
 @jax.jit
 def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reported=None) -> Measured:
-    """The training's own loss, sequence by sequence, weighted by their probabilities."""
+    """The training loss of each sequence on its own, averaged with the weights."""
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
 
-    def of_one(one):
-        tokens, states, mask, *told = (x[None] for x in one)
+    def measure_one(sequence):
+        tokens, states, mask, *reported_one = (x[None] for x in sequence)
         single = Batch(tokens, states, mask, jnp.ones((1,), weight.dtype), 2)
-        term = lambda p: _term(run, eqx.combine(p, rest), single, *told)  # noqa: E731
-        value, gradient = jax.value_and_grad(term, has_aux=True)(trainable)
+
+        def loss(parameters):
+            return _term(run, eqx.combine(parameters, rest), single, *reported_one)
+
+        value, gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
         return value[1], ravel_pytree(gradient)[0]
 
     values, gradients = jax.lax.map(
-        of_one, (tokens, states, mask) if reported is None else (tokens, states, mask, reported), batch_size=256
+        measure_one, (tokens, states, mask) if reported is None else (tokens, states, mask, reported), batch_size=256
     )
     mean = weight @ gradients
     squares = jnp.sum(weight * jnp.sum(jnp.square(gradients), axis=1))
@@ -180,24 +196,17 @@ def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reporte
 
 
 def _term(run: Run, policy: AnyPolicy, batch: Batch, reported=None) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """What a step descends of the penalty alone, and the estimate's value."""
-    chosen, objective = run.settings.penalty, spec.objective(run)
-    at = scoring.positions(run.task.automaton, policy, run.reference, batch)
-    if chosen.sampler == "reference":
-        value = terms.from_reference(chosen, at, batch)
-        return value, value
-    made = terms.make_terms(chosen, at.log_pi.dtype)
-    learned = sampled_losses.experience(run.settings, objective, at, batch, jnp.zeros((), at.log_pi.dtype), reported)
-    if chosen.estimator == "score":  # its value is f(t)/t, of which it is no part itself
-        u = jnp.sum(terms.log_ratio(at, batch))
-        div = REGISTRY[chosen.divergence]
-        value = jnp.exp(-u) * div.both(u, options.parameters(chosen, u.dtype))[0]
-    else:
-        value = jnp.sum(made.in_reward(at, batch)) + jnp.sum(made.in_loss(at, batch))
-    return sampled_losses.surrogate(run.settings, objective.beta, at, batch, learned), value
+    """The penalty's part of the training loss on a batch of one sequence, and the value of the estimate."""
+    penalty = run.settings.penalty
+    loss, value = loss_and_penalty(run, policy, batch, reported)
+    if penalty.estimator == "score" and penalty.sampler == "policy":  # f'(t) does not estimate the divergence; f(t)/t does
+        u = jnp.sum(terms.log_ratio(scoring.positions(run.task.automaton, policy, run.reference, batch), batch))
+        value = jnp.exp(-u) * REGISTRY[penalty.divergence].both(u, options.parameters(penalty, u.dtype))[0]
+    return loss, value
 
 
 def _against(gradient, target) -> tuple[float, float]:
+    """Relative error and cosine of a gradient against a target; NaN without one."""
     if target is None:
         return math.nan, math.nan
     scale, norm = float(jnp.linalg.norm(target)), float(jnp.linalg.norm(gradient))

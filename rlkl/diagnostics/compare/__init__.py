@@ -1,1 +1,1 @@
-"""How far two models are apart."""
+"""Comparison of the next-token distributions of two models."""

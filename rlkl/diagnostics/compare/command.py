@@ -1,4 +1,4 @@
-"""`rlkl compare BASE QUANT`: two models' log-probabilities, as a table and a CSV."""
+"""`rlkl compare BASE QUANT`: KL statistics of two models' log-probabilities, as a table and a CSV."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,42 +19,42 @@ FOLDER = Path("outputs") / "compare"
 
 
 def run_compare(arguments: Sequence[str]) -> None:
-    """Print the table of two files; write compare.csv into `out=FOLDER` (outputs/compare)."""
+    """Compare two files, print the table, and write compare.csv into `out=FOLDER` (default: outputs/compare)."""
     files = [argument for argument in arguments if not argument.startswith("out=")]
     folders = [Path(argument.removeprefix("out=")) for argument in arguments if argument.startswith("out=")]
     if len(files) != 2 or len(folders) > 1:
         raise SettingsError("rlkl compare", " ".join(arguments), "takes BASE.npz QUANT.npz and, if you like, out=FOLDER")
-    with comparison_progress() as tell:
-        found = kl_statistics.compare(files[0], files[1], tell)
+    with comparison_progress() as on_progress:
+        comparison = kl_statistics.compare(files[0], files[1], on_progress)
     path = (folders[0] if folders else FOLDER) / "compare.csv"
-    console.print(comparison_table(found, files[0], files[1]))
+    console.print(comparison_table(comparison, files[0], files[1]))
     try:
-        write(path, csv_text.dumps(Statistic._fields, found.table))
+        write(path, csv_text.dumps(Statistic._fields, comparison.table))
     except OSError as error:
         raise SettingsError("out", str(path.parent), f"cannot be written ({error.strerror})") from None
     console.print(f"wrote {path}", markup=False)
 
 
-def comparison_table(found: Comparison, base: str, quant: str) -> Table:
-    """The statistics, a rule between what they are about."""
-    size = f"{found.length:,} positions" + ("" if found.vocabulary is None else f" x {found.vocabulary:,} tokens")
-    at = found.positions
-    clipped = at is not None and min(at.kld.min(), at.reverse.min()) == 0.0
-    said = "no KL is negative: what rounding puts below 0 counts as 0" if clipped else None
-    title = f"{Path(quant).name} against {Path(base).name}: {size}"
-    shown = Table(title=title, title_justify="left", caption=said, caption_justify="left")
+def comparison_table(comparison: Comparison, base: str, quant: str) -> Table:
+    """The table of statistics, with a rule between the groups."""
+    tokens = "" if comparison.vocabulary is None else f" x {comparison.vocabulary:,} tokens"
+    positions = comparison.positions
+    clipped = positions is not None and min(positions.kld.min(), positions.reverse.min()) == 0.0
+    caption = "no KL is negative: what rounding puts below 0 counts as 0" if clipped else None
+    title = f"{Path(quant).name} against {Path(base).name}: {comparison.length:,} positions{tokens}"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("", "statistic", "value", "±", "unit"):
-        shown.add_column(name, justify="right" if name in ("value", "±") else "left")
-    for row, after in zip(found.table, [*found.table[1:], None], strict=True):
+        table.add_column(name, justify="right" if name in ("value", "±") else "left")
+    for row, after in zip(comparison.table, [*comparison.table[1:], None], strict=True):
         error = "" if math.isnan(row.stderr) else number(row.stderr)
-        ends = after is not None and after.about != row.about
-        shown.add_row(row.about, row.name, number(row.value), error, row.unit, end_section=ends)
-    return shown
+        is_last = after is not None and after.about != row.about
+        table.add_row(row.about, row.name, number(row.value), error, row.unit, end_section=is_last)
+    return table
 
 
 @contextmanager
 def comparison_progress() -> Iterator[Callable[[int, int], None]]:
-    """A callable of (positions read, positions in all): a bar on a terminal, a line at each tenth elsewhere."""
+    """A progress callback (positions read, positions in all): a bar on a terminal, a line at each tenth elsewhere."""
     if not errors.is_terminal:
         last = 0
 
@@ -68,5 +68,5 @@ def comparison_progress() -> Iterator[Callable[[int, int], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
-        shown = bar.add_task("positions", total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)
+        task = bar.add_task("positions", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,6 +1,6 @@
-"""How far one model's next-token probabilities lie from another's: the statistics that llama.cpp's perplexity tool reports.
+"""Statistics of the difference between two models' next-token distributions, as llama.cpp's perplexity tool reports them.
 
-N positions, V tokens. Nats. Standard errors take positions as independent, which those of one text are not quite.
+N positions, V tokens. KLs are in nats. Standard errors assume independent positions, which is not exact within one text.
 Source of the statistics: llama.cpp, tools/perplexity, `--kl-divergence`. NumPy on the host, in float64.
 """
 
@@ -16,14 +16,14 @@ from jaxtyping import Float, Int, Shaped
 from rlkl.diagnostics.compare import npz
 from rlkl.errors import SettingsError
 
-ELEMENTS = 2**17  # read at once, of either file: what a core's cache holds
+ELEMENTS = 2**17  # numbers read at once from each file: they fit into a core's cache
 QUANTILES = {"99.9%": 0.999, "99%": 0.99, "median": 0.5}
 DIRECTIONS = {"kld": "KL(base‖quant)", "reverse": "KL(quant‖base)"}
-ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-3}  # by which a row's log-sum may miss 0, by bytes a number
+ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-3}  # tolerance of a row's log-sum around 0, by bytes of a number
 
 
 class Statistic(NamedTuple):
-    """A row of the table; stderr is NaN where there is none."""
+    """A row of the table; stderr is NaN where no standard error is defined."""
 
     about: str
     name: str
@@ -33,12 +33,12 @@ class Statistic(NamedTuple):
 
 
 class PositionStatistics(NamedTuple):
-    """What is kept of each position.
+    """The statistics of each position.
 
-    kld, reverse: KL(base‖quant), KL(quant‖base); no KL is negative, and what rounding puts below 0 (by 1e-15 or so) is 0.
-    change, square: of the probability that quant gives a token over what base gives it, and its square: of the text's token
-    where that is known, else their expectations over a token that base draws. same: whether both like the same token best.
-    base, quant: log-probability of the text's token, NaN where not known.
+    kld, reverse: KL(base‖quant) and KL(quant‖base) in nats; values that rounding makes negative (by about 1e-15) are set to 0.
+    change, square: probability of a token under quant minus that under base, and its square: for the text's token if it is
+    known, else expectations over tokens sampled from base. same: whether both models have the same most likely token.
+    base, quant: log-probability of the text's token; NaN if it is not known.
     """
 
     kld: Float[np.ndarray, " N"]
@@ -51,8 +51,10 @@ class PositionStatistics(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The table, and what it was made from: length positions; vocabulary and positions are None where only sampled
-    log-probabilities were given."""
+    """The table of statistics with the data behind it.
+
+    length: number of positions. vocabulary, positions: None if the files hold log-probabilities of sampled tokens only.
+    """
 
     table: list[Statistic]
     length: int
@@ -60,29 +62,32 @@ class Comparison(NamedTuple):
     positions: PositionStatistics | None
 
     def value(self, about: str, name: str) -> float:
-        """One number of the table."""
+        """The value of one row of the table."""
         return next(row.value for row in self.table if (row.about, row.name) == (about, name))
 
 
-def compare(base: str | Path, quant: str | Path, tell: Callable[[int, int], None] = lambda done, total: None) -> Comparison:
-    """The table of two .npz files; tell(positions done, positions in all) is called as they are read, a few rows at a time.
+def compare(
+    base: str | Path, quant: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Comparison:
+    """Compare the next-token log-probabilities of two .npz files.
 
-    Each file holds `log_probs` (or one array of any name): log-probabilities of the next token, positions x vocabulary, each
-    row summing to 1 (it is normalised again, in float64, for rounding's sake); either may hold `tokens`, the text's token at
-    each position. Where `log_probs` has one axis, it is of tokens that base drew, and the table has k1, k2 and k3. Raises
-    `SettingsError` in one line for what does not fit: shapes, rows that are not normalised, NaN, truncated files.
+    Each file holds `log_probs` (or a single array of any name), positions x vocabulary, with normalised rows, which are
+    normalised again in float64. Either file may hold `tokens`, the text's token at each position. If `log_probs` has one axis,
+    it is of tokens sampled from base, and the table has the estimators k1, k2 and k3. Files are read a few rows at a time, and
+    on_progress is called with (positions done, positions in all). Raises `SettingsError` for different shapes, rows that are
+    not normalised, NaN and truncated files.
     """
     files = {"BASE": Path(base), "QUANT": Path(quant)}
-    found = {key: npz.headers(path, key) for key, path in files.items()}
-    names = {key: _log_probs(held, key, files[key]) for key, held in found.items()}
-    shapes = {key: found[key][names[key]].shape for key in files}
+    headers = {key: npz.headers(path, key) for key, path in files.items()}
+    names = {key: _log_probs(arrays, key, files[key]) for key, arrays in headers.items()}
+    shapes = {key: headers[key][names[key]].shape for key in files}
     if shapes["BASE"] != shapes["QUANT"]:
         rule = f"has {_shown(shapes['QUANT'])} log-probabilities, and BASE {_shown(shapes['BASE'])}: they must be as many"
         raise SettingsError("QUANT", str(quant), rule)
     shape = shapes["BASE"]
-    tokens = _tokens(files, found, shape)
+    tokens = _tokens(files, headers, shape)
     at_once = max(1, ELEMENTS // (shape[1] if len(shape) == 2 else 1))
-    kept: list[PositionStatistics] = []
+    statistics: list[PositionStatistics] = []
     sampled: list[np.ndarray] = []
     done = 0
     with ExitStack() as opened:
@@ -92,19 +97,19 @@ def compare(base: str | Path, quant: str | Path, tell: Callable[[int, int], None
                 sampled.append(np.stack([_drawn(rows, done, key) for key, rows in zip(files, pair, strict=True)]))
             else:
                 log_p, log_q = (_normalised(rows, done, key) for key, rows in zip(files, pair, strict=True))
-                kept.append(of_rows(log_p, log_q, None if tokens is None else tokens[done : done + len(log_p)]))
+                statistics.append(of_rows(log_p, log_q, None if tokens is None else tokens[done : done + len(log_p)]))
             done += len(pair[0])
-            tell(done, shape[0])
+            on_progress(done, shape[0])
     if len(shape) == 1:
         return Comparison(of_samples(*np.concatenate(sampled, axis=1)), shape[0], None, None)
-    positions = PositionStatistics(*(np.concatenate(side) for side in zip(*kept, strict=True)))
+    positions = PositionStatistics(*(np.concatenate(side) for side in zip(*statistics, strict=True)))
     return Comparison(of_positions(positions), shape[0], shape[1], positions)
 
 
 def of_rows(
     log_p: Float[np.ndarray, "N V"], log_q: Float[np.ndarray, "N V"], tokens: Int[np.ndarray, " N"] | None = None
 ) -> PositionStatistics:
-    """Each position of base (log_p) against quant (log_q); rows are normalised, -inf is probability zero."""
+    """The statistics of each position, from normalised rows of base (log_p) and quant (log_q); -inf is allowed."""
     p, q = np.exp(log_p), np.exp(log_q)
     with np.errstate(invalid="ignore"):
         u = log_p - log_q
@@ -114,35 +119,35 @@ def of_rows(
     moved = q - p
     if tokens is None:
         return PositionStatistics(kld, reverse, (p * moved).sum(1), (p * moved * moved).sum(1), same, unknown, unknown)
-    at = (np.arange(len(p)), tokens)
-    return PositionStatistics(kld, reverse, moved[at], moved[at] ** 2, same, log_p[at], log_q[at])
+    index = (np.arange(len(p)), tokens)
+    return PositionStatistics(kld, reverse, moved[index], moved[index] ** 2, same, log_p[index], log_q[index])
 
 
 def _clipped(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """0 in place of what rounding puts below it, and of -0."""
+    """Replace negative values, which come from rounding, and -0 by 0."""
     return np.where(x <= 0.0, 0.0, x)
 
 
-def of_positions(at: PositionStatistics) -> list[Statistic]:
-    """The table of whole rows; perplexities only where the text's tokens are known."""
+def of_positions(positions: PositionStatistics) -> list[Statistic]:
+    """The table for full distributions; it has perplexities only if the text's tokens are known."""
     table = []
     for field, about in DIRECTIONS.items():
-        kld = getattr(at, field)
+        kld = getattr(positions, field)
         table += [
             Statistic(about, "mean", *_mean(kld), "nats"),
             Statistic(about, "maximum", float(kld.max()), math.nan, "nats"),
         ]
         table += [Statistic(about, name, *quantile(kld, level), "nats") for name, level in QUANTILES.items()]
-    known = not np.isnan(at.base).any()
-    about = "change of p, text's token" if known else "change of p, token from base"
-    table += _changes(about, at.change, at.square)
-    share, error = _mean(100.0 * at.same)
+    text_known = not np.isnan(positions.base).any()
+    about = "change of p, text's token" if text_known else "change of p, token from base"
+    table += _changes(about, positions.change, positions.square)
+    share, error = _mean(100.0 * positions.same)
     table.append(Statistic("same top p", "mean", share, error, "%"))
-    return table + (_perplexities(at.base, at.quant) if known else [])
+    return table + (_perplexities(positions.base, positions.quant) if text_known else [])
 
 
 def of_samples(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
-    """The table of tokens that base drew, from the log-probabilities that both gave them (Schulman 2020's k1, k2, k3)."""
+    """The table for tokens sampled from base, from both models' log-probabilities (estimators k1, k2, k3 of Schulman 2020)."""
     u, moved = log_p - log_q, np.exp(log_q) - np.exp(log_p)
     with np.errstate(over="ignore"):
         estimates = {"k1": u, "k2": 0.5 * u * u, "k3": np.expm1(-u) + u}
@@ -151,18 +156,22 @@ def of_samples(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -
 
 
 def quantile(x: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
-    """The level-quantile (between two values, in proportion), and its standard error: half the distance of the values one
-    standard deviation of the binomial rank to either side; NaN where x does not reach so far."""
+    """A quantile, linearly interpolated, and its standard error.
+
+    The standard error is half the distance between the values one standard deviation of the binomial rank to either side; NaN
+    if these ranks are outside of the data.
+    """
     ordered, n = np.sort(x), len(x)
     method: Literal["linear", "inverted_cdf"] = "linear" if math.isfinite(ordered[-1]) else "inverted_cdf"
-    rank, by = level * (n - 1), math.sqrt(n * level * (1.0 - level))
-    low, high = math.floor(rank - by), math.ceil(rank + by)
+    rank, deviation = level * (n - 1), math.sqrt(n * level * (1.0 - level))
+    low, high = math.floor(rank - deviation), math.ceil(rank + deviation)
     inside = low >= 0 and high < n and math.isfinite(ordered[high])
     error = float(ordered[high] - ordered[low]) / 2.0 if inside else math.nan
     return float(np.quantile(ordered, level, method=method)), error
 
 
 def _changes(about: str, change: Float[np.ndarray, " N"], square: Float[np.ndarray, " N"]) -> list[Statistic]:
+    """Mean and root mean square of the change of probability, in percent."""
     mean, error = _mean(change)
     power, spread = _mean(square)
     root = math.sqrt(power)
@@ -172,7 +181,7 @@ def _changes(about: str, change: Float[np.ndarray, " N"], square: Float[np.ndarr
 
 
 def _perplexities(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
-    """exp of the mean surprise, base's, quant's, and their ratio; standard errors by the delta method."""
+    """The perplexities of base and quant, and their ratio; standard errors by the delta method."""
     table = []
     for name, surprise in (("base", -log_p), ("quant", -log_q), ("quant/base", log_p - log_q)):
         mean, error = _mean(surprise)
@@ -183,23 +192,23 @@ def _perplexities(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]
 
 
 def _mean(x: Float[np.ndarray, " N"]) -> tuple[float, float]:
-    """A mean and its standard error: NaN of a single value or of an infinite mean."""
+    """The mean and its standard error; the latter is NaN for a single value and for an infinite mean."""
     mean = float(x.mean())
-    known = len(x) > 1 and math.isfinite(mean)
-    return mean, float(x.std(ddof=1)) / math.sqrt(len(x)) if known else math.nan
+    has_stderr = len(x) > 1 and math.isfinite(mean)
+    return mean, float(x.std(ddof=1)) / math.sqrt(len(x)) if has_stderr else math.nan
 
 
 def _shown(shape: tuple[int, ...]) -> str:
     return " x ".join(f"{size:,}" for size in shape)
 
 
-def _log_probs(held: dict[str, npz.Header], key: str, path: Path) -> str:
-    """The name of a file's log-probabilities, which must be numbers on one axis or two."""
-    others = [name for name in held if name != "tokens"]
-    name = "log_probs" if "log_probs" in held else others[0] if len(others) == 1 else None
+def _log_probs(arrays: dict[str, npz.Header], key: str, path: Path) -> str:
+    """The name of the array of log-probabilities in a file; raises `SettingsError` unless it has floats on one or two axes."""
+    others = [name for name in arrays if name != "tokens"]
+    name = "log_probs" if "log_probs" in arrays else others[0] if len(others) == 1 else None
     if name is None:
-        raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(held) or 'nothing'}")
-    shape, dtype = held[name]
+        raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(arrays) or 'nothing'}")
+    shape, dtype = arrays[name]
     if dtype in (np.dtype("V2"), np.uint16, np.int16):
         rule = f"`{name}` is of {dtype}, as bfloat16 is in a .npz file: take log_softmax in float32, and save that"
         raise SettingsError(key, str(path), rule)
@@ -209,27 +218,27 @@ def _log_probs(held: dict[str, npz.Header], key: str, path: Path) -> str:
     return name
 
 
-def _tokens(files: dict[str, Path], found: dict[str, dict[str, npz.Header]], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The text's tokens, from either file."""
+def _tokens(files: dict[str, Path], headers: dict[str, dict[str, npz.Header]], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The tokens of the text from either file, or None; raises `SettingsError` if the files disagree."""
     tokens = None
     for key, path in files.items():
-        if "tokens" not in found[key] or len(shape) == 1:
+        if "tokens" not in headers[key] or len(shape) == 1:
             continue
-        size, dtype = found[key]["tokens"]
+        size, dtype = headers[key]["tokens"]
         if size != shape[:1] or dtype.kind not in "iu":
             rule = f"`tokens` must be {shape[0]:,} whole numbers, one a position, and are {_shown(size)} of {dtype}"
             raise SettingsError(key, str(path), rule)
-        here = np.concatenate(list(npz.rows(path, key, "tokens", ELEMENTS))).astype(np.int64)
-        if here.min() < 0 or here.max() >= shape[1]:
+        file_tokens = np.concatenate(list(npz.rows(path, key, "tokens", ELEMENTS))).astype(np.int64)
+        if file_tokens.min() < 0 or file_tokens.max() >= shape[1]:
             raise SettingsError(key, str(path), f"`tokens` must be from 0 to {shape[1] - 1}")
-        if tokens is not None and (tokens != here).any():
+        if tokens is not None and (tokens != file_tokens).any():
             raise SettingsError(key, str(path), "`tokens` differ from BASE's: the files are of different texts")
-        tokens = here
+        tokens = file_tokens
     return tokens
 
 
 def _normalised(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, "N V"]:
-    """Rows in float64 that sum to 1; `done` is how many positions lie before them."""
+    """The rows in float64, normalised; `done` is the number of positions before them, for error messages."""
     log_p = rows.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = np.log(np.exp(log_p).sum(1, keepdims=True))
@@ -243,7 +252,7 @@ def _normalised(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, "N V
 
 
 def _drawn(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, " N"]:
-    """Log-probabilities of drawn tokens, in float64."""
+    """The log-probabilities of sampled tokens, in float64."""
     log_p = rows.astype(np.float64)
     _refuse(np.isnan(log_p), key, done, "is NaN")
     _refuse(log_p > ROUNDING[rows.dtype.itemsize], key, done, "is above 0, which no log-probability is")

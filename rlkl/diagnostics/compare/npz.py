@@ -1,4 +1,4 @@
-"""Arrays inside .npz files, read a few rows at a time: what is larger than memory is never loaded."""
+"""Streaming access to arrays in .npz files: a few rows at a time, so that files may be larger than memory."""
 
 import contextlib
 import zipfile
@@ -14,24 +14,24 @@ from rlkl.errors import SettingsError
 
 
 class Header(NamedTuple):
-    """What an array is, known before any of it is read."""
+    """The shape and dtype of an array, read without its data."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def headers(path: Path, key: str) -> dict[str, Header]:
-    """The arrays in a file, by name; raises `SettingsError`, naming `key`, where it is no whole .npz of plain arrays."""
+    """The headers of the arrays in a file, by name; raises `SettingsError` for `key` unless it is a valid .npz file."""
     with _refused(path, key), zipfile.ZipFile(path) as archive:
-        found = {}
+        by_name = {}
         for name in archive.namelist():
             with archive.open(name) as member:
-                found[name.removesuffix(".npy")] = _header(member, path, key)
-        return found
+                by_name[name.removesuffix(".npy")] = _header(member, path, key)
+        return by_name
 
 
 def rows(path: Path, key: str, name: str, at_once: int) -> Generator[np.ndarray, None, None]:
-    """The rows of one array (its first axis), `at_once` at a time; a file that ends early is refused when that is seen."""
+    """Iterate over one array along its first axis, `at_once` rows at a time; a truncated file raises at its end."""
     with _refused(path, key), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         header = _header(member, path, key)
         width = int(np.prod(header.shape[1:], dtype=np.int64))
@@ -44,19 +44,19 @@ def rows(path: Path, key: str, name: str, at_once: int) -> Generator[np.ndarray,
 
 
 def _header(member: IO[bytes] | BufferedIOBase, path: Path, key: str) -> Header:
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(member)
-    if version not in read:
+    if version not in readers:
         raise SettingsError(key, str(path), "holds an array with named fields; log-probabilities are plain numbers")
-    shape, by_column, dtype = read[version](member)
-    if by_column and len(shape) > 1:
+    shape, fortran_order, dtype = readers[version](member)
+    if fortran_order and len(shape) > 1:
         raise SettingsError(key, str(path), "is stored column by column; save np.ascontiguousarray of it")
     return Header(shape, dtype)
 
 
 @contextlib.contextmanager
 def _refused(path: Path, key: str) -> Iterator[None]:
-    """What can be wrong with a file, as one line."""
+    """Turn the errors of reading a file into one-line `SettingsError`s."""
     try:
         yield
     except FileNotFoundError:

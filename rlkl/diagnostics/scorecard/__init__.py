@@ -1,1 +1,1 @@
-"""How good a penalty is, graded."""
+"""The scorecard: six scores of a penalty, measured on a fixed suite of tasks."""

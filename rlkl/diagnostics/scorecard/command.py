@@ -1,4 +1,4 @@
-"""`rlkl grade`: a penalty's scores beside the shipped ones', as a table, CSVs and a radar figure."""
+"""`rlkl grade`: the scores of penalties and, for comparison, of shipped ones, as a table, CSVs and a radar figure."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from rlkl.diagnostics.scorecard.grade import (
     SCORES,
     Entrant,
     GradedPenalty,
-    Named,
+    NamedPenalty,
     ScoreDetail,
     grade_entrant,
     grade_fingerprint,
@@ -43,13 +43,13 @@ FOLDER = Path("outputs") / "grade"
 SHIPPED = ("reverse_kl", "forward_kl", "mixed", "hellinger", "trl_grpo", "trl_grpo_k3")
 
 
-OWN = ("penalty", "algorithm", "optimizer", "plugins", "store")  # what an override may set; the rest is the suite's
+ALLOWED = ("penalty", "algorithm", "optimizer", "plugins", "store")  # groups that overrides may set; the suite fixes the others
 NAMES = ("penalty", "penalty.divergence")  # the overrides that name a penalty
-Part = Callable[[str, str], None]  # hears of (penalty, what is done)
+Part = Callable[[str, str], None]  # progress callback: (penalty, part of the suite)
 
 
 class Scorecard(NamedTuple):
-    """Frames. scores: a row a penalty, as in grade.csv; details: a row a measured number, as in details.csv."""
+    """Grades as data frames. scores: a row for each penalty, as in grade.csv; details: a row for each measured number."""
 
     scores: "pd.DataFrame"
     details: "pd.DataFrame"
@@ -63,59 +63,60 @@ def grade(
 ) -> Scorecard:
     """Grade penalties on the suite: rlkl.grade(["my_penalty.py"]).scores, or rlkl.grade(["penalty=trl_grpo"]).
 
-    arguments: as of the command: a plugin's file, of which every divergence is graded, and overrides. Those of `penalty` are
-    the candidate's; `algorithm`, `optimizer`, `plugins` and `store` hold for every row. size: how much of the suite; grades of
-    different sizes cannot be compared. shipped: the presets that are graded beside. Raises `SettingsError` for a bad argument.
-    jax's global settings are left as they were.
+    arguments: as on the command line. A plugin file is graded with every divergence that it registers. Overrides of `penalty`
+    apply to the candidates alone; those of `algorithm`, `optimizer`, `plugins` and `store` apply to every row.
+    size: the size of the suite; grades of different sizes cannot be compared.
+    shipped: the penalty presets that are graded for comparison.
+    Raises `SettingsError` for a bad argument. jax's global settings are left unchanged.
     """
     return frames(graded_penalties(arguments, size, shipped, on_part or (lambda name, part: None)))
 
 
 def graded_penalties(arguments: Sequence[str], size: Size, shipped: Sequence[str], on_part: Part) -> list[GradedPenalty]:
-    """The candidates, then the shipped penalties that are none of them, in order."""
-    named, files, shared = entrants(arguments, shipped)
+    """The grades of the candidates and then of the shipped penalties that differ from them, in order."""
+    to_grade, files, shared = entrants(arguments, shipped)
     with numerics.pinned():
-        built = [(each, *entrant(each, files, shared)) for each in named]  # all of them first: a bad one is refused at once
-        once = {grade_fingerprint(chosen, size): each for each, chosen, *_ in reversed(built)}
+        built = [(each, *entrant(each, files, shared)) for each in to_grade]  # all before grading: a bad one is refused at once
+        first_of = {grade_fingerprint(settings, size): each for each, settings, *_ in reversed(built)}
         entries, faults = [], Faults(warn)
-        for each, chosen, store, runs in built:
-            if each in once.values():
-                found, reused = grade_entrant(chosen, size, store, functools.partial(on_part, each.name), faults)
+        for each, settings, store, runs in built:
+            if each in first_of.values():
+                result, reused = grade_entrant(settings, size, store, functools.partial(on_part, each.name), faults)
                 descends = (describe.descends(runs[0]), describe.descends(runs[1]))
-                caveats = tuple(dict.fromkeys(said for run in runs for said in describe.caveats(run)))
-                entries.append(GradedPenalty(each, found, descends, caveats, reused))
+                caveats = tuple(dict.fromkeys(caveat for run in runs for caveat in describe.caveats(run)))
+                entries.append(GradedPenalty(each, result, descends, caveats, reused))
         faults.close()
     return entries
 
 
-def entrants(arguments: Sequence[str], shipped: Sequence[str]) -> tuple[list[Named], list[str], list[str]]:
-    """The penalties that the arguments name, the plugins' files, and the overrides that hold for every row."""
+def entrants(arguments: Sequence[str], shipped: Sequence[str]) -> tuple[list[NamedPenalty], list[str], list[str]]:
+    """Parse the arguments: the penalties to grade, the plugin files, and the overrides that apply to every penalty."""
     if isinstance(arguments, str):
         raise SettingsError("arguments", arguments, "must be a list of strings, as in ['my_penalty.py']")
     files = [argument for argument in arguments if argument.endswith(".py") and "=" not in argument]
     overrides = [argument for argument in arguments if argument not in files]
-    compose(overrides)  # refuses what is no override of anything
+    compose(overrides)  # raises for overrides of unknown keys
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key == "penalty.beta":
             betas = ", ".join(f"{beta:g}" for beta in suite.FULL.betas)
             raise SettingsError(key, value, f"every penalty is graded at the same coefficients: {betas}")
-        if key.split(".")[0] not in OWN:
-            raise SettingsError(key, value, "is fixed, so that grades can be compared; rlkl grade takes " + ", ".join(OWN))
+        if key.split(".")[0] not in ALLOWED:
+            raise SettingsError(key, value, "is fixed, so that grades can be compared; rlkl grade takes " + ", ".join(ALLOWED))
     registered = plugins.load(files)
-    own = [override for override in overrides if _key(override).split(".")[0] == "penalty"]
-    shared = [override for override in overrides if override not in own]
-    if any(_key(override) in NAMES for override in own):
-        found = [own]
+    candidate_overrides = [override for override in overrides if _key(override).split(".")[0] == "penalty"]
+    shared = [override for override in overrides if override not in candidate_overrides]
+    if any(_key(override) in NAMES for override in candidate_overrides):
+        penalties = [candidate_overrides]
     elif files:
         if not registered:
             raise SettingsError("plugins", files[0], "registers no divergence: there is no penalty in it to grade")
-        found = [[f"penalty.divergence={name}", *own] for name in dict.fromkeys(registered)]
+        penalties = [[f"penalty.divergence={name}", *candidate_overrides] for name in dict.fromkeys(registered)]
     else:
-        found = [["penalty=reverse_kl", *own]] if own else []
-    candidates = [Named(_label(each), tuple(each), True) for each in found]
-    beside = [Named(preset, (f"penalty={preset}",), False) for preset in shipped]
-    return [*candidates, *beside], files, shared
+        penalties = [["penalty=reverse_kl", *candidate_overrides]] if candidate_overrides else []
+    candidates = [NamedPenalty(_label(each), tuple(each), True) for each in penalties]
+    shipped_penalties = [NamedPenalty(preset, (f"penalty={preset}",), False) for preset in shipped]
+    return [*candidates, *shipped_penalties], files, shared
 
 
 def _key(override: str) -> str:
@@ -123,44 +124,44 @@ def _key(override: str) -> str:
 
 
 def _label(overrides: Sequence[str]) -> str:
-    """The penalty's name, and what else was set."""
+    """The label of a penalty: its name and its other settings."""
     pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
     names = [value for key, value in pairs if key in NAMES]
     return " ".join(names[-1:] + [f"{key.removeprefix('penalty.')}={value}" for key, value in pairs if key not in NAMES])
 
 
-def entrant(each: Named, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[spec.Run, spec.Run]]:
-    """A penalty's settings on bandits and on sequences, the store, and a run of either."""
-    sampled = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
+def entrant(each: NamedPenalty, files: Sequence[str], shared: Sequence[str]) -> tuple[Entrant, Path, tuple[spec.Run, spec.Run]]:
+    """Resolve a penalty: its settings on bandits and on sequences, the store, and a run of each."""
+    algorithm = [] if any(_key(override) in ("algorithm", "algorithm.name") for override in shared) else ["algorithm=rloo"]
 
     def built(task: str) -> Built:
-        values = compose([f"task={task}", *sampled, *shared, *each.overrides])
+        values = compose([f"task={task}", *algorithm, *shared, *each.overrides])
         return build(values | {"plugins": [*(values.get("plugins") or []), *files]})
 
     bandit, sequence = built("bandit/random"), built("sequence/brackets")
-    chosen = bandit.run.settings
-    if chosen.penalty.controller != "fixed":
-        raise SettingsError("penalty.controller", chosen.penalty.controller, "penalties are graded at fixed coefficients")
-    return Entrant(chosen, sequence.run.settings), bandit.store, (bandit.run, sequence.run)
+    settings = bandit.run.settings
+    if settings.penalty.controller != "fixed":
+        raise SettingsError("penalty.controller", settings.penalty.controller, "penalties are graded at fixed coefficients")
+    return Entrant(settings, sequence.run.settings), bandit.store, (bandit.run, sequence.run)
 
 
 def frames(entries: Sequence[GradedPenalty]) -> Scorecard:
-    """The frames of graded penalties."""
+    """The data frames of graded penalties."""
     import pandas as pd
 
     def row(entry: GradedPenalty) -> dict[str, Any]:
         reasons = "; ".join(f"{name}: {why}" for name, why in entry.grade.reasons.items())
-        first = {"penalty": entry.named.name, "candidate": entry.named.candidate}
-        on = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
-        return first | entry.grade.scores | on | {"undefined": reasons}
+        label = {"penalty": entry.penalty.name, "candidate": entry.penalty.candidate}
+        descends = {"descends_on_bandits": entry.descends[0].says, "descends_on_sequences": entry.descends[1].says}
+        return label | entry.grade.scores | descends | {"undefined": reasons}
 
     columns = ["penalty", *ScoreDetail._fields]
-    details = [(entry.named.name, *detail) for entry in entries for detail in entry.grade.details]
+    details = [(entry.penalty.name, *detail) for entry in entries for detail in entry.grade.details]
     return Scorecard(pd.DataFrame([row(entry) for entry in entries]), pd.DataFrame(details, columns=columns))
 
 
 def run_grade(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suite.FULL) -> None:
-    """Grade, print the table, and write grade.csv, details.csv and the figure."""
+    """Grade penalties, print the table, and write grade.csv, details.csv and the figure."""
     with grading_progress() as on_part:
         entries = graded_penalties(arguments, size, SHIPPED, on_part)
     console.print(scorecard_table(entries))
@@ -169,8 +170,8 @@ def run_grade(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suit
     reused = sum(entry.reused for entry in entries)
     if reused:
         console.print(f"{reused} of {len(entries)} grades were in the store", markup=False)
-    found = frames(entries)
-    for name, frame in (("grade", found.scores), ("details", found.details)):
+    scorecard = frames(entries)
+    for name, frame in (("grade", scorecard.scores), ("details", scorecard.details)):
         write(folder / f"{name}.csv", csv_text.dumps(list(frame.columns), frame.itertuples(index=False)))
     paths = [folder / "grade.csv", folder / "details.csv", *plots.save(radar_figure(entries), folder / "grade")]
     console.print("wrote " + ", ".join(map(str, paths)), markup=False)
@@ -178,39 +179,39 @@ def run_grade(arguments: Sequence[str], folder: Path = FOLDER, size: Size = suit
 
 @contextlib.contextmanager
 def grading_progress() -> Iterator[Part]:
-    """A callable that hears of each part: a line that changes on a terminal, plain lines elsewhere."""
+    """A progress callback: it updates one line on a terminal and prints plain lines elsewhere."""
     if not console.is_terminal:
         yield lambda name, part: console.print(f"grading {name}: {part}", markup=False)
         return
     columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        shown = bar.add_task("composing the penalties", total=None)
-        yield lambda name, part: bar.update(shown, description=f"grading {visible(name)}: {part}")
+        task = bar.add_task("composing the penalties", total=None)
+        yield lambda name, part: bar.update(task, description=f"grading {visible(name)}: {part}")
 
 
 def scorecard_table(entries: Sequence[GradedPenalty]) -> Table:
-    """A row a penalty, the candidates first and bold; a dash where a score is undefined."""
-    shown = Table("penalty", title="scores from 0 to 1, 1 the best", title_justify="left")
+    """The table of scores, with the candidates first and bold; a dash stands for an undefined score."""
+    table = Table("penalty", title="scores from 0 to 1, 1 the best", title_justify="left")
     for name in SCORES:
-        shown.add_column(HEADINGS[name], justify="right")
+        table.add_column(HEADINGS[name], justify="right")
     for entry in entries:
         cells = ["-" if np.isnan(value) else f"{value:.2f}" for value in entry.grade.scores.values()]
         mark = " *" if entry.biased else ""
-        shown.add_row(entry.named.name + mark, *cells, style="bold" if entry.named.candidate else "")
-    return shown
+        table.add_row(entry.penalty.name + mark, *cells, style="bold" if entry.penalty.candidate else "")
+    return table
 
 
 def notes(entries: Sequence[GradedPenalty]) -> Iterator[str]:
-    """What a reader of the table must know: what biased penalties descend, what went wrong, why a score is undefined."""
+    """Notes below the table: what biased penalties descend, caveats, stopped runs, and reasons of undefined scores."""
     for entry in entries:
         if entry.biased:
             bandit, sequence = (each.says for each in entry.descends)
             where = bandit if bandit == sequence else f"{bandit}, on sequences {sequence}"
-            yield f"* {entry.named.name} descends {where}"
-        yield from (f"! {entry.named.name}: {said}" for said in entry.caveats)
+            yield f"* {entry.penalty.name} descends {where}"
+        yield from (f"! {entry.penalty.name}: {caveat}" for caveat in entry.caveats)
         steps = [detail.value for detail in entry.grade.details if detail.measure == "steps"]
         stopped = sum(taken < max(steps) for taken in steps)
         if stopped:
-            yield f"! {entry.named.name}: {stopped} of {len(steps)} runs stopped, their gradients not being finite"
+            yield f"! {entry.penalty.name}: {stopped} of {len(steps)} runs stopped, their gradients not being finite"
         for name, why in entry.grade.reasons.items():
-            yield f"- {entry.named.name}, {HEADINGS[name]}".replace("\n", " ") + f": undefined ({why})"
+            yield f"- {entry.penalty.name}, {HEADINGS[name]}".replace("\n", " ") + f": undefined ({why})"

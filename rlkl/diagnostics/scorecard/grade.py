@@ -1,4 +1,4 @@
-"""One penalty graded: its measurements on the whole suite, and the six scores that follow from them; kept in the store."""
+"""The grade of one penalty: measurements on the suite, and six scores computed from them. Grades are kept in the store."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from rlkl import algorithms, settings
 from rlkl.config import machine
-from rlkl.diagnostics.audit.gradients import ARMS, gradients, walkway
+from rlkl.diagnostics.audit.gradients import BANDIT, gradients, random_automaton
 from rlkl.diagnostics.scorecard import robustness, scores, suite
 from rlkl.diagnostics.scorecard.suite import Reached, Setup, Size
 from rlkl.divergences import REGISTRY
@@ -22,19 +22,19 @@ from rlkl.runs.store.fingerprint import fingerprint
 
 SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
 PARTS = ("gradients and log-ratios", "bandits", *suite.SEQUENCES)
-LEFT = 0.01  # of the gain: what an optimum may leave, or be beaten by, and still count as one
+GAP = 0.01  # largest optimality gap accepted, as a share of the attainable gain
 NO_PENALTY = "there is no penalty"
 
 
 class Entrant(NamedTuple):
-    """A penalty with all settings resolved: for bandits, and for sequences."""
+    """The resolved settings of a penalty, for bandits and for sequences."""
 
     bandit: settings.Settings
     sequence: settings.Settings
 
 
 class ScoreDetail(NamedTuple):
-    """One measured number. task: or the probe; case: the check, or the number of the policy that gradients were compared at."""
+    """One measured number. task: the task or probe; case: the name of the check, or the index of the compared policy."""
 
     score: str
     task: str
@@ -46,7 +46,7 @@ class ScoreDetail(NamedTuple):
 
 
 class Grade(NamedTuple):
-    """The scores (NaN where undefined, with a reason by the score's name) and every number behind them."""
+    """The scores, the reasons of undefined scores (which are NaN), and every number behind them."""
 
     scores: dict[str, float]
     reasons: dict[str, str]
@@ -56,23 +56,25 @@ class Grade(NamedTuple):
 def grade_entrant(
     entrant: Entrant, size: Size, store: Path, on_part: Callable[[str], None], faults: Faults
 ) -> tuple[Grade, bool]:
-    """The grade of a penalty, and whether it was in the store. Where not, `on_part` hears of each of PARTS; `faults` hears what
-    is wrong with the store. Needs x64."""
+    """The grade of a penalty, and whether it was in the store.
+
+    on_part: called with the name of each part in PARTS as it is measured. faults: collects errors of the store. Needs x64.
+    """
     path = store / "grades" / f"{grade_fingerprint(entrant, size)}.json"
-    kept = checked_files.read(path, _read, faults)
-    if kept is not None:
-        return kept, True
-    found = _measure(entrant, size, on_part)
-    named = {name: _none(value) for name, value in found.scores.items()}
-    values = [named, found.reasons, [[*map(_none, row)] for row in found.details]]
+    stored = checked_files.read(path, _read, faults)
+    if stored is not None:
+        return stored, True
+    measured = _measure(entrant, size, on_part)
+    numbers = {name: _none(value) for name, value in measured.scores.items()}
+    values = [numbers, measured.reasons, [[*map(_none, row)] for row in measured.details]]
     checked_files.write(path, json.dumps(values, allow_nan=False).encode(), faults)
-    return found, False
+    return measured, False
 
 
 def grade_fingerprint(entrant: Entrant, size: Size) -> str:
-    """A hash of all that a grade depends on: a plugin's functions by their module's name, which tells its content."""
-    chosen = entrant.bandit
-    divergence, algorithm = REGISTRY.get(chosen.penalty.divergence), algorithms.REGISTRY.get(chosen.algorithm.name)
+    """A hash of everything that a grade depends on. Plugins enter by module name, which has a hash of the file."""
+    bandit = entrant.bandit
+    divergence, algorithm = REGISTRY.get(bandit.penalty.divergence), algorithms.REGISTRY.get(bandit.algorithm.name)
     code = [divergence and divergence.both.__module__, algorithm and algorithm.advantage.__module__]
     at_one = [dataclasses.replace(each, penalty=dataclasses.replace(each.penalty, beta=1.0)) for each in entrant]
     return fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.numeric_environment())
@@ -80,10 +82,10 @@ def grade_fingerprint(entrant: Entrant, size: Size) -> str:
 
 def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
     on_part(PARTS[0])
-    named = options.divergence(entrant.bandit.penalty) is not None
-    probed = {"bandit": (entrant.bandit, ARMS), "automaton": (entrant.sequence, walkway())}
-    compared = {name: gradients(*at, size.policies) for name, at in probed.items()} if named else {}
-    checks = robustness.robust(entrant.bandit, 1) + robustness.robust(entrant.sequence, 2) if named else []
+    has_penalty = options.divergence(entrant.bandit.penalty) is not None
+    probes = {"bandit": (entrant.bandit, BANDIT), "automaton": (entrant.sequence, random_automaton())}
+    compared = {name: gradients(*probe, size.policies) for name, probe in probes.items()} if has_penalty else {}
+    checks = robustness.robust(entrant.bandit, 1) + robustness.robust(entrant.sequence, 2) if has_penalty else []
     on_part(PARTS[1])
     setups = suite.bandits()
     reached = suite.train_suite(entrant.bandit, setups, size)
@@ -99,45 +101,45 @@ def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Gr
 
 
 def _scored(compared, checks, setups: tuple[Setup, ...], reached: list[Reached]) -> tuple[dict[str, float], dict[str, str]]:
-    """The scores, each averaged over its tasks, and the reasons of those that are undefined on one of them."""
+    """The scores, averaged over tasks, and the reasons of scores that are undefined on some task."""
     reasons: dict[str, str] = {}
-    learning = [(setup, found) for setup, found in zip(setups, reached, strict=True) if setup.lost is None]
+    trained = [(setup, result) for setup, result in zip(setups, reached, strict=True) if setup.lost is None]
     parts: dict[str, list[float]] = {name: [] for name in ("regret", "reward_at_kl", "seeds")}
-    for setup, found in learning:
-        best = found.best[:, 0]
-        parts["reward_at_kl"].append(scores.reward_at_kl(found.kl, found.reward, setup.ends, setup.worth))
-        doubt = uncertain(found, setup.first)
-        for name, of in (("regret", scores.regret), ("seeds", scores.seeds)):
-            parts[name].append(np.nan if doubt else of(found.objective, setup.first, best))
-            if doubt:
-                reasons[name] = f"{setup.name}: {doubt}"
+    for setup, result in trained:
+        best = result.best[:, 0]
+        parts["reward_at_kl"].append(scores.reward_at_kl(result.kl, result.reward, setup.ends, setup.rewards))
+        reason = uncertain(result, setup.reference_reward)
+        for name, score in (("regret", scores.regret), ("seeds", scores.seeds)):
+            parts[name].append(np.nan if reason else score(result.objective, setup.reference_reward, best))
+            if reason:
+                reasons[name] = f"{setup.name}: {reason}"
     if not compared:
         reasons |= {"gradient": NO_PENALTY, "robustness": NO_PENALTY}
-    kept = [found.kept for setup, found in learning if setup.several]
+    proportions = [result.kept for setup, result in trained if setup.several]
     returned = [
-        found.ends[..., setup.lost] / setup.reference[setup.lost]
-        for setup, found in zip(setups, reached, strict=True)
+        result.ends[..., setup.lost] / setup.reference[setup.lost]
+        for setup, result in zip(setups, reached, strict=True)
         if setup.lost is not None
     ]
-    found_scores = {
+    values_by_score = {
         "gradient": scores.gradient(np.concatenate([each.error for each in compared.values()])) if compared else np.nan,
         **{name: float(np.mean(values)) for name, values in parts.items()},
-        "coverage": scores.coverage(kept, returned),
+        "coverage": scores.coverage(proportions, returned),
         "robustness": scores.robustness(np.array([check.passed for check in checks])) if checks else np.nan,
     }
-    return {name: found_scores[name] for name in SCORES}, reasons
+    return {name: values_by_score[name] for name in SCORES}, reasons
 
 
-def uncertain(found: Reached, first: float) -> str | None:
-    """Why a task's optimum cannot be trusted to judge by, or None: all coefficients together, relative to their gain."""
-    gain = float(np.sum(found.best[:, 0] - first))
+def uncertain(reached: Reached, reference_reward: float) -> str | None:
+    """Why the optimum of a task cannot be used for scores, or None. Gaps and gains are summed over all coefficients."""
+    gain = float(np.sum(reached.best[:, 0] - reference_reward))
     if np.isnan(gain):
         return "no exact optimum is known"
     if not gain > 0.0:
         return "its optimum gains nothing over the reference"
-    if not float(np.sum(found.gap[:, 0])) <= LEFT * gain:
+    if not float(np.sum(reached.gap[:, 0])) <= GAP * gain:
         return "its optimum could not be certified (is f strictly convex, and its slope f'?)"
-    if float(np.sum(np.max(found.objective, axis=1))) > float(np.sum(found.best[:, 0])) + LEFT * gain:
+    if float(np.sum(np.max(reached.objective, axis=1))) > float(np.sum(reached.best[:, 0])) + GAP * gain:
         return "training beat its optimum, which therefore is none"
     return None
 
@@ -152,26 +154,26 @@ def _of_probes(compared, checks) -> Iterator[ScoreDetail]:
         yield ScoreDetail("robustness", where, check.name, None, None, "passed", float(check.passed))
 
 
-def _of_runs(setup: Setup, found: Reached, size: Size) -> Iterator[ScoreDetail]:
-    """Of each run: what its scores are made of."""
-    learning = (
-        ("objective", found.objective),
-        ("optimal_objective", found.best),
-        ("reward", found.reward),
-        ("kl_pi_ref", found.kl),
+def _of_runs(setup: Setup, reached: Reached, size: Size) -> Iterator[ScoreDetail]:
+    """The numbers of each run that enter the scores."""
+    trained = (
+        ("objective", reached.objective),
+        ("optimal_objective", reached.best),
+        ("reward", reached.reward),
+        ("kl_pi_ref", reached.kl),
     )
-    measured = [("regret, reward_at_kl, seeds", name, values) for name, values in learning] if setup.lost is None else []
-    measured += [("coverage", "kept", found.kept)] if setup.several else []
+    measured = [("regret, reward_at_kl, seeds", name, values) for name, values in trained] if setup.lost is None else []
+    measured += [("coverage", "kept", reached.kept)] if setup.several else []
     if setup.lost is not None:
-        measured += [("coverage", "returned", found.ends[..., setup.lost] / setup.reference[setup.lost])]
-    measured += [("", "steps", found.steps)]
+        measured += [("coverage", "returned", reached.ends[..., setup.lost] / setup.reference[setup.lost])]
+    measured += [("", "steps", reached.steps)]
     for score, name, values in measured:
         for (b, beta), s in ((pair, s) for pair in enumerate(size.betas) for s in range(size.seeds)):
             yield ScoreDetail(score, setup.name, "", beta, s, name, float(values[b, s]))
 
 
 def _none(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null, and text."""
+    """The value as JSON can hold it: NaN as null, infinities as text."""
     if isinstance(value, float) and not np.isfinite(value):
         return None if np.isnan(value) else str(value)
     return value
@@ -190,8 +192,8 @@ def _number(value: Any) -> float:
 HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
 
 
-class Named(NamedTuple):
-    """A penalty to be graded, by the overrides that name it. candidate: the caller's own, not a shipped one."""
+class NamedPenalty(NamedTuple):
+    """A penalty to be graded, given by overrides. candidate: whether the user asked for it; else it is a shipped one."""
 
     name: str
     overrides: tuple[str, ...]
@@ -199,10 +201,13 @@ class Named(NamedTuple):
 
 
 class GradedPenalty(NamedTuple):
-    """A graded penalty. descends: what it descends on bandits, and on sequences; caveats: what else keeps a step from it;
-    reused: whether its grade was in the store."""
+    """A penalty with its grade.
 
-    named: Named
+    descends: what its expected gradient descends, on bandits and on sequences. caveats: other reasons why a step may differ
+    from it. reused: whether its grade was in the store.
+    """
+
+    penalty: NamedPenalty
     grade: Grade
     descends: tuple[ExpectedGradient, ExpectedGradient]
     caveats: tuple[str, ...]
@@ -210,5 +215,5 @@ class GradedPenalty(NamedTuple):
 
     @property
     def biased(self) -> bool:
-        """Whether it anywhere descends something else than its divergence."""
+        """Whether its expected gradient is not that of its divergence, on bandits or on sequences."""
         return any(each.kind != "exact" for each in self.descends)

@@ -1,24 +1,30 @@
-"""A penalty's six scores, from measured numbers alone: each in [0, 1], 1 the best; NaN where it is undefined.
+"""The six scores of a penalty, computed from measured numbers: each in [0, 1], where 1 is best; NaN where undefined.
 
-NumPy on the host. Arrays over runs are [B S]: B coefficients, S seeds. Rewards and objectives in the task's units, KLs in nats.
+NumPy on the host. Arrays over runs are [B S]: B coefficients, S seeds. E: end states. Rewards and objectives are in the task's
+units, KLs in nats.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-SHARES = (0.25, 0.5, 0.75)  # of the reward that can be gained: where policies are compared at equal KL
-HALVINGS = 200  # of a bracket of log beta
+SHARES = (0.25, 0.5, 0.75)  # shares of the attainable reward gain at which policies are compared at equal KL
+HALVINGS = 200  # bisection steps in log beta
 
 
 def gradient(error: Float[np.ndarray, " I"]) -> float:
-    """Correctness of the gradient: 1 less the relative error of the penalty's expected gradient against the exact gradient of
-    the divergence that it names (0 from an error of 100% on), averaged over I policies."""
+    """Correctness of the gradient: 1 - relative error of the expected gradient, at least 0, averaged over I policies.
+
+    The error is measured against the exact gradient of the divergence that the penalty names.
+    """
     return float(np.mean(np.clip(1.0 - np.asarray(error), 0.0, 1.0)))
 
 
 def regret(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.ndarray, " B"]) -> float:
-    """Regret at a matched budget: the share of the optimum's gain in objective over the reference (`best` less `start`) that
-    training realised, over all coefficients and seeds of a task together; NaN where there is nothing to gain."""
+    """Regret at a fixed budget: the share of the optimum's gain in objective over the reference that training realised.
+
+    start: the objective of the reference; best: of the optimum. Gains are summed over all coefficients and averaged over seeds.
+    NaN if there is nothing to gain.
+    """
     gain = float(np.sum(best - start))
     if not gain > 0.0:
         return np.nan
@@ -26,8 +32,10 @@ def regret(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.nda
 
 
 def seeds(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.ndarray, " B"]) -> float:
-    """Stability over seeds: 1 less the range of the final objective among seeds, as a share of the optimum's gain over the
-    reference, over all coefficients of a task together; NaN where there is nothing to gain."""
+    """Stability over seeds: 1 - range of the final objective among seeds, as a share of the optimum's gain over the reference.
+
+    Ranges and gains are summed over all coefficients. NaN if there is nothing to gain.
+    """
     gain = float(np.sum(best - start))
     if not gain > 0.0:
         return np.nan
@@ -36,52 +44,52 @@ def seeds(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.ndar
 
 
 def _share(lost: float) -> float:
-    """1 less what was lost, in [0, 1]; an objective of minus infinity has lost everything."""
+    """1 - lost, clipped to [0, 1]; 0 where the loss is not finite."""
     return float(np.clip(1.0 - lost, 0.0, 1.0)) if np.isfinite(lost) else 0.0
 
 
 def reward_at_kl(
     kl: Float[np.ndarray, "B S"],
     reward: Float[np.ndarray, "B S"],
-    ends: Float[np.ndarray, " E"],
-    worth: Float[np.ndarray, " E"],
+    reference: Float[np.ndarray, " E"],
+    outcome_reward: Float[np.ndarray, " E"],
 ) -> float:
-    """Reward at matched KL: at the KL(pi‖pi_ref) where the best policy has gained a quarter, half and three quarters of the
-    reward that can be gained, the share of that gain that mixtures of the penalty's policies (and the reference) reach.
+    """Reward at matched KL: the reward gain of the penalty's policies, as a share of the largest gain at that KL(pi‖pi_ref).
 
-    Averaged over the three, and over seeds, whose policies are mixed by themselves. ends: the reference's probability of each
-    end state, worth: its reward. A mixture's reward is the mean of its parts', and its KL at most the mean of theirs; the best
-    policy is KL(pi‖pi_ref)'s optimum. So nothing scores above 1, and even exact optima stay a little below it: there is one
-    policy a coefficient, and mixtures between.
+    It is measured at the three KLs where the best policy, the optimum under KL(pi‖pi_ref), gains SHARES of the attainable
+    reward, and averaged over these and over seeds. The policies of a seed and the reference are mixed in pairs: a mixture's
+    reward is the mean of the parts' rewards, and its KL is at most the mean of their KLs. Hence no score is above 1. Exact
+    optima score slightly below 1, since between the coefficients there are only mixtures.
+    reference: the reference's probability of each end state; outcome_reward: the reward of each end state.
     """
-    first, most = float(ends @ worth), float(np.max(worth[ends > 0.0]))
-    levels = [first + share * (most - first) for share in SHARES]
-    budgets = np.array([least_kl(ends, worth, level) for level in levels])
-    per_seed = [mixtures(kl[:, s], reward[:, s], first, budgets) for s in range(kl.shape[1])]
-    return float(np.mean([(reached - first) / (np.array(levels) - first) for reached in per_seed]))
+    start, largest = float(reference @ outcome_reward), float(np.max(outcome_reward[reference > 0.0]))
+    levels = [start + share * (largest - start) for share in SHARES]
+    budgets = np.array([least_kl(reference, outcome_reward, level) for level in levels])
+    per_seed = [mixtures(kl[:, s], reward[:, s], start, budgets) for s in range(kl.shape[1])]
+    return float(np.mean([(reached - start) / (np.array(levels) - start) for reached in per_seed]))
 
 
 def mixtures(
-    kl: Float[np.ndarray, " B"], reward: Float[np.ndarray, " B"], first: float, budgets: Float[np.ndarray, " K"]
+    kl: Float[np.ndarray, " B"], reward: Float[np.ndarray, " B"], start: float, budgets: Float[np.ndarray, " K"]
 ) -> Float[np.ndarray, " K"]:
-    """The largest reward at each budget of KL among mixtures of these policies and the reference (KL 0, reward `first`)."""
+    """The largest reward within each KL budget, among mixtures of two of these policies and the reference (KL 0)."""
     inside = np.isfinite(kl) & np.isfinite(reward)
-    kl, reward = np.append(kl[inside], 0.0), np.append(reward[inside], first)
-    found = []
+    kl, reward = np.append(kl[inside], 0.0), np.append(reward[inside], start)
+    largest = []
     for budget in budgets:
         below, above = kl <= budget, kl > budget
         best = float(np.max(reward[below]))
         if above.any():
             part = (budget - kl[below, None]) / (kl[None, above] - kl[below, None])
             best = max(best, float(np.max(reward[below, None] + part * (reward[None, above] - reward[below, None]))))
-        found.append(best)
-    return np.array(found)
+        largest.append(best)
+    return np.array(largest)
 
 
-def least_kl(ends: Float[np.ndarray, " E"], worth: Float[np.ndarray, " E"], level: float) -> float:
-    """The least KL(pi‖pi_ref) at which some policy earns `level`: that of pi_ref e^(r/beta)/Z at the right beta (bisection)."""
-    inside = ends > 0.0
-    log_ref, reward = np.log(ends[inside]), worth[inside] - np.max(worth[inside])
+def least_kl(reference: Float[np.ndarray, " E"], outcome_reward: Float[np.ndarray, " E"], level: float) -> float:
+    """The smallest KL(pi‖pi_ref) of a policy with mean reward `level`: that of pi_ref e^(r/beta)/Z, with beta by bisection."""
+    inside = reference > 0.0
+    log_ref, reward = np.log(reference[inside]), outcome_reward[inside] - np.max(outcome_reward[inside])
 
     def tilted(log_beta: float) -> tuple[float, float]:
         log_pi = log_ref + reward / np.exp(log_beta)
@@ -92,20 +100,29 @@ def least_kl(ends: Float[np.ndarray, " E"], worth: Float[np.ndarray, " E"], leve
     low, high = -20.0, 20.0
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if tilted(middle)[0] > level - np.max(worth[inside]) else (low, middle)
+        low, high = (middle, high) if tilted(middle)[0] > level - np.max(outcome_reward[inside]) else (low, middle)
     return tilted(0.5 * (low + high))[1]
 
 
-def coverage(kept: list[Float[np.ndarray, "B S"]], returned: list[Float[np.ndarray, "B S"]]) -> float:
-    """Coverage: half for keeping equally good outcomes in the reference's proportions (1 less the total variation between
-    policy and reference among the best-rewarded outcomes; an array a task), half for bringing back an arm that the start has
-    dropped (its probability over the reference's, 1 at most; an array a start)."""
-    mean = lambda parts: float(np.mean([np.mean(np.clip(part, 0.0, 1.0)) for part in parts]))  # noqa: E731
-    return 0.5 * mean(kept) + 0.5 * mean(returned)
+def coverage(proportions: list[Float[np.ndarray, "B S"]], returned: list[Float[np.ndarray, "B S"]]) -> float:
+    """Coverage: the mean of two scores, for proportions kept and for a lost arm recovered.
+
+    proportions: 1 - total variation between policy and reference among the outcomes of the largest reward; an array for each
+    task. returned: final probability of an arm that the initial policy had lost, over its probability under the reference, at
+    most 1; an array for each initial policy.
+    """
+    return 0.5 * _mean_score(proportions) + 0.5 * _mean_score(returned)
+
+
+def _mean_score(parts: list[Float[np.ndarray, "B S"]]) -> float:
+    """The mean over arrays of their mean score, clipped to [0, 1]."""
+    return float(np.mean([np.mean(np.clip(part, 0.0, 1.0)) for part in parts]))
 
 
 def robustness(passed: Bool[np.ndarray, " C"]) -> float:
-    """Robustness to extreme log-ratios: the share of checks that the training's own loss and gradient pass, in float32 and
-    float64, at log-ratios of 200 and -200 (finite), at equal policies (zero), and at a token of reference probability zero
-    (finite or infinite as the divergence declares, never NaN)."""
+    """Robustness to extreme log-ratios: the share of checks that the training loss and its gradient pass.
+
+    In float32 and float64, they must be finite at log-ratios of 200 and -200, zero at equal policies, and at a token of
+    reference probability zero finite or infinite as the divergence declares, never NaN.
+    """
     return float(np.mean(passed))

@@ -1,7 +1,7 @@
-"""The fixed tasks, starts and coefficients that a penalty is graded on, and how they are run: through training's own steps.
+"""The suite of tasks, initial policies and coefficients that penalties are graded on, and their training.
 
-Bandits have ARMS arms, so that all of them and both lost-arm starts run in one program; sequences are few enough to list, so
-that every divergence is exact. All rewards lie in [0, 1], so that a coefficient means the same everywhere.
+All bandits have ARMS arms, so that they run in one compiled program. Sequence tasks can be enumerated, so that every divergence
+is exact. All rewards lie in [0, 1], so that coefficients are comparable.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from rlkl.tasks.bandits import bandit
 from rlkl.training import blocks, loop, spec
 
 ARMS = 64
-DROPPED = (10.0, 30.0)  # log-ratios that lost-arm starts are short of: seldom drawn, and never
+DROPPED = (10.0, 30.0)  # log-probability that a lost arm lacks in the initial policy: then rarely or never sampled
 
 
 class Size(NamedTuple):
-    """How much of it: coefficients, seeds, steps of a run, and policies that gradients are compared on."""
+    """The size of the suite: coefficients, number of seeds, steps of a run, and number of policies in gradient comparisons."""
 
     betas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
     seeds: int = 5
@@ -38,13 +38,16 @@ class Size(NamedTuple):
 
 
 FULL = Size()
-SEQUENCES = {"motif": 4, "brackets": 8}  # tokens of each
+SEQUENCES = {"motif": 4, "brackets": 8}  # horizon of each
 
 
 class Setup(NamedTuple):
-    """A task of the suite. start: the logits that a policy starts at; reference: the reference's probability of ending in each
-    state; lost: the end state that the start has all but dropped (None: it has not); several: whether several sequences have
-    the largest reward, so that there is a proportion to keep."""
+    """A task of the suite with an initial policy.
+
+    start: the initial logits. reference: the reference's probability of ending in each state. lost: the end state that the
+    initial policy has lost, if any. several: whether several sequences share the largest reward, so that their proportions can
+    be compared.
+    """
 
     name: str
     task: Task
@@ -59,19 +62,22 @@ class Setup(NamedTuple):
         return self.reference[self.task.automaton.outcomes]
 
     @property
-    def worth(self) -> Float[np.ndarray, " E"]:
+    def rewards(self) -> Float[np.ndarray, " E"]:
         """The reward of each end state."""
         return np.asarray(self.task.reward)[self.task.automaton.outcomes]
 
     @property
-    def first(self) -> float:
-        """E[r] of the reference, which is its objective under every divergence."""
-        return float(self.ends @ self.worth)
+    def reference_reward(self) -> float:
+        """E[r] under the reference, which is its objective under every divergence."""
+        return float(self.ends @ self.rewards)
 
 
 class Reached(NamedTuple):
-    """The end of a run: exact values, on the host. kl: KL(pi‖pi_ref); best: the optimal objective, gap: a bound on what it
-    leaves (of a bandit; else 0); kept: see `scores.coverage`; ends: where sequences end; steps: those taken, all finite."""
+    """Exact values at the end of runs, as NumPy arrays.
+
+    kl: KL(pi‖pi_ref). best: the optimal objective. gap: a bound on the error of `best` on bandits, else 0. kept: see
+    `scores.coverage`. ends: probability of ending in each state. steps: steps taken with finite gradients.
+    """
 
     objective: Float[np.ndarray, "*n"]
     reward: Float[np.ndarray, "*n"]
@@ -85,38 +91,41 @@ class Reached(NamedTuple):
 
 @cache
 def bandits() -> tuple[Setup, ...]:
-    """The bandits, from their references, and the two starts without an arm."""
-    few = np.array([0.08, 0.04, 0.02, 0.01, 0.005])
-    rest = np.full(ARMS - few.size, (1.0 - few.sum()) / (ARMS - few.size))
-    named = {
-        "two_modes": _built("bandit/two_modes", others=ARMS - 2),
-        "needle": _built("bandit/needle", size=ARMS, mass=1e-4),
-        "random": _built("bandit/random", size=ARMS),
-        "zipf": _built("bandit/zipf", size=ARMS),
-        "modes": bandit(np.repeat([1.0, 0.0], [few.size, rest.size]), np.concatenate([few, rest])),
+    """The bandits started at their references, and a flat bandit started at two policies that have lost an arm."""
+    best_arms = np.array([0.08, 0.04, 0.02, 0.01, 0.005])
+    other_arms = np.full(ARMS - best_arms.size, (1.0 - best_arms.sum()) / (ARMS - best_arms.size))
+    tasks_by_name = {
+        "two_modes": _rescaled("bandit/two_modes", others=ARMS - 2),
+        "needle": _rescaled("bandit/needle", size=ARMS, mass=1e-4),
+        "random": _rescaled("bandit/random", size=ARMS),
+        "zipf": _rescaled("bandit/zipf", size=ARMS),
+        "modes": bandit(np.repeat([1.0, 0.0], [best_arms.size, other_arms.size]), np.concatenate([best_arms, other_arms])),
     }
-    flat = bandit(np.zeros(ARMS), np.exp(named["zipf"].log_reference[0]))
-    return tuple(_from_reference(name, task) for name, task in named.items()) + tuple(_without(flat, far) for far in DROPPED)
+    flat = bandit(np.zeros(ARMS), np.exp(tasks_by_name["zipf"].log_reference[0]))
+    return tuple(_from_reference(name, task) for name, task in tasks_by_name.items()) + tuple(
+        _with_lost_arm(flat, far) for far in DROPPED
+    )
 
 
-def _built(name: str, **options: Any) -> Task:
-    """A shipped bandit with its rewards moved to [0, 1]."""
+def _rescaled(name: str, **options: Any) -> Task:
+    """A registered bandit with its rewards rescaled to [0, 1]."""
     task = tasks.build(name, **options).task
     low, high = task.reward[1:].min(), task.reward[1:].max()
     return dataclasses.replace(task, reward=np.append(0.0, (task.reward[1:] - low) / (high - low)))
 
 
 def _from_reference(name: str, task: Task) -> Setup:
+    """The setup that starts at the reference."""
     automaton = task.automaton
     shape = (automaton.horizon, *task.log_reference.shape)
     ends = np.asarray(exact.outcome_probabilities(automaton, jnp.asarray(np.broadcast_to(task.log_reference, shape))))
     start = np.broadcast_to(np.where(automaton.legal, task.log_reference, 0.0), shape)
-    final = task.reward[optimal_policy.final_states(batch.enumerate_all(automaton))]
-    return Setup(name, task, start, ends, several=bool(np.sum(final == final.max()) > 1))
+    rewards = task.reward[optimal_policy.final_states(batch.enumerate_all(automaton))]
+    return Setup(name, task, start, ends, several=bool(np.sum(rewards == rewards.max()) > 1))
 
 
-def _without(task: Task, far: float) -> Setup:
-    """A flat reward, and a start whose likeliest arm has e^-far of its probability: every optimum is the reference."""
+def _with_lost_arm(task: Task, far: float) -> Setup:
+    """A setup that starts with e^-far of the likeliest arm's probability. Its reward is flat: the optimum is the reference."""
     arm = int(np.argmax(task.log_reference[0]))
     whole = _from_reference(f"lost_arm_{far:g}", task)
     start = whole.start.copy()
@@ -126,67 +135,67 @@ def _without(task: Task, far: float) -> Setup:
 
 @cache
 def sequence(name: str) -> Setup:
-    """A sequence task of SEQUENCES, from its reference."""
+    """The sequence task `name` of SEQUENCES, started at its reference."""
     return _from_reference(name, tasks.build(f"sequence/{name}", horizon=SEQUENCES[name]).task)
 
 
-def runs(chosen: settings.Settings, task: Task, size: Size) -> list[spec.Run]:
-    """Every coefficient and seed of one task, seeds first; the coefficient stays 0 without a penalty."""
+def runs(run_settings: settings.Settings, task: Task, size: Size) -> list[spec.Run]:
+    """A run for each coefficient and seed of a task; the seed varies fastest. Without a penalty the coefficient is 0."""
 
     def one(beta: float, seed: int) -> spec.Run:
-        held = 0.0 if chosen.penalty.divergence == "none" else beta
-        term = dataclasses.replace(chosen.penalty, beta=held)
-        return spec.make_run(dataclasses.replace(chosen, penalty=term, seed=seed, steps=size.steps), task)
+        beta = 0.0 if run_settings.penalty.divergence == "none" else beta
+        penalty = dataclasses.replace(run_settings.penalty, beta=beta)
+        return spec.make_run(dataclasses.replace(run_settings, penalty=penalty, seed=seed, steps=size.steps), task)
 
     return [one(beta, seed) for beta in size.betas for seed in range(size.seeds)]
 
 
-def train_suite(chosen: settings.Settings, setups: Sequence[Setup], size: Size) -> list[Reached]:
-    """What a penalty reaches on tasks that share their automaton: leaves [B S ...] on the host, a tree a task. Needs x64."""
-    members = [run for setup in setups for run in runs(chosen, setup.task, size)]
+def train_suite(run_settings: settings.Settings, setups: Sequence[Setup], size: Size) -> list[Reached]:
+    """Train a penalty on tasks that share their automaton: for each task a `Reached` with leaves [B S ...]. Needs x64."""
+    all_runs = [run for setup in setups for run in runs(run_settings, setup.task, size)]
     starts = np.stack([setup.start for setup in setups for _ in range(len(size.betas) * size.seeds)])
-    found = _trained(blocks.stack(members, len(members)), starts)
+    results = _train(blocks.stack(all_runs, len(all_runs)), starts)
     shape = (len(setups), len(size.betas), size.seeds)
-    apart = jax.tree.map(lambda x: np.asarray(x).reshape(shape + x.shape[1:]), found)
-    return [jax.tree.map(lambda x, i=i: x[i], apart) for i in range(len(setups))]
+    by_task = jax.tree.map(lambda x: np.asarray(x).reshape(shape + x.shape[1:]), results)
+    return [jax.tree.map(lambda x, i=i: x[i], by_task) for i in range(len(setups))]
 
 
 @jax.jit
-def _trained(block: spec.Run, starts: Float[Array, "N T D V"]) -> Reached:
-    return jax.vmap(_one)(block, starts)
+def _train(block: spec.Run, starts: Float[Array, "N T D V"]) -> Reached:
+    return jax.vmap(_train_one)(block, starts)
 
 
-def _one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
-    """Train from these logits for the run's steps, and grade what is reached."""
+def _train_one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
+    """Train one run from these logits, and measure the final policy."""
     state = loop.start(run)
     policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_of(state.policy)))
-    low = base.cast(run, jnp.dtype(run.settings.dtype))
-    state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: loop.step(low, s), state._replace(policy=policy))
+    cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
+    state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: loop.step(cast_run, s), state._replace(policy=policy))
     optimum = loop.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
     report = loop.observe(run, optimum, state).report
-    reached = base.cast(state.policy, jnp.float64)
-    ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(reached))
-    graded: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))
-    rest: Any = (_kept(run, reached), ends, state.step)
-    return Reached(*graded, *rest)
+    final_policy = base.cast(state.policy, jnp.float64)
+    ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(final_policy))
+    values: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))
+    rest: Any = (_kept(run, final_policy), ends, state.step)
+    return Reached(*values, *rest)
 
 
 def _gap(run: spec.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
-    """What the optimum itself leaves: its Frank-Wolfe gap on a bandit. Sequences are solved by the same root."""
-    chosen, automaton = run.settings.penalty, run.task.automaton
-    div = divergence(chosen)
+    """A bound on the optimum's own error: its Frank-Wolfe gap on a bandit, else 0 (sequences use the same root-find)."""
+    penalty, automaton = run.settings.penalty, run.task.automaton
+    div = divergence(penalty)
     if div is None or automaton.horizon > 1 or optimum.log_pi is None:
         return jnp.zeros(())
     log_pi, log_ref = optimum.log_pi[0, automaton.start], policies.table_of(run.reference)[0, automaton.start]
-    arms = jnp.asarray(run.task.reward)[automaton.next_state[automaton.start]]
-    params = parameters(chosen, jnp.float64)
-    return bandit_optimum.gap(div, params, log_pi, log_ref, arms, jnp.asarray(chosen.beta, jnp.float64))
+    rewards = jnp.asarray(run.task.reward)[automaton.next_state[automaton.start]]
+    params = parameters(penalty, jnp.float64)
+    return bandit_optimum.gap(div, params, log_pi, log_ref, rewards, jnp.asarray(penalty.beta, jnp.float64))
 
 
 def _kept(run: spec.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
-    """1 less the total variation between policy and reference among the sequences of the largest reward."""
-    listed = batch.enumerate_all(run.task.automaton)
-    reward = jnp.asarray(run.task.reward)[optimal_policy.final_states(listed)]
+    """1 - total variation between policy and reference, both conditioned on the sequences of the largest reward."""
+    sequences = batch.enumerate_all(run.task.automaton)
+    reward = jnp.asarray(run.task.reward)[optimal_policy.final_states(sequences)]
     best = reward == jnp.max(reward)
-    among = lambda p: jax.nn.softmax(scoring.log_probability(p, listed), where=best)  # noqa: E731
-    return jnp.sum(jnp.minimum(among(policy), among(run.reference)), where=best)
+    conditioned = [jax.nn.softmax(scoring.log_probability(p, sequences), where=best) for p in (policy, run.reference)]
+    return jnp.sum(jnp.minimum(*conditioned), where=best)
