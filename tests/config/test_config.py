@@ -16,7 +16,7 @@ from rlkl.errors import SettingsError
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.training import loop
-from tests.helpers import CHAIN, CONFIGS, OPTIONAL, SHIPPED
+from tests.helpers import CHAIN, CONFIGS, OPTIONAL, SHIPPED, choices
 
 
 def extra(overrides):
@@ -34,8 +34,7 @@ def extra(overrides):
         return ["reward_shaping.threshold=0.5"]
     if overrides == ["reward_shaping=typicality"]:
         return ["reward_shaping.weight=0.5"]
-    group, _, choice = overrides[0].partition("=")
-    if group == "penalty" and yaml.safe_load((CONFIGS / group / f"{choice}.yaml").read_text())["estimator"]:
+    if overrides[0].startswith("penalty=") and compose(overrides)["penalty"]["estimator"]:
         return ["algorithm=rloo"]  # an estimator by name is a sampled algorithm's
     return []
 
@@ -78,7 +77,7 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
     for path in CONFIGS.rglob("*.yaml"):
         group = path.relative_to(CONFIGS).parts[0]
         if group in ("policy", "algorithm", "penalty", "optimizer", "tracking", "reward_shaping"):
-            assert {f"{group}.{key}" for key in yaml.safe_load(path.read_text())} <= declared
+            assert {f"{group}.{key}" for key in yaml.safe_load(path.read_text()) if key != "defaults"} <= declared
     for name in tasks.REGISTRY:
         shipped = yaml.safe_load((CONFIGS / "task" / f"{name}.yaml").read_text())
         defaults = tasks.options(name)
@@ -92,8 +91,50 @@ def test_every_key_of_the_configs_is_declared_and_every_task_has_its_config():
     for name, family in policies.REGISTRY.items():
         assert yaml.safe_load((CONFIGS / "policy" / f"{name}.yaml").read_text())["name"] == name
         assert family.inits
-    preset = {yaml.safe_load(path.read_text())["divergence"] for path in (CONFIGS / "penalty").glob("*.yaml")}
+    preset = {compose([f"penalty={name}"])["penalty"]["divergence"] for name in choices("penalty")}
     assert preset == {*divergences.REGISTRY, "none"}
+
+
+GROUPS = {**settings.GROUPS, "tracking": settings.Tracking, "engine": settings.Engine}
+CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
+OTHER_VALUES = {"optimizer=sgd": {"learning_rate"}, "penalty=none": {"beta"}, "engine=submitit": {"parameters"}}
+
+
+def stated(group, choice):
+    """What a choice's file states, and the name of the choice that it extends."""
+    values = yaml.safe_load((CONFIGS / group / f"{choice}.yaml").read_text())
+    extended, *rest = values.pop("defaults", [None])
+    assert rest == (["_self_"] if extended else [])
+    return values, extended
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_a_choice_states_what_differs_from_the_choice_that_it_extends(group, choice):
+    values, extended = stated(group, choice)
+    base = stated(group, extended)[0] if extended else {}
+    shared = [key for key in values if key in base]
+    assert not [key for key in shared if values[key] == base[key]]
+    assert shared == [key for key in base if key in values]  # in the same order
+
+
+OWN_DEFAULTS = [pair for pair in CHOICES if not stated(*pair)[0].get("estimator")]  # not those of another library
+
+
+@pytest.mark.parametrize(("group", "choice"), OWN_DEFAULTS)
+def test_the_configs_and_the_settings_state_the_same_defaults(group, choice):
+    values, _ = stated(group, choice)
+    defaults = GROUPS[group]()
+    checked = settings.from_mapping(GROUPS[group], {key: value for key, value in values.items() if value != "???"})
+    other = {key for key in values if getattr(checked, key) != getattr(defaults, key)}
+    assert other <= {"name", "divergence"} | OTHER_VALUES.get(f"{group}={choice}", set())
+
+
+def test_the_default_config_is_the_default_settings():
+    config = compose()
+    for group, cls in GROUPS.items():
+        assert settings.from_mapping(cls, config[group]) == cls()
+    for cls in (settings.Settings, settings.Execution):
+        assert settings.from_mapping(cls, {key: config[key] for key in vars(cls()) if key not in GROUPS}) == cls()
 
 
 BAD = [

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 
 from rlkl import policies, settings, tasks
 from rlkl.config import overrides
@@ -291,8 +290,7 @@ def test_verl_s_clip_starts_where_its_preset_says():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_a_preset_says_it_descends_is_what_it_descends(preset):
-    chosen, said = yaml.safe_load((ROOT / f"{preset}.yaml").read_text()), comment(preset)
-    assert list(chosen) == [key for key in yaml.safe_load((ROOT / "reverse_kl.yaml").read_text()) if key in chosen]
+    chosen, said = compose([f"penalty={preset}"])["penalty"], comment(preset)
     kinds = set()
     for place, horizon in (("a bandit", 1), ("sequences", HORIZON)):
         allowed = settings.PenaltySettings(**{key: value for key, value in chosen.items() if value is not None})
