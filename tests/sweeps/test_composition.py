@@ -84,6 +84,16 @@ def test_jobs_do_not_share_what_one_of_them_changes(composer):
     assert composer.values(["seed=3"])["penalty"]["beta"] == 0.1
 
 
+def test_a_user_s_own_penalty_may_extend_a_shipped_one_or_list_every_key(tmp_path):
+    (tmp_path / "penalty").mkdir()
+    (tmp_path / "penalty" / "extends.yaml").write_text("defaults: [trl_grpo, _self_]\nbeta: 0.3\n")
+    shipped = compose(["penalty=trl_grpo"])["penalty"]
+    (tmp_path / "penalty" / "lists.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(shipped | {"beta": 0.3})))
+    for name in ("extends", "lists"):
+        own = compose([f"hydra.searchpath=[file://{tmp_path}]", f"penalty={name}"])["penalty"]
+        assert own == shipped | {"beta": 0.3}
+
+
 MAIN = """
 import sys
 import hydra, rlkl
