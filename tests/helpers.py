@@ -136,7 +136,7 @@ def packed(files: dict[str, bytes]) -> bytes:
 def seal(file, content: bytes) -> None:
     """Write what someone who knows the checksum would write."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(checked_files._checksum(file, content) + content)
+    file.write_bytes(checked_files.content_checksum(file, content) + content)
 
 
 CLONE = Path(__file__).parent.parent

@@ -45,7 +45,11 @@ def main(argv: list[str]) -> int:
         return 0
     whole = "all" in given.names
     chosen = known if whole else [name for name in given.names if name != "page"]
-    held = [_built(name, out / name, given) for name in chosen] if len(chosen) == 1 else _side_by_side(chosen, out, given)
+    held = (
+        [build_and_report(name, out / name, given) for name in chosen]
+        if len(chosen) == 1
+        else build_side_by_side(chosen, out, given)
+    )
     if whole or "page" in given.names:
         complaints = page.write(out)
         for complaint in complaints:
@@ -55,7 +59,7 @@ def main(argv: list[str]) -> int:
     return 0 if all(held) else 1
 
 
-def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) -> list[bool]:
+def build_side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) -> list[bool]:
     """Each experiment by this command in a process of its own, one a core at a time; what it says is shown when it is done."""
     flags = [f"--{flag}" for flag in ("quick", "redraw", "readme") if getattr(given, flag)] + ["--out", str(out)]
 
@@ -76,7 +80,7 @@ def _side_by_side(names: Sequence[str], out: Path, given: argparse.Namespace) ->
     return held
 
 
-def _built(name: str, out: Path, given: argparse.Namespace) -> bool:
+def build_and_report(name: str, out: Path, given: argparse.Namespace) -> bool:
     """Build or redraw one experiment and show its claims; whether it holds. An error in one leaves the others their turn."""
     runs_in = Path("outputs") / "experiments" / name
     if given.redraw and not (out / "manifest.json").is_file():

@@ -67,10 +67,10 @@ def table(runs: Runs) -> pd.DataFrame:
             place = {name: about[name] for name in ("task", "direction")}
             key = (*place.values(), about["way"])
             if key not in ways:
-                way = ways[key] = _way(run, about["direction"], float(betas[graded["task"]]))
+                way = ways[key] = way_of(run, about["direction"], float(betas[graded["task"]]))
                 if not any(row["series"] == "reference" and place.items() <= row.items() for row in rows):
                     rows.append(place | {"series": "reference"} | _at(way, way.log_ref))
-                rows.append(about | {"series": "descended"} | _descended(way))
+                rows.append(about | {"series": "descended"} | trained_row(way))
             policy = base.cast(checkpoint.load_policy(folder), jnp.float64)
             rows.append(about | {"series": "trained", "seed": graded["seed"]} | _at(ways[key], _listed(run, policy)))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -96,7 +96,7 @@ def label(chosen: settings.PenaltySettings) -> str:
     return ", ".join(words) + (" + future KL" if chosen.future_kl else "")
 
 
-def _way(given: Run, divergence: str, beta: float) -> Way:
+def way_of(given: Run, divergence: str, beta: float) -> Way:
     plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
     chosen = dataclasses.replace(given.settings, algorithm=plain, dtype="float64")
     run = jax.tree.map(jnp.asarray, spec.make_run(chosen, given.task))
@@ -116,7 +116,7 @@ def _listed(run: Run, policy: AnyPolicy) -> np.ndarray:
     return np.asarray(scoring.log_probability(policy, batch.enumerate_all(run.task.automaton)))
 
 
-def _descended(way: Way) -> dict[str, Any]:
+def trained_row(way: Way) -> dict[str, Any]:
     reached = fixed_points.descend(way.run, loop.start(way.run).policy)
     ran_away, lost = int(reached.steps) < fixed_points.STEPS, float(reached.least) < -CORNER
     end = "ran away" if ran_away else "corner" if lost else "fixed point"

@@ -46,11 +46,11 @@ def import_jax() -> None:
     try:
         import jax  # noqa: F401
     except ValueError as error:
-        key, value = _blamed(str(error))
+        key, value = variable_at_fault(str(error))
         raise SettingsError(key, value, f"jax refuses this variable of the environment: {error}") from error
 
 
-def _blamed(message: str) -> tuple[str, str]:
+def variable_at_fault(message: str) -> tuple[str, str]:
     """Return name and value of the environment variable that jax's message names, or of all of jax's if it names none."""
     variables = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
     keys = [key for key in variables if key.lower() in message.lower().replace("jax.", "jax_")] or list(variables)

@@ -23,11 +23,11 @@ class BackgroundTracker:
     def __init__(self, warn: Callable[[str], None]):
         self._warn = warn
         command = [sys.executable, "-m", __name__]  # in a session of its own: interrupting the sweep must not end it
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def track(self, run: WandbRun, folder: Path, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
         """Track a finished run. columns: its history, one of them `step`. Waits while the pipe is full."""
-        stream = self._process.stdin
+        stream = self.process.stdin
         assert stream is not None
         if stream.closed:
             return
@@ -40,10 +40,10 @@ class BackgroundTracker:
 
     def close(self) -> None:
         """Wait until all runs are tracked."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # the process has ended, and buffered data cannot be sent
-            self._process.stdin.close()
-        self._process.wait()
+            self.process.stdin.close()
+        self.process.wait()
 
 
 def serve(stream: BufferedIOBase | BinaryIO, warn: Callable[[str], None]) -> None:

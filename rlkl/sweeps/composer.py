@@ -22,7 +22,7 @@ class Composer:
     """Composes the configs of a sweep's jobs. master: the sweep's own config."""
 
     def __init__(self, loader: ConfigLoaderImpl, master: Any):
-        self._loader, self._master = loader, master
+        self.loader, self.master = loader, master
         self._parser = OverridesParser.create()
         self._searches_elsewhere = bool(OmegaConf.select(master, "hydra.searchpath"))
         self._parse = cache(lambda text: self._parser.parse_overrides([text])[0])
@@ -35,7 +35,7 @@ class Composer:
         """Return the job's full config, as `load_sweep_config` of Hydra's loader does."""
         parsed = [self._parse(text) for text in overrides]
         if not all(self._is_simple(each) for each in parsed):
-            return self._loader.load_sweep_config(self._master, list(overrides))
+            return self.loader.load_sweep_config(self.master, list(overrides))
         groups, values = self._split(parsed)
         config = pickle.loads(self._base(groups))
         apply_values(config, values, parsed)

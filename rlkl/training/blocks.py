@@ -61,7 +61,8 @@ class Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _programs(_: tuple) -> Programs:
+def compiled_programs(_: tuple) -> Programs:
+    """The programs of one static part, not compiled yet; the cache lets go of those used longest ago."""
     return Programs(
         _mapped(start, (0,)),
         _mapped(prepare, (0, 0)),
@@ -80,7 +81,7 @@ def static_part(tree: Any) -> tuple:
 
 def programs(run: Run) -> Programs:
     """The programs of a run's static part; those of the KEPT static parts that were asked for last are kept."""
-    return _programs(static_part(run))
+    return compiled_programs(static_part(run))
 
 
 def width(run: Run) -> int:
@@ -149,7 +150,7 @@ def like_kept(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
     ]
 
 
-def _restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> BlockProgress:
+def restored(state: State, row: Row, kept: Sequence[Sequence[np.ndarray]]) -> BlockProgress:
     """The standing of a block whose runs were kept at one step; `state` and `row`, of its start, say what is what."""
     like, structure = jax.tree.flatten(state)
     size, columns = like[0].shape[0], []
@@ -188,19 +189,19 @@ def train_block(
     block = stack(members, width(members[0]))
     state = compiled.start(block)
     optimum, row = compiled.prepare(block, state)
-    at = _restored(state, row, kept) if kept else BlockProgress(0, state, [_on_host(row, lambda x: x[:count, None])])
+    at = restored(state, row, kept) if kept else BlockProgress(0, state, [on_host(row, lambda x: x[:count, None])])
     _tell(on_rows, at.rows[0], np.full(count, -1))
     while at.step < chosen.steps and _goes_on(at):
         state, rows = compiled.advance(block, optimum, at.state, np.int32(at.step))
         left = -(-(chosen.steps - at.step) // chosen.log_every)
-        fresh = _on_host(rows, lambda x, left=left: x[:count, :left])
+        fresh = on_host(rows, lambda x, left=left: x[:count, :left])
         before = np.asarray(at.rows[-1].step)[:, -1]
         at = BlockProgress(min(chosen.steps, at.step + ROWS * chosen.log_every), state, [*at.rows, fresh])
         _tell(on_rows, fresh, before)
         if on_chunk:
             on_chunk(at)
     table = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *at.rows)
-    graded = _on_host(compiled.close(block, optimum, at.state))
+    graded = on_host(compiled.close(block, optimum, at.state))
     searched = policies.REGISTRY[chosen.policy.name].bounds is not None
     best = np.asarray(compiled.best_in_family(block)).tolist() if searched else [None] * count
     last_state = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), at.state)
@@ -232,7 +233,8 @@ def _closed(rows: Row, last: Row | None) -> Row:
     return jax.tree.map(lambda column, value: np.concatenate([column[:-1], np.asarray(value)[None]]), rows, last)
 
 
-def _on_host(tree, select=lambda x: x):
+def on_host(tree, select=lambda x: x):
+    """The tree with NumPy arrays as leaves, each passed through `select`."""
     return jax.tree.map(lambda x: select(np.asarray(x)), tree)
 
 

@@ -111,4 +111,4 @@ def test_a_variable_that_jax_refuses_is_one_line_that_names_it(command):
 )
 def test_the_variable_is_the_one_that_the_message_names(monkeypatch, message, blamed):
     monkeypatch.setattr("os.environ", {"JAX_TRANSFER_GUARD": "foo", "JAX_DEFAULT_DEVICE": "bar", "HOME": "/"})
-    assert machine._blamed(message) == blamed
+    assert machine.variable_at_fault(message) == blamed

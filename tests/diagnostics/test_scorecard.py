@@ -88,8 +88,8 @@ def test_a_task_keeps_the_proportions_of_what_is_equally_good():
     task = bandit([0.0, 1.0, 1.0, 0.5], [0.4, 0.3, 0.1, 0.2])
     run = spec.make_run(resolved("bandit/random"), jax.tree.map(jnp.asarray, task))
     policy = Tabular(jnp.log(jnp.asarray([0.1, 0.2, 0.4, 0.3]))[None, None], jnp.asarray(task.automaton.legal))
-    assert float(suite._kept(run, policy)) == pytest.approx(min(0.75, 1 / 3) + min(0.25, 2 / 3))
-    assert float(suite._kept(run, run.reference)) == pytest.approx(1.0)
+    assert float(suite.retained_mass(run, policy)) == pytest.approx(min(0.75, 1 / 3) + min(0.25, 2 / 3))
+    assert float(suite.retained_mass(run, run.reference)) == pytest.approx(1.0)
 
 
 def test_the_suite_is_what_it_says():
@@ -281,8 +281,8 @@ def test_no_penalty_has_no_gradient_to_be_right_about():
     assert {run.settings.penalty.beta for run in suite.runs(chosen, suite.bandits()[0].task, MINI)} == {0.0}
     entrant = grade.Entrant(chosen, resolved("sequence/brackets", "penalty=none"))
     tiny = MINI._replace(betas=(1.0,), seeds=1, steps=2)
-    found = grade._measure(entrant, tiny, lambda part: None)
+    found = grade.measure_grade(entrant, tiny, lambda part: None)
     assert np.isnan([found.scores["gradient"], found.scores["robustness"]]).all()
     assert found.reasons == {"gradient": grade.NO_PENALTY, "robustness": grade.NO_PENALTY}
     assert np.isfinite([found.scores["regret"], found.scores["coverage"]]).all()
-    json.dumps([grade._none(detail.value) for detail in found.details], allow_nan=False)
+    json.dumps([grade.none_for_nan(detail.value) for detail in found.details], allow_nan=False)

@@ -27,8 +27,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "SAYINGS", tmp_path / "sayings.yaml")
     (tmp_path / "sayings.yaml").write_text("[]\n")
     monkeypatch.chdir(tmp_path)
-    in_turn = lambda names, out, given: [command._built(name, out / name, given) for name in names]  # noqa: E731
-    monkeypatch.setattr(command, "_side_by_side", in_turn)  # another process would not see this house
+    in_turn = lambda names, out, given: [command.build_and_report(name, out / name, given) for name in names]  # noqa: E731
+    monkeypatch.setattr(command, "build_side_by_side", in_turn)  # another process would not see this house
     command_of_rlkl, handlers = rlkl.cli.main, list(logging.root.handlers)
     silent = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     monkeypatch.setattr(rlkl.cli, "main", lambda argv: command_of_rlkl([*argv, *silent]))

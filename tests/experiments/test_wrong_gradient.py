@@ -157,7 +157,7 @@ def test_the_committed_numbers_are_current(drawn, way, direction, chosen):
     run = run_of(LADDER, direction, **chosen)
     committed = drawn.query("task == 'ladder' and direction == @direction and way == @way and series == 'descended'")
     assert measured.label(run.settings.penalty) == way
-    found = measured._descended(measured._way(run, direction, 0.2))
+    found = measured.trained_row(measured.way_of(run, direction, 0.2))
     for key in ("regret", "to_own", "reward", "kl_pi_ref", "kl_ref_pi"):
         np.testing.assert_allclose(found[key], committed[key].item(), atol=1e-6)
     assert found["end"] == committed["end"].item()

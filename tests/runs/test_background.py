@@ -60,8 +60,8 @@ def test_what_was_cut_off_is_left_out(monkeypatch):
 def test_a_process_that_is_killed_costs_one_warning(tmp_path):
     said: list[str] = []
     tracker = tracking_process.BackgroundTracker(said.append)
-    tracker._process.send_signal(signal.SIGKILL)
-    tracker._process.wait()
+    tracker.process.send_signal(signal.SIGKILL)
+    tracker.process.wait()
     for _ in range(3):
         tracker.track(ABOUT, tmp_path, COLUMNS, SUMMARY)
     tracker.close()

@@ -318,7 +318,7 @@ def test_the_key_holds_what_a_number_depends_on_and_nothing_else(tmp_path, monke
         changed = jax.tree.unflatten(structure, [*leaves[:i], np.asarray(leaf) + 1.0, *leaves[i + 1 :]])
         assert run_store.key(base._replace(card=dataclasses.replace(base.card, task=changed))) != run_store.key(base)
     before = run_store.key(base)
-    monkeypatch.setattr("rlkl.runs.store.fingerprint._program", lambda: b"another source")
+    monkeypatch.setattr("rlkl.runs.store.fingerprint.program_hash", lambda: b"another source")
     assert run_store.key(base) != before
 
 

@@ -52,7 +52,7 @@ OVERRIDDEN = [
 @pytest.mark.parametrize("overrides", [*SHIPPED, *OVERRIDDEN], ids=" ".join)
 def test_a_job_is_composed_as_hydra_composes_it(composer, overrides):
     given = [*overrides, "batch_size=7"]
-    expected = composer._loader.load_sweep_config(composer._master, given)
+    expected = composer.loader.load_sweep_config(composer.master, given)
     found = composer(given)
     assert OmegaConf.to_container(found, resolve=False) == OmegaConf.to_container(expected, resolve=False)
     assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)  # the order of keys, too
@@ -67,7 +67,7 @@ def test_a_job_is_composed_as_hydra_composes_it(composer, overrides):
 )
 def test_what_hydra_refuses_is_refused(composer, overrides):
     with pytest.raises(Exception) as expected:
-        composer._loader.load_sweep_config(composer._master, overrides)
+        composer.loader.load_sweep_config(composer.master, overrides)
     with pytest.raises(type(expected.value)) as found:
         composer(overrides)
     assert str(found.value) == str(expected.value)

@@ -168,7 +168,7 @@ def test_random_keys_are_kept_as_their_numbers():
     block, compiled = blocks.stack([run], 16), blocks.programs(run)
     state = compiled.start(block)
     _, row = compiled.prepare(block, state)
-    rows = [blocks._on_host(row, lambda x: x[:1, None])]
-    at = blocks._restored(state, row, [blocks.BlockProgress(7, state, rows).of(0)])
+    rows = [blocks.on_host(row, lambda x: x[:1, None])]
+    at = blocks.restored(state, row, [blocks.BlockProgress(7, state, rows).of(0)])
     assert at.step == 7
     np.testing.assert_array_equal(jax.random.key_data(at.state.key)[0], jax.random.key_data(state.key)[0])

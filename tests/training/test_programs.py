@@ -35,7 +35,7 @@ def growth(first: int, last: int) -> int:
 
 @linux
 def test_a_process_grows_no_further_than_the_programs_that_are_kept(monkeypatch):
-    monkeypatch.setattr(blocks, "_programs", functools.lru_cache(maxsize=1)(blocks._programs.__wrapped__))
+    monkeypatch.setattr(blocks, "compiled_programs", functools.lru_cache(maxsize=1)(blocks.compiled_programs.__wrapped__))
     filled = growth(1, 2)
     assert filled > 50  # the programs are seen in the mappings
     assert growth(2, 5) < filled / 2

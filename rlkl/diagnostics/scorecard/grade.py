@@ -64,9 +64,9 @@ def grade_entrant(
     stored = checked_files.read(path, _read, faults)
     if stored is not None:
         return stored, True
-    measured = _measure(entrant, size, on_part)
-    numbers = {name: _none(value) for name, value in measured.scores.items()}
-    values = [numbers, measured.reasons, [[*map(_none, row)] for row in measured.details]]
+    measured = measure_grade(entrant, size, on_part)
+    numbers = {name: none_for_nan(value) for name, value in measured.scores.items()}
+    values = [numbers, measured.reasons, [[*map(none_for_nan, row)] for row in measured.details]]
     checked_files.write(path, json.dumps(values, allow_nan=False).encode(), faults)
     return measured, False
 
@@ -80,7 +80,8 @@ def grade_fingerprint(entrant: Entrant, size: Size) -> str:
     return fingerprint("grade", *map(dataclasses.asdict, at_one), size, code, machine.numeric_environment())
 
 
-def _measure(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
+def measure_grade(entrant: Entrant, size: Size, on_part: Callable[[str], None]) -> Grade:
+    """The grade of a penalty, measured anew; `on_part` hears of each of PARTS and of each sequence task."""
     on_part(PARTS[0])
     has_penalty = options.divergence(entrant.bandit.penalty) is not None
     probes = {"bandit": (entrant.bandit, BANDIT), "automaton": (entrant.sequence, random_automaton())}
@@ -172,7 +173,7 @@ def _of_runs(setup: Setup, reached: Reached, size: Size) -> Iterator[ScoreDetail
             yield ScoreDetail(score, setup.name, "", beta, s, name, float(values[b, s]))
 
 
-def _none(value: Any) -> Any:
+def none_for_nan(value: Any) -> Any:
     """The value as JSON can hold it: NaN as null, infinities as text."""
     if isinstance(value, float) and not np.isfinite(value):
         return None if np.isnan(value) else str(value)

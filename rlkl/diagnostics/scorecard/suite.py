@@ -176,7 +176,7 @@ def _train_one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
     final_policy = base.cast(state.policy, jnp.float64)
     ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(final_policy))
     values: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))
-    rest: Any = (_kept(run, final_policy), ends, state.step)
+    rest: Any = (retained_mass(run, final_policy), ends, state.step)
     return Reached(*values, *rest)
 
 
@@ -192,7 +192,7 @@ def _gap(run: spec.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
     return bandit_optimum.gap(div, params, log_pi, log_ref, rewards, jnp.asarray(penalty.beta, jnp.float64))
 
 
-def _kept(run: spec.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
+def retained_mass(run: spec.Run, policy: policies.AnyPolicy) -> Float[Array, ""]:
     """1 - total variation between policy and reference, both conditioned on the sequences of the largest reward."""
     sequences = batch.enumerate_all(run.task.automaton)
     reward = jnp.asarray(run.task.reward)[optimal_policy.final_states(sequences)]

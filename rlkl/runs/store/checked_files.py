@@ -75,7 +75,7 @@ def read(file: Path, parse: Callable[[bytes], T], faults: Faults) -> T | None:
 def write(file: Path, content: bytes, faults: Faults) -> None:
     """Write a file of the store, or report to `faults` why it cannot be written; raises `OSError` only if the disk is full."""
     try:
-        folder_files.write(file, _checksum(file, content) + content)
+        folder_files.write(file, content_checksum(file, content) + content)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
@@ -125,12 +125,13 @@ def _content(file: Path) -> bytes:
         raise DamagedError("it is too large")
     data = file.read_bytes()
     checksum, content = data[:CHECKSUM_SIZE], data[CHECKSUM_SIZE:]
-    if checksum != _checksum(file, content):
+    if checksum != content_checksum(file, content):
         raise DamagedError("its content and its checksum differ")
     return content
 
 
-def _checksum(file: Path, content: bytes) -> bytes:
+def content_checksum(file: Path, content: bytes) -> bytes:
+    """SHA-256 of a file's name and content."""
     return hashlib.sha256(file.name.encode() + b"\n" + content).digest()
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 def fingerprint(*parts: Any) -> str:
     """Hash JSON-like values together with the package's source and the versions of the libraries that compute."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode() + _program()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode() + program_hash()).hexdigest()[:24]
 
 
 @functools.cache
-def _program() -> bytes:
+def program_hash() -> bytes:
     """Hash the package's source and the versions of the libraries that compute; once a process, as it was loaded."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[2].rglob("*.py")):
