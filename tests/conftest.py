@@ -1,5 +1,6 @@
 """Tests run in 64 bits, with strict dtype promotion and with rank promotion an error."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+gc.set_threshold(100_000, 50, 50)  # traces allocate much that lives on
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

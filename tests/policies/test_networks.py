@@ -210,7 +210,7 @@ def many_seeds():
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     table = jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + 0.2 * noise), axis=-1)
-    policy, beta, size = Fixed(table, horizon), jnp.asarray(0.3), 2048
+    policy, beta, size = Fixed(table, horizon), jnp.asarray(0.3), 512
 
     @functools.cache
     def found(name: str):
