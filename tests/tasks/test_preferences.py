@@ -332,7 +332,11 @@ def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
         assert float(jnp.abs(slope(0.9 * logits)).max()) >= 1e-5
 
 
-@pytest.mark.parametrize("extra", [["task.pairs=null"], ["task.pairs=3000", "task.ridge=0"]], ids=lambda e: e[0])
+@pytest.mark.parametrize(
+    "extra",
+    [["task.pairs=null"], pytest.param(["task.pairs=3000", "task.ridge=0"], marks=pytest.mark.slow)],
+    ids=lambda e: e[0],
+)
 def test_dpo_reaches_the_optimum_of_the_reward_that_the_same_pairs_fit(extra):
     made = run("task=preference/any", "algorithm=dpo", "penalty.beta=0.5", "task.base.size=5", *extra)
     trained = blocks.train_runs([made])[0]
