@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences
 from rlkl.divergences import Divergence, Params
+from rlkl.exact.policy_values import mean
 
 HALVINGS = 70  # of a bracket of 2^14 nats: to below one rounding error
 FAR = 2.0**14  # a log-ratio at which probabilities have long been zero
@@ -115,5 +116,4 @@ def gap(
 ) -> Float[Array, ""]:
     """The Frank-Wolfe gap max_a g_a - pi.g >= J* - J(pi): a bound on what a bandit policy leaves (Jaggi, ICML 2013)."""
     g = gradient(div, params, log_pi, log_ref, reward, beta)
-    pi = jnp.exp(log_pi)
-    return jnp.max(g) - jnp.sum(jnp.where(pi > 0.0, pi * jnp.where(pi > 0.0, g, 0.0), 0.0))
+    return jnp.max(g) - mean(jnp.exp(log_pi), g)

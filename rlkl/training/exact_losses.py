@@ -18,14 +18,14 @@ from rlkl.tasks.automaton import Automaton, Comparisons
 
 
 def loss(algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
-    """The loss of this algorithm."""
+    """The loss of an exact algorithm: dpo, natural or exact."""
     if algorithm.name == "dpo":
         comparisons = objective.task.comparisons
         assert comparisons is not None
         u = comparison_log_ratios(comparisons, objective, policy)
         return preference_loss(u, comparisons, objective.beta)
-    of = natural_loss if algorithm.name == "natural" else exact_loss
-    return of(objective, policy, algorithm.entropy_coef)
+    loss_function = natural_loss if algorithm.name == "natural" else exact_loss
+    return loss_function(objective, policy, algorithm.entropy_coef)
 
 
 def exact_loss(

@@ -155,13 +155,16 @@ def _update(run: Run, trainable, slots, of) -> Moved:
 
 
 def epochs(run: Run) -> int:
-    """Updates a step takes on its batch."""
+    """Number of updates on each batch."""
     algorithm = algorithms.REGISTRY.get(run.settings.algorithm.name)
     return run.settings.algorithm.epochs if algorithm is not None and algorithm.clipped else 1
 
 
 def step(run: Run, state: State) -> State:
-    """One batch (or one exact gradient) and its updates; if anything in them is not finite, no update and no count."""
+    """Take one training step: a batch (or an exact gradient) and its updates.
+
+    If the loss, the gradient or the parameters are not finite, the state stays as it was.
+    """
     chosen, objective = run.settings, training_objective(run, state)
     slot = state.step % max(1, chosen.rollout.staleness)
     sampler = None if state.older is None else jax.tree.map(lambda x: x[slot], state.older)
@@ -169,22 +172,22 @@ def step(run: Run, state: State) -> State:
     baseline, key = _unbiased(state, chosen), threefry.fold_in(state.key, state.step)
     if epochs(run) == 1:
 
-        def of(parameters):
+        def step_loss(parameters):
             return loss(chosen, objective, eqx.combine(parameters, rest), baseline, key, sampler)
 
-        after = _update(run, trainable, state.optimizer, of)
+        after = _update(run, trainable, state.optimizer, step_loss)
     else:
         batch, before, reported = gather(chosen, objective, sampler, state.policy, key)
         learned = experience(chosen, objective, before, batch, baseline, reported)
 
-        def again(parameters):
+        def epoch_loss(parameters):
             policy = eqx.combine(parameters, rest)
             positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
             value = surrogate(chosen, objective.beta, positions, batch, learned)
             return value + off_batch_penalty(chosen, objective, policy, key), learned.seen
 
         def epoch(_, moved):
-            after = _update(run, moved.trainable, moved.optimizer, again)
+            after = _update(run, moved.trainable, moved.optimizer, epoch_loss)
             return after._replace(finite=moved.finite & after.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
@@ -242,7 +245,7 @@ def training_objective(run: Run, state: State) -> Objective:
 
 
 def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
-    """The moving average of the batches' returns, its start at zero corrected for; 0 before the first."""
+    """The bias-corrected moving average of the batches' returns; 0 before the first batch."""
     seen = 1.0 - chosen.algorithm.baseline_decay ** state.step.astype(state.baseline.dtype)
     return jnp.where(state.step == 0, 0.0, state.baseline / jnp.where(seen > 0.0, seen, 1.0))
 
