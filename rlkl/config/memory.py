@@ -6,7 +6,6 @@ from typing import NamedTuple
 from rlkl import algorithms, policies
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
-from rlkl.rollouts import batch
 from rlkl.training import blocks
 from rlkl.training.spec import Run
 
@@ -50,7 +49,7 @@ def needs(run: Run) -> Iterator[Need]:
         yield Need("batch_size", settings.batch_size, block_width * number_bytes * settings.batch_size * horizon * token_size)
     elif family.network and algorithms.gradient_kind(settings.algorithm.name) == "exact":
         yield Need("policy.width", settings.policy.width, number_bytes * automaton.sequences * horizon * token_size)
-    if family.network and not batch.is_enumerable(automaton):
+    if family.network and not automaton.is_enumerable:
         yield Need("policy.width", settings.policy.width, 8.0 * metrics.LAST_SAMPLES * horizon * vocabulary)
     if settings.reference.name == "pretrained":
         yield Need("reference.samples", settings.reference.samples, 12.0 * settings.reference.samples * horizon)

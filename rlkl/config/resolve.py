@@ -7,7 +7,6 @@ from typing import NamedTuple
 from rlkl import algorithms, divergences, exact, policies, settings, tasks
 from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import controllers, estimators, options
-from rlkl.rollouts import batch
 from rlkl.tasks import automaton
 from rlkl.training import reward_shaping
 
@@ -126,7 +125,7 @@ def _check_exact_gradients(run_settings: settings.Settings, task: tasks.Task, di
     if key == "algorithm" and (shaped or task.reward_model is not None):
         rule = f"{'mara' if shaped else 'the reward model'} reads the whole history of {many}; samples (rloo, ...) can train"
         raise SettingsError(key, run_settings.algorithm.name, rule)
-    if batch.is_enumerable(task.automaton):
+    if task.automaton.is_enumerable:
         return
     name = run_settings.policy.name
     if policies.REGISTRY[name].network:

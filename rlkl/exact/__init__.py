@@ -1,5 +1,6 @@
 """Exact values of policies, and the policies that are optimal."""
 
+from rlkl.exact.methods import evaluation_method, has_exact_divergence
 from rlkl.exact.objective import Objective
 from rlkl.exact.policy_values import (
     Values,
@@ -7,8 +8,6 @@ from rlkl.exact.policy_values import (
     entropy,
     enumerated_objective,
     enumerated_values,
-    gold_reward,
-    has_exact_divergence,
     mean,
     objective_value,
     occupancy,
@@ -16,6 +15,7 @@ from rlkl.exact.policy_values import (
     power_divergence,
     sequence_divergence,
     sequence_rewards,
+    times_or_zero,
     token_rewards,
     values,
     visited,
@@ -28,7 +28,7 @@ __all__ = [
     "entropy",
     "enumerated_objective",
     "enumerated_values",
-    "gold_reward",
+    "evaluation_method",
     "has_exact_divergence",
     "mean",
     "objective_value",
@@ -37,6 +37,7 @@ __all__ = [
     "power_divergence",
     "sequence_divergence",
     "sequence_rewards",
+    "times_or_zero",
     "token_rewards",
     "values",
     "visited",

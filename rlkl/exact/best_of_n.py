@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from rlkl.exact import optimal_policy, policy_values
-from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
+from rlkl.exact.methods import evaluation_method
+from rlkl.policies import AnyPolicy, Fixed, table_of
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import enumerate_all, is_enumerable
 from rlkl.tasks.automaton import Task
 
 SAMPLES, GROUPS = 2**14, 32  # of a reference whose law is too large to list; groups that the jackknife leaves out
@@ -75,24 +75,21 @@ def evaluate(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None 
     jackknife standard errors. Raises `ValueError` where it must draw and there is no key.
     """
     gold = None if task.gold is None else np.asarray(task.gold)
-    if isinstance(reference, Policy) and float(task.typicality) == 0.0 and task.reward_model is None:
+    method = evaluation_method(task.automaton, (reference,))
+    if method == "dynamic program" and float(task.typicality) == 0.0 and task.reward_model is None:
         return _by_end_state(task, reference, gold, n)
-    if is_enumerable(task.automaton):
-        batch = enumerate_all(task.automaton)
-        log_p, reward = _read(task, reference, batch)
-        kept = log_p > -np.inf
-        end = np.asarray(batch.states)[:, -1][kept]
-        return _values(np.exp(log_p[kept]), reward[kept], log_p[kept], None if gold is None else gold[end], n)
-    if key is None:
+    is_exact = task.automaton.is_enumerable
+    if not is_exact and key is None:
         raise ValueError("this reference's law is too large to list: best of n needs a key to draw from it")
-    batch = sampling.walk(sampling.uniforms(key, task.automaton, reference, SAMPLES), task.automaton, reference)
+    batch = sampling.weighted_batch(jax.random.key(0) if key is None else key, task.automaton, reference, SAMPLES)
     log_p, reward = _read(task, reference, batch)
-    end = np.asarray(batch.states)[:, -1]
+    possible = log_p > -np.inf
+    log_p, reward, end = log_p[possible], reward[possible], np.asarray(batch.states)[possible, -1]
 
-    def estimates(kept):
-        return _values(kept / kept.sum(), reward, log_p, None if gold is None else gold[end], n)
+    def estimates(weight):
+        return _values(weight / weight.sum(), reward, log_p, None if gold is None else gold[end], n)
 
-    return _jackknife(estimates)
+    return estimates(np.exp(log_p)) if is_exact else _jackknife(estimates)
 
 
 def policy(task: Task, reference: AnyPolicy, n: int) -> Fixed:
@@ -106,7 +103,7 @@ def policy(task: Task, reference: AnyPolicy, n: int) -> Fixed:
     return Fixed(optimal_policy.pull_back(task.automaton, log_ref + tilt), task.automaton.horizon)
 
 
-def _by_end_state(task: Task, reference: Policy, gold, n: int) -> BestOfN:
+def _by_end_state(task: Task, reference: AnyPolicy, gold, n: int) -> BestOfN:
     """Given its end state, a sequence kept is one of the reference's: KL and win rate are those of end states."""
     at = task.automaton.outcomes
     p = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))[at]

@@ -17,7 +17,7 @@ class Objective(eqx.Module):
 
     task: Task
     reference: AnyPolicy
-    divergence: Divergence | None = eqx.field(static=True)
+    divergence: Divergence | None = eqx.field(static=True, default=None)
     params: Params = Params()
     beta: Float[Array, ""] | float = 1.0
 

@@ -18,7 +18,7 @@ from rlkl.exact.bandit_optimum import LIMIT, solve_bandit
 from rlkl.exact.objective import Objective
 from rlkl.policies import Policy, table_of
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
+from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton
 
 SAMPLES = 2**14  # of a network reference, where its sequences cannot be listed
@@ -67,7 +67,7 @@ def reason(objective: Objective) -> str | None:
     task, div = objective.task, objective.divergence
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {task.automaton.unlisted}"
-    if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or is_enumerable(task.automaton):
+    if div is None or task.automaton.horizon == 1 or float(task.typicality) == 0.0 or task.automaton.is_enumerable:
         return None
     if not isinstance(objective.reference, Policy):
         return "with a typicality reward the optimum beside a network's reference depends on the history"
@@ -101,7 +101,7 @@ def solve(objective: Objective, typical: bool = False, key: PRNGKeyArray | None 
         log_ref = table_of(reference)
         shortfall = advantages(automaton, earned, log_ref > -jnp.inf)  # adds up to r(y) less the largest reward
         log_pi = pull_back(automaton, log_ref + divergences.scaled(shortfall, beta))
-    elif is_enumerable(automaton) and (typical or not table):
+    elif automaton.is_enumerable and (typical or not table):
         listed = enumerate_all(automaton)
         log_ref = scoring.log_probability(reference, listed)
         worth = jnp.sum(policy_values.sequence_rewards(task, listed, log_ref.dtype), axis=1)

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences
 from rlkl.divergences import Divergence, Params
+from rlkl.exact.methods import evaluation_method, has_exact_divergence
 from rlkl.exact.objective import Objective
-from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.policies import AnyPolicy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
+from rlkl.rollouts.batch import Batch, at_last, enumerate_all
 from rlkl.tasks.automaton import Automaton, Task
 
 
@@ -25,7 +26,8 @@ class Values(NamedTuple):
     """Exact values of a policy on a task: scalars, per sequence.
 
     reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens] and length_ref the reference's
-    E[tokens]. divergence is NaN where `has_exact_divergence` says that no dynamic program gives it.
+    E[tokens]. divergence is NaN where `has_exact_divergence` says that no dynamic program gives it. gold_reward: None where the
+    task has no gold reward.
     """
 
     reward: Float[Array, ""]
@@ -36,6 +38,7 @@ class Values(NamedTuple):
     typicality: Float[Array, ""]
     length: Float[Array, ""]
     length_ref: Float[Array, ""]
+    gold_reward: Float[Array, ""] | None = None
 
 
 def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
@@ -90,17 +93,12 @@ def power_divergence(
     def step(ahead, inputs):
         weights, rows, end = inputs
         onward = jnp.where(end, 0.0, jnp.append(ahead, jnp.zeros((), ahead.dtype))[following])
-        return rows + jnp.sum(_times(weights, onward), axis=-1), None
+        return rows + jnp.sum(times_or_zero(weights, onward), axis=-1), None
 
     rows = divergences.exact(div, params, log_pi, log_ref)
     last = jnp.zeros((automaton.decisions,), log_pi.dtype)
     first, _ = jax.lax.scan(step, last, (weight, rows, ends), reverse=True)
     return first[automaton.start]
-
-
-def has_exact_divergence(automaton: Automaton, div: Divergence) -> bool:
-    """Whether `values` gives this divergence: those with a chain over tokens; all where the sequences can be listed."""
-    return automaton.horizon == 1 or div.chain is not None or is_enumerable(automaton)
 
 
 def sequence_divergence(
@@ -112,12 +110,12 @@ def sequence_divergence(
     if div.chain == "both":
         of = lambda name: sequence_divergence(automaton, divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731
         first, second = (jnp.asarray(weight, log_pi.dtype) for weight in params.weights)
-        return _times(first, of("kl_pi_ref")) + _times(second, of("kl_ref_pi"))
+        return times_or_zero(first, of("kl_pi_ref")) + times_or_zero(second, of("kl_ref_pi"))
     if div.chain in ("policy", "reference"):
         at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
         return visited(at, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
-        if not is_enumerable(automaton):
+        if not has_exact_divergence(automaton, div):
             return jnp.full((), jnp.nan, log_pi.dtype)
         listed = enumerate_all(automaton)
         of = lambda table: jnp.sum(scoring.along(table, listed), axis=1)  # noqa: E731
@@ -125,20 +123,19 @@ def sequence_divergence(
     return power_divergence(automaton, div, params, log_pi, log_ref)
 
 
-def _times(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """weight * value, and 0 where the weight is, be the value infinite."""
+def times_or_zero(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """weight * value, and 0 where the weight is 0, even if the value is infinite; safe to differentiate."""
     return jnp.where(weight == 0.0, 0.0, weight * jnp.where(weight == 0.0, 0.0, value))
 
 
-def visited(at: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
+def visited(occupancy: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
     """The sum of a row's quantity over states, weighted by occupancy; rows that are never visited may be infinite."""
-    return jnp.sum(jnp.where(at > 0.0, at * jnp.where(at > 0.0, rows, 0.0), 0.0))
+    return jnp.sum(times_or_zero(occupancy, rows))
 
 
-def mean(probability: Float[Array, "*rows V"], of: Float[Array, "*rows V"]) -> Float[Array, "*rows"]:
-    """The mean over the last axis; what has probability zero may be infinite."""
-    inside = probability > 0.0
-    return jnp.sum(jnp.where(inside, probability * jnp.where(inside, of, 0.0), 0.0), axis=-1)
+def mean(probability: Float[Array, "*rows V"], values: Float[Array, "*rows V"]) -> Float[Array, "*rows"]:
+    """The mean over the last axis; values of probability zero may be infinite."""
+    return jnp.sum(times_or_zero(probability, values), axis=-1)
 
 
 def objective_value(objective: Objective, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
@@ -157,7 +154,9 @@ def values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
     task, div, params, log_ref = objective.task, objective.measured, objective.params, table_of(objective.reference)
     automaton = task.automaton
     at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
-    pi = jnp.exp(log_pi)
+    pi, gold_reward = jnp.exp(log_pi), None
+    if task.gold is not None:
+        gold_reward = mean(outcome_probabilities(automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
     both = {
         "kl_pi_ref": visited(at, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
         "kl_ref_pi": visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
@@ -170,29 +169,25 @@ def values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
         typicality=visited(at, mean(pi, log_ref)),
         length=jnp.sum(at),
         length_ref=jnp.sum(at_ref),
+        gold_reward=gold_reward,
     )
 
 
 def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPolicy, reference: AnyPolicy) -> Float[Array, ""]:
     """D between the whole sequences of two policies: by dynamic program where both are tables, else over all sequences."""
-    if isinstance(policy, Policy) and isinstance(reference, Policy):
-        return sequence_divergence(automaton, div, params, policy.table(), reference.table())
+    if evaluation_method(automaton, (policy, reference), div) == "dynamic program":
+        return sequence_divergence(automaton, div, params, table_of(policy), table_of(reference))
     listed = enumerate_all(automaton)
     return divergences.exact(div, params, *(scoring.log_probability(p, listed) for p in (policy, reference)))
 
 
 def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
     """H(pi) of whole sequences: by dynamic program for a table, else over all sequences."""
-    if isinstance(policy, Policy):
-        log_pi = policy.table()
+    if evaluation_method(automaton, (policy,)) == "dynamic program":
+        log_pi = table_of(policy)
         return visited(occupancy(automaton, log_pi), mean(jnp.exp(log_pi), -log_pi))
     log_pi = scoring.log_probability(policy, enumerate_all(automaton))
     return mean(jnp.exp(log_pi), -log_pi)
-
-
-def gold_reward(task: Task, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
-    """E_pi[gold] of a table policy."""
-    return mean(outcome_probabilities(task.automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
@@ -230,4 +225,5 @@ def enumerated_values(objective: Objective, listed: Batch, log_pi: Float[Array, 
         typicality=mean(pi, log_ref),
         length=mean(pi, length),
         length_ref=mean(jnp.exp(log_ref), length),
+        gold_reward=None if task.gold is None else mean(pi, jnp.asarray(task.gold, pi.dtype)[listed.states[:, -1]]),
     )

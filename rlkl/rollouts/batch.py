@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlkl.policies import AnyPolicy
-from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
+from rlkl.tasks.automaton import Automaton
 
 
 class Batch(NamedTuple):
@@ -57,11 +57,6 @@ def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
 def float_of(policy: AnyPolicy) -> Any:
     """The floating-point dtype of a policy's parameters."""
     return next(leaf.dtype for leaf in jax.tree.leaves(policy) if jnp.issubdtype(leaf.dtype, jnp.floating))
-
-
-def is_enumerable(automaton: Automaton) -> bool:
-    """Whether there are few enough sequences to enumerate all of them."""
-    return automaton.sequences <= MOST_SEQUENCES
 
 
 @lru_cache(maxsize=8)

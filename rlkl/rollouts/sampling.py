@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
 from rlkl.rollouts import threefry
-from rlkl.rollouts.batch import Batch, Positions, float_of, laid_out
-from rlkl.rollouts.scoring import positions, rows_along
+from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_of, laid_out
+from rlkl.rollouts.scoring import drawn_log_probability, positions, rows_along
 from rlkl.tasks.automaton import Automaton
 
 IN_ONE_PART = 32  # largest vocabulary that is summed and searched in one pass
@@ -46,6 +46,15 @@ def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int
     if automaton.horizon == 1 and isinstance(policy, Policy):
         return _count(key, automaton, policy.table()[0, automaton.start], size)
     return walk(uniforms(key, automaton, policy, size), automaton, policy)
+
+
+def weighted_batch(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
+    """Every sequence weighted by its sampling probability or, where there are too many to list, `size` samples."""
+    if not automaton.is_enumerable:
+        return walk(uniforms(key, automaton, policy, size), automaton, policy)
+    listed = enumerate_all(automaton)
+    tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
+    return Batch(tokens, states, mask, jnp.exp(drawn_log_probability(policy, listed)), listed.size)
 
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:

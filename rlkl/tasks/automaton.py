@@ -149,6 +149,11 @@ class Automaton:
         return f"{self.sequences:.2g}" if self.sequences < np.inf else "more than 1e+308"
 
     @property
+    def is_enumerable(self) -> bool:
+        """Whether there are few enough legal sequences to enumerate all of them."""
+        return self.sequences <= MOST_SEQUENCES
+
+    @property
     def unlisted(self) -> str:
         """A message that says that there are too many sequences to enumerate."""
         return f"{self.count} sequences are too many to list"

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from rlkl.errors import SettingsError
-from rlkl.tasks.automaton import MOST_SEQUENCES, Automaton
+from rlkl.tasks.automaton import Automaton
 from rlkl.tasks.checks import fits
 from rlkl.tasks.registry import Card
 
@@ -60,7 +60,7 @@ def unfold(card: Card, key: str, value: str) -> Card:
     the tree, for the error message.
     """
     task, automaton = card.task, card.task.automaton
-    if automaton.horizon == 1 or automaton.sequences > MOST_SEQUENCES:
+    if automaton.horizon == 1 or not automaton.is_enumerable:
         return card
     states, levels = np.array([automaton.start]), []  # of the prefixes of a length, level by level
     texts, ends, names = [""], [], []

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences, exact, policies
 from rlkl.divergences import Params
-from rlkl.evaluation import metrics
-from rlkl.exact import Objective
+from rlkl.exact import Objective, methods
 from rlkl.policies import AnyPolicy, cast
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
@@ -33,7 +32,7 @@ def exact_loss(
 ) -> Float[Array, ""]:
     """-J(pi), by dynamic program where policy and reference are tables, else over all sequences; less an entropy bonus."""
     automaton = objective.task.automaton
-    if metrics.evaluation_method(objective, policy) == "table":
+    if methods.values_method(objective, policy) == "dynamic program":
         table = policies.table_of(policy)
         value = exact.objective_value(_in_dtype(objective, table.dtype), table)
     else:

@@ -4,23 +4,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from rlkl import exact, policies
 from rlkl.evaluation import metrics
-from rlkl.evaluation.final import (
-    Detail,
-    Outcomes,
-    WeightedRows,
-    _ends_of_optimum,
-    detail,
-    distances,
-    weighted_rows,
-    weighted_rows_along,
-)
+from rlkl.evaluation.expectations import expectations, sequence_expectations, weighted_rows
+from rlkl.evaluation.final import Outcomes, distances, ends_of_optimum
 from rlkl.evaluation.metrics import LAST_SAMPLES
+from rlkl.evaluation.rows import Detail, WeightedRows, detail
+from rlkl.evaluation.sample import Estimate, Sample
+from rlkl.exact import evaluation_method
 from rlkl.exact.optimal_policy import Optimum
-from rlkl.policies import Fixed, Policy
+from rlkl.policies import Fixed
 from rlkl.policies.base import cast
 from rlkl.training import spec
 from rlkl.training.loop import Row, State, coefficient, optimum_at, row
@@ -53,57 +48,53 @@ class FinalGrade(NamedTuple):
     optimum_values: exact.Values | None
     outcomes: Outcomes
     details: dict[str, Detail]
-    distances: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+    distances: dict[str, Estimate]
     decoded: Decoded | None
 
 
 def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     """Grade a run's last state in full."""
     task, reference, objective = run.task, run.reference, spec.objective(run, coefficient(run, state))
+    automaton = task.automaton
     if run.settings.penalty.controller != "fixed":
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
     keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
-    sampled, last = metrics.evaluation_method(objective, policy) == "sampled", None
-    if sampled:
-        drawn = metrics.sample(task.automaton, policy, reference, keys[0], LAST_SAMPLES)
-        last = sampled_row(run, optimum, state, drawn, keys[3])
-        own = weighted_rows_along(task, drawn.own, drawn.here)
-    else:
-        drawn, own = None, weighted_rows(task, policy, reference, keys[0])
-    base = weighted_rows(task, reference, reference, keys[1])
-    details, values = {"reference": detail(base), "policy": detail(own)}, None
+    known = expectations(objective, policy, keys[0], LAST_SAMPLES)
+    last = row(run, state, metrics.report(known, optimum), keys[3]) if isinstance(known, Sample) else None
+    if evaluation_method(automaton, (policy, reference)) == "samples":
+        policy_rows = known.weighted_rows()
+    else:  # exact, even where the divergence or a reward model has to be sampled
+        policy_rows = weighted_rows(task, policy, reference, keys[0], LAST_SAMPLES)
+    reference_rows = weighted_rows(task, reference, reference, keys[1], LAST_SAMPLES)
+    details, optimum_values = {"reference": detail(reference_rows), "policy": detail(policy_rows)}, None
     if optimum.log_pi is not None:
-        best = weighted_rows(task, Fixed(optimum.log_pi, task.automaton.horizon), reference, keys[2])
-        details["optimum"], best_ends = detail(best), best.ends
-        if isinstance(reference, Policy):
-            values = exact.values(objective, optimum.log_pi)
+        best = Fixed(optimum.log_pi, automaton.horizon)
+        optimum_rows = weighted_rows(task, best, reference, keys[2], LAST_SAMPLES)
+        details["optimum"], optimum_ends = detail(optimum_rows), optimum_rows.ends
+        if evaluation_method(automaton, (best, reference)) == "dynamic program":
+            optimum_values = exact.values(objective, optimum.log_pi)
     else:
-        best_ends = _ends_of_optimum(task, reference, optimum, keys[2])
-    at = task.automaton.outcomes
-    gold, decoded, ends = None if task.gold is None else task.gold[at], None, None
+        optimum_ends = ends_of_optimum(automaton, reference, optimum, keys[2])
+    decoded, decoded_ends = None, None
     if run.settings.decoding.on:
-        decoded, cut = grade_decoded(run, optimum, state)
-        details["decoded"], ends = detail(cut), cut.ends[at]
-    earned = task.reward[at] if task.reward_model is None else jnp.full((len(at),), jnp.nan)
-    outcomes = Outcomes(earned, base.ends[at], own.ends[at], best_ends[at], gold, ends)
-    apart = distances(objective, policy, optimum, keys[3], drawn)
-    return FinalGrade(optimum, last, values, outcomes, details, apart, decoded)
+        decoded, decoded_rows = grade_decoded(run, optimum, state)
+        details["decoded"], decoded_ends = detail(decoded_rows), decoded_rows.ends[automaton.outcomes]
+    end = automaton.outcomes
+    reward = task.reward[end] if task.reward_model is None else jnp.full((len(end),), jnp.nan)
+    gold = None if task.gold is None else task.gold[end]
+    outcomes = Outcomes(reward, reference_rows.ends[end], policy_rows.ends[end], optimum_ends[end], gold, decoded_ends)
+    sequences = known if isinstance(known, Sample) else sequence_expectations(objective, policy, keys[0], LAST_SAMPLES)
+    return FinalGrade(optimum, last, optimum_values, outcomes, details, distances(sequences, optimum, keys[3]), decoded)
 
 
 def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, WeightedRows]:
-    """A run's last policy graded under its decoding rules: whether it has collapsed, or is only decoded sharply."""
+    """Grade a run's last policy under its decoding rules, which tells a collapsed policy from one that is decoded sharply."""
     task, policy = run.task, cast(state.policy, jnp.float64)
     cut, keys = policies.decoded(policy, run.settings.decoding), jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
     report = metrics.evaluate(spec.objective(run, coefficient(run, state)), cut, optimum, keys[0], LAST_SAMPLES)
-    away, error = metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES)
-    graded = Decoded(report, away, jnp.zeros(()) if error is None else error)
-    return graded, weighted_rows(task, cut, run.reference, keys[2])
-
-
-def sampled_row(run: Run, optimum: Optimum, state: State, drawn: metrics.Sample, key: PRNGKeyArray) -> Row:
-    """The row of a state, from sequences that were drawn already; `key` as in `loop.row`."""
-    return row(run, state, metrics.estimate(spec.objective(run, coefficient(run, state)), drawn, optimum), key)
+    graded = Decoded(report, *metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES))
+    return graded, weighted_rows(task, cut, run.reference, keys[2], LAST_SAMPLES)
 
 
 def best_in_family(run: Run) -> Float[Array, ""]:

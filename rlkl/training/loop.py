@@ -129,7 +129,7 @@ def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Ro
     if state.anchor is not None:
         policy, anchor = cast((state.policy, state.anchor), jnp.float64)
         to_anchor, error = metrics.distance(run.task.automaton, policy, anchor, key)
-        report = report if error is None else report._replace(stderr=report.stderr | {"kl_pi_anchor": error})
+        report = report._replace(stderr=report.stderr | {"kl_pi_anchor": error}) if report.stderr else report
     return Row(state.step, report, coefficient(run, state), state.gradient_norm, state.seen, to_anchor)
 
 

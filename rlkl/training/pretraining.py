@@ -38,8 +38,7 @@ def maximum_likelihood(run: Run, text: Batch | None = None) -> Fitted:
     start = _uniform(run, keys[1])
     trained = cast(_descend(chosen, start, batch, keys[2]), jnp.float64)
     model = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
-    kl, stderr = metrics.distance(task.automaton, model, trained, keys[3], metrics.LAST_SAMPLES)
-    return Fitted(trained, kl, jnp.zeros(()) if stderr is None else stderr)
+    return Fitted(trained, *metrics.distance(task.automaton, model, trained, keys[3], metrics.LAST_SAMPLES))
 
 
 def _uniforms(key: PRNGKeyArray, task: Task, size: int) -> Float[Array, "T N"]:

@@ -12,7 +12,7 @@ from rlkl.errors import SettingsError
 from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, at_last, enumerate_all, is_enumerable
+from rlkl.rollouts.batch import Batch, at_last, enumerate_all
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
 
@@ -47,7 +47,7 @@ def resolve_shaping(chosen: settings.Settings, card: Card) -> settings.RewardSha
 
 def by_batch(chosen: settings.RewardShapingSettings, task: Task) -> bool:
     """Whether mara goes by each batch: where the sequences are too many to list."""
-    return chosen.name == "mara" and task.automaton.horizon > 1 and not is_enumerable(task.automaton)
+    return chosen.name == "mara" and task.automaton.horizon > 1 and not task.automaton.is_enumerable
 
 
 def shaped(chosen: settings.RewardShapingSettings, objective: Objective) -> Objective:

@@ -1,6 +1,5 @@
 """What every penalty descends: its expected gradient against plain NumPy sums over sequences, and the audit's own words."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,11 +10,11 @@ import pytest
 from rlkl import policies, settings, tasks
 from rlkl.config.build import build
 from rlkl.diagnostics.audit.command import audit_figure, audit_table, row_kind
-from rlkl.diagnostics.audit.measure import DIRECTIONS, AuditRow, _batch, _measured, _settings, _unrewarded, audit
+from rlkl.diagnostics.audit.measure import DIRECTIONS, AuditRow, audit, measure, penalty_alone
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import estimators, expected_gradient, options
-from rlkl.rollouts import scoring
+from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.training import spec
 from tests.helpers import (
@@ -56,9 +55,8 @@ def measured(run: spec.Run, chosen: settings.PenaltySettings, logits: np.ndarray
     """The audit's expected gradient by the logits of a table."""
     policy = policies.tabular.Tabular(jnp.asarray(logits), jnp.asarray(run.task.automaton.legal))
     source = run.reference if chosen.sampler == "reference" else policy
-    batch = _batch(run.task.automaton, source, None)
-    own = dataclasses.replace(run, settings=_settings(run, chosen), task=_unrewarded(run.task))
-    return np.asarray(_measured(own, policy, *batch[:4]).gradient).reshape(logits.shape)
+    batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, source, 1)
+    return np.asarray(measure(penalty_alone(run, chosen), policy, batch).gradient).reshape(logits.shape)
 
 
 def summed(task, log_pi: np.ndarray, log_ref: np.ndarray, weights) -> np.ndarray:
@@ -133,7 +131,7 @@ def test_expected_gradients_on_fifty_random_automata_are_theory_s(seed):
     logits = draw.normal(size=(task.automaton.horizon, *task.log_reference.shape))
 
     def loss(x, chosen):
-        own, policy = dataclasses.replace(run, settings=_settings(run, chosen)), policies.tabular.Tabular(x, legal)
+        own, policy = penalty_alone(run, chosen), policies.tabular.Tabular(x, legal)
         batch = every._replace(weight=jax.lax.stop_gradient(jnp.exp(scoring.log_probability(policy, every))))
         at = scoring.positions(task.automaton, policy, run.reference, batch)
         return sampled_loss(own, at, batch)

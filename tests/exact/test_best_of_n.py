@@ -12,7 +12,7 @@ from rlkl import exact
 from rlkl.divergences import REGISTRY
 from rlkl.exact import Objective, best_of_n
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch
+from rlkl.tasks import automaton as automata
 from rlkl.tasks import bandits
 from tests.helpers import PARAMS, random_task, sequence_log_probability, sequences, shortened
 
@@ -95,7 +95,7 @@ def test_it_is_a_bandit_over_all_sequences(seed, typicality):
 def test_where_it_is_sampled_it_is_within_its_standard_errors(monkeypatch):
     task, reference = made(3, 0.4)
     exactly = best_of_n.evaluate(task, reference, 4)
-    monkeypatch.setattr(batch, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(automata, "MOST_SEQUENCES", 1)
     with pytest.raises(ValueError, match="key"):
         best_of_n.evaluate(task, reference, 4)
     about = best_of_n.evaluate(task, reference, 4, jax.random.key(0))

@@ -9,10 +9,10 @@ from rlkl import exact
 from rlkl.divergences import REGISTRY
 from rlkl.exact import Objective
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.tasks import Automaton
+from rlkl.tasks import automaton as automata
 from tests.helpers import DEFINITIONS, PARAMS, POWERS, drawn, random_rows, random_task, sequence_log_probability, sequences
 
 
@@ -90,7 +90,7 @@ def test_divergences_without_a_chain_are_enumerated_where_sequences_are_few_and_
     of = lambda: exact.sequence_divergence(task.automaton, REGISTRY[name], PARAMS, jnp.asarray(log_pi), jnp.asarray(log_ref))  # noqa: E731
     pi, ref = (np.exp(sequence_log_probability(table, task.automaton)) for table in (log_pi, log_ref))
     close(of(), DEFINITIONS[name](pi, ref))
-    monkeypatch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(automata, "MOST_SEQUENCES", 1)
     assert not exact.has_exact_divergence(task.automaton, REGISTRY[name])
     assert np.isnan(of())
 

@@ -10,8 +10,8 @@ from rlkl import divergences
 from rlkl.divergences import REGISTRY
 from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch
 from rlkl.tasks import Automaton, Task
+from rlkl.tasks import automaton as automata
 from tests.helpers import DEFINITIONS, PARAMS, random_task, sequence_log_probability, sequences, shortened
 
 SMOOTH = sorted(set(REGISTRY) - {"total_variation"})
@@ -253,7 +253,7 @@ def test_with_typicality_other_optima_are_found_among_listed_sequences_and_nowhe
     expected = np.exp(solve(name, jnp.asarray(p), jnp.asarray(reward), beta))
     np.testing.assert_allclose(np.sort(np.exp(best.log_listed)), np.sort(expected), atol=1e-12)
     assert optimal_policy.reason(Objective(task, reference, REGISTRY[name])) is None
-    monkeypatch.setattr(batch, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(automata, "MOST_SEQUENCES", 1)
     assert np.isnan(optimal_policy.solve(Objective(task, reference, REGISTRY[name], PARAMS, beta), True).objective)
     assert "depends on the history" in optimal_policy.reason(Objective(task, reference, REGISTRY[name]))
 

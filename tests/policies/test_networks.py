@@ -13,12 +13,14 @@ from rlkl import exact, policies, tasks
 from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
-from rlkl.evaluation import final, metrics
+from rlkl.evaluation import final, metrics, rows
+from rlkl.evaluation.expectations import DynamicProgram, enumeration, sequence_expectations
+from rlkl.evaluation.sample import sample
 from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import enumerate_all, laid_out
+from rlkl.rollouts.batch import enumerate_all
+from rlkl.tasks import automaton as automata
 from rlkl.tasks import transforms
 from rlkl.training import blocks, exact_losses, loop, sampled_losses, spec
 from tests.helpers import PARAMS, random_task, shortened
@@ -222,11 +224,8 @@ def many_seeds():
             exactly = metrics.evaluate(Objective(task, run.reference, div, PARAMS, beta), policy, best, keys[0])
 
             def one(key):
-                return metrics.estimate(
-                    Objective(task, run.reference, div, PARAMS, beta),
-                    metrics.sample(task.automaton, policy, run.reference, key, size),
-                    best,
-                )
+                drawn = sample(Objective(task, run.reference, div, PARAMS, beta), policy, key, size)
+                return metrics.report(drawn, best)
 
             return exactly, jax.lax.map(one, keys)
 
@@ -270,16 +269,12 @@ def closing_seeds():
     )()
 
     def both(key):
-        drawn = metrics.sample(run.task.automaton, policy, run.reference, key, 512)
-        along = final.detail(final.weighted_rows_along(run.task, drawn.own, drawn.here))
-        return along, final.distances(Objective(run.task, run.reference, None), policy, best, key, drawn, 512)
+        known = sequence_expectations(Objective(run.task, run.reference), policy, key, 512)
+        return rows.detail(known.weighted_rows()), final.distances(known, best, key)
 
-    exactly = (
-        jax.jit(both)(jax.random.key(0))[1],
-        final.detail(final.weighted_rows(run.task, policy, run.reference, jax.random.key(0))),
-    )
+    exactly = jax.jit(both)(jax.random.key(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
+        patch.setattr(automata, "MOST_SEQUENCES", 1)
         drawn = jax.jit(lambda keys: jax.lax.map(both, keys))(jax.random.split(jax.random.key(9), SEEDS))
     return exactly, drawn
 
@@ -292,14 +287,14 @@ def z_holds(values, errors, truth):
 
 @pytest.mark.parametrize("name", ["kl_optimum_pi", "tv_optimum"])
 def test_distances_to_the_optimum_have_the_errors_that_they_say(closing_seeds, name):
-    (truth, _), (_, drawn) = closing_seeds
+    (_, truth), (_, drawn) = closing_seeds
     assert float(truth[name][1]) == 0.0
     z_holds(*drawn[name], truth[name][0])
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_mass_on_the_reference_s_likeliest_tokens_has_the_error_that_it_says(closing_seeds, place):
-    (_, truth), (drawn, _) = closing_seeds
+    (truth, _), (drawn, _) = closing_seeds
     if place == 0:  # all of it lies on two brackets, and so on the five likeliest
         z_holds(drawn.top_mass[:, 0], drawn.top_stderr[:, 0], truth.top_mass[0])
     else:
@@ -311,12 +306,9 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     task, horizon = run.task, run.task.automaton.horizon
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)
-    by_table = final.weighted_rows(task, policy, run.reference, jax.random.key(0))
-    batch = enumerate_all(task.automaton)
-    batch = batch._replace(weight=jnp.exp(scoring.log_probability(policy, batch)))
-    rows = laid_out(*(scoring.rows_along(p, batch) for p in (policy, run.reference)))
-    by_list = final.weighted_rows_along(task, batch, rows)
-    one, other = final.detail(by_table), final.detail(by_list)
+    objective = Objective(task, run.reference)
+    by_table, by_list = (each.weighted_rows() for each in (DynamicProgram(objective, policy), enumeration(objective, policy)))
+    one, other = rows.detail(by_table), rows.detail(by_list)
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(by_table.ends, by_list.ends, atol=1e-12)

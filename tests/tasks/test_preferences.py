@@ -18,6 +18,7 @@ from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
+from rlkl.evaluation.sample import sample
 from rlkl.exact import Objective
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
@@ -276,7 +277,7 @@ def test_the_trained_policy_is_the_reference_sharpened():
     best /= best.sum()
     worth = lambda q: q @ gold - 0.25 * q @ np.log(q / p)  # noqa: E731
     report = trained.rows.report
-    np.testing.assert_allclose(report.gold_reward[-1], pi @ gold, atol=1e-12)
+    np.testing.assert_allclose(report.values.gold_reward[-1], pi @ gold, atol=1e-12)
     np.testing.assert_allclose(report.gold_regret[-1], worth(best) - worth(pi), atol=1e-12)
     assert report.gold_regret[-1] > 0.001
     assert report.regret[-1] <= 1e-6
@@ -309,11 +310,11 @@ def test_estimated_gold_is_within_its_standard_errors():
     best = loop.optimum_at(made, jnp.asarray(0.25))
     kl, key = REGISTRY["kl_pi_ref"], jax.random.key(0)
     exactly = metrics.evaluate(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), policy, best, key)
-    drawn = metrics.sample(task.automaton, policy, made.reference, key, 4096)
-    about = metrics.estimate(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), drawn, best)
-    for name in ("gold_reward", "gold_regret"):
-        assert 0.0 < about.stderr[name] < 0.1
-        assert abs(getattr(about, name) - getattr(exactly, name)) <= 4 * about.stderr[name]
+    about = metrics.report(sample(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), policy, key, 4096), best)
+    assert 0.0 < about.stderr["gold_reward"] < 0.1
+    assert 0.0 < about.stderr["gold_regret"] < 0.1
+    assert abs(about.values.gold_reward - exactly.values.gold_reward) <= 4 * about.stderr["gold_reward"]
+    assert abs(about.gold_regret - exactly.gold_regret) <= 4 * about.stderr["gold_regret"]
 
 
 def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
@@ -393,8 +394,9 @@ def test_exact_gold_is_the_sum_over_sequences():
     legal = np.broadcast_to(task.automaton.legal, (task.automaton.horizon, *task.automaton.legal.shape))
     table = random_rows(np.random.default_rng(1), legal)
     p = np.exp(sequence_log_probability(table, task.automaton))
+    reference = Fixed(task.log_reference, task.automaton.horizon)
     expected = sum(q * float(task.gold[end]) for q, (_, end) in zip(p, sequences(task.automaton), strict=True))
-    np.testing.assert_allclose(exact.gold_reward(task, jnp.asarray(table)), expected, rtol=1e-12)
+    np.testing.assert_allclose(exact.values(Objective(task, reference), jnp.asarray(table)).gold_reward, expected, rtol=1e-12)
 
 
 def test_where_no_optimum_is_known_nothing_stands_in_for_it(tmp_path):

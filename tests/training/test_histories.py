@@ -16,16 +16,16 @@ from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
-from rlkl.exact import Objective, best_of_n, optimal_policy
+from rlkl.exact import Objective, best_of_n, methods, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.reports import plots
-from rlkl.rollouts import batch, scoring
+from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.runs.folder import artifacts, files
 from rlkl.runs.load import load
-from rlkl.tasks import automaton, transforms
-from rlkl.tasks.preferences import annotators, fitted_reward
+from rlkl.tasks import automaton as automata
+from rlkl.tasks.preferences import fitted_reward
 from rlkl.tasks.transforms import export, unfold
 from rlkl.training import blocks, loop, reward_shaping
 from tests.helpers import PARAMS, sampled_loss
@@ -39,8 +39,7 @@ GRAMMAR = ["task=preference/any", "task@task.base=sequence/grammar", "task.model
 @pytest.fixture
 def unlistable(monkeypatch):
     """Few enough sequences to enumerate in a test are too many for the code."""
-    for module in (batch, automaton, transforms, fitted_reward, annotators):
-        monkeypatch.setattr(module, "MOST_SEQUENCES", 8)
+    monkeypatch.setattr(automata, "MOST_SEQUENCES", 8)
 
 
 def built(*overrides: str):
@@ -170,7 +169,7 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
     """Reward and objective of a table, over 200 samples; the optimum and all that hangs on it is unknown."""
     task, div, beta = read[0].task, REGISTRY["kl_pi_ref"], jnp.asarray(0.3)
     reference, policy = Fixed(jnp.asarray(task.log_reference), 2), some_policy(task)
-    assert metrics.evaluation_method(Objective(task, reference, div), policy) == "sampled"
+    assert methods.values_method(Objective(task, reference, div), policy) == "samples"
     best = optimal_policy.solve(Objective(task, reference, div, PARAMS, beta))
     assert bool(best.is_none)
     best = best._replace(gold_objective=jnp.zeros(()))

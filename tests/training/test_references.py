@@ -10,11 +10,11 @@ from rlkl.config.build import Built, build
 from rlkl.divergences import REGISTRY
 from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
-from rlkl.rollouts import batch as rollouts_batch
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.runs.folder import checkpoint
 from rlkl.runs.store import checked_files, pretrained_references
+from rlkl.tasks import automaton as automata
 from rlkl.training import blocks, pretraining
 from tests.helpers import PARAMS, sequences
 
@@ -122,7 +122,7 @@ def test_the_estimated_optimum_beside_a_network_s_reference_is_that_of_listed_se
     ends = np.asarray(run.task.reward)[np.asarray(enumerate_all(run.task.automaton).states)[:, -1]]
     assert sorted(ends.tolist()) == sorted(reward.tolist())
     assert bandit_optimum.gap(div, PARAMS, listed.log_listed, log_ref, jnp.asarray(ends), beta) <= 1e-9
-    monkeypatch.setattr(rollouts_batch, "MOST_SEQUENCES", 1)
+    monkeypatch.setattr(automata, "MOST_SEQUENCES", 1)
     sampled = of()
     assert float(listed.stderr) == 0.0 < float(sampled.stderr) < 0.01
     assert abs(float(sampled.objective) - float(listed.objective)) <= 4.0 * float(sampled.stderr)

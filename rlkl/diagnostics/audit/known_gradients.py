@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from rlkl import divergences, exact
 from rlkl.divergences import REGISTRY, Divergence
 from rlkl.penalties import expected_gradient, options
-from rlkl.policies import AnyPolicy, Policy, table_of
+from rlkl.policies import AnyPolicy, table_of
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.training.spec import Run
@@ -74,7 +74,7 @@ def _known_gradients(run: Run, policy: AnyPolicy, batch: Batch) -> Iterator[tupl
         yield expected_gradient.semi({name: 1.0}).says, gradient
     yield expected_gradient.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
     yield expected_gradient.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
-    if isinstance(policy, Policy) and isinstance(run.reference, Policy):
+    if exact.evaluation_method(run.task.automaton, (policy, run.reference)) == "dynamic program":
         for name, div in REGISTRY.items():
             summed = np.asarray(_gradient(policy, lambda p, div=div: _own_states(run, p, div, params))[1])
             yield expected_gradient.own_states(name), summed

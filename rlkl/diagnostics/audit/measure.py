@@ -16,16 +16,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import policies, settings
+from rlkl import exact, policies, settings
 from rlkl.diagnostics.audit import known_gradients
 from rlkl.diagnostics.audit.gradients import loss_and_penalty
 from rlkl.diagnostics.audit.known_gradients import SAME
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options, terms
 from rlkl.penalties.expected_gradient import NO_DIVERGENCE, expected_gradient
-from rlkl.policies import AnyPolicy, Policy
+from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import Batch, enumerate_all, is_enumerable
+from rlkl.rollouts.batch import Batch
 from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -95,22 +95,23 @@ def audit(
     With an `older` policy there are also rows for its samples, and for samples of the policy rounded to bfloat16, under every
     importance correction. `run` provides the task, the reference and the batch size. Needs x64.
     """
-    task, automaton = run.task, run.task.automaton
-    enumerable = is_enumerable(automaton)
+    automaton = run.task.automaton
+    enumerable = automaton.is_enumerable
+    is_exact = exact.evaluation_method(automaton, (policy, run.reference)) != "samples"
     policy_key, reference_key = jax.random.split(key)
-    policy_batch, reference_batch = (_batch(automaton, p, k) for p, k in ((policy, policy_key), (run.reference, reference_key)))
+    policy_batch, reference_batch = (
+        sampling.weighted_batch(k, automaton, p, SAMPLES) for p, k in ((policy, policy_key), (run.reference, reference_key))
+    )
     known_by_name = known_gradients.gradients_by_name(run, policy, policy_batch) if enumerable else {}
     batch_size = run.settings.batch_size or 64
     for name in directions:
-        is_exact = enumerable or isinstance(policy, Policy)
         target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if is_exact else None
         penalties = options.combinations(name, automaton.horizon)
         cases = [AuditCase(each, reference_batch if each.sampler == "reference" else policy_batch) for each in penalties]
         cases += [] if older is None else _off_policy(automaton, name, policy, older, policy_batch, policy_key)
         for case in cases:
             penalty = case.penalty
-            audited = dataclasses.replace(run, settings=_settings(run, penalty), task=_unrewarded(task))
-            measured = _measured(audited, policy, *case.batch[:4], case.reported)
+            measured = measure(penalty_alone(run, penalty), policy, case.batch, case.reported)
             error, cosine = _against(measured.gradient, None if target is None else target.gradient)
             stderr = 0.0 if enumerable else math.sqrt(max(0.0, float(measured.variance)) / SAMPLES)
             declared = _declared(case, automaton.horizon)
@@ -131,7 +132,7 @@ def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, polic
     penalty = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
     samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
     for rollout, sampler in samplers.items():
-        batch = _batch(automaton, sampler, key)
+        batch = sampling.weighted_batch(key, automaton, sampler, SAMPLES)
         reported = scoring.token_log_probability(sampler, batch)
         for correction in ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence"):
             yield AuditCase(dataclasses.replace(penalty, importance_correction=correction), batch, reported, rollout)
@@ -149,37 +150,31 @@ def _declared(case: AuditCase, horizon: int) -> str:
     return declared.says if corrected and whole and penalty.truncation is None else NO_DIVERGENCE
 
 
-def _settings(run: Run, penalty: settings.PenaltySettings) -> settings.Settings:
-    """The settings of the run with this penalty at coefficient 1, under REINFORCE without baseline and aggregation."""
+def penalty_alone(run: Run, penalty: settings.PenaltySettings) -> Run:
+    """The run with this penalty at coefficient 1 and no reward, under REINFORCE without baseline and aggregation."""
     plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
     run_penalty = run.settings.penalty
     clamp = run_penalty.clamp if penalty.sampler == "policy" else None
     at_one = dataclasses.replace(penalty, beta=1.0, alpha=run_penalty.alpha, weights=run_penalty.weights, clamp=clamp)
-    return dataclasses.replace(run.settings, penalty=at_one, algorithm=plain)
-
-
-def _unrewarded(task):
-    nothing = jnp.zeros_like(jnp.asarray(task.reward))
-    return dataclasses.replace(task, reward=nothing, typicality=jnp.zeros(()), reward_model=None)
-
-
-def _batch(automaton, policy: AnyPolicy, key) -> Batch:
-    """Every sequence weighted by its sampling probability or, where there are too many, a large sample."""
-    if not is_enumerable(automaton):
-        return sampling.walk(sampling.uniforms(key, automaton, policy, SAMPLES), automaton, policy)
-    sequences = enumerate_all(automaton)
-    tokens, states, mask = (jnp.asarray(x) for x in (sequences.tokens, sequences.states, sequences.mask))
-    return Batch(tokens, states, mask, jnp.exp(scoring.drawn_log_probability(policy, sequences)), sequences.size)
+    zero = jnp.zeros_like(jnp.asarray(run.task.reward))
+    return dataclasses.replace(
+        run,
+        settings=dataclasses.replace(run.settings, penalty=at_one, algorithm=plain),
+        task=dataclasses.replace(run.task, reward=zero, typicality=jnp.zeros(()), reward_model=None),
+    )
 
 
 @jax.jit
-def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reported=None) -> Measured:
-    """The training loss of each sequence on its own, averaged with the weights."""
+def measure(run: Run, policy: AnyPolicy, batch: Batch, reported: Float[Array, "N T"] | None = None) -> Measured:
+    """Measure the training loss of each sequence on its own, averaged with the batch's weights.
+
+    reported: the token log-probabilities that another sampler than the policy reports.
+    """
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
 
     def measure_one(sequence):
         tokens, states, mask, *reported_one = (x[None] for x in sequence)
-        single = Batch(tokens, states, mask, jnp.ones((1,), weight.dtype), 2)
+        single = Batch(tokens, states, mask, jnp.ones((1,), batch.weight.dtype), 2)
 
         def loss(parameters):
             return _term(run, eqx.combine(parameters, rest), single, *reported_one)
@@ -187,9 +182,9 @@ def _measured(run: Run, policy: AnyPolicy, tokens, states, mask, weight, reporte
         value, gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
         return value[1], ravel_pytree(gradient)[0]
 
-    values, gradients = jax.lax.map(
-        measure_one, (tokens, states, mask) if reported is None else (tokens, states, mask, reported), batch_size=256
-    )
+    sequences = (batch.tokens, batch.states, batch.mask)
+    values, gradients = jax.lax.map(measure_one, sequences if reported is None else (*sequences, reported), batch_size=256)
+    weight = jnp.asarray(batch.weight)
     mean = weight @ gradients
     squares = jnp.sum(weight * jnp.sum(jnp.square(gradients), axis=1))
     return Measured(weight @ values, mean, squares - jnp.sum(jnp.square(mean)))

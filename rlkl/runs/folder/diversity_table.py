@@ -7,10 +7,9 @@ import numpy as np
 
 from rlkl.config.build import Built
 from rlkl.evaluation import diversity
-from rlkl.evaluation.final import TOP, Detail
 from rlkl.evaluation.metrics import LAST_SAMPLES, unrounded
-from rlkl.policies import Policy
-from rlkl.rollouts import batch
+from rlkl.evaluation.rows import TOP, Detail
+from rlkl.exact import evaluation_method
 from rlkl.runs.folder import samples
 from rlkl.training.blocks import Trained
 
@@ -60,10 +59,8 @@ def merged_outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
 
 def is_sampled(built: Built, trained: Trained) -> bool:
     """Tell whether the probabilities of the policy's end states are frequencies among LAST_SAMPLES samples."""
-    if built.run.task.reward_model is not None:
-        return True
-    tables = isinstance(trained.state.policy, Policy) and isinstance(built.run.reference, Policy)
-    return not tables and not batch.is_enumerable(built.run.task.automaton)
+    policies = (trained.state.policy, built.run.reference)
+    return evaluation_method(built.run.task.automaton, policies) == "samples"
 
 
 def diversity_metrics(built: Built, trained: Trained, sequences: Mapping[str, list[np.ndarray]]) -> DiversityTable:

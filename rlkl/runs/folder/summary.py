@@ -9,7 +9,7 @@ import numpy as np
 from rlkl import policies
 from rlkl.config.build import Built
 from rlkl.evaluation import metrics
-from rlkl.exact import Objective, optimal_policy
+from rlkl.exact import Objective, methods, optimal_policy
 from rlkl.runs.folder import diversity_table
 from rlkl.runs.folder.diversity_table import DiversityTable
 from rlkl.training import describe, spec
@@ -63,8 +63,8 @@ def history(rows: Row) -> dict[str, Any]:
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             columns["kl_pi_anchor"] = rows.kl_pi_anchor
-        if report.gold_reward is not None:
-            columns |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+        if values.gold_reward is not None:
+            columns |= {"gold_reward": values.gold_reward, "gold_regret": report.gold_regret}
         columns |= {f"{name}_stderr": error for name, error in report.stderr.items()}
         signed = {"kl_pi_optimum"} & set(report.stderr)  # an estimate that may be negative
         return {name: column if name in signed else metrics.unrounded(name, column) for name, column in columns.items()}
@@ -80,7 +80,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
     objective = spec.objective(run)
     div = objective.divergence
     step, stopped = int(trained.rows.step[-1]), bool(trained.state.stopped)
-    sampled = metrics.evaluation_method(objective, trained.state.policy) == "sampled"
+    sampled = methods.values_method(objective, trained.state.policy) == "samples"
     values = {
         "schema_version": SCHEMA_VERSION,
         **last,
@@ -105,7 +105,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         **built.card.facts,
     }
     if sampled:
-        values["exact_reason"] = metrics.why_sampled(objective, trained.state.policy)
+        values["exact_reason"] = methods.why_sampled(objective, trained.state.policy)
     if stopped:
         values["stopped_at"] = step
         values["stopped_reason"] = f"KL(pi‖pi_ref) is above stop_kl={float(settings.stop_kl):g}"
@@ -152,8 +152,8 @@ def _decoded(decoded: Decoded) -> dict[str, float]:
     result |= {"kl_ref_pi": values.kl_ref_pi, "entropy": values.entropy, "effective_support": np.exp(values.entropy)}
     result |= {"typicality": values.typicality / values.length, "length": values.length, "kl_policy": kl_policy}
     result |= {"log_probability": -values.entropy, "log_probability_by_policy": -values.entropy - kl_policy}
-    if report.gold_reward is not None:
-        result |= {"gold_reward": report.gold_reward, "gold_regret": report.gold_regret}
+    if values.gold_reward is not None:
+        result |= {"gold_reward": values.gold_reward, "gold_regret": report.gold_regret}
     stderr = {name: error for name, error in report.stderr.items() if name in result}
     stderr |= {"kl_policy": decoded.kl_policy_stderr} if float(decoded.kl_policy_stderr) > 0.0 else {}
     result |= {f"{name}_stderr": error for name, error in stderr.items()}

@@ -89,7 +89,7 @@ def ask(task: Task, annotators: Preferences, count: int, seed: int) -> Preferenc
 
 def every_sequence(task: Task, key: str, value: str) -> Read:
     """Every legal sequence of the task; refused, in the name of setting `key`, where there are too many."""
-    if task.automaton.sequences > MOST_SEQUENCES:
+    if not task.automaton.is_enumerable:
         many = f"{task.automaton.count} sequences; at most {MOST_SEQUENCES} can be listed"
         raise SettingsError(key, value, f"needs every sequence of the task, and it has {many}")
     return read_sequences(task, task.automaton.enumerated()[0])

@@ -7,7 +7,7 @@ import numpy as np
 import scipy
 
 from rlkl.errors import SettingsError
-from rlkl.tasks.automaton import MOST_SEQUENCES, Task
+from rlkl.tasks.automaton import Task
 from rlkl.tasks.checks import choice, fits, number, whole
 from rlkl.tasks.preferences import annotators, bradley_terry, reward_network
 from rlkl.tasks.preferences.annotators import Preferences
@@ -127,7 +127,7 @@ def _of_arms(task: Task, preferences: Preferences) -> np.ndarray:
 def _by_network(task: Task, preferences: Preferences, width: int, steps: int, seed: int) -> Task:
     """The task with a network's score as reward: a reward of end states where sequences can be enumerated."""
     automaton = task.automaton
-    if automaton.sequences > MOST_SEQUENCES:
+    if not automaton.is_enumerable:
         reader = _reader(task, preferences, width, steps, seed)
         return dataclasses.replace(task, reward=np.zeros(automaton.states), reward_model=reader)
     sequences = annotators.every_sequence(task, "task.model", "network")

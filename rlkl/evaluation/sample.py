@@ -1,0 +1,203 @@
+"""Expectations under a policy, estimated from sampled sequences, with standard errors."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rlkl import divergences, exact
+from rlkl.divergences import Params
+from rlkl.evaluation.rows import WeightedRows, rows_of_batch
+from rlkl.exact import Objective, Values, bandit_optimum, optimal_policy
+from rlkl.exact.optimal_policy import Optimum
+from rlkl.policies import AnyPolicy, Fixed, Policy
+from rlkl.rollouts import sampling, scoring
+from rlkl.rollouts.batch import Batch, Positions, laid_out
+
+KL = divergences.REGISTRY["kl_pi_ref"]
+
+Estimate = tuple[Float[Array, ""], Float[Array, ""]]  # a value and its standard error, 0 where the value is exact
+
+
+class SequenceTerms(NamedTuple):
+    """Quantities of each sampled sequence, whose means are the values.
+
+    D is the mean of `penalty` over the policy's sequences plus that of `reference_penalty` over the reference's. kl_ref_pi and
+    length_ref are of the reference's sequences, all others of the policy's.
+    """
+
+    reward: Float[Array, " N"]
+    penalty: Float[Array, " N"]
+    reference_penalty: Float[Array, " N"]
+    kl_pi_ref: Float[Array, " N"]
+    kl_ref_pi: Float[Array, " N"]
+    entropy: Float[Array, " N"]
+    typicality: Float[Array, " N"]
+    length: Float[Array, " N"]
+    length_ref: Float[Array, " N"]
+    gold_reward: Float[Array, " N"] | None
+
+
+class Sample(eqx.Module):
+    """Expectations under any policy, estimated from sequences of the policy and of the reference, and the rows along them.
+
+    Divergences of tokens and entropies are summed over the vocabulary along the sequences, so that only the histories are
+    sampled.
+    """
+
+    objective: Objective
+    policy: AnyPolicy
+    batch: Batch
+    positions: Positions
+    reference_batch: Batch
+    reference_positions: Positions
+    terms: SequenceTerms
+
+    def values(self) -> Values:
+        """The estimated values of the policy."""
+        means = jax.tree.map(jnp.mean, self.terms)
+        return Values(
+            means.reward, means.penalty + means.reference_penalty, means.kl_pi_ref, means.kl_ref_pi, means.entropy,
+            means.typicality, means.length, means.length_ref, means.gold_reward,
+        )  # fmt: skip
+
+    def standard_errors(self) -> dict[str, Float[Array, ""]]:
+        """The standard errors of the estimated values, by the names of the history's columns."""
+        terms, beta = self.terms, jnp.asarray(self.objective.beta)
+        beta = jnp.zeros_like(beta) if self.objective.divergence is None else beta
+        errors = {
+            "reward": standard_error(terms.reward),
+            "objective": self._error_of_objective(terms.reward, beta),
+            "divergence_value": jnp.hypot(standard_error(terms.penalty), standard_error(terms.reference_penalty)),
+            "kl_pi_ref": standard_error(terms.kl_pi_ref),
+            "kl_ref_pi": standard_error(terms.kl_ref_pi),
+            "entropy": standard_error(terms.entropy),
+            "effective_support": standard_error(terms.entropy) * jnp.exp(jnp.mean(terms.entropy)),
+            "entropy_per_token": _error_of_ratio(terms.entropy, terms.length),
+            "typicality": _error_of_ratio(terms.typicality, terms.length),
+            "kl_per_token": _error_of_ratio(terms.kl_pi_ref, terms.length),
+            "kl_ref_pi_per_token": _error_of_ratio(terms.kl_ref_pi, terms.length_ref),
+            "length": standard_error(terms.length),
+        }
+        if terms.gold_reward is None:
+            return errors
+        gold_objective = self._error_of_objective(terms.gold_reward, beta)
+        return errors | {"gold_reward": standard_error(terms.gold_reward), "gold_objective": gold_objective}
+
+    def _error_of_objective(self, reward: Float[Array, " N"], beta: Float[Array, ""]) -> Float[Array, ""]:
+        own = standard_error(reward - beta * self.terms.penalty)
+        return jnp.hypot(own, standard_error(beta * self.terms.reference_penalty))
+
+    def kl_to(self, optimum: Optimum) -> Estimate:
+        """KL(pi‖pi*)."""
+        log_pi, log_ref = self._log_probabilities()
+        log_ratio = log_pi - optimum.log_probability(self.batch, log_ref)
+        return jnp.mean(log_ratio), standard_error(log_ratio)
+
+    def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
+        """KL(pi*‖pi) and the total variation between pi* and pi.
+
+        Total variation is E_pi[(1 - pi*/pi)+]. KL(pi*‖pi) is exact between tables; otherwise it is estimated from sequences of
+        the optimum or, where that is no table, of the reference weighted by pi*/pi_ref.
+        """
+        automaton, reference = self.objective.task.automaton, self.objective.reference
+        log_pi, log_ref = self._log_probabilities()
+        missed = jnp.maximum(-jnp.expm1(optimum.log_probability(self.batch, log_ref) - log_pi), 0.0)
+        variation = {"tv_optimum": (jnp.mean(missed), standard_error(missed))}
+        if optimum.log_pi is not None and isinstance(self.policy, Policy):
+            kl = exact.sequence_divergence(automaton, KL, Params(), optimum.log_pi, self.policy.table())
+            return variation | {"kl_optimum_pi": (kl, jnp.zeros(()))}
+        sampler = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
+        batch = sampling.walk(sampling.uniforms(key, automaton, sampler, self.batch.size), automaton, sampler)
+        log_ref = scoring.log_probability(reference, batch)
+        best = optimum.log_probability(batch, log_ref)
+        ratio = jnp.exp(best - log_ref) if optimum.log_pi is None else jnp.ones_like(best)
+        terms = exact.times_or_zero(ratio, best - scoring.log_probability(self.policy, batch))
+        return variation | {"kl_optimum_pi": (jnp.mean(terms), standard_error(terms))}
+
+    def weighted_rows(self) -> WeightedRows:
+        """The rows along the policy's sequences."""
+        return rows_of_batch(self.objective.task.automaton, self.batch, self.positions)
+
+    def _log_probabilities(self) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+        """log pi and log pi_ref of the policy's sequences."""
+        rows = (self.positions.log_pi, self.positions.log_ref)
+        log_pi, log_ref = (jnp.sum(self.positions.at_tokens(each, self.batch), axis=1) for each in rows)
+        return log_pi, log_ref
+
+
+def sample(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int) -> Sample:
+    """`size` sequences of a policy and of its reference; the rows that they are sampled from are kept, not computed again."""
+    automaton, reference = objective.task.automaton, objective.reference
+    policy_key, reference_key = jax.random.split(key)
+    batch, log_pi = sampling.recorded(sampling.uniforms(policy_key, automaton, policy, size), automaton, policy)
+    uniforms = sampling.uniforms(reference_key, automaton, reference, size)
+    reference_batch, log_ref = sampling.recorded(uniforms, automaton, reference)
+    positions = laid_out(log_pi, scoring.rows_along(reference, batch))
+    reference_positions = laid_out(scoring.rows_along(policy, reference_batch), log_ref)
+    terms = _sequence_terms(objective, batch, positions, reference_batch, reference_positions)
+    return Sample(objective, policy, batch, positions, reference_batch, reference_positions, terms)
+
+
+def standard_error(x: Float[Array, " N"]) -> Float[Array, ""]:
+    """The standard error of the mean of independent numbers."""
+    return jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(x.size, x.dtype))
+
+
+def _error_of_ratio(x: Float[Array, " N"], count: Float[Array, " N"]) -> Float[Array, ""]:
+    """The standard error of mean(x) / mean(count), to first order."""
+    mean = jnp.mean(count)
+    return standard_error(x - jnp.mean(x) / mean * count) / mean
+
+
+def summed_rows(rows: Float[Array, " R"], positions: Positions, batch: Batch) -> Float[Array, " N"]:
+    """The sum of a quantity of each row along each sequence."""
+    return jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1)
+
+
+def _sequence_terms(
+    objective: Objective, batch: Batch, positions: Positions, reference_batch: Batch, reference_positions: Positions
+) -> SequenceTerms:
+    task, div, params = objective.task, objective.measured, objective.params
+    log_pi, log_ref = positions.log_pi, positions.log_ref
+    pi, dtype = jnp.exp(log_pi), log_pi.dtype
+    kl = summed_rows(divergences.exact(KL, params, log_pi, log_ref), positions, batch)
+    reverse_rows = divergences.exact(
+        divergences.REGISTRY["kl_ref_pi"], params, reference_positions.log_pi, reference_positions.log_ref
+    )
+    reverse = summed_rows(reverse_rows, reference_positions, reference_batch)
+    if div.name == "kl_pi_ref":
+        penalty, reference_penalty = kl, jnp.zeros_like(kl)
+    elif div.name == "kl_ref_pi":
+        penalty, reference_penalty = jnp.zeros_like(kl), reverse
+    else:
+        log_ref_own = jnp.sum(positions.at_tokens(log_ref, batch), axis=1)
+        rows = reference_positions.log_pi, reference_positions.log_ref
+        log_pi_there, log_ref_there = (reference_positions.at_tokens(each, reference_batch) for each in rows)
+        penalty, reference_penalty = _divergence_terms(objective, log_ref_own, jnp.sum(log_pi_there - log_ref_there, axis=1))
+    return SequenceTerms(
+        reward=jnp.sum(exact.sequence_rewards(task, batch, dtype), axis=1),
+        penalty=penalty,
+        reference_penalty=reference_penalty,
+        kl_pi_ref=kl,
+        kl_ref_pi=reverse,
+        entropy=summed_rows(exact.mean(pi, -log_pi), positions, batch),
+        typicality=summed_rows(exact.mean(pi, log_ref), positions, batch),
+        length=jnp.sum(batch.mask.astype(dtype), axis=1),
+        length_ref=jnp.sum(reference_batch.mask.astype(dtype), axis=1),
+        gold_reward=None if task.gold is None else jnp.asarray(task.gold, dtype)[optimal_policy.final_states(batch)],
+    )
+
+
+def _divergence_terms(objective: Objective, log_ref: Float[Array, " N"], u: Float[Array, " N"]) -> tuple[Array, Array]:
+    """Float["N"] twice: terms whose means add up to D.
+
+    The first, of the policy's sequences (log_ref: theirs under the reference), is infinite off its support where D is; the
+    second is f(pi/pi_ref) of the reference's sequences, of log-ratio u.
+    """
+    div, params = objective.measured, objective.params
+    off_support = jnp.where(log_ref > -jnp.inf, 0.0, div.limit("infinity", params, u.dtype))
+    f = div.both(jnp.maximum(u, bandit_optimum.LIMIT), params)[0]
+    return off_support, jnp.where(u > -jnp.inf, f, div.limit("zero", params, u.dtype))
