@@ -1,4 +1,4 @@
-"""Advantages and surrogate losses: pure functions of a batch, whichever way the batch was made."""
+"""Advantages and surrogate losses of the algorithms: pure functions of a batch, sampled, counted or enumerated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ Advantage = Callable[[Float[Array, "N T"], Batch, Float[Array, ""]], Float[Array
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A registered sampled algorithm.
+    """A registered algorithm that learns from samples.
 
-    advantage: (returns-to-go, batch, moving average of returns) -> advantages. aggregation: the default of
-    `algorithm.loss_aggregation`. clipped: whether it takes several epochs on a batch under PPO's clipped ratio.
-    factor: (returns-to-go, batch) -> what the unbiased advantages are multiplied by, where they are: a penalty outside of
-    them is then worth beta over the factor.
+    advantage: (returns-to-go, batch, moving average of returns) -> advantages.
+    aggregation: the default of `algorithm.loss_aggregation`.
+    clipped: whether it makes several updates on each batch, with PPO's clipped ratio.
+    factor: (returns-to-go, batch) -> the factor between its advantages and unbiased ones; None where it is 1. A penalty in the
+    loss is not scaled by it, so that its effective coefficient is beta/factor.
     """
 
     advantage: Advantage
@@ -29,124 +30,125 @@ class Algorithm:
 
 
 REGISTRY: dict[str, Algorithm] = {}
-EXACT = {  # algorithms that sample nothing
+EXACT = {  # algorithms that draw no samples
     "exact": "The gradient of the exact objective.",
     "natural": "The natural gradient of the exact objective, of policy=tabular; optimizer=sgd takes its steps as they are.",
     "dpo": "The log-loss of the preferences that the reward was fitted to (task=preference/...), without that reward.",
 }
 
 
-def register(name: str, **rest):
-    """Decorator: make an advantage function the algorithm `name`; `rest` are the other fields of `Algorithm`."""
+def register(name: str, **fields):
+    """Decorator that registers an advantage function as the algorithm `name`; `fields` are the other fields of `Algorithm`."""
 
     def add(advantage: Advantage) -> Advantage:
-        REGISTRY[name] = Algorithm(advantage, **rest)
+        REGISTRY[name] = Algorithm(advantage, **fields)
         return advantage
 
     return add
 
 
 def names() -> tuple[str, ...]:
-    """Every value of `algorithm`."""
+    """The names of all algorithms: the values of `algorithm`."""
     return (*EXACT, *REGISTRY)
 
 
 def gradient_kind(name: str) -> str:
-    """Whether an algorithm's gradients are exact, sampled, or sampled and scaled; `penalties.options.resolve` asks for it."""
+    """The kind of an algorithm's gradients: exact, sampled, or scaled (sampled, times `Algorithm.factor`)."""
     if name in EXACT:
         return "exact"
     return "sampled" if REGISTRY[name].factor is None else "scaled"
 
 
 def group_mean(x: Float[Array, "N T"], batch: Batch) -> Float[Array, "1 T"]:
-    """The mean over the batch at each position; a sequence that has ended counts as zero."""
+    """The mean of the batch at each position; sequences that have ended count as zero."""
     return jnp.sum(batch.weight[:, None] * jnp.where(batch.mask, x, 0.0), axis=0, keepdims=True)
 
 
 @register("reinforce")
 def reinforce(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
-    """Return less a moving average of earlier batches' returns (Williams, Machine Learning 8, 1992)."""
+    """Returns minus a moving average of earlier batches' returns (Williams, Machine Learning 8, 1992)."""
     return returns - baseline
 
 
 @register("rloo")
 def rloo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
-    """Return less the mean of the other draws' (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
+    """Returns minus the mean return of the other samples (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
     return returns - (batch.size * group_mean(returns, batch) - returns) / (batch.size - 1)
 
 
-def centred(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
-    """The factor of advantages whose group's mean holds their own return: (B-1)/B."""
+def centring_factor(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """The factor (B-1)/B of advantages whose baseline, the group's mean, includes their own return."""
     return jnp.asarray((batch.size - 1) / batch.size, returns.dtype)
 
 
-def standardised(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
-    """The factor of such advantages over the group's standard deviation."""
-    return centred(returns, batch) / standard_deviation(returns, batch)
+def standardising_factor(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """The factor (B-1)/B of such advantages, divided by the group's standard deviation."""
+    return centring_factor(returns, batch) / standard_deviation(returns, batch)
 
 
-@register("dr_grpo", factor=centred)
+@register("dr_grpo", factor=centring_factor)
 def dr_grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
-    """Return less the group's mean, not standardised (Liu et al. 2025, arXiv 2503.20783); the batch is one group.
+    """Returns minus the group's mean, not standardised (Liu et al. 2025, arXiv 2503.20783); the batch is one group.
 
-    rloo's advantage times (B-1)/B, summed over tokens: the paper's division by a fixed length is the learning rate's.
+    This is rloo's advantage times (B-1)/B. The paper also divides by a fixed length, which is left to the learning rate.
     """
     return returns - group_mean(returns, batch)
 
 
-@register("grpo", aggregation="seq-mean-token-mean", factor=standardised)
+@register("grpo", aggregation="seq-mean-token-mean", factor=standardising_factor)
 def grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
-    """Return less the group's mean, over the standard deviation of the group's returns, averaged over a sequence's tokens
-    (Shao et al. 2024, arXiv 2402.03300); the batch is one group, since a task has one prompt.
+    """Returns minus the group's mean, divided by the standard deviation of the group's returns (Shao et al. 2024, arXiv
+    2402.03300). The batch is one group, since a task has one prompt.
 
-    A group of equal returns teaches nothing (its advantages are 0). Both divisions weigh sequences by what they are: on
-    sequences of unequal length the expected gradient is not that of the objective.
+    A group of equal returns has advantages of 0. The loss is also averaged over the tokens of each sequence.
+    Both divisions weigh sequences unequally: where lengths differ, the expected gradient is not that of the objective.
     """
     return (returns - group_mean(returns, batch)) / standard_deviation(returns, batch)
 
 
 @register("ppo", clipped=True)
 def ppo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
-    """rloo's advantage, for several epochs on each batch under the clipped ratio (Schulman et al. 2017, arXiv 1707.06347);
-    there is no critic."""
+    """rloo's advantages (no critic), for several updates on each batch with the clipped ratio (Schulman et al. 2017, arXiv
+    1707.06347)."""
     return rloo(returns, batch, baseline)
 
 
 def standard_deviation(returns: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
-    """The standard deviation of the batch's returns (unbiased variance); 1 where all are equal to rounding."""
-    whole = returns[:, 0]
-    mean = jnp.sum(batch.weight * whole)
-    variance = jnp.sum(batch.weight * jnp.square(whole - mean)) * (batch.size / (batch.size - 1))
-    rounding = 64.0 * jnp.finfo(whole.dtype).eps * jnp.maximum(1.0, jnp.max(jnp.abs(whole)))
+    """The standard deviation of the batch's returns (unbiased variance); 1 where they differ by rounding errors only."""
+    per_sequence = returns[:, 0]
+    mean = jnp.sum(batch.weight * per_sequence)
+    variance = jnp.sum(batch.weight * jnp.square(per_sequence - mean)) * (batch.size / (batch.size - 1))
+    rounding = 64.0 * jnp.finfo(per_sequence.dtype).eps * jnp.maximum(1.0, jnp.max(jnp.abs(per_sequence)))
     return jnp.where(variance > jnp.square(rounding), jnp.sqrt(jnp.where(variance > 0.0, variance, 1.0)), 1.0)
 
 
 def returns_to_go(rewards: Float[Array, "N T"]) -> Float[Array, "N T"]:
-    """The sum of a position's reward and all later ones."""
+    """The sum of the rewards from each position on."""
     return jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
 
 
-def aggregate(kind: str, per_position: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
-    """One number from a value a token read, by the field's names: seq-mean-token-sum (the sum over a sequence, averaged over
-    sequences: the sequence's own objective), seq-mean-token-mean (each sequence divided by its length), token-mean (all
-    divided by the mean length)."""
-    inside = jnp.where(batch.mask, per_position, 0.0)
-    length = jnp.sum(batch.mask.astype(per_position.dtype), axis=1)
-    whole = jnp.sum(inside, axis=1)
+def aggregate(kind: str, per_token: Float[Array, "N T"], batch: Batch) -> Float[Array, ""]:
+    """Reduce a loss of each token to one number, as `algorithm.loss_aggregation` names it.
+
+    seq-mean-token-sum: sum over the tokens of a sequence, mean over sequences. seq-mean-token-mean: mean over the tokens of a
+    sequence, mean over sequences. token-mean: as seq-mean-token-sum, divided by the mean length.
+    """
+    length = jnp.sum(batch.mask.astype(per_token.dtype), axis=1)
+    per_sequence = jnp.sum(jnp.where(batch.mask, per_token, 0.0), axis=1)
     if kind == "seq-mean-token-mean":
-        whole = whole / jnp.maximum(length, 1.0)
-    total = jnp.sum(batch.weight * whole)
+        per_sequence = per_sequence / jnp.maximum(length, 1.0)
+    total = jnp.sum(batch.weight * per_sequence)
     return total / jnp.sum(batch.weight * length) if kind == "token-mean" else total
 
 
 def score_loss(log_pi: Float[Array, "N T"], advantages: Float[Array, "N T"]) -> Float[Array, "N T"]:
-    """-A log pi(token): its gradient is minus the score-function estimate of the return's."""
+    """-A log pi(token); minus its gradient is the score-function estimate of the gradient of the expected return."""
     return -jax.lax.stop_gradient(advantages) * log_pi
 
 
 def clipped_loss(
-    log_pi: Float[Array, "N T"], sampled: Float[Array, "N T"], advantages: Float[Array, "N T"], clip: Float[Array, ""]
+    log_pi: Float[Array, "N T"], old_log_pi: Float[Array, "N T"], advantages: Float[Array, "N T"], clip: Float[Array, ""]
 ) -> Float[Array, "N T"]:
-    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi(token)/pi_sampled(token) (arXiv 1707.06347, eq. 7)."""
-    ratio, advantages = jnp.exp(log_pi - sampled), jax.lax.stop_gradient(advantages)
+    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi(token)/pi_old(token) (arXiv 1707.06347, eq. 7)."""
+    ratio, advantages = jnp.exp(log_pi - old_log_pi), jax.lax.stop_gradient(advantages)
     return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages)

@@ -38,7 +38,7 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
     from rlkl.config.compose import compose
     from rlkl.policies import base
     from rlkl.training import loop
-    from rlkl.training.blocks import COMPILED, blocks, stack, width
+    from rlkl.training.blocks import COMPILER_OPTIONS, blocks, stack, width
 
     log_reference, reward = of
     task = [f"task.reward={reward.tolist()}", f"task.reference={np.exp(log_reference).tolist()}"]
@@ -54,7 +54,7 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
         return jax.lax.fori_loop(0, number, lambda _, state: loop.step(low, state), state)
 
     start = jax.jit(jax.vmap(loop.start))
-    take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=COMPILED)
+    take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=COMPILER_OPTIONS)
 
     def over(members: list, device: Any, number: int) -> None:
         with jax.default_device(device), jax.enable_x64(True):

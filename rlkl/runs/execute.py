@@ -81,7 +81,7 @@ def train_or_load(built: Built, on_rows: Callable[[Row], None], faults: Faults) 
     def on_chunk(progress: blocks.BlockProgress):
         nonlocal saved
         if time.perf_counter() - saved >= KEEP_EVERY:
-            run_store.put_chunk(root, key, progress.of(0), faults)
+            run_store.put_chunk(root, key, progress.checkpoint(0), faults)
             saved = time.perf_counter()
 
     def on_run_rows(_: int, rows: Row):

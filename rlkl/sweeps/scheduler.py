@@ -142,7 +142,7 @@ def _train_block(
         reported = progress.step
         if stop.is_set() or time.perf_counter() - saved >= execute.KEEP_EVERY:
             for i, each in enumerate(members):
-                run_store.put_chunk(root, each.key, progress.of(i), faults)
+                run_store.put_chunk(root, each.key, progress.checkpoint(i), faults)
             saved = time.perf_counter()
         if stop.is_set():
             raise _StoppedError

@@ -1,14 +1,15 @@
-"""A run in words: its objective, how its penalty enters, and what that descends."""
+"""Descriptions of a run in words: its objective, how its penalty enters the loss, and what training descends."""
 
-from rlkl import algorithms, settings
+from rlkl import algorithms
 from rlkl.penalties.expected_gradient import ExpectedGradient, expected_gradient
 from rlkl.penalties.options import divergence
+from rlkl.settings import AGGREGATIONS, PenaltySettings
 from rlkl.training import reward_shaping
 from rlkl.training.spec import Run
 
 
-def statement(penalty: settings.PenaltySettings, beta: float) -> str:
-    """The objective in full, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
+def statement(penalty: PenaltySettings, beta: float) -> str:
+    """The objective as a formula, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
     div = divergence(penalty)
     if div is None:
         return "maximise E[r]  (no penalty)"
@@ -20,8 +21,8 @@ def statement(penalty: settings.PenaltySettings, beta: float) -> str:
     return f"maximise E[r] - {beta:g} {div.formula}  ({name})"
 
 
-def entrance(penalty: settings.PenaltySettings) -> str:
-    """How a sampled penalty enters, in words."""
+def entrance(penalty: PenaltySettings) -> str:
+    """How a sampled penalty enters the loss, in words."""
     if penalty.sampler == "exact":
         return "its exact gradient beside the sampled reward's"
     if penalty.sampler == "reference":
@@ -34,7 +35,7 @@ def entrance(penalty: settings.PenaltySettings) -> str:
 
 
 def descends(run: Run) -> ExpectedGradient:
-    """What the run's penalty descends in expectation."""
+    """The expected gradient of the run's penalty: which divergence it descends, if any."""
     if run.settings.algorithm.name == "dpo":
         return ExpectedGradient(
             "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
@@ -44,40 +45,42 @@ def descends(run: Run) -> ExpectedGradient:
 
 
 def caveats(run: Run) -> list[str]:
-    """What else keeps a sampled step from descending what its penalty does, in words."""
-    chosen, found = run.settings, []
-    samples, given = algorithms.gradient_kind(chosen.algorithm.name) != "exact", chosen.reward_shaping
-    if chosen.rollout.staleness or chosen.rollout.log_prob_dtype:
-        stale = f"{chosen.rollout.staleness} batches old" if chosen.rollout.staleness else ""
-        rounded = f"rounded to {chosen.rollout.log_prob_dtype}" if chosen.rollout.log_prob_dtype else ""
-        by = chosen.penalty.importance_correction
-        corrected = "uncorrected" if by == "none" else f"corrected by each {by}'s importance weight"
-        found.append(f"off-policy: samples of a policy {' and '.join(filter(None, (stale, rounded)))}, {corrected}")
-    if chosen.penalty.truncation is not None:
-        found.append(f"truncated: importance weights are at most {chosen.penalty.truncation:g} (batch_truncated: how often)")
-    if chosen.penalty.clamp is not None:
-        found.append(f"clamped: log-ratios are read within ±{chosen.penalty.clamp:g} (batch_clamped: how often)")
-    normalised = samples and chosen.algorithm.loss_aggregation != settings.AGGREGATIONS[0]
-    if normalised and run.task.automaton.lengths_vary:
-        found.append(f"weighed: {chosen.algorithm.loss_aggregation} weighs sequences by their lengths, which differ here")
-    if chosen.algorithm.entropy_coef is not None:
-        how = "of each next token, the states held fixed" if samples else "of the policy"
-        found.append(f"bonus: {chosen.algorithm.entropy_coef:g} times the entropy {how}; no objective or regret counts it")
-    if chosen.algorithm.name == "natural" and chosen.optimizer.name != "sgd":
-        found.append(
-            f"rescaled: {chosen.optimizer.name} changes the natural gradient's steps; optimizer=sgd takes them as they are"
+    """Everything else that makes training deviate from the objective, one sentence each."""
+    settings, shaping, texts = run.settings, run.settings.reward_shaping, []
+    samples = algorithms.gradient_kind(settings.algorithm.name) != "exact"
+    if settings.rollout.staleness or settings.rollout.log_prob_dtype:
+        stale = f"{settings.rollout.staleness} batches old" if settings.rollout.staleness else ""
+        rounded = f"rounded to {settings.rollout.log_prob_dtype}" if settings.rollout.log_prob_dtype else ""
+        level = settings.penalty.importance_correction
+        corrected = "uncorrected" if level == "none" else f"corrected by each {level}'s importance weight"
+        texts.append(f"off-policy: samples of a policy {' and '.join(filter(None, (stale, rounded)))}, {corrected}")
+    if settings.penalty.truncation is not None:
+        texts.append(f"truncated: importance weights are at most {settings.penalty.truncation:g} (batch_truncated: how often)")
+    if settings.penalty.clamp is not None:
+        texts.append(f"clamped: log-ratios are read within ±{settings.penalty.clamp:g} (batch_clamped: how often)")
+    weighed = samples and settings.algorithm.loss_aggregation != AGGREGATIONS[0]
+    if weighed and run.task.automaton.lengths_vary:
+        texts.append(f"weighed: {settings.algorithm.loss_aggregation} weighs sequences by their lengths, which differ here")
+    if settings.algorithm.entropy_coef is not None:
+        entropy = "of each next token, the states held fixed" if samples else "of the policy"
+        texts.append(
+            f"bonus: {settings.algorithm.entropy_coef:g} times the entropy {entropy}; no objective or regret counts it"
         )
-    if chosen.algorithm.name == "dpo":
-        found.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
-    if given.name == "mara":
-        rule = f"mara, variant {given.variant}, makes rewards from {given.threshold:g} on equally likely"
-        anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(given, run.task) else ""
-        found.append(f"shaped: {rule}{anchor}; no objective or regret counts it")
-    if given.name == "typicality":
-        found.append(f"shaped: {given.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
-    if chosen.reference.temperature is not None:
-        power = f"pi_ref^(1/{chosen.reference.temperature:g}), token by token,"
-        found.append(f"tempered: {power} penalises; objective and regret are against pi_ref")
-    if chosen.stop_kl is not None:
-        found.append(f"stops at the first logged row whose KL(pi‖pi_ref) is above {chosen.stop_kl:g}")
-    return found
+    if settings.algorithm.name == "natural" and settings.optimizer.name != "sgd":
+        texts.append(
+            f"rescaled: {settings.optimizer.name} changes the natural gradient's steps; optimizer=sgd takes them as they are"
+        )
+    if settings.algorithm.name == "dpo":
+        texts.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
+    if shaping.name == "mara":
+        rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
+        anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(shaping, run.task) else ""
+        texts.append(f"shaped: {rule}{anchor}; no objective or regret counts it")
+    if shaping.name == "typicality":
+        texts.append(f"shaped: {shaping.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
+    if settings.reference.temperature is not None:
+        power = f"pi_ref^(1/{settings.reference.temperature:g}), token by token,"
+        texts.append(f"tempered: {power} penalises; objective and regret are against pi_ref")
+    if settings.stop_kl is not None:
+        texts.append(f"stops at the first logged row whose KL(pi‖pi_ref) is above {settings.stop_kl:g}")
+    return texts

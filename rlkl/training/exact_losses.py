@@ -1,4 +1,4 @@
-"""Losses of the algorithms that sample nothing (`algorithms.EXACT`): pure functions of an objective and a policy."""
+"""Losses of the algorithms that draw no samples (`algorithms.EXACT`): pure functions of an objective and a policy."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from rlkl.tasks.automaton import Automaton, Comparisons
 
 
 def loss(algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
-    """The loss of an exact algorithm: dpo, natural or exact."""
+    """The loss of an algorithm that draws no samples: dpo, natural or exact."""
     if algorithm.name == "dpo":
         comparisons = objective.task.comparisons
         assert comparisons is not None
@@ -30,40 +30,43 @@ def loss(algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy) 
 def exact_loss(
     objective: Objective, policy: AnyPolicy, entropy_coef: Float[Array, ""] | float | None = None
 ) -> Float[Array, ""]:
-    """-J(pi), by dynamic program where policy and reference are tables, else over all sequences; less an entropy bonus."""
+    """-J(pi), less `entropy_coef` times the policy's entropy.
+
+    Computed by dynamic programming where policy and reference are tables, else as a sum over all sequences.
+    """
     automaton = objective.task.automaton
     if methods.values_method(objective, policy) == "dynamic program":
         table = policies.table_of(policy)
         value = exact.objective_value(_in_dtype(objective, table.dtype), table)
     else:
-        listed = enumerate_all(automaton)
-        log_pi, log_ref = (scoring.log_probability(each, listed) for each in (policy, objective.reference))
-        value = exact.enumerated_objective(_in_dtype(objective, log_pi.dtype), listed, log_pi, log_ref)
+        batch = enumerate_all(automaton)
+        log_pi, log_ref = scoring.log_probability(policy, batch), scoring.log_probability(objective.reference, batch)
+        value = exact.enumerated_objective(_in_dtype(objective, log_pi.dtype), batch, log_pi, log_ref)
     return -value if entropy_coef is None else -value - entropy_coef * exact.entropy(automaton, policy)
 
 
 def _in_dtype(objective: Objective, dtype) -> Objective:
-    """The objective with the divergence's parameters in the dtype of training."""
+    """The objective with the divergence's parameters in this dtype."""
     return dataclasses.replace(objective, params=cast(objective.params, dtype))
 
 
 def natural_loss(
     objective: Objective, policy: AnyPolicy, entropy_coef: Float[Array, ""] | float | None = None
 ) -> Float[Array, ""]:
-    """-J(pi) of a tabular policy, with the natural gradient in place of the plain one."""
+    """A loss whose value is that of `exact_loss` and whose gradient is the natural gradient; for tabular policies."""
     assert isinstance(policy, policies.tabular.Tabular)
 
-    def of_logits(logits):
+    def loss_of(logits):
         return exact_loss(objective, policies.tabular.Tabular(logits, policy.support), entropy_coef)
 
-    value, gradient = jax.value_and_grad(of_logits)(jax.lax.stop_gradient(policy.logits))
-    steepest = natural_gradient(objective.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
-    along = jnp.sum(steepest * policy.logits)
-    return value + along - jax.lax.stop_gradient(along)
+    value, gradient = jax.value_and_grad(loss_of)(jax.lax.stop_gradient(policy.logits))
+    direction = natural_gradient(objective.task.automaton, jax.lax.stop_gradient(policy.table()), gradient)
+    linear = jnp.sum(direction * policy.logits)
+    return value + linear - jax.lax.stop_gradient(linear)
 
 
 def comparison_log_ratios(comparisons: Comparisons, objective: Objective, policy: AnyPolicy) -> Float[Array, " M"]:
-    """log pi/pi_ref of each sequence that was compared."""
+    """log pi/pi_ref of each compared sequence, in nats."""
     mask = comparisons.states[:, :-1] < objective.task.automaton.decisions
     weight = jnp.zeros(comparisons.tokens.shape[0], comparisons.weight.dtype)
     batch = Batch(comparisons.tokens, comparisons.states, mask, weight, 0)
@@ -73,17 +76,17 @@ def comparison_log_ratios(comparisons: Comparisons, objective: Objective, policy
 def preference_loss(u: Float[Array, " M"], comparisons: Comparisons, beta: Float[Array, ""] | float) -> Float[Array, ""]:
     """The loss of direct preference optimisation, given u = log pi/pi_ref of each compared sequence.
 
-    The mean log-loss of the preferences where beta u is the reward (Rafailov et al. 2023, "Direct preference optimization: your
-    language model is secretly a reward model", arXiv 2305.18290). Each answer counts once a step. The reward counts
-    `comparisons.scale` times in the log-odds, as the fitted one does: so with infinitely many answers the optimum is that of
+    It is the mean log-loss of all preferences under the reward beta u (Rafailov et al. 2023, "Direct preference optimization:
+    your language model is secretly a reward model", arXiv 2305.18290). As for the fitted reward, log-odds are
+    `comparisons.scale` times the difference of rewards. So with infinitely many answers the optimum is that of
     E[r] - beta KL(pi‖pi_ref).
     """
     odds = comparisons.scale * beta * (u[comparisons.first] - u[comparisons.second])
     return jnp.sum(comparisons.weight * (jax.nn.softplus(odds) - comparisons.preferred * odds))
 
 
-def steering_kl(objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
-    """KL(pi‖pi_ref), by which a controller moves beta beside exact gradients."""
+def controller_kl(objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
+    """The exact KL(pi‖pi_ref) in nats, which a controller compares with its target; without gradient."""
     div = divergences.REGISTRY["kl_pi_ref"]
     return exact.between(objective.task.automaton, div, Params(), jax.lax.stop_gradient(policy), objective.reference)
 
@@ -91,8 +94,10 @@ def steering_kl(objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
 def natural_gradient(
     automaton: Automaton, log_pi: Float[Array, "T D V"], gradient: Float[Array, "T D V"]
 ) -> Float[Array, "T D V"]:
-    """F^-1 times a gradient in a table's logits, F being the Fisher matrix of whole sequences (Kakade 2001, "A natural policy
-    gradient"): each row's d (diag(pi) - pi pi'), d the chance of standing there. So it is the gradient over d pi, which of J is
-    the advantage; 0 where the policy never goes."""
+    """The natural gradient F^-1 g of a gradient g in a table's logits (Kakade 2001, "A natural policy gradient").
+
+    F is the Fisher matrix of whole sequences: d (diag(pi) - pi pi') for a row of occupancy d. The result is g/(d pi), and 0
+    where the policy never goes. For the gradient of J it is the advantage.
+    """
     weight = exact.occupancy(automaton, log_pi)[..., None] * jnp.exp(log_pi)
     return jnp.where(weight > 0.0, gradient / jnp.where(weight > 0.0, weight, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""Training as pure functions: a run's first state, and its advance by one chunk of steps. No input or output."""
+"""The training loop as pure functions: a run's first state, one training step, and one chunk of logged rows."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,113 +9,132 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, settings
+from rlkl import algorithms
 from rlkl.evaluation import metrics
 from rlkl.exact import Objective, optimal_policy
 from rlkl.penalties import controllers
 from rlkl.policies import AnyPolicy, tempered
 from rlkl.policies.base import cast
 from rlkl.rollouts import scoring, threefry
-from rlkl.settings import SCHEDULES
-from rlkl.training import reward_shaping, spec
-from rlkl.training.sampled_losses import BatchStats, empty_stats, experience, gather, loss, off_batch_penalty, surrogate
+from rlkl.settings import SCHEDULES, OptimizerSettings, ReferenceSettings, Settings
+from rlkl.training import reward_shaping, sampled_losses, spec
+from rlkl.training.sampled_losses import BatchStats
 from rlkl.training.spec import Run, first_policy
 
-ROWS = 10  # logged rows a chunk
-ORACLE, GRADING = 1, 2**31 - 1  # purposes of keys; steps count from 0
+ROWS = 10  # logged rows in a chunk
+ORACLE, GRADING = 1, 2**31 - 1  # folded into random keys; training folds in its steps, from 0
 
 
 class State(NamedTuple):
-    """The training state of a run. `step` stops counting at the first step that is not finite, and nothing moves after it.
+    """The training state of a run. After the first step that is not finite, nothing changes any more, `step` included.
 
-    anchor: the reference that penalises, where it moves (`reference.update`). stopped: whether KL(pi‖pi_ref) went beyond
-    `stop_kl`, where there is such a limit: nothing moves after it either. older: the last `rollout.staleness` policies, on
-    a leading axis, step t's in place t mod staleness.
+    anchor: the reference of the penalty, where it moves (`reference.update`); else None. stale_policies: the last
+    `rollout.staleness` policies on a leading axis, that of step t at index t mod staleness; None where samples are on-policy.
+    baseline: moving average of the batches' returns, started at zero and not corrected for that start. batch_stats: those of
+    the last batch. controller_kl: moving average of `BatchStats.controller_kl`, not corrected either. stopped: whether
+    KL(pi‖pi_ref) went beyond `stop_kl`, after which nothing changes either; None without such a limit.
     """
 
     policy: AnyPolicy
     anchor: AnyPolicy | None
-    older: AnyPolicy | None
+    stale_policies: AnyPolicy | None
     optimizer: optax.OptState
     baseline: Float[Array, ""]
     key: PRNGKeyArray
     step: Int[Array, ""]
     gradient_norm: Float[Array, ""]
-    seen: BatchStats
+    batch_stats: BatchStats
     beta: Float[Array, ""]
-    steered_by: Float[Array, ""]
+    controller_kl: Float[Array, ""]
     stopped: Bool[Array, ""] | None
 
 
 class Row(NamedTuple):
-    """One logged row; seen: of the last batch; kl_pi_anchor: KL(pi‖the reference that penalises), where that one moves."""
+    """One logged row.
+
+    batch_stats: those of the last batch. kl_pi_anchor: KL(pi‖anchor) in nats, where the reference of the penalty moves; else
+    None.
+    """
 
     step: Int[Array, ""]
     report: metrics.Report
     beta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
-    seen: BatchStats
+    batch_stats: BatchStats
     kl_pi_anchor: Float[Array, ""] | None
 
 
-def optimizer(chosen: settings.OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """optax's optimiser and schedule; `decay` of the steps, the last ones, bring the rate to zero."""
-    rate, falling = chosen.learning_rate, max(1, round(chosen.decay * steps))
-    if chosen.schedule == "linear":
-        rate = optax.linear_schedule(rate, 0.0, falling, steps - falling)
-    elif chosen.schedule == "cosine":
-        fall = optax.cosine_decay_schedule(1.0, falling)
-        top = chosen.learning_rate
-        rate = lambda count: top * fall(jnp.maximum(count - (steps - falling), 0)).astype(top.dtype)  # noqa: E731
-    method = optax.adam(rate, chosen.b1, chosen.b2) if chosen.name == "adam" else optax.sgd(rate)
-    return method if chosen.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(chosen.max_grad_norm), method)
+def optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
+    """The optax optimiser with its learning-rate schedule, which falls to zero over the last `decay` share of the steps."""
+    rate, decay_steps = settings.learning_rate, max(1, round(settings.decay * steps))
+    if settings.schedule == "linear":
+        rate = optax.linear_schedule(rate, 0.0, decay_steps, steps - decay_steps)
+    elif settings.schedule == "cosine":
+        cosine = optax.cosine_decay_schedule(1.0, decay_steps)
+
+        def rate(count):
+            peak = settings.learning_rate
+            return peak * cosine(jnp.maximum(count - (steps - decay_steps), 0)).astype(peak.dtype)
+
+    method = optax.adam(rate, settings.b1, settings.b2) if settings.name == "adam" else optax.sgd(rate)
+    return method if settings.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), method)
 
 
 def start(run: Run) -> State:
-    """A run's first state."""
-    chosen, dtype = run.settings, jnp.dtype(run.settings.dtype)
-    at_start, onward = jax.random.split(jax.random.key(chosen.seed))
-    policy, stale = first_policy(run, at_start), chosen.rollout.staleness
-    anchor = None if chosen.reference.update == "none" else first_policy(run, at_start, "reference")
-    older = jax.tree.map(lambda x: jnp.stack([x] * stale), policy) if stale else None
-    slots = optimizer(cast(chosen.optimizer, dtype), chosen.steps).init(eqx.filter(policy, eqx.is_inexact_array))
+    """The state of a run at step 0."""
+    settings, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    init_key, train_key = jax.random.split(jax.random.key(settings.seed))
+    policy, staleness = first_policy(run, init_key), settings.rollout.staleness
     zero = jnp.zeros((), dtype)
-    beta = jnp.asarray(chosen.penalty.beta, dtype)
-    count, stopped = jnp.zeros((), jnp.int32), None if chosen.stop_kl is None else jnp.asarray(False)
-    return State(policy, anchor, older, slots, zero, onward, count, zero, empty_stats(zero, zero), beta, zero, stopped)
+    return State(
+        policy=policy,
+        anchor=None if settings.reference.update == "none" else first_policy(run, init_key, "reference"),
+        stale_policies=jax.tree.map(lambda x: jnp.stack([x] * staleness), policy) if staleness else None,
+        optimizer=optimizer(cast(settings.optimizer, dtype), settings.steps).init(eqx.filter(policy, eqx.is_inexact_array)),
+        baseline=zero,
+        key=train_key,
+        step=jnp.zeros((), jnp.int32),
+        gradient_norm=zero,
+        batch_stats=sampled_losses.empty_stats(zero, zero),
+        beta=jnp.asarray(settings.penalty.beta, dtype),
+        controller_kl=zero,
+        stopped=None if settings.stop_kl is None else jnp.asarray(False),
+    )
 
 
 def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
-    """The optimum that grades a run, and its row at step 0.
+    """The optimum that a run is graded against, and its row at step 0.
 
-    The state comes as an input: XLA's CPU backend (jaxlib 0.10.2) misreads a network whose zero head is a constant of the
+    The state is an input because XLA's CPU backend (jaxlib 0.10.2) misreads a network whose zero head is a constant of the
     program that evaluates it.
     """
-    best = optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
-    return best, observe(run, best, state)
+    optimum = optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
+    return optimum, observe(run, optimum, state)
 
 
 def optimum_at(run: Run, beta: Float[Array, ""]) -> optimal_policy.Optimum:
-    """The optimum that grades a run at this coefficient."""
+    """The optimum of the run's objective at coefficient `beta`, with the optimum of the gold reward where there is one."""
     objective, key = spec.objective(run, beta), jax.random.key(ORACLE)
-    best = optimal_policy.solve(objective, run.typical, key)
+    optimum = optimal_policy.solve(objective, run.typical, key)
     if run.task.gold is None:
-        return best
-    flat = jnp.zeros_like(jnp.asarray(run.task.typicality))
-    golden = dataclasses.replace(run.task, reward=run.task.gold, typicality=flat, reward_model=None)
-    gold = optimal_policy.solve(dataclasses.replace(objective, task=golden), False, key)
-    return best._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
+        return optimum
+    typicality = jnp.zeros_like(jnp.asarray(run.task.typicality))
+    gold_task = dataclasses.replace(run.task, reward=run.task.gold, typicality=typicality, reward_model=None)
+    gold = optimal_policy.solve(dataclasses.replace(objective, task=gold_task), False, key)
+    return optimum._replace(gold_objective=gold.objective, gold_stderr=gold.stderr)
 
 
 def coefficient(run: Run, state: State) -> Float[Array, ""]:
-    """The penalty's coefficient, in float64: the setting itself unless a controller moves it."""
-    chosen = run.settings.penalty
-    return jnp.asarray(chosen.beta if chosen.controller == "fixed" else state.beta, jnp.float64)
+    """The penalty's current coefficient in float64: the setting itself, or what a controller has made of it."""
+    penalty = run.settings.penalty
+    return jnp.asarray(penalty.beta if penalty.controller == "fixed" else state.beta, jnp.float64)
 
 
 def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
-    """Grade a state, in float64; where it has to be sampled, its sequences are drawn anew at each step. Where a controller
-    moves the coefficient, the optimum is found anew too."""
+    """Grade a state in float64 and return its logged row.
+
+    Where the grade is estimated, each step draws its own samples. Where a controller moves beta, the optimum is solved anew.
+    """
     beta = coefficient(run, state)
     optimum = optimum if run.settings.penalty.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
@@ -124,34 +143,35 @@ def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
 
 
 def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Row:
-    """A state's row, given its report; `key` is for the distance to a moving reference, where that has to be sampled."""
-    to_anchor = None
+    """The logged row of a state, given its report; `key` is for KL(pi‖anchor), where that has to be sampled."""
+    kl_pi_anchor = None
     if state.anchor is not None:
         policy, anchor = cast((state.policy, state.anchor), jnp.float64)
-        to_anchor, error = metrics.distance(run.task.automaton, policy, anchor, key)
+        kl_pi_anchor, error = metrics.distance(run.task.automaton, policy, anchor, key)
         report = report._replace(stderr=report.stderr | {"kl_pi_anchor": error}) if report.stderr else report
-    return Row(state.step, report, coefficient(run, state), state.gradient_norm, state.seen, to_anchor)
+    return Row(state.step, report, coefficient(run, state), state.gradient_norm, state.batch_stats, kl_pi_anchor)
 
 
-class Moved(NamedTuple):
-    """The outcome of one update: parameters, optimiser, the gradient's norm, the batch, and whether all of it is finite."""
+class UpdateResult(NamedTuple):
+    """The parameters and optimiser after one update; finite: whether the loss, the gradient and the parameters are."""
 
     trainable: Any
     optimizer: optax.OptState
     gradient_norm: Float[Array, ""]
-    seen: BatchStats
+    batch_stats: BatchStats
     finite: Bool[Array, ""]
 
 
-def _update(run: Run, trainable, slots, of) -> Moved:
-    """One step of the optimiser down `of(parameters) -> (loss, seen)`."""
-    chosen = run.settings
-    (value, seen), gradient = jax.value_and_grad(of, has_aux=True)(trainable)
+def _update(run: Run, trainable, optimizer_state, loss_function) -> UpdateResult:
+    """Take one optimiser step on `loss_function(parameters) -> (loss, batch_stats)`."""
+    settings = run.settings
+    (value, batch_stats), gradient = jax.value_and_grad(loss_function, has_aux=True)(trainable)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
-        updates, slots = optimizer(chosen.optimizer, chosen.steps * epochs(run)).update(gradient, slots, trainable)
-        moved = optax.apply_updates(trainable, updates)
-    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, moved))]).all()
-    return Moved(moved, slots, optax.tree.norm(gradient), seen, finite)
+        method = optimizer(settings.optimizer, settings.steps * epochs(run))
+        updates, optimizer_state = method.update(gradient, optimizer_state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, trainable))]).all()
+    return UpdateResult(trainable, optimizer_state, optax.tree.norm(gradient), batch_stats, finite)
 
 
 def epochs(run: Run) -> int:
@@ -165,102 +185,109 @@ def step(run: Run, state: State) -> State:
 
     If the loss, the gradient or the parameters are not finite, the state stays as it was.
     """
-    chosen, objective = run.settings, training_objective(run, state)
-    slot = state.step % max(1, chosen.rollout.staleness)
-    sampler = None if state.older is None else jax.tree.map(lambda x: x[slot], state.older)
+    settings, objective = run.settings, training_objective(run, state)
+    stale_index = state.step % max(1, settings.rollout.staleness)
+    sampler = None if state.stale_policies is None else jax.tree.map(lambda x: x[stale_index], state.stale_policies)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
-    baseline, key = _unbiased(state, chosen), threefry.fold_in(state.key, state.step)
+    baseline, key = _corrected_baseline(state, settings), threefry.fold_in(state.key, state.step)
     if epochs(run) == 1:
 
         def step_loss(parameters):
-            return loss(chosen, objective, eqx.combine(parameters, rest), baseline, key, sampler)
+            return sampled_losses.loss(settings, objective, eqx.combine(parameters, rest), baseline, key, sampler)
 
-        after = _update(run, trainable, state.optimizer, step_loss)
+        result = _update(run, trainable, state.optimizer, step_loss)
     else:
-        batch, before, reported = gather(chosen, objective, sampler, state.policy, key)
-        learned = experience(chosen, objective, before, batch, baseline, reported)
+        batch, old_positions, sampler_log_pi = sampled_losses.gather(settings, objective, sampler, state.policy, key)
+        experience = sampled_losses.experience(settings, objective, old_positions, batch, baseline, sampler_log_pi)
 
         def epoch_loss(parameters):
             policy = eqx.combine(parameters, rest)
             positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
-            value = surrogate(chosen, objective.beta, positions, batch, learned)
-            return value + off_batch_penalty(chosen, objective, policy, key), learned.seen
+            value = sampled_losses.surrogate(settings, objective.beta, positions, batch, experience)
+            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), experience.batch_stats
 
-        def epoch(_, moved):
-            after = _update(run, moved.trainable, moved.optimizer, epoch_loss)
-            return after._replace(finite=moved.finite & after.finite)
+        def epoch(_, previous):
+            result = _update(run, previous.trainable, previous.optimizer, epoch_loss)
+            return result._replace(finite=previous.finite & result.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
-        unmoved = Moved(trainable, state.optimizer, zero, learned.seen, jnp.asarray(True))
-        after = jax.lax.fori_loop(0, epochs(run), epoch, unmoved)
-    decay = chosen.algorithm.baseline_decay
-    steered_by, seen_part = controllers.average(state.steered_by, after.seen.steered_by, state.step)
-    policy = eqx.combine(after.trainable, rest)
-    if chosen.penalty.controller in SCHEDULES:
-        beta = controllers.scheduled(chosen.penalty, state.step + 1, chosen.steps)
+        before = UpdateResult(trainable, state.optimizer, zero, experience.batch_stats, jnp.asarray(True))
+        result = jax.lax.fori_loop(0, epochs(run), epoch, before)
+    decay = settings.algorithm.baseline_decay
+    controller_kl, divisor = controllers.average(state.controller_kl, result.batch_stats.controller_kl, state.step)
+    policy = eqx.combine(result.trainable, rest)
+    if settings.penalty.controller in SCHEDULES:
+        beta = controllers.scheduled(settings.penalty, state.step + 1, settings.steps)
     else:
-        beta = controllers.after(chosen.penalty, state.beta, steered_by / seen_part, chosen.batch_size)
-    reached = State(
+        beta = controllers.after(settings.penalty, state.beta, controller_kl / divisor, settings.batch_size)
+    stale_policies = None
+    if state.stale_policies is not None:
+        stale_policies = jax.tree.map(lambda old, new: old.at[stale_index].set(new), state.stale_policies, state.policy)
+    after = State(
         policy=policy,
-        anchor=_synchronised(chosen.reference, state, policy),
-        older=jax.tree.map(lambda held, new: held.at[slot].set(new), state.older, state.policy)
-        if sampler is not None
-        else None,
-        optimizer=after.optimizer,
-        baseline=decay * state.baseline + (1.0 - decay) * after.seen.reward,
+        anchor=_updated_anchor(settings.reference, state, policy),
+        stale_policies=stale_policies,
+        optimizer=result.optimizer,
+        baseline=decay * state.baseline + (1.0 - decay) * result.batch_stats.reward,
         key=state.key,
         step=state.step + 1,
-        gradient_norm=after.gradient_norm,
-        seen=after.seen,
+        gradient_norm=result.gradient_norm,
+        batch_stats=result.batch_stats,
         beta=beta,
-        steered_by=steered_by,
+        controller_kl=controller_kl,
         stopped=state.stopped,
     )
-    return jax.tree.map(lambda new, old: jnp.where(after.finite, new, old), reached, state)
+    return jax.tree.map(lambda new, old: jnp.where(result.finite, new, old), after, state)
 
 
-def _synchronised(chosen: settings.ReferenceSettings, state: State, policy: AnyPolicy) -> AnyPolicy | None:
-    """The anchor after this step: every `sync_steps`, `reset` makes it the policy, `ema` moves its parameters towards the
-    policy's by `mixup_alpha` (Gorbatovski et al. 2024, "Learn your reference model", arXiv 2404.09656)."""
+def _updated_anchor(settings: ReferenceSettings, state: State, policy: AnyPolicy) -> AnyPolicy | None:
+    """The reference of the penalty after this step, where it moves; else None.
+
+    Every `sync_steps`, `reset` replaces it by the policy, and `ema` moves its parameters towards the policy's by `mixup_alpha`
+    (Gorbatovski et al. 2024, "Learn your reference model", arXiv 2404.09656).
+    """
     if state.anchor is None:
         return None
-    share = chosen.mixup_alpha if chosen.update == "ema" else None
-    due = (state.step + 1) % chosen.sync_steps == 0
+    share = settings.mixup_alpha if settings.update == "ema" else None
+    due = (state.step + 1) % settings.sync_steps == 0
 
-    def moved(old, new):
+    def updated(old, new):
         if share is not None and jnp.issubdtype(old.dtype, jnp.inexact):
             new = share * new + (1.0 - share) * old
         return jnp.where(due, new, old)
 
-    return jax.tree.map(moved, state.anchor, policy)
+    return jax.tree.map(updated, state.anchor, policy)
 
 
 def training_objective(run: Run, state: State) -> Objective:
-    """The objective as one training step sees it: the state's beta, the reference that penalises, and the shaped reward."""
-    chosen, reference = run.settings, run.reference if state.anchor is None else state.anchor
-    if chosen.reference.temperature is not None:
-        reference = tempered(reference, chosen.reference.temperature)
+    """The objective of one training step: with the state's beta, the reference of the penalty, and the shaped reward."""
+    settings, reference = run.settings, run.reference if state.anchor is None else state.anchor
+    if settings.reference.temperature is not None:
+        reference = tempered(reference, settings.reference.temperature)
     objective = dataclasses.replace(spec.objective(run, state.beta), reference=reference)
-    return reward_shaping.shaped(chosen.reward_shaping, objective)
+    return reward_shaping.shaped(settings.reward_shaping, objective)
 
 
-def _unbiased(state: State, chosen: settings.Settings) -> Float[Array, ""]:
-    """The bias-corrected moving average of the batches' returns; 0 before the first batch."""
-    seen = 1.0 - chosen.algorithm.baseline_decay ** state.step.astype(state.baseline.dtype)
-    return jnp.where(state.step == 0, 0.0, state.baseline / jnp.where(seen > 0.0, seen, 1.0))
+def _corrected_baseline(state: State, settings: Settings) -> Float[Array, ""]:
+    """The moving average of the batches' returns, corrected for its start at zero (as in Adam); 0 before the first batch."""
+    divisor = 1.0 - settings.algorithm.baseline_decay ** state.step.astype(state.baseline.dtype)
+    return jnp.where(state.step == 0, 0.0, state.baseline / jnp.where(divisor > 0.0, divisor, 1.0))
 
 
 def advance(run: Run, optimum: optimal_policy.Optimum, state: State, start: Int[Array, ""]) -> tuple[State, Row]:
-    """The next ROWS logged rows from step `start` on; steps past the run's last are not taken."""
-    low, chosen = cast(run, jnp.dtype(run.settings.dtype)), run.settings
+    """Train for one chunk from step `start`: the state after it, and its ROWS logged rows on a leading axis.
 
-    def chunk(state, first):
-        count = jnp.clip(chosen.steps - first, 0, chosen.log_every)
+    Past the run's last step, nothing is trained and the rows repeat the last one.
+    """
+    cast_run, settings = cast(run, jnp.dtype(run.settings.dtype)), run.settings
+
+    def log_interval(state, first_step):
+        count = jnp.clip(settings.steps - first_step, 0, settings.log_every)
         count = count if state.stopped is None else jnp.where(state.stopped, 0, count)
-        state = jax.lax.fori_loop(0, count, lambda _, state: step(low, state), state)
-        seen = observe(run, optimum, state)
+        state = jax.lax.fori_loop(0, count, lambda _, state: step(cast_run, state), state)
+        new_row = observe(run, optimum, state)
         if state.stopped is not None:
-            state = state._replace(stopped=state.stopped | (seen.report.values.kl_pi_ref > chosen.stop_kl))
-        return state, seen
+            state = state._replace(stopped=state.stopped | (new_row.report.values.kl_pi_ref > settings.stop_kl))
+        return state, new_row
 
-    return jax.lax.scan(chunk, state, start + chosen.log_every * jnp.arange(ROWS, dtype=start.dtype))
+    return jax.lax.scan(log_interval, state, start + settings.log_every * jnp.arange(ROWS, dtype=start.dtype))

@@ -1,4 +1,4 @@
-"""Rewards that are learned from in place of the task's own, which still grades: remedies against lost diversity."""
+"""Shaped rewards against the loss of diversity: training uses them, while grades use the task's own reward."""
 
 import dataclasses
 
@@ -17,107 +17,112 @@ from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
 
 
-def resolve_shaping(chosen: settings.Settings, card: Card) -> settings.RewardShapingSettings:
-    """Check what goes with a shaped reward, and fill in the recovered typicality weight."""
-    given, task = chosen.reward_shaping, card.task
-    if given.name == "typicality" and given.weight is None:
-        told = card.facts.get("recovered_typicality")
-        if told is None:
+def resolve_shaping(run_settings: settings.Settings, card: Card) -> settings.RewardShapingSettings:
+    """Check a shaped reward against the task and the other settings, and fill in the recovered typicality weight."""
+    shaping, task = run_settings.reward_shaping, card.task
+    if shaping.name == "typicality" and shaping.weight is None:
+        recovered = card.facts.get("recovered_typicality")
+        if recovered is None:
             rule = "needs a number: this task has no preferences that tell one (task=preference/...)"
             raise SettingsError("reward_shaping.weight", "null", rule)
-        return dataclasses.replace(given, weight=float(told))
-    if given.name != "mara":
-        return given
-    if given.threshold is None:
+        return dataclasses.replace(shaping, weight=float(recovered))
+    if shaping.name != "mara":
+        return shaping
+    if shaping.threshold is None:
         raise SettingsError("reward_shaping.threshold", "null", "mara needs the reward from which outcomes are to be alike")
     best = float(np.max(np.asarray(task.reward)[task.automaton.outcomes]))
-    if float(task.typicality) == 0.0 and task.reward_model is None and best < given.threshold:
+    if float(task.typicality) == 0.0 and task.reward_model is None and best < shaping.threshold:
         raise SettingsError(
-            "reward_shaping.threshold", given.threshold, f"no outcome earns it; the largest reward is {best:.6g}"
+            "reward_shaping.threshold", shaping.threshold, f"no outcome earns it; the largest reward is {best:.6g}"
         )
-    if chosen.penalty.divergence not in ("kl_pi_ref", "kl_ref_pi"):
+    if run_settings.penalty.divergence not in ("kl_pi_ref", "kl_ref_pi"):
         rule = "is of KL(pi‖pi_ref) and KL(pi_ref‖pi) (penalty=reverse_kl, forward_kl)"
         raise SettingsError("reward_shaping", "mara", rule)
-    moves = chosen.reference.name != "task" or chosen.reference.update != "none"
-    network = chosen.policy.name in policies.REGISTRY and policies.REGISTRY[chosen.policy.name].network
-    if given.variant == 2 and network and moves and not by_batch(given, task):
+    moves = run_settings.reference.name != "task" or run_settings.reference.update != "none"
+    network = run_settings.policy.name in policies.REGISTRY and policies.REGISTRY[run_settings.policy.name].network
+    if shaping.variant == 2 and network and moves and not by_batch(shaping, task):
         raise SettingsError("reward_shaping.variant", 2, "flattens the reference, which must be a table (reference=task does)")
-    return given
+    return shaping
 
 
-def by_batch(chosen: settings.RewardShapingSettings, task: Task) -> bool:
-    """Whether mara goes by each batch: where the sequences are too many to list."""
-    return chosen.name == "mara" and task.automaton.horizon > 1 and not task.automaton.is_enumerable
+def by_batch(shaping: settings.RewardShapingSettings, task: Task) -> bool:
+    """Whether mara takes its anchor from each batch, because the sequences are too many to enumerate."""
+    return shaping.name == "mara" and task.automaton.horizon > 1 and not task.automaton.is_enumerable
 
 
-def shaped(chosen: settings.RewardShapingSettings, objective: Objective) -> Objective:
-    """The objective with its reward shaped; `resolve_shaping` checked that the settings go together."""
+def shaped(shaping: settings.RewardShapingSettings, objective: Objective) -> Objective:
+    """The objective with its reward shaped; `resolve_shaping` has checked the settings.
+
+    Where `by_batch` holds, it is returned as it is: `on_batch` shapes the rewards of each batch.
+    """
     task = objective.task
-    if chosen.name == "typicality":
-        own = jnp.asarray(task.typicality)
-        reward = dataclasses.replace(task, typicality=own - jnp.asarray(chosen.weight, own.dtype))
-        return dataclasses.replace(objective, task=reward)
-    if chosen.name == "mara" and not by_batch(chosen, task):
-        return _mara(chosen, objective)
+    if shaping.name == "typicality":
+        typicality = jnp.asarray(task.typicality)
+        task = dataclasses.replace(task, typicality=typicality - jnp.asarray(shaping.weight, typicality.dtype))
+        return dataclasses.replace(objective, task=task)
+    if shaping.name == "mara" and not by_batch(shaping, task):
+        return _mara_objective(shaping, objective)
     return objective
 
 
-def _mara(chosen: settings.RewardShapingSettings, objective: Objective) -> Objective:
-    """Mode-anchored reward augmentation (GX-Chen et al. 2025, "KL-regularized reinforcement learning is designed to mode
-    collapse", arXiv 2510.20817) on an automaton where each sequence has its own end state.
+def _mara_objective(shaping: settings.RewardShapingSettings, objective: Objective) -> Objective:
+    """The objective of mode-anchored reward augmentation, where each sequence has its own end state (GX-Chen et al. 2025,
+    "KL-regularized reinforcement learning is designed to mode collapse", arXiv 2510.20817).
 
-    The anchor z is the reference's likeliest sequence, of all (not of a batch), whose reward R reaches the threshold. Of each
-    sequence y that does, variant 1 makes the reward R(z) + beta (log pi_ref(z) - log pi_ref(y)); variant 2 makes it R(z), and
-    the reference pi_ref(z), which then sums to more than 1: KL(p‖pi) of p = Z q is Z KL(q‖pi) plus a constant, and KL(pi‖p)
-    KL(pi‖q) plus one.
+    The anchor z is the reference's likeliest sequence whose reward R reaches the threshold, among all sequences. For each
+    sequence y whose reward reaches it, variant 1 replaces the reward by R(z) + beta (log pi_ref(z) - log pi_ref(y)). Variant 2
+    replaces the reward by R(z) and pi_ref(y) by pi_ref(z). That reference p = Z q sums to Z, which is more than 1:
+    KL(p‖pi) is Z KL(q‖pi) plus a constant, and KL(pi‖p) is KL(pi‖q) plus a constant.
     """
     task, reference, beta, div = objective.task, objective.reference, objective.beta, objective.divergence
     log_p = end_log_probability(task, reference)
-    level, gap = _anchored(chosen, _whole_reward(task), log_p)
-    still = dataclasses.replace(task, typicality=jnp.zeros_like(jnp.asarray(task.typicality)))
-    if chosen.variant == 1:
-        return dataclasses.replace(objective, task=dataclasses.replace(still, reward=level + beta * gap))
+    reward, gap = _anchor(shaping, _total_reward(task), log_p)
+    plain = dataclasses.replace(task, typicality=jnp.zeros_like(jnp.asarray(task.typicality)))
+    if shaping.variant == 1:
+        return dataclasses.replace(objective, task=dataclasses.replace(plain, reward=reward + beta * gap))
     automaton = task.automaton
     tilt = jnp.where(automaton.ends, gap[np.maximum(automaton.next_state, 0)][None], 0.0)
     flattened = Fixed(optimal_policy.pull_back(automaton, table_of(reference) + tilt), automaton.horizon)
     total = jnp.exp(jax.nn.logsumexp(log_p + gap))
     weight = beta * total if div is not None and div.name == "kl_ref_pi" else beta
-    return dataclasses.replace(objective, task=dataclasses.replace(still, reward=level), reference=flattened, beta=weight)
+    return dataclasses.replace(objective, task=dataclasses.replace(plain, reward=reward), reference=flattened, beta=weight)
 
 
-def _anchored(
-    chosen: settings.RewardShapingSettings, reward: Float[Array, " N"], log_p: Float[Array, " N"]
+def _anchor(
+    shaping: settings.RewardShapingSettings, reward: Float[Array, " N"], log_p: Float[Array, " N"]
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Of sequences with these rewards and log pi_ref: R(z) in place of the rewards that reach the threshold, and by how much
-    log pi_ref(z) is above log pi_ref of each such sequence (0 elsewhere), z the likeliest of them."""
-    above = (reward >= jnp.asarray(chosen.threshold, reward.dtype)) & (log_p > -jnp.inf)
+    """Replace the rewards that reach the threshold by R(z); also returns the gaps log pi_ref(z) - log pi_ref(y).
+
+    reward, log_p: reward and log pi_ref of each sequence. The anchor z is the likeliest sequence whose reward reaches the
+    threshold. For a sequence y whose reward does not, the reward is kept and the gap is 0.
+    """
+    above = (reward >= jnp.asarray(shaping.threshold, reward.dtype)) & (log_p > -jnp.inf)
     anchor = jnp.argmax(jnp.where(above, log_p, -jnp.inf))
     gap = jnp.where(above, log_p[anchor] - jnp.where(above, log_p, 0.0), 0.0)
     return jnp.where(above, reward[anchor], reward), gap
 
 
 def on_batch(
-    chosen: settings.Settings,
+    run_settings: settings.Settings,
     beta: Float[Array, ""] | float,
-    earned: Float[Array, "N T"],
+    rewards: Float[Array, "N T"],
     log_pi: Float[Array, " N"],
     log_ref: Float[Array, " N"],
     batch: Batch,
 ) -> Float[Array, "N T"]:
-    """What the tokens of a batch earn in place of the reward under mode-anchored reward augmentation, the anchor being the
-    batch's own, as published.
+    """The rewards of a batch under mode-anchored reward augmentation, with the batch's own anchor, as published.
 
-    Variant 2 has pi_ref(z) in place of pi_ref(y): under KL(pi‖pi_ref) that is variant 1, and the gradient of
-    -beta KL(pi_ref‖pi) is that of the reward beta pi_ref(y)/pi(y), held fixed, to which the difference is added here.
+    log_pi, log_ref: of whole sequences. Variant 2 replaces pi_ref(y) by pi_ref(z). Under KL(pi‖pi_ref) this is variant 1. The
+    gradient of -beta KL(pi_ref‖pi) is that of a reward beta pi_ref(y)/pi(y), held fixed; its change is added here.
     """
-    level, gap = _anchored(chosen.reward_shaping, jnp.sum(earned, axis=1), log_ref)
-    if chosen.reward_shaping.variant == 2 and chosen.penalty.divergence == "kl_ref_pi":
+    reward, gap = _anchor(run_settings.reward_shaping, jnp.sum(rewards, axis=1), log_ref)
+    if run_settings.reward_shaping.variant == 2 and run_settings.penalty.divergence == "kl_ref_pi":
         gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
-    return at_last(batch, level + beta * gap)
+    return at_last(batch, reward + beta * gap)
 
 
 def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
-    """log-probability of each end state, where each sequence has its own; -inf of every other state."""
+    """The log-probability of each end state, where each sequence has its own; -inf for all other states."""
     automaton = task.automaton
     if isinstance(policy, Policy) and automaton.horizon == 1:
         row = policy.table()[0, automaton.start]
@@ -129,9 +134,9 @@ def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
     return jnp.full((automaton.states + 1,), -jnp.inf, found.dtype).at[kept].set(found)[:-1]
 
 
-def _whole_reward(task: Task) -> Float[Array, " S"]:
-    """The reward of each end state, the typicality reward included."""
+def _total_reward(task: Task) -> Float[Array, " S"]:
+    """The reward of each end state, including the typicality reward."""
     reward, weight = jnp.asarray(task.reward), jnp.asarray(task.typicality)
     log_p = end_log_probability(task, Fixed(jnp.asarray(task.log_reference), task.automaton.horizon))
-    typical = jnp.where((weight == 0.0) | (log_p == -jnp.inf), 0.0, weight * jnp.where(log_p == -jnp.inf, 0.0, log_p))
-    return reward + typical
+    impossible = log_p == -jnp.inf
+    return reward + jnp.where((weight == 0.0) | impossible, 0.0, weight * jnp.where(impossible, 0.0, log_p))

@@ -204,10 +204,10 @@ def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are
     after = step(run, state)
     made = returns - returns.mean()
     made = made / returns.std(ddof=1) if algorithm == "grpo" else made
-    np.testing.assert_allclose(after.seen.beta_effective, 0.3 * unbiased[0] / made[0], rtol=1e-9)
+    np.testing.assert_allclose(after.batch_stats.beta_effective, 0.3 * unbiased[0] / made[0], rtol=1e-9)
     in_reward = built(algorithm, penalty={"estimator": "k1", "beta": 0.3})
-    np.testing.assert_allclose(step(in_reward, jax.jit(loop.start)(in_reward)).seen.beta_effective, 0.3)
-    assert np.isnan(step(built(), jax.jit(loop.start)(built())).seen.beta_effective)
+    np.testing.assert_allclose(step(in_reward, jax.jit(loop.start)(in_reward)).batch_stats.beta_effective, 0.3)
+    assert np.isnan(step(built(), jax.jit(loop.start)(built())).batch_stats.beta_effective)
 
 
 def test_every_registered_factor_is_that_of_its_advantages():

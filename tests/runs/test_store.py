@@ -202,7 +202,7 @@ def half_way(**plain):
     """A run of 100 steps, and what is kept of it after its first chunk."""
     run = built(**{"steps": 100, "algorithm": {"name": "rloo"}, "batch_size": 8, "log_every": 5} | plain).run
     kept: list[list[np.ndarray]] = []
-    blocks.train_block([run], on_chunk=lambda at: kept.append(at.of(0)))
+    blocks.train_block([run], on_chunk=lambda at: kept.append(at.checkpoint(0)))
     return run, kept[0]
 
 
@@ -217,7 +217,7 @@ SETTINGS = [
 @pytest.mark.parametrize("plain", SETTINGS, ids="-".join)
 def test_what_a_chunk_holds_is_known_from_its_run(tmp_path, plain):
     run, leaves = half_way(**plain)
-    like = blocks.like_kept(run, int(leaves[0]))
+    like = blocks.checkpoint_shapes(run, int(leaves[0]))
     assert like is not None
     checked_files.check_arrays(leaves, like)
 

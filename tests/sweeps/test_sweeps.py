@@ -33,7 +33,9 @@ def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_pa
     whole = [files(execute.entry(each.built, one, 0.0)) for each, one in zip(
         members, blocks.train_runs([each.built.run for each in members]), strict=True)]  # fmt: skip
     kept: list[list] = []
-    blocks.train_block([each.built.run for each in members], on_chunk=lambda at: kept.append([at.of(i) for i in range(5)]))
+    blocks.train_block(
+        [each.built.run for each in members], on_chunk=lambda at: kept.append([at.checkpoint(i) for i in range(5)])
+    )
     assert [int(arrays[0][0]) for arrays in kept] == [20, 40, 60]
     for number, arrays in enumerate(kept):
         root = tmp_path / str(number)
@@ -169,6 +171,6 @@ def test_random_keys_are_kept_as_their_numbers():
     state = compiled.start(block)
     _, row = compiled.prepare(block, state)
     rows = [blocks.on_host(row, lambda x: x[:1, None])]
-    at = blocks.restored(state, row, [blocks.BlockProgress(7, state, rows).of(0)])
+    at = blocks.restore(state, row, [blocks.BlockProgress(7, state, rows).checkpoint(0)])
     assert at.step == 7
     np.testing.assert_array_equal(jax.random.key_data(at.state.key)[0], jax.random.key_data(state.key)[0])

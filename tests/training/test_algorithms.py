@@ -225,7 +225,7 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
         )
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
         for name, k in {"k1": u, "k2": u**2 / 2, "k3": np.exp(-u) - 1 + u}.items():
-            np.testing.assert_allclose(after.seen.kl[name], np.sum(np.asarray(batch.weight) * k), rtol=1e-9)
+            np.testing.assert_allclose(after.batch_stats.kl[name], np.sum(np.asarray(batch.weight) * k), rtol=1e-9)
 
 
 def test_the_defaults_are_exact_everywhere():

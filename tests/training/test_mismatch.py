@@ -118,7 +118,7 @@ def test_a_stale_run_samples_from_the_policy_of_that_many_batches_ago():
         sampler = states[max(0, number - 3)].policy
         batch = sampling.sample(jax.random.fold_in(state.key, number), run.task.automaton, sampler, run.settings.batch_size)
         u = scoring.log_probability(state.policy, batch) - scoring.log_probability(run.reference, batch)
-        np.testing.assert_allclose(states[number + 1].seen.kl["k1"], np.mean(u), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(states[number + 1].batch_stats.kl["k1"], np.mean(u), rtol=1e-9, atol=1e-12)
 
 
 def test_a_fresh_exact_sampler_changes_nothing_and_its_weights_are_one():
@@ -143,7 +143,7 @@ def test_every_kind_of_policy_trains_off_policy(policy, algorithm):
     for _ in range(3):
         state = jax.jit(loop.step)(run, state)
     assert state.step == 3
-    assert 0.0 <= state.seen.truncated <= 1.0
+    assert 0.0 <= state.batch_stats.truncated <= 1.0
 
 
 @pytest.mark.parametrize(

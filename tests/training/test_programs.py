@@ -52,7 +52,7 @@ def test_programs_are_kept_for_the_settings_that_were_trained_last():
     assert blocks.programs(run(1)) is blocks.programs(run(1, seed=3, penalty={"beta": 0.7}))
     assert blocks.programs(run(1)) is not blocks.programs(run(2))
     first = blocks.programs(run(1))
-    for steps in range(2, 2 + blocks.KEPT):
+    for steps in range(2, 2 + blocks.CACHED):
         blocks.programs(run(steps))
     assert blocks.programs(run(1)) is not first
 

@@ -21,7 +21,7 @@ SHOWN, COMPARED = 8, 1000  # number of sequences in samples.txt, and for the cor
 BREAKS = str.maketrans({c: repr(c)[1:-1] for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"})
 CANDIDATES = 16  # sequences of the reference for each one that is resampled from an optimum that is no table
 
-CACHED = 4 * blocks.KEPT  # programs: a run has reference, policy and optimum, and may have a decoded policy
+CACHED = 4 * blocks.CACHED  # programs: a run has reference, policy and optimum, and may have a decoded policy
 
 
 @functools.lru_cache(maxsize=CACHED)

@@ -55,11 +55,11 @@ def history(rows: Row) -> dict[str, Any]:
             "length": values.length,
             "beta": rows.beta,
             "gradient_norm": np.asarray(rows.gradient_norm, np.float64),
-            "batch_reward": np.asarray(rows.seen.reward, np.float64),
+            "batch_reward": np.asarray(rows.batch_stats.reward, np.float64),
         }
-        batch = {f"batch_{name}": kl for name, kl in rows.seen.kl.items()}
-        batch |= {"beta_effective": rows.seen.beta_effective}
-        batch |= {"batch_clamped": rows.seen.clamped, "batch_truncated": rows.seen.truncated}
+        batch = {f"batch_{name}": kl for name, kl in rows.batch_stats.kl.items()}
+        batch |= {"beta_effective": rows.batch_stats.beta_effective}
+        batch |= {"batch_clamped": rows.batch_stats.clamped, "batch_truncated": rows.batch_stats.truncated}
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             columns["kl_pi_anchor"] = rows.kl_pi_anchor

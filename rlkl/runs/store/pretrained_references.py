@@ -18,7 +18,7 @@ from rlkl.runs.store.fingerprint import fingerprint
 from rlkl.training import blocks, pretraining, spec
 
 
-@functools.lru_cache(maxsize=blocks.KEPT)
+@functools.lru_cache(maxsize=blocks.CACHED)
 def _program(_: tuple) -> Callable:
     """Return `pretraining.maximum_likelihood`, jitted for arguments of one static part; eviction frees what it compiled."""
     return jax.jit(lambda run, text: pretraining.maximum_likelihood(run, text))

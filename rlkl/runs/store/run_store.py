@@ -92,7 +92,7 @@ def _parse_entry(content: bytes, names: Sequence[str]) -> Entry:
 def _parse_chunk(content: bytes, run: Run) -> list[np.ndarray]:
     leaves = checked_files.unpack_arrays(content)
     checked_files.check_arrays(leaves[:1], [jax.ShapeDtypeStruct((), np.int64)])
-    like = blocks.like_kept(run, int(leaves[0]))
+    like = blocks.checkpoint_shapes(run, int(leaves[0]))
     if like is None:
         raise DamagedError("it stands at a step at which nothing is kept")
     checked_files.check_arrays(leaves, like)
