@@ -220,13 +220,13 @@ def train_block(
     best = np.asarray(compiled.best_in_family(block)).tolist() if searchable else [None] * count
     states = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), progress.state)
 
-    def trained(i: int) -> Trained:
+    def result(i: int) -> Trained:
         rows, state, grade = (jax.tree.map(lambda x: x[i], tree) for tree in (all_rows, states, grades))
         state = state._replace(policy=jax.tree.map(jnp.asarray, state.policy))  # callers also evaluate the policy
         rows = _replace_last(_advanced(rows, -1), grade.last)
         return Trained(rows, state, grade.optimum, _drop_unknown_optimum(grade), best[i])
 
-    return [trained(i) for i in range(count)]
+    return [result(i) for i in range(count)]
 
 
 def _drop_unknown_optimum(grade: FinalGrade) -> FinalGrade:

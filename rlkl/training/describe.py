@@ -22,7 +22,7 @@ def statement(penalty: PenaltySettings, beta: float) -> str:
 
 
 def entrance(penalty: PenaltySettings) -> str:
-    """How a sampled penalty enters the loss, in words."""
+    """How a penalty enters a sampled loss, in words: its estimator, and whether it is in the reward or in the loss."""
     if penalty.sampler == "exact":
         return "its exact gradient beside the sampled reward's"
     if penalty.sampler == "reference":
@@ -45,7 +45,7 @@ def descends(run: Run) -> ExpectedGradient:
 
 
 def caveats(run: Run) -> list[str]:
-    """Everything else that makes training deviate from the objective, one sentence each."""
+    """Everything else that makes training differ from descending the objective, as one text each."""
     settings, shaping, texts = run.settings, run.settings.reward_shaping, []
     samples = algorithms.gradient_kind(settings.algorithm.name) != "exact"
     if settings.rollout.staleness or settings.rollout.log_prob_dtype:
