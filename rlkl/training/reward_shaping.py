@@ -125,13 +125,12 @@ def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
     """The log-probability of each end state, where each sequence has its own; -inf for all other states."""
     automaton = task.automaton
     if isinstance(policy, Policy) and automaton.horizon == 1:
-        row = policy.table()[0, automaton.start]
-        ends, found = automaton.next_state[automaton.start], row
+        ends, log_pi = automaton.next_state[automaton.start], policy.table()[0, automaton.start]
     else:
         listed = enumerate_all(automaton)
-        ends, found = listed.states[:, -1], scoring.log_probability(policy, listed)
-    kept = jnp.asarray(np.where(ends >= 0, ends, automaton.states))  # an illegal token leads past the last state
-    return jnp.full((automaton.states + 1,), -jnp.inf, found.dtype).at[kept].set(found)[:-1]
+        ends, log_pi = listed.states[:, -1], scoring.log_probability(policy, listed)
+    end = jnp.asarray(np.where(ends >= 0, ends, automaton.states))  # an illegal token leads past the last state
+    return jnp.full((automaton.states + 1,), -jnp.inf, log_pi.dtype).at[end].set(log_pi)[:-1]
 
 
 def _total_reward(task: Task) -> Float[Array, " S"]:
