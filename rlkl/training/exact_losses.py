@@ -1,7 +1,5 @@
 """Losses of the algorithms that draw no samples (`algorithms.EXACT`): pure functions of an objective and a policy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float
 from rlkl import divergences, exact, policies
 from rlkl.divergences import Params
 from rlkl.exact import Objective, methods
-from rlkl.policies import AnyPolicy, cast
+from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.settings import AlgorithmSettings
@@ -37,17 +35,12 @@ def exact_loss(
     automaton = objective.task.automaton
     if methods.values_method(objective, policy) == "dynamic program":
         table = policies.table_of(policy)
-        value = exact.objective_value(_in_dtype(objective, table.dtype), table)
+        value = exact.objective_value(objective, table)
     else:
         batch = enumerate_all(automaton)
         log_pi, log_ref = scoring.log_probability(policy, batch), scoring.log_probability(objective.reference, batch)
-        value = exact.enumerated_objective(_in_dtype(objective, log_pi.dtype), batch, log_pi, log_ref)
+        value = exact.enumerated_objective(objective, batch, log_pi, log_ref)
     return -value if entropy_coef is None else -value - entropy_coef * exact.entropy(automaton, policy)
-
-
-def _in_dtype(objective: Objective, dtype) -> Objective:
-    """The objective with the divergence's parameters in this dtype."""
-    return dataclasses.replace(objective, params=cast(objective.params, dtype))
 
 
 def natural_loss(

@@ -264,7 +264,8 @@ def training_objective(run: Run, state: State) -> Objective:
     settings, reference = run.settings, run.reference if state.anchor is None else state.anchor
     if settings.reference.temperature is not None:
         reference = tempered(reference, settings.reference.temperature)
-    objective = dataclasses.replace(spec.objective(run, state.beta), reference=reference)
+    objective = spec.objective(run, state.beta)
+    objective = dataclasses.replace(objective, reference=reference, params=cast(objective.params, state.beta.dtype))
     return reward_shaping.shaped(settings.reward_shaping, objective)
 
 
