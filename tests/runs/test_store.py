@@ -15,6 +15,7 @@ import pytest
 from rlkl.config import machine
 from rlkl.config.build import Built, build
 from rlkl.runs.folder import summary
+from rlkl.runs.folder.files import pack_arrays
 from rlkl.runs.store import checked_files, run_store
 from rlkl.training import blocks
 from tests.helpers import packed, seal
@@ -241,7 +242,7 @@ def at_step(step):
 )  # fmt: skip
 def test_a_chunk_of_other_arrays_or_another_step_is_missing(tmp_path, altered, chunk):
     run, leaves = chunk
-    seal(tmp_path / "unfinished" / "k.npz", checked_files.pack_arrays(altered(leaves)))
+    seal(tmp_path / "unfinished" / "k.npz", pack_arrays(altered(leaves)))
     said: list[str] = []
     assert run_store.read_chunk(tmp_path, "k", run, checked_files.Faults(said.append)) is None
     assert len(said) == 1

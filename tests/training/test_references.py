@@ -13,6 +13,7 @@ from rlkl.policies import Fixed
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.runs.folder import checkpoint
+from rlkl.runs.folder.files import pack_arrays
 from rlkl.runs.store import checked_files, pretrained_references
 from rlkl.tasks import automaton as automata
 from rlkl.training import blocks, pretraining
@@ -74,7 +75,7 @@ def test_a_damaged_reference_in_the_store_is_trained_anew(tmp_path):
     whole = path.read_bytes()
     leaves = checked_files.unpack_arrays(whole[checked_files.CHECKSUM_SIZE :])
     for altered in (leaves[:-1], [*leaves, leaves[0]], [leaves[0][:, :1], *leaves[1:]], [leaves[0].astype(int), *leaves[1:]]):
-        checked_files.write(path, checked_files.pack_arrays(altered), WHOLE)
+        checked_files.write(path, pack_arrays(altered), WHOLE)
         assert path.read_bytes() != whole
         attach_anew(tmp_path)
         assert path.read_bytes() == whole

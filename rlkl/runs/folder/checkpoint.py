@@ -15,6 +15,7 @@ from rlkl import errors, policies, settings
 from rlkl.config import plugins
 from rlkl.config.build import Built
 from rlkl.policies import base
+from rlkl.runs.folder.files import pack_arrays
 from rlkl.runs.folder.summary import SCHEMA_VERSION
 from rlkl.settings import numerics
 from rlkl.tasks import Automaton, Task, checks
@@ -35,10 +36,8 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "step": int(trained.state.step),
         "plugins": list(built.plugins),
     }
-    leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.policy))}
-    out = io.BytesIO()
-    np.savez(out, about=np.asarray(json.dumps(about)), next_state=automaton.next_state, **leaves)
-    return out.getvalue()
+    leaves = jax.tree.leaves(trained.state.policy)
+    return pack_arrays(leaves, about=json.dumps(about), next_state=automaton.next_state)
 
 
 def load_policy(folder: str | Path) -> policies.AnyPolicy:

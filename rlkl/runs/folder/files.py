@@ -1,11 +1,13 @@
-"""Write files atomically, so that no other process sees half a file, and fill a run's folder."""
+"""Write files atomically, so that no other process sees half a file, and fill a run's folder; make YAML and .npz."""
 
 import contextlib
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from rlkl.runs.folder import csv_text
@@ -42,6 +44,13 @@ _Dumper.add_representer(str, _represent_text)
 def yaml_text(values: Mapping[str, Any]) -> str:
     """Return plain values as YAML that Hydra reads back unchanged."""
     return yaml.dump(dict(values), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+def pack_arrays(leaves: Iterable[Any], **named: Any) -> bytes:
+    """Return arrays as the content of an .npz file: the named ones, then the leaves as leaf_0, leaf_1, ..."""
+    out = io.BytesIO()
+    np.savez(out, **named, **{f"leaf_{i}": leaf for i, leaf in enumerate(leaves)})
+    return out.getvalue()
 
 
 def fill(folder: Path, contents: Mapping[str, bytes]) -> None:

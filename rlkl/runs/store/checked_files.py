@@ -6,9 +6,9 @@ import io
 import stat
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -96,16 +96,8 @@ def members(content: bytes, names: Sequence[str]) -> dict[str, bytes]:
         return {name: archive.read(name) for name in names}
 
 
-def pack_arrays(leaves: Iterable[Any]) -> bytes:
-    """Return arrays as the content of an .npz file."""
-    out = io.BytesIO()
-    arrays: Mapping[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    np.savez(out, **arrays)
-    return out.getvalue()
-
-
 def unpack_arrays(content: bytes) -> list[np.ndarray]:
-    """Return the arrays that `pack_arrays` was given; raises an exception if the content holds anything else."""
+    """Return the leaves that `folder.files.pack_arrays` was given; raises an exception if the content holds anything else."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [f"leaf_{i}.npy" for i in range(len(archive.infolist()))]
     return [np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for member in members(content, names).values()]

@@ -12,6 +12,7 @@ import numpy as np
 from rlkl import settings
 from rlkl.config import machine
 from rlkl.config.build import Built
+from rlkl.runs.folder.files import pack_arrays
 from rlkl.runs.store import checked_files
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.fingerprint import fingerprint
@@ -41,7 +42,7 @@ def attach(built: Built, faults: Faults) -> Built:
     fitted = checked_files.read(path, lambda content: _read(content, like), faults)
     if fitted is None:
         fitted = jax.tree.map(np.asarray, fit(built.run, text))
-        checked_files.write(path, checked_files.pack_arrays(jax.tree.leaves(fitted)), faults)
+        checked_files.write(path, pack_arrays(jax.tree.leaves(fitted)), faults)
     facts: dict[str, Any] = {
         "reference": "pretrained",
         "reference_kl": float(fitted.kl),

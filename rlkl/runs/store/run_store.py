@@ -16,6 +16,7 @@ import numpy as np
 
 from rlkl.config import machine, plugins
 from rlkl.config.build import Built
+from rlkl.runs.folder.files import pack_arrays
 from rlkl.runs.folder.summary import is_summary
 from rlkl.runs.store import checked_files
 from rlkl.runs.store.checked_files import DamagedError, Faults
@@ -76,7 +77,7 @@ def read_chunk(root: Path, run_key: str, run: Run, faults: Faults) -> list[np.nd
 
 def put_chunk(root: Path, run_key: str, leaves: Sequence[np.ndarray], faults: Faults) -> None:
     """Store the arrays from which an unfinished run can continue."""
-    checked_files.write(_chunk_path(root, run_key), checked_files.pack_arrays(leaves), faults)
+    checked_files.write(_chunk_path(root, run_key), pack_arrays(leaves), faults)
 
 
 def _parse_entry(content: bytes, names: Sequence[str]) -> Entry:
