@@ -1,6 +1,11 @@
-"""A house of experiments made by a test: each is a folder, and nothing else says that it exists."""
+"""The experiments' committed numbers; and a house of experiments made by a test: each is a folder, and nothing else says that
+it exists."""
 
 from pathlib import Path
+
+import pandas as pd
+
+from experiments.harness import build
 
 FIGURE = '''"""The coin: how heads grow with the bias, and {more}.
 
@@ -40,3 +45,8 @@ def add(home: Path, name: str, sweep: str = "[]\n", slope: float = 2.0, quick: s
     (home / name).mkdir(exist_ok=True)
     (home / name / "sweep.yaml").write_text(sweep)
     (home / name / "figure.py").write_text(FIGURE.format(slope=slope, more=f"that of {name}", quick=quick))
+
+
+def committed(name: str) -> pd.DataFrame:
+    """The numbers that are committed beside an experiment."""
+    return pd.read_csv(build.HERE / name / "figure.csv")

@@ -1,53 +1,16 @@
-"""The typicality experiment: its claims on the committed numbers, its figure and its text; its table from short runs."""
+"""The typicality experiment: its table from short runs, and its text from the committed numbers."""
 
-import pandas as pd
 import pytest
 
 from experiments.harness import build
 from experiments.typicality import figure
 from rlkl import cli
-from rlkl.reports import plots
 from rlkl.runs.load import load
-
-COMMITTED = build.HERE / "typicality" / "figure.csv"
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    return pd.read_csv(COMMITTED)
+from tests.experiments import house
 
 
-def test_claims_hold_on_the_committed_numbers(drawn):
-    assert [claim for claim in figure.claims(drawn) if not claim.verdict] == []
-
-
-def test_claims_turn_false_on_other_numbers_and_never_raise(drawn):
-    numbers = drawn.select_dtypes("number").columns.difference(["beta", "seed", "typicality_weight"])
-    policy = drawn["series"] == "policy"
-    halved = drawn.assign(entropy=drawn["entropy"].where(~policy, 0.5 * drawn["entropy"]))
-    raised = drawn.assign(entropy=drawn["entropy"].where(~policy, 10.0))
-    sure = drawn.assign(stderr=0.1 * drawn["stderr"])
-    flat = drawn.assign(**dict.fromkeys(numbers, 1.0))
-    false = [{claim.claim for claim in figure.claims(wrong) if not claim.verdict} for wrong in (halved, raised, sure, flat)]
-    assert {claim.claim for claim in figure.claims(drawn)} - set.union(*false) == set()
-
-
-@pytest.mark.parametrize("series", ["policy", "reference", "recovered"])
-def test_claims_never_raise_where_a_series_is_missing(drawn, series):
-    assert not all(claim.verdict for claim in figure.claims(drawn[drawn["series"] != series]))
-
-
-def test_no_claim_holds_of_nothing(drawn):
-    assert not any(claim.verdict for claim in figure.claims(drawn.iloc[:0]))
-
-
-def test_its_figure_is_drawn_from_the_csv_to_the_same_bytes(drawn, tmp_path):
-    first, second = (plots.save(figure.draw(pd.read_csv(COMMITTED)), tmp_path / name) for name in ("one", "two"))
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-
-
-def test_its_text_is_the_readme_s(drawn):
-    assert figure.text(drawn) in (build.HERE.parent / "README.md").read_text()
+def test_its_text_is_the_readme_s():
+    assert figure.text(house.committed("typicality")) in (build.HERE.parent / "README.md").read_text()
 
 
 @pytest.mark.slow
