@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.rollouts import threefry
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_of, laid_out
 from rlkl.rollouts.scoring import drawn_log_probability, positions, rows_along
 from rlkl.tasks.automaton import Automaton
@@ -59,7 +58,7 @@ def weighted_batch(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, s
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
     """The uniform numbers that `size` sequences are sampled with, in the policy's dtype."""
-    return threefry.uniform(key, (automaton.horizon, size), float_of(policy))
+    return jax.random.uniform(key, (automaton.horizon, size), float_of(policy))
 
 
 def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
@@ -112,7 +111,7 @@ def _reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
 
 def _count(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     """A batch of `size` samples of a bandit: each arm once, weighted by its count."""
-    uniform = threefry.uniform(key, (size,), row.dtype)
+    uniform = jax.random.uniform(key, (size,), row.dtype)
     if automaton.vocabulary <= IN_ONE_PART:
         cdf = cumulative(row)
         below = (uniform[None, :] * cdf[-1] < cdf[:, None]).astype(row.dtype)

@@ -163,7 +163,7 @@ def restore(state: State, row: Row, checkpoints: Sequence[Sequence[np.ndarray]])
     restored = []
     for i, leaf in enumerate(leaves, start=1):
         values = jnp.asarray(np.stack([checkpoint[i] for checkpoint in padded]))
-        restored.append(jax.random.wrap_key_data(values) if _is_key(leaf) else values)
+        restored.append(jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else values)
     columns = [np.stack(column) for column in zip(*(checkpoint[1 + len(leaves) :] for checkpoint in checkpoints), strict=True)]
     rows = jax.tree.unflatten(jax.tree.structure(row), columns)
     return BlockProgress(int(checkpoints[0][0]), jax.tree.unflatten(structure, restored), [rows])

@@ -83,7 +83,7 @@ def optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransfor
 def start(run: Run) -> State:
     """The state of a run at step 0."""
     settings, dtype = run.settings, jnp.dtype(run.settings.dtype)
-    init_key, train_key = jax.random.split(jax.random.key(settings.seed))
+    init_key, train_key = jax.random.split(threefry.key(settings.seed))
     policy, staleness = first_policy(run, init_key), settings.rollout.staleness
     zero = jnp.zeros((), dtype)
     return State(
@@ -114,7 +114,7 @@ def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
 
 def optimum_at(run: Run, beta: Float[Array, ""]) -> optimal_policy.Optimum:
     """The optimum of the run's objective at coefficient `beta`, with the optimum of the gold reward where there is one."""
-    objective, key = spec.objective(run, beta), jax.random.key(ORACLE)
+    objective, key = spec.objective(run, beta), threefry.key(ORACLE)
     optimum = optimal_policy.solve(objective, run.typical, key)
     if run.task.gold is None:
         return optimum
@@ -189,7 +189,7 @@ def step(run: Run, state: State) -> State:
     stale_index = state.step % max(1, settings.rollout.staleness)
     sampler = None if state.stale_policies is None else jax.tree.map(lambda x: x[stale_index], state.stale_policies)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
-    baseline, key = _corrected_baseline(state, settings), threefry.fold_in(state.key, state.step)
+    baseline, key = _corrected_baseline(state, settings), jax.random.fold_in(state.key, state.step)
     if epochs(run) == 1:
 
         def step_loss(parameters):

@@ -10,28 +10,31 @@ from rlkl.rollouts import sampling, threefry
 from rlkl.tasks import bandits
 
 
-@pytest.mark.parametrize("shape", [(1,), (7,), (64,), (3, 128), (2, 3, 5)])
+def same(of, seed: int) -> None:
+    """What is made with a key is the same to the bit whichever generator computes it, alone and in a block."""
+    mine, theirs = threefry.key(seed), jax.random.key(seed)
+    np.testing.assert_array_equal(of(mine), of(theirs))
+    block = jax.jit(jax.vmap(lambda key, step: of(jax.random.fold_in(key, step))))
+    steps = jnp.arange(4, dtype=jnp.int32) * 1_000_003
+    np.testing.assert_array_equal(*(block(jax.random.split(key, 4), steps) for key in (mine, theirs)))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (64,), (3, 128), (2, 3, 5)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_uniform_numbers_are_jax_s_to_the_bit(shape, dtype):
     for seed in range(3):
-        key = jax.random.fold_in(jax.random.key(seed), 5)
-        np.testing.assert_array_equal(threefry.uniform(key, shape, dtype), jax.random.uniform(key, shape, jnp.dtype(dtype)))
+        same(lambda key: jax.random.uniform(key, shape, jnp.dtype(dtype)), seed)
 
 
-def test_keys_are_folded_as_jax_does_alone_and_in_a_block():
-    keys, steps = jax.random.split(jax.random.key(3), 4), jnp.arange(4, dtype=jnp.int32) * 1_000_003
-    mine, theirs = jax.vmap(threefry.fold_in)(keys, steps), jax.vmap(jax.random.fold_in)(keys, steps)
-    np.testing.assert_array_equal(jax.random.key_data(mine), jax.random.key_data(theirs))
-    of = jax.jit(jax.vmap(lambda key: threefry.uniform(key, (64,), jnp.float32)))
-    np.testing.assert_array_equal(of(mine), jax.vmap(lambda key: jax.random.uniform(key, (64,), jnp.float32))(theirs))
+@pytest.mark.parametrize("width", [8, 16, 32, 64])
+def test_words_of_every_width_are_jax_s(width):
+    same(lambda key: jax.random.bits(key, (6,), jnp.dtype(f"uint{width}")), 0)
 
 
-def test_another_generator_s_keys_are_left_to_jax():
-    key = jax.random.key(0, impl="rbg")
-    np.testing.assert_array_equal(threefry.uniform(key, (8,), jnp.float32), jax.random.uniform(key, (8,), jnp.float32))
-    step = jnp.asarray(3, jnp.int32)
-    folded = (jax.random.key_data(fold(key, step)) for fold in (threefry.fold_in, jax.random.fold_in))
-    np.testing.assert_array_equal(*folded)
+def test_keys_are_folded_and_split_as_jax_does():
+    for number in (0, 3, 2**31 - 1):
+        same(lambda key, number=number: jax.random.key_data(jax.random.fold_in(key, number)), 1)
+    same(lambda key: jax.random.key_data(jax.random.split(key, (2, 3))), 2)
 
 
 @pytest.mark.parametrize("size", [2, 10, 32, 33, 64, 1000, 4097])

@@ -173,4 +173,5 @@ def test_random_keys_are_kept_as_their_numbers():
     rows = [blocks.on_host(row, lambda x: x[:1, None])]
     at = blocks.restore(state, row, [blocks.BlockProgress(7, state, rows).checkpoint(0)])
     assert at.step == 7
+    assert at.state.key.dtype == state.key.dtype
     np.testing.assert_array_equal(jax.random.key_data(at.state.key)[0], jax.random.key_data(state.key)[0])
