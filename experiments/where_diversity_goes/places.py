@@ -108,7 +108,7 @@ def descended(at: Place, reward: Reward, beta: float) -> Float[np.ndarray, " N"]
     typicality = np.asarray(reward.typicality)
     biased = Task(task.automaton, reward.of_state, np.asarray(task.log_reference), typicality, task.coordinates)
     rows = _MYOPIC(biased, "kl_ref_pi", jnp.asarray(beta, jnp.float64))
-    return np.asarray(jnp.sum(scoring.along(rows, at.listed), axis=1))
+    return np.asarray(jnp.sum(scoring.entries_along(rows, at.listed), axis=1))
 
 
 _MYOPIC = jax.jit(targets.myopic, static_argnums=1)

@@ -50,7 +50,7 @@ def by_rows(run: Run, name: str, times: float, paid: bool) -> Float[Array, " N"]
     beta = jnp.asarray(times * run.settings.penalty.beta, jnp.float64)
     params = options.parameters(run.settings.penalty, jnp.float64)
     table = myopic(run.task, name, beta, params, paid, table_of(run.reference))
-    return jnp.sum(scoring.along(table, batch.enumerate_all(run.task.automaton)), axis=1)
+    return jnp.sum(scoring.entries_along(table, batch.enumerate_all(run.task.automaton)), axis=1)
 
 
 def myopic(

@@ -18,7 +18,7 @@ from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import enumerate_all, laid_out
+from rlkl.rollouts.batch import enumerate_all, positions_from_rows
 from rlkl.tasks.automaton import Task
 
 
@@ -83,7 +83,7 @@ class Enumeration(eqx.Module):
         listed = enumerate_all(self.objective.task.automaton)
         batch = listed._replace(weight=jnp.exp(self.log_pi))
         rows = (scoring.rows_along(policy, batch) for policy in (self.policy, self.objective.reference))
-        return rows_of_batch(self.objective.task.automaton, batch, laid_out(*rows))
+        return rows_of_batch(self.objective.task.automaton, batch, positions_from_rows(*rows))
 
     def _log_optimum(self, optimum: Optimum) -> Float[Array, " N"]:
         return optimum.log_probability(enumerate_all(self.objective.task.automaton), self.log_ref)

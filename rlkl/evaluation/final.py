@@ -42,4 +42,4 @@ def distances(policy: Enumeration | Sample, optimum: Optimum, key: PRNGKeyArray)
     NaN where the optimum is not one policy.
     """
     estimates = policy.distances(optimum, key)
-    return {name: (jnp.where(optimum.is_none, jnp.nan, value), error) for name, (value, error) in estimates.items()}
+    return {name: (jnp.where(optimum.no_unique_policy, jnp.nan, value), error) for name, (value, error) in estimates.items()}

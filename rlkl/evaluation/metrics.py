@@ -25,7 +25,7 @@ NONNEGATIVE = frozenset((
 ))  # fmt: skip
 
 
-def unrounded(name: str, values: Any) -> np.ndarray:
+def clip_rounding(name: str, values: Any) -> np.ndarray:
     """The values of a quantity on the host, with 0 for what rounding puts below it where it is never negative; never -0."""
     numbers = np.asarray(values)
     zero = numbers <= 0 if name in NONNEGATIVE else numbers == 0
@@ -68,7 +68,7 @@ def report(policy: DynamicProgram | Enumeration | Sample, optimum: Optimum) -> R
         if stderr:
             error = stderr.pop("gold_objective")
             stderr["gold_regret"] = jnp.hypot(error, jnp.asarray(optimum.gold_stderr, error.dtype))
-    kl = jnp.where(optimum.is_none, jnp.nan, kl)
+    kl = jnp.where(optimum.no_unique_policy, jnp.nan, kl)
     return Report(values, objective, optimum.objective - objective, kl, stderr, gold_regret)
 
 

@@ -14,7 +14,7 @@ from rlkl.exact import Objective, Values, bandit_optimum, optimal_policy
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Fixed, Policy
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import Batch, Positions, laid_out
+from rlkl.rollouts.batch import Batch, Positions, positions_from_rows
 
 KL = divergences.REGISTRY["kl_pi_ref"]
 
@@ -132,11 +132,11 @@ def sample(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int
     """`size` sequences of a policy and of its reference; the rows that they are sampled from are kept, not computed again."""
     automaton, reference = objective.task.automaton, objective.reference
     policy_key, reference_key = jax.random.split(key)
-    batch, log_pi = sampling.recorded(sampling.uniforms(policy_key, automaton, policy, size), automaton, policy)
+    batch, log_pi = sampling.walk_with_rows(sampling.uniforms(policy_key, automaton, policy, size), automaton, policy)
     uniforms = sampling.uniforms(reference_key, automaton, reference, size)
-    reference_batch, log_ref = sampling.recorded(uniforms, automaton, reference)
-    positions = laid_out(log_pi, scoring.rows_along(reference, batch))
-    reference_positions = laid_out(scoring.rows_along(policy, reference_batch), log_ref)
+    reference_batch, log_ref = sampling.walk_with_rows(uniforms, automaton, reference)
+    positions = positions_from_rows(log_pi, scoring.rows_along(reference, batch))
+    reference_positions = positions_from_rows(scoring.rows_along(policy, reference_batch), log_ref)
     terms = _sequence_terms(objective, batch, positions, reference_batch, reference_positions)
     return Sample(objective, policy, batch, positions, reference_batch, reference_positions, terms)
 
@@ -199,5 +199,5 @@ def _divergence_terms(objective: Objective, log_ref: Float[Array, " N"], u: Floa
     """
     div, params = objective.measured, objective.params
     off_support = jnp.where(log_ref > -jnp.inf, 0.0, div.limit("infinity", params, u.dtype))
-    f = div.both(jnp.maximum(u, bandit_optimum.LIMIT), params)[0]
+    f = div.both(jnp.maximum(u, bandit_optimum.LOWEST_LOG_RATIO), params)[0]
     return off_support, jnp.where(u > -jnp.inf, f, div.limit("zero", params, u.dtype))

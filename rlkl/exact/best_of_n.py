@@ -1,9 +1,9 @@
-"""Best of n: n sequences of the reference, of which the best by the reward is kept.
+"""Best-of-n sampling: draw n sequences from the reference and return the one with the largest reward.
 
-Its law is known: an outcome of probability p whose reward is reached or exceeded downwards with probability F (F^- without its
-ties) is kept with probability F^n - (F^-)^n, shared among ties in proportion to p. KL(best of n‖reference) is at most
-log n - (n-1)/n, reached without ties on a continuous reward (Beirami et al. 2024, "Theoretical guarantees on the best-of-n
-alignment policy", arXiv 2401.01879). On the host, in float64; E outcomes.
+Its distribution is known. With F(r) and F^-(r) the reference's probabilities of a reward at most and below r, best of n returns
+reward r with probability F(r)^n - F^-(r)^n, shared among outcomes of equal reward in proportion to their probabilities p.
+KL(best of n‖reference) is at most log n - (n-1)/n, with equality for a continuous reward without ties (Beirami et al. 2024,
+"Theoretical guarantees on the best-of-n alignment policy", arXiv 2401.01879). Computed on the host, in float64; E outcomes.
 """
 
 import math
@@ -21,58 +21,64 @@ from rlkl.policies import AnyPolicy, Fixed, table_of
 from rlkl.rollouts import sampling, scoring
 from rlkl.tasks.automaton import Task
 
-SAMPLES, GROUPS = 2**14, 32  # of a reference whose law is too large to list; groups that the jackknife leaves out
+SAMPLES = 2**14  # sequences drawn from a reference with too many sequences to enumerate
+GROUPS = 32  # groups of samples that the jackknife leaves out in turn
 
 
 class BestOfN(NamedTuple):
-    """What best of n is worth: nats, per sequence. win_rate: against a draw of the reference, a tie counting half. gold_reward:
-    None where the task has none. stderr: by name, of what was sampled; empty where everything is exact."""
+    """Values of best-of-n sampling, in nats per sequence.
+
+    win_rate is against one sequence of the reference, a tie counting half. typicality is E[log pi_ref(y)]. gold_reward is None
+    where the task has no gold reward. stderr holds the standard errors of estimated values by name; it is empty where all are
+    exact.
+    """
 
     n: int
     reward: float
     kl_pi_ref: float
     win_rate: float
     entropy: float
-    typicality: float  # E[log pi_ref] of a sequence
+    typicality: float
     gold_reward: float | None
     stderr: dict[str, float]
 
 
 def most_kl(n: int) -> float:
-    """log n - (n-1)/n: KL(best of n‖reference) without ties, and at most that with them."""
+    """The largest KL(best of n‖reference), log n - (n-1)/n, reached by a continuous reward without ties."""
     return math.log(n) - (n - 1) / n
 
 
 def ratios(p: Float[np.ndarray, " E"], reward: Float[np.ndarray, " E"], n: int) -> Float[np.ndarray, " E"]:
-    """The probability of each outcome under best of n over that under the reference (n F^(n-1) where that is 0)."""
+    """The ratio of each outcome's probability under best of n to that under the reference, p; n F^(n-1) where p is 0."""
     values, level = np.unique(reward, return_inverse=True)
     mass = np.bincount(level, p, len(values))
-    upto = np.cumsum(mass) / mass.sum()
-    share = np.divide(mass / mass.sum(), upto, out=np.zeros_like(mass), where=upto > 0.0)
+    cdf = np.cumsum(mass) / mass.sum()
+    share = np.divide(mass / mass.sum(), cdf, out=np.zeros_like(mass), where=cdf > 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        kept = -np.expm1(n * np.log1p(-np.minimum(share, 1.0))) / share  # 1 - (F^-/F)^n, without cancelling
-    return (np.where(share > 0.0, kept, float(n)) * upto ** (n - 1))[level]
+        factor = -np.expm1(n * np.log1p(-np.minimum(share, 1.0))) / share  # (1 - (F^-/F)^n)/share, without cancellation
+    return (np.where(share > 0.0, factor, float(n)) * cdf ** (n - 1))[level]
 
 
 def pmf(p: Float[np.ndarray, " E"], reward: Float[np.ndarray, " E"], n: int) -> Float[np.ndarray, " E"]:
-    """The probability of each outcome under best of n; p: under the reference."""
+    """The probability of each outcome under best of n, where p is its probability under the reference."""
     return p * ratios(p, reward, n)
 
 
 def win_rate(p: Float[np.ndarray, " E"], other: Float[np.ndarray, " E"], reward: Float[np.ndarray, " E"]) -> float:
-    """The probability that a draw of p has a larger reward than one of `other`, plus half that of a tie."""
+    """The probability that an outcome drawn from p has a larger reward than one drawn from `other`, plus half that of a tie."""
     values, level = np.unique(reward, return_inverse=True)
-    mine, theirs = (np.bincount(level, q, len(values)) for q in (p, other))
-    return float(mine @ (np.cumsum(theirs) - 0.5 * theirs))
+    mass, other_mass = (np.bincount(level, q, len(values)) for q in (p, other))
+    return float(mass @ (np.cumsum(other_mass) - 0.5 * other_mass))
 
 
 def evaluate(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None = None) -> BestOfN:
-    """Best of n >= 1 sequences of `reference`, by the task's reward. Needs x64.
+    """Evaluate best of n >= 1 sequences of `reference` by the task's reward. Needs x64.
 
-    reference: the policy that draws them, and that KL and win rate are against: `Fixed(task.log_reference,
-    task.automaton.horizon)` is the task's own, and what `rlkl.load_policy` returns will do. Exact where it is a table and the
-    reward one of the end state, or where the sequences can be listed; else estimated (`key`) from SAMPLES sequences, with
-    jackknife standard errors. Raises `ValueError` where it must draw and there is no key.
+    reference: the policy that draws the sequences and that KL and win rate are measured against, for instance
+    `Fixed(task.log_reference, task.automaton.horizon)`, the task's own, or a policy from `rlkl.load_policy`. The values are
+    exact where the reference is a table and the reward depends on the end state alone, or where the sequences can be
+    enumerated. Otherwise they are estimated from SAMPLES sequences drawn with `key`, with jackknife standard errors. Raises
+    `ValueError` where a key is needed and None is given.
     """
     gold = None if task.gold is None else np.asarray(task.gold)
     method = evaluation_method(task.automaton, (reference,))
@@ -80,69 +86,76 @@ def evaluate(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None 
         return _by_end_state(task, reference, gold, n)
     is_exact = task.automaton.is_enumerable
     if not is_exact and key is None:
-        raise ValueError("this reference's law is too large to list: best of n needs a key to draw from it")
+        raise ValueError("the reference has too many sequences to enumerate: best of n needs a key to sample them")
     batch = sampling.weighted_batch(jax.random.key(0) if key is None else key, task.automaton, reference, SAMPLES)
-    log_p, reward = _read(task, reference, batch)
+    log_p, reward = _log_probability_and_reward(task, reference, batch)
     possible = log_p > -np.inf
-    log_p, reward, end = log_p[possible], reward[possible], np.asarray(batch.states)[possible, -1]
+    log_p, reward, end_state = log_p[possible], reward[possible], np.asarray(batch.states)[possible, -1]
 
     def estimates(weight):
-        return _values(weight / weight.sum(), reward, log_p, None if gold is None else gold[end], n)
+        return _values(weight / weight.sum(), reward, log_p, None if gold is None else gold[end_state], n)
 
     return estimates(np.exp(log_p)) if is_exact else _jackknife(estimates)
 
 
 def policy(task: Task, reference: AnyPolicy, n: int) -> Fixed:
-    """Best of n as a table, beside a table reference and a reward of the end state: it then is one, sequence for sequence."""
+    """The table policy with the distribution of best of n, for a table reference and a reward of the end state alone."""
     log_ref = table_of(reference)
     p = np.asarray(policy_values.outcome_probabilities(task.automaton, log_ref))
-    at = task.automaton.outcomes
+    ends = task.automaton.outcomes
     ratio = np.ones(task.automaton.states)
-    ratio[at] = ratios(p[at], np.asarray(task.reward)[at], n)
+    ratio[ends] = ratios(p[ends], np.asarray(task.reward)[ends], n)
     tilt = jnp.where(task.automaton.ends, jnp.log(ratio)[np.maximum(task.automaton.next_state, 0)][None], 0.0)
     return Fixed(optimal_policy.pull_back(task.automaton, log_ref + tilt), task.automaton.horizon)
 
 
 def _by_end_state(task: Task, reference: AnyPolicy, gold, n: int) -> BestOfN:
-    """Given its end state, a sequence kept is one of the reference's: KL and win rate are those of end states."""
-    at = task.automaton.outcomes
-    p = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))[at]
-    reward, kept = np.asarray(task.reward)[at], policy(task, reference, n)
-    occupied = policy_values.occupancy(task.automaton, kept.table())
-    typical = float(policy_values.visited(occupied, policy_values.mean(jnp.exp(kept.table()), table_of(reference))))
-    values = _values(p, reward, np.zeros_like(p), None if gold is None else gold[at], n)
-    return values._replace(entropy=max(0.0, -typical - values.kl_pi_ref), typicality=typical)
+    """Exact values of best of n from the distribution of end states.
+
+    Given its end state, a sequence of best of n is distributed as one of the reference, so KL and win rate are those of end
+    states.
+    """
+    ends = task.automaton.outcomes
+    p = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))[ends]
+    reward, best_of_n = np.asarray(task.reward)[ends], policy(task, reference, n)
+    visits = policy_values.occupancy(task.automaton, best_of_n.table())
+    typicality = float(policy_values.visited(visits, policy_values.mean(jnp.exp(best_of_n.table()), table_of(reference))))
+    values = _values(p, reward, np.zeros_like(p), None if gold is None else gold[ends], n)
+    return values._replace(entropy=max(0.0, -typicality - values.kl_pi_ref), typicality=typicality)
 
 
 def _values(p, reward, log_ref, gold, n: int) -> BestOfN:
-    """Best of n over outcomes of probability p."""
+    """The values of best of n over outcomes whose probabilities under the reference are p."""
     ratio = ratios(p, reward, n)
-    kept = p * ratio
-    held = kept > 0.0
-    kl = max(0.0, float(kept[held] @ np.log(ratio[held])))  # above 0 but for rounding
-    typical = float(kept @ log_ref)
-    earned = None if gold is None else float(kept @ gold)
-    return BestOfN(n, float(kept @ reward), kl, win_rate(kept, p, reward), max(0.0, -typical - kl), typical, earned, {})
+    pi = p * ratio
+    support = pi > 0.0
+    kl = max(0.0, float(pi[support] @ np.log(ratio[support])))  # negative only by rounding
+    typicality = float(pi @ log_ref)
+    gold_reward = None if gold is None else float(pi @ gold)
+    entropy = max(0.0, -typicality - kl)
+    return BestOfN(n, float(pi @ reward), kl, win_rate(pi, p, reward), entropy, typicality, gold_reward, {})
 
 
-def _read(task: Task, reference: AnyPolicy, batch) -> tuple[np.ndarray, np.ndarray]:
-    """log pi_ref and the reward of each sequence of a batch."""
+def _log_probability_and_reward(task: Task, reference: AnyPolicy, batch) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability under the reference and the reward of each sequence of a batch."""
     log_p = jax.jit(scoring.log_probability)(reference, batch._replace(weight=jnp.zeros(len(batch.weight))))
     reward = jnp.sum(policy_values.sequence_rewards(task, batch, log_p.dtype), axis=1)
     return np.asarray(log_p, np.float64), np.asarray(reward, np.float64)
 
 
 def _jackknife(estimates: Callable[[Float[np.ndarray, " N"]], BestOfN]) -> BestOfN:
-    """The estimates from all samples, corrected for the part of their bias that falls with the number of samples, and their
-    standard errors: from leaving out each of GROUPS groups."""
+    """The jackknife estimates and standard errors, leaving out each of GROUPS groups of samples in turn.
+
+    estimates: the values from a weight of each sample. The jackknife removes their bias of order 1/SAMPLES.
+    """
     group = np.arange(SAMPLES) % GROUPS
-    whole = estimates(np.ones(SAMPLES))
-    without = [estimates((group != g).astype(np.float64)) for g in range(GROUPS)]
+    from_all = estimates(np.ones(SAMPLES))
+    without_group = [estimates((group != g).astype(np.float64)) for g in range(GROUPS)]
     values: dict[str, Any] = {}
     stderr: dict[str, float] = {}
     for name in BestOfN._fields[1:-1]:
-        if getattr(whole, name) is not None:
-            apart = np.array([getattr(part, name) for part in without])
-            values[name] = float(GROUPS * getattr(whole, name) - (GROUPS - 1) * apart.mean())
-            stderr[name] = float(np.sqrt((GROUPS - 1) * np.mean((apart - apart.mean()) ** 2)))
-    return whole._replace(**(values | {"stderr": stderr}))
+        if getattr(from_all, name) is not None:
+            replicates = np.array([getattr(each, name) for each in without_group])
+            values[name] = float(GROUPS * getattr(from_all, name) - (GROUPS - 1) * replicates.mean())
+            stderr[name] = float(np.sqrt((GROUPS - 1) * np.mean((replicates - replicates.mean()) ** 2)))
+    return from_all._replace(**(values | {"stderr": stderr}))

@@ -1,4 +1,4 @@
-"""How a quantity of a policy is known: by dynamic program, by enumeration of all sequences, or from samples."""
+"""Which method gives the values of a policy: a dynamic program, enumeration of all sequences, or sampling."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ Method = Literal["dynamic program", "enumeration", "samples"]
 def evaluation_method(automaton: Automaton, policies: tuple[AnyPolicy, ...], divergence: Divergence | None = None) -> Method:
     """The method that gives expectations under these policies, and this divergence between two of them.
 
-    Tables have a dynamic program over positions and states. Networks read the whole history, so their sequences are
-    enumerated or, where there are too many, sampled; so are those of a divergence without a chain rule over tokens.
+    Tables have a dynamic program over positions and states. Networks read the whole history, so their sequences are enumerated
+    or, where there are too many, sampled. The same holds for a divergence without a chain rule over tokens.
     """
     tables = all(isinstance(policy, Policy) for policy in policies)
     if tables and (divergence is None or has_exact_divergence(automaton, divergence)):
@@ -30,12 +30,12 @@ def values_method(objective: Objective, policy: AnyPolicy) -> Method:
 
 
 def has_exact_divergence(automaton: Automaton, div: Divergence) -> bool:
-    """Whether D between two tables is known exactly: it has a chain rule over tokens, or the sequences can be listed."""
+    """Whether D between two table policies can be computed exactly, by a chain rule over tokens or by enumeration."""
     return automaton.horizon == 1 or div.chain is not None or automaton.is_enumerable
 
 
 def why_sampled(objective: Objective, policy: AnyPolicy) -> str:
-    """Why the values of a policy have to be sampled, in words."""
+    """A message that says why the values of a policy have to be sampled."""
     task, div, too_many = objective.task, objective.divergence, objective.task.automaton.unlisted
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {too_many}"

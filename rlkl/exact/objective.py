@@ -1,4 +1,4 @@
-"""The objective J(pi) = E_pi[r] - beta D(pi, pi_ref), as one value."""
+"""The objective J(pi) = E_pi[r] - beta D(pi, pi_ref) as one pytree."""
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -9,10 +9,10 @@ from rlkl.tasks.automaton import Task
 
 
 class Objective(eqx.Module):
-    """What a policy is trained to maximise, or graded by: E_pi[r] - beta D(pi, pi_ref), in nats per sequence.
+    """The objective J(pi) = E_pi[r] - beta D(pi, pi_ref) that a policy is trained to maximise, in nats per sequence.
 
-    task: its reward is r; reference: pi_ref; divergence: D, or None for E_pi[r] alone; params: the divergence's traced
-    parameters; beta: the coefficient.
+    task gives the reward r, reference is pi_ref, divergence is D, or None for J = E_pi[r]. params are the divergence's traced
+    parameters.
     """
 
     task: Task
@@ -23,9 +23,9 @@ class Objective(eqx.Module):
 
     @property
     def measured(self) -> Divergence:
-        """The divergence whose value is reported: KL(pi‖pi_ref) where none is penalised."""
+        """The divergence whose value is reported: the objective's own or, where it has none, KL(pi‖pi_ref)."""
         return REGISTRY["kl_pi_ref"] if self.divergence is None else self.divergence
 
     def value(self, reward: Float[Array, "*n"], divergence: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """J, given E_pi[r] and D."""
+        """J from the values of E_pi[r] and D."""
         return reward if self.divergence is None else reward - self.beta * divergence

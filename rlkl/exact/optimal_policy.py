@@ -1,8 +1,8 @@
-"""The exact optimum of any (task, divergence, beta), and the certificate that it is one.
+"""The exact optimal policy of any objective J(pi) = E_pi[r] - beta D_f(pi, pi_ref).
 
-J(pi) = E_pi[r] - beta D_f(pi, pi_ref). Where f'(t) = (r - lambda)/beta has a root for every arm, one scalar lambda
-makes the policy sum to 1. All of it is done in log-ratios, and in the log-ratio v of the best-rewarded arm instead of
-lambda, which would hug the largest reward at small beta and drown in rounding.
+The optimum of a bandit satisfies f'(t) = (r - lambda)/beta for every arm, where t = pi/pi_ref and the scalar lambda makes the
+policy sum to 1. `bandit_optimum` searches for the log-ratio v of the best-rewarded arm in place of lambda: at small beta,
+lambda is so close to the largest reward that rounding would swamp the difference.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,24 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlkl import divergences
 from rlkl.exact import policy_values
-from rlkl.exact.bandit_optimum import LIMIT, solve_bandit
+from rlkl.exact.bandit_optimum import LOWEST_LOG_RATIO, solve_bandit
 from rlkl.exact.objective import Objective
 from rlkl.policies import Policy, table_of
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.tasks.automaton import Automaton
 
-SAMPLES = 2**14  # of a network reference, where its sequences cannot be listed
+SAMPLES = 2**14  # sequences drawn from a network reference that has too many to enumerate
 
 
 class Optimum(NamedTuple):
-    """The best policy, its objective, and whether another is as good.
+    """The optimal policy, its objective, and whether it is tied with another policy.
 
-    The policy is given in one of three ways, the others being None: log_pi, a table; log_listed, the log-probability of
-    every listed sequence; log_weight, of each end state, the log-ratio to a network reference of the sequences that end
-    there. All of it is NaN where no optimum is known (see `reason`); objective has a standard error where the reference's end
-    states could only be sampled. gold_objective: on a task with a gold reward, the best policy's for that, with its own.
+    The policy is given by one of three fields, and the other two are None. log_pi: a table. log_listed: the log-probability of
+    every sequence of `enumerate_all`. log_weight: log pi*/pi_ref of the sequences that end in each state, for a network
+    reference. All are NaN where no optimum is known (see `reason`). stderr: the standard error of the objective, above 0 where
+    the reference's end states are sampled. gold_objective and gold_stderr: the same for the optimum under the gold reward,
+    where the task has one.
     """
 
     log_pi: Float[Array, "T D V"] | None
@@ -43,14 +44,14 @@ class Optimum(NamedTuple):
     gold_stderr: Float[Array, ""] | float = 0.0
 
     @property
-    def is_none(self) -> Bool[Array, ""]:
-        """Whether there is no one policy to be far from: none is known, or several are as good."""
+    def no_unique_policy(self) -> Bool[Array, ""]:
+        """Whether distances to the optimum are undefined: it is unknown, or several policies are optimal."""
         return self.tied | jnp.isnan(self.objective)
 
     def log_probability(self, batch: Batch, log_ref: Float[Array, " N"]) -> Float[Array, " N"]:
-        """log pi*(y) of each sequence, whose log-probability under the reference is given."""
+        """log pi*(y) of each sequence; log_ref: its log-probability under the reference."""
         if self.log_pi is not None:
-            return jnp.sum(scoring.along(self.log_pi, batch), axis=1)
+            return jnp.sum(scoring.entries_along(self.log_pi, batch), axis=1)
         if self.log_listed is not None:
             return self.log_listed
         assert self.log_weight is not None
@@ -58,12 +59,12 @@ class Optimum(NamedTuple):
 
 
 def final_states(batch: Batch) -> Array:
-    """Int["N"]: where each sequence ends (its last state: a sequence that has ended stays where it is)."""
+    """Int["N"]: the end state of each sequence. It is the last state, since a sequence that has ended keeps its state."""
     return jnp.asarray(batch.states)[:, -1]
 
 
 def reason(objective: Objective) -> str | None:
-    """Why `solve` knows no optimum of an objective (its arrays on the host); None where it does."""
+    """The reason why `solve` cannot give the optimum of an objective (with arrays on the host); None where it can."""
     task, div = objective.task, objective.divergence
     if task.reward_model is not None:
         return f"the reward model reads the whole history, and {task.automaton.unlisted}"
@@ -76,88 +77,97 @@ def reason(objective: Objective) -> str | None:
     return f"with a typicality reward the optimum under {div.formula} depends on the history"
 
 
-def solve(objective: Objective, typical: bool = False, key: PRNGKeyArray | None = None) -> Optimum:
-    """The optimum of an objective over all policies on legal tokens; without a penalty, the largest reward.
+def solve(objective: Objective, has_typicality: bool = False, key: PRNGKeyArray | None = None) -> Optimum:
+    """The optimum of an objective over all policies on legal tokens. Without a divergence, it maximises the reward alone.
 
-    typical: whether the task has a typicality reward (known on the host). key: for a network's reference whose sequences
-    cannot be listed.
+    has_typicality: whether the task has a typicality reward; static, since the task's may be traced. key: needed only for a
+    network reference with too many sequences to enumerate.
     """
     task, div, params, reference = objective.task, objective.divergence, objective.params, objective.reference
-    beta, automaton, no = jnp.asarray(objective.beta), task.automaton, jnp.asarray(False)
+    beta, automaton, not_tied = jnp.asarray(objective.beta), task.automaton, jnp.asarray(False)
     if task.reward_model is not None:
         unknown = jnp.full((automaton.states,), jnp.nan, beta.dtype)
-        return Optimum(None, unknown[0], no, log_weight=unknown)
-    earned = policy_values.token_rewards(task, beta.dtype)
+        return Optimum(None, unknown[0], not_tied, log_weight=unknown)
+    rewards = policy_values.token_rewards(task, beta.dtype)
     if div is None:
-        log_pi, tied = greedy(automaton, earned)
+        log_pi, tied = greedy(automaton, rewards)
         return Optimum(log_pi, policy_values.objective_value(objective, log_pi), tied)
-    table = isinstance(reference, Policy)
-    if table and automaton.horizon == 1:
+    is_table = isinstance(reference, Policy)
+    if is_table and automaton.horizon == 1:
         log_ref = table_of(reference)
         legal = jnp.asarray(automaton.legal[automaton.start])
-        arms = jnp.where(legal, earned[0, automaton.start], -jnp.inf)
-        log_pi = log_ref.at[0, automaton.start].set(solve_bandit(div, params, log_ref[0, automaton.start], arms, beta))
-    elif table and div.name == "kl_pi_ref":
+        arm_rewards = jnp.where(legal, rewards[0, automaton.start], -jnp.inf)
+        row = solve_bandit(div, params, log_ref[0, automaton.start], arm_rewards, beta)
+        log_pi = log_ref.at[0, automaton.start].set(row)
+    elif is_table and div.name == "kl_pi_ref":
         log_ref = table_of(reference)
-        shortfall = advantages(automaton, earned, log_ref > -jnp.inf)  # adds up to r(y) less the largest reward
+        shortfall = advantages(automaton, rewards, log_ref > -jnp.inf)  # sums to r(y) minus the largest reward
         log_pi = pull_back(automaton, log_ref + divergences.scaled(shortfall, beta))
-    elif automaton.is_enumerable and (typical or not table):
-        listed = enumerate_all(automaton)
-        log_ref = scoring.log_probability(reference, listed)
-        worth = jnp.sum(policy_values.sequence_rewards(task, listed, log_ref.dtype), axis=1)
-        best = solve_bandit(div, params, log_ref, worth, beta)
-        value = policy_values.enumerated_objective(objective, listed, best, log_ref)
-        return Optimum(None, value, no, log_listed=best)
-    elif table:
+    elif automaton.is_enumerable and (has_typicality or not is_table):
+        sequences = enumerate_all(automaton)
+        log_ref = scoring.log_probability(reference, sequences)
+        returns = jnp.sum(policy_values.sequence_rewards(task, sequences, log_ref.dtype), axis=1)
+        log_optimum = solve_bandit(div, params, log_ref, returns, beta)
+        value = policy_values.enumerated_objective(objective, sequences, log_optimum, log_ref)
+        return Optimum(None, value, not_tied, log_listed=log_optimum)
+    elif is_table:
         log_ref = table_of(reference)
         ends = policy_values.outcome_probabilities(automaton, log_ref)
-        log_weight, value, _ = _over_ends(objective, ends)
+        log_weight, value, _ = _solve_over_end_states(objective, ends)
         tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
-        value = jnp.where(typical, jnp.nan, value)
-        return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, no)
+        value = jnp.where(has_typicality, jnp.nan, value)
+        return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, not_tied)
     else:
         assert key is not None
         batch = sampling.sample(key, automaton, reference, SAMPLES)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
-        log_weight, value, slope = _over_ends(objective, ends.astype(beta.dtype))
-        spread = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
-        value, log_weight = (jnp.where(typical, jnp.nan, x) for x in (value, log_weight))
-        return Optimum(None, value, no, log_weight=log_weight, stderr=jnp.sqrt(spread / SAMPLES))
-    return Optimum(log_pi, policy_values.objective_value(objective, log_pi), no)
+        log_weight, value, slope = _solve_over_end_states(objective, ends.astype(beta.dtype))
+        variance = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
+        value, log_weight = (jnp.where(has_typicality, jnp.nan, x) for x in (value, log_weight))
+        return Optimum(None, value, not_tied, log_weight=log_weight, stderr=jnp.sqrt(variance / SAMPLES))
+    return Optimum(log_pi, policy_values.objective_value(objective, log_pi), not_tied)
 
 
-def _over_ends(objective: Objective, ends: Float[Array, " S"]):
-    """The bandit over end states, solved: log pi*/pi_ref of each state, its objective, and that objective's derivative by
-    each end state's reference probability (by the envelope theorem t(r - lambda) - beta f(t), t being pi*/pi_ref).
+def _solve_over_end_states(objective: Objective, ends: Float[Array, " S"]):
+    """Solve the bandit over end states: log pi*/pi_ref of each state, the objective, and its gradient in the `ends`.
 
-    NaN where the best policy would end in a state that the reference never reaches: it has no h-transform.
+    ends: the reference's probability of each end state. By the envelope theorem the gradient is t(r - lambda) - beta f(t) with
+    t = pi*/pi_ref. The objective is NaN where the optimum would end in a state that the reference never reaches: there is no
+    h-transform to such a state.
     """
     task, div, params, beta = objective.task, objective.divergence, objective.params, jnp.asarray(objective.beta)
     assert div is not None
-    at = task.automaton.outcomes
-    log_p, reward = jnp.log(ends[at]), task.reward[at]
-    best = solve_bandit(div, params, log_p, reward, beta)
-    inside = log_p > -jnp.inf
-    lost = jnp.any(~inside & (best > -jnp.inf))
-    u = jnp.where(inside, best - jnp.where(inside, log_p, 0.0), -jnp.inf)
-    value = jnp.sum(jnp.where(inside, jnp.exp(best) * reward, 0.0)) - beta * divergences.exact(div, params, best, log_p)
-    value = jnp.where(lost, jnp.nan, value)
-    f, slope = div.both(jnp.maximum(u, LIMIT), params)
-    likeliest = jnp.argmax(best)
-    offset = reward[likeliest] - beta * slope[likeliest]
-    gain = jnp.where(u > -jnp.inf, jnp.exp(u) * (reward - offset) - beta * f, -beta * div.limit("zero", params, beta.dtype))
-    spread = lambda x, rest: jnp.full((task.automaton.states,), rest, x.dtype).at[at].set(x)  # noqa: E731
-    return spread(u, -jnp.inf), value, spread(jnp.where(inside, gain, 0.0), 0.0)
+    outcomes = task.automaton.outcomes
+    log_p, reward = jnp.log(ends[outcomes]), task.reward[outcomes]
+    log_pi = solve_bandit(div, params, log_p, reward, beta)
+    reached = log_p > -jnp.inf
+    leaves_support = jnp.any(~reached & (log_pi > -jnp.inf))
+    u = jnp.where(reached, log_pi - jnp.where(reached, log_p, 0.0), -jnp.inf)
+    value = jnp.sum(jnp.where(reached, jnp.exp(log_pi) * reward, 0.0)) - beta * divergences.exact(div, params, log_pi, log_p)
+    value = jnp.where(leaves_support, jnp.nan, value)
+    f, slope = div.both(jnp.maximum(u, LOWEST_LOG_RATIO), params)
+    likeliest = jnp.argmax(log_pi)
+    multiplier = reward[likeliest] - beta * slope[likeliest]
+    at_zero = -beta * div.limit("zero", params, beta.dtype)
+    gradient = jnp.where(u > -jnp.inf, jnp.exp(u) * (reward - multiplier) - beta * f, at_zero)
+
+    def over_states(values, fill):
+        return jnp.full((task.automaton.states,), fill, values.dtype).at[outcomes].set(values)
+
+    return over_states(u, -jnp.inf), value, over_states(jnp.where(reached, gradient, 0.0), 0.0)
 
 
 def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[Array, "T D V"]:
-    """The policy proportional to the product of its tokens' weights (Doob's h-transform), as log-probabilities."""
+    """The policy under which a sequence's probability is proportional to the product of its tokens' weights.
+
+    It is Doob's h-transform, by a backward recursion over tokens. Weights and policy are given as logarithms.
+    """
     inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
 
     def step(log_h, inputs):
         weight, end = inputs
-        onward = jnp.where(end, 0.0, jnp.append(log_h, jnp.full((), -jnp.inf, log_h.dtype))[inner])
-        joint = weight + onward
+        next_log_h = jnp.where(end, 0.0, jnp.append(log_h, jnp.full((), -jnp.inf, log_h.dtype))[inner])
+        joint = weight + next_log_h
         total = jax.nn.logsumexp(joint, axis=-1)
         row = jnp.where(joint > -jnp.inf, joint - jnp.where(total > -jnp.inf, total, 0.0)[:, None], -jnp.inf)
         return total, jnp.where(jnp.isnan(joint), jnp.nan, row)
@@ -167,27 +177,26 @@ def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[
     return log_pi
 
 
-def advantages(automaton: Automaton, earned: Float[Array, "T D V"], allowed: Bool[Array, "*T D V"]) -> Float[Array, "T D V"]:
-    """The largest reward that can still be earned after each token, less the largest of its state: 0 for a best token, -inf
-    for one that is not allowed."""
+def advantages(automaton: Automaton, rewards: Float[Array, "T D V"], allowed: Bool[Array, "*T D V"]) -> Float[Array, "T D V"]:
+    """The advantage Q*(s, a) - V*(s) of each token without a penalty: 0 for an optimal token, -inf for a forbidden one."""
     inner, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
-    allowed = jnp.broadcast_to(allowed, earned.shape)
+    allowed = jnp.broadcast_to(allowed, rewards.shape)
 
-    def step(ahead, inputs):
-        reward, end, may = inputs
-        onward = jnp.where(end, 0.0, jnp.append(ahead, jnp.full((), -jnp.inf, ahead.dtype))[inner])
-        worth = jnp.where(may, reward + onward, -jnp.inf)
-        best = jnp.max(worth, axis=-1, keepdims=True)
-        return best[:, 0], jnp.where(worth > -jnp.inf, worth - jnp.where(worth > -jnp.inf, best, 0.0), -jnp.inf)
+    def step(value, inputs):
+        reward, end, is_allowed = inputs
+        next_value = jnp.where(end, 0.0, jnp.append(value, jnp.full((), -jnp.inf, value.dtype))[inner])
+        q = jnp.where(is_allowed, reward + next_value, -jnp.inf)
+        v = jnp.max(q, axis=-1, keepdims=True)
+        return v[:, 0], jnp.where(q > -jnp.inf, q - jnp.where(q > -jnp.inf, v, 0.0), -jnp.inf)
 
-    last = jnp.full((automaton.decisions,), -jnp.inf, earned.dtype)
-    return jax.lax.scan(step, last, (earned, ends, allowed), reverse=True)[1]
+    last = jnp.full((automaton.decisions,), -jnp.inf, rewards.dtype)
+    return jax.lax.scan(step, last, (rewards, ends, allowed), reverse=True)[1]
 
 
-def greedy(automaton: Automaton, earned: Float[Array, "T D V"]) -> tuple[Float[Array, "T D V"], Bool[Array, ""]]:
-    """The best-rewarded policy, even over ties, and whether there is a tie where it goes."""
-    chosen = advantages(automaton, earned, jnp.asarray(automaton.legal)[None]) == 0.0
-    count = jnp.sum(chosen, axis=-1, keepdims=True)
-    log_pi = jnp.where(chosen, -jnp.log(jnp.maximum(count, 1).astype(earned.dtype)), -jnp.inf)
+def greedy(automaton: Automaton, rewards: Float[Array, "T D V"]) -> tuple[Float[Array, "T D V"], Bool[Array, ""]]:
+    """The policy of largest expected reward, uniform over tied tokens, and whether any state that it visits has a tie."""
+    is_optimal = advantages(automaton, rewards, jnp.asarray(automaton.legal)[None]) == 0.0
+    count = jnp.sum(is_optimal, axis=-1, keepdims=True)
+    log_pi = jnp.where(is_optimal, -jnp.log(jnp.maximum(count, 1).astype(rewards.dtype)), -jnp.inf)
     visited = policy_values.occupancy(automaton, log_pi) > 0.0
     return log_pi, jnp.any(visited & (count[:, :, 0] > 1))

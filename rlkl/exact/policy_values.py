@@ -1,8 +1,8 @@
-"""Exact values, by dynamic programming over an automaton or by enumeration: no sampling, differentiable.
+"""Exact values of policies, by dynamic programming over an automaton or by enumeration of all sequences.
 
-Dynamic programs are for policies of (position, state), given as tables of log-probabilities; where the sequences are few
-enough to list, any policy is a bandit over them. `jax.grad` of these values is the exact policy gradient, the future-KL
-term included. Nats, per sequence.
+Dynamic programs are for table policies: tables of log-probabilities by position and state. Where the sequences are few enough
+to enumerate, any policy is a bandit over them. Nothing is sampled, and all is differentiable: `jax.grad` of these values is the
+exact policy gradient, the KL of later tokens included. Values are in nats per sequence.
 """
 
 from typing import NamedTuple
@@ -23,11 +23,11 @@ from rlkl.tasks.automaton import Automaton, Task
 
 
 class Values(NamedTuple):
-    """Exact values of a policy on a task: scalars, per sequence.
+    """Values of a policy on a task: scalars, in nats per sequence.
 
-    reward includes the typicality reward; typicality is E[log pi_ref(y)], length E[tokens] and length_ref the reference's
-    E[tokens]. divergence is NaN where `has_exact_divergence` says that no dynamic program gives it. gold_reward: None where the
-    task has no gold reward.
+    reward includes the typicality reward. divergence is D, NaN where `has_exact_divergence` says that it is not known exactly.
+    typicality is E[log pi_ref(y)]. length and length_ref are the expected numbers of tokens under the policy and the reference.
+    gold_reward is None where the task has no gold reward.
     """
 
     reward: Float[Array, ""]
@@ -42,29 +42,29 @@ class Values(NamedTuple):
 
 
 def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
-    """Probability of standing in each decision state at each position."""
+    """The probability that a policy is in each decision state at each position."""
     following = jnp.asarray(automaton.inner_next.ravel())
     start = jnp.zeros((automaton.decisions,), log_pi.dtype).at[automaton.start].set(1.0)
 
-    def step(at, rows):
-        flow = at[:, None] * jnp.exp(rows)
-        after = jax.ops.segment_sum(flow.ravel(), following, automaton.decisions + 1)[:-1]
-        return after, after
+    def step(visits, rows):
+        flow = visits[:, None] * jnp.exp(rows)
+        next_visits = jax.ops.segment_sum(flow.ravel(), following, automaton.decisions + 1)[:-1]
+        return next_visits, next_visits
 
     _, later = jax.lax.scan(step, start, log_pi[:-1])
     return jnp.concatenate([start[None], later])
 
 
 def outcome_probabilities(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, " S"]:
-    """Probability of ending in each state."""
-    at = occupancy(automaton, log_pi)
-    flow = jnp.where(automaton.ends, at[:, :, None] * jnp.exp(log_pi), 0.0)
-    into = np.broadcast_to(np.maximum(automaton.next_state, 0), flow.shape)
-    return jax.ops.segment_sum(flow.ravel(), jnp.asarray(into.ravel()), automaton.states)
+    """The probability that a sequence of the policy ends in each state."""
+    visits = occupancy(automaton, log_pi)
+    flow = jnp.where(automaton.ends, visits[:, :, None] * jnp.exp(log_pi), 0.0)
+    end_states = np.broadcast_to(np.maximum(automaton.next_state, 0), flow.shape)
+    return jax.ops.segment_sum(flow.ravel(), jnp.asarray(end_states.ravel()), automaton.states)
 
 
 def token_rewards(task: Task, dtype) -> Float[Array, "T D V"]:
-    """Reward of each token: its end state's reward where it ends the sequence, and the typicality reward."""
+    """The reward of each token: the end state's reward where the token ends the sequence, plus the typicality reward."""
     automaton = task.automaton
     final = jnp.asarray(task.reward, dtype)[np.maximum(automaton.next_state, 0)]
     log_ref, weight = jnp.asarray(task.log_reference, dtype), jnp.asarray(task.typicality, dtype)
@@ -81,19 +81,19 @@ def power_divergence(
 ) -> Float[Array, ""]:
     """D of a divergence that is affine in sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens.
 
-    From a state on D is the next token's, plus that of each state it leads to times pi^a pi_ref^(1-a) of the token. (The sum
-    itself, less 1, would round off every D below 1e-16.)
+    D from a state on is the divergence of the next token's distributions, plus, for each token, pi^a pi_ref^(1-a) times D from
+    the state that it leads to. Subtracting 1 from the sum itself would lose every D below 1e-16 to rounding.
     """
     following, ends = jnp.asarray(automaton.inner_next), jnp.asarray(automaton.ends)
     a = div.limit("chain", params, log_pi.dtype)
-    both = (log_pi > -jnp.inf) & (log_ref > -jnp.inf)
-    exponent = a * jnp.where(both, log_pi, 0.0) + (1.0 - a) * jnp.where(both, log_ref, 0.0)
-    weight = jnp.where(both, jnp.exp(exponent), 0.0)  # where one of them is zero the row is infinite, or its limit is all
+    in_both = (log_pi > -jnp.inf) & (log_ref > -jnp.inf)
+    exponent = a * jnp.where(in_both, log_pi, 0.0) + (1.0 - a) * jnp.where(in_both, log_ref, 0.0)
+    weight = jnp.where(in_both, jnp.exp(exponent), 0.0)  # elsewhere `rows` already holds f's limit, finite or not
 
-    def step(ahead, inputs):
+    def step(next_divergence, inputs):
         weights, rows, end = inputs
-        onward = jnp.where(end, 0.0, jnp.append(ahead, jnp.zeros((), ahead.dtype))[following])
-        return rows + jnp.sum(times_or_zero(weights, onward), axis=-1), None
+        later = jnp.where(end, 0.0, jnp.append(next_divergence, jnp.zeros((), next_divergence.dtype))[following])
+        return rows + jnp.sum(times_or_zero(weights, later), axis=-1), None
 
     rows = divergences.exact(div, params, log_pi, log_ref)
     last = jnp.zeros((automaton.decisions,), log_pi.dtype)
@@ -104,45 +104,47 @@ def power_divergence(
 def sequence_divergence(
     automaton: Automaton, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
 ) -> Float[Array, ""]:
-    """D between the distributions of whole sequences."""
+    """D between the distributions of whole sequences; NaN where `has_exact_divergence` says that it is not known exactly."""
     if automaton.horizon == 1:
         return divergences.exact(div, params, log_pi[0, automaton.start], log_ref[0, automaton.start])
     if div.chain == "both":
-        of = lambda name: sequence_divergence(automaton, divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731
-        first, second = (jnp.asarray(weight, log_pi.dtype) for weight in params.weights)
-        return times_or_zero(first, of("kl_pi_ref")) + times_or_zero(second, of("kl_ref_pi"))
+        directions = (divergences.REGISTRY[name] for name in ("kl_pi_ref", "kl_ref_pi"))
+        kls = (sequence_divergence(automaton, kl, params, log_pi, log_ref) for kl in directions)
+        weights = (jnp.asarray(weight, log_pi.dtype) for weight in params.weights)
+        first, second = (times_or_zero(weight, kl) for weight, kl in zip(weights, kls, strict=True))
+        return first + second
     if div.chain in ("policy", "reference"):
-        at = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
-        return visited(at, divergences.exact(div, params, log_pi, log_ref))
+        visits = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
+        return visited(visits, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
         if not has_exact_divergence(automaton, div):
             return jnp.full((), jnp.nan, log_pi.dtype)
-        listed = enumerate_all(automaton)
-        of = lambda table: jnp.sum(scoring.along(table, listed), axis=1)  # noqa: E731
-        return divergences.exact(div, params, of(log_pi), of(log_ref))
+        sequences = enumerate_all(automaton)
+        totals = (jnp.sum(scoring.entries_along(table, sequences), axis=1) for table in (log_pi, log_ref))
+        return divergences.exact(div, params, *totals)
     return power_divergence(automaton, div, params, log_pi, log_ref)
 
 
 def times_or_zero(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """weight * value, and 0 where the weight is 0, even if the value is infinite; safe to differentiate."""
+    """weight * value, but 0 where the weight is 0, even if the value is infinite. Its gradient is finite there, too."""
     return jnp.where(weight == 0.0, 0.0, weight * jnp.where(weight == 0.0, 0.0, value))
 
 
 def visited(occupancy: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
-    """The sum of a row's quantity over states, weighted by occupancy; rows that are never visited may be infinite."""
+    """The expected sum along a sequence of a quantity of each state, which may be infinite in states that are never visited."""
     return jnp.sum(times_or_zero(occupancy, rows))
 
 
 def mean(probability: Float[Array, "*rows V"], values: Float[Array, "*rows V"]) -> Float[Array, "*rows"]:
-    """The mean over the last axis; values of probability zero may be infinite."""
+    """The expectation of `values` over the last axis; a value of probability zero may be infinite."""
     return jnp.sum(times_or_zero(probability, values), axis=-1)
 
 
 def objective_value(objective: Objective, log_pi: Float[Array, "T D V"]) -> Float[Array, ""]:
-    """J of a table policy (log_pi), beside a table reference."""
+    """J = E[r] - beta D of a table policy (log_pi), where the reference is a table, too."""
     task, div = objective.task, objective.divergence
-    at = occupancy(task.automaton, log_pi)
-    reward = visited(at, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
+    visits = occupancy(task.automaton, log_pi)
+    reward = visited(visits, mean(jnp.exp(log_pi), token_rewards(task, log_pi.dtype)))
     if div is None:
         return reward
     divergence = sequence_divergence(task.automaton, div, objective.params, log_pi, table_of(objective.reference))
@@ -150,39 +152,39 @@ def objective_value(objective: Objective, log_pi: Float[Array, "T D V"]) -> Floa
 
 
 def values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
-    """Every exact value of a table policy (log_pi), beside a table reference."""
+    """All exact values of a table policy (log_pi), where the reference is a table, too."""
     task, div, params, log_ref = objective.task, objective.measured, objective.params, table_of(objective.reference)
     automaton = task.automaton
-    at, at_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
+    visits, visits_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
     pi, gold_reward = jnp.exp(log_pi), None
     if task.gold is not None:
         gold_reward = mean(outcome_probabilities(automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
-    both = {
-        "kl_pi_ref": visited(at, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
-        "kl_ref_pi": visited(at_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
+    kls = {
+        "kl_pi_ref": visited(visits, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
+        "kl_ref_pi": visited(visits_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
     }
     return Values(
-        reward=visited(at, mean(pi, token_rewards(task, log_pi.dtype))),
-        divergence=both[div.name] if div.name in both else sequence_divergence(automaton, div, params, log_pi, log_ref),
-        **both,
-        entropy=visited(at, mean(pi, -log_pi)),
-        typicality=visited(at, mean(pi, log_ref)),
-        length=jnp.sum(at),
-        length_ref=jnp.sum(at_ref),
+        reward=visited(visits, mean(pi, token_rewards(task, log_pi.dtype))),
+        divergence=kls[div.name] if div.name in kls else sequence_divergence(automaton, div, params, log_pi, log_ref),
+        **kls,
+        entropy=visited(visits, mean(pi, -log_pi)),
+        typicality=visited(visits, mean(pi, log_ref)),
+        length=jnp.sum(visits),
+        length_ref=jnp.sum(visits_ref),
         gold_reward=gold_reward,
     )
 
 
 def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPolicy, reference: AnyPolicy) -> Float[Array, ""]:
-    """D between the whole sequences of two policies: by dynamic program where both are tables, else over all sequences."""
+    """D between the distributions of sequences of two policies, by dynamic program where possible, else by enumeration."""
     if evaluation_method(automaton, (policy, reference), div) == "dynamic program":
         return sequence_divergence(automaton, div, params, table_of(policy), table_of(reference))
-    listed = enumerate_all(automaton)
-    return divergences.exact(div, params, *(scoring.log_probability(p, listed) for p in (policy, reference)))
+    sequences = enumerate_all(automaton)
+    return divergences.exact(div, params, *(scoring.log_probability(p, sequences) for p in (policy, reference)))
 
 
 def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
-    """H(pi) of whole sequences: by dynamic program for a table, else over all sequences."""
+    """The entropy of a policy's distribution of sequences, by dynamic program for a table, else by enumeration."""
     if evaluation_method(automaton, (policy,)) == "dynamic program":
         log_pi = table_of(policy)
         return visited(occupancy(automaton, log_pi), mean(jnp.exp(log_pi), -log_pi))
@@ -191,39 +193,40 @@ def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
-    """Reward of each token of a batch, without any penalty; a reward model's score goes to the last token."""
-    earned = scoring.along(token_rewards(task, dtype), batch)
+    """The reward of each token of a batch, without any penalty. A reward model's score is added at the last token."""
+    rewards = scoring.entries_along(token_rewards(task, dtype), batch)
     if task.reward_model is None:
-        return earned
+        return rewards
     model = jax.tree.map(lambda x: jnp.asarray(x, dtype), task.reward_model)
     scores = jax.vmap(model)(jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
-    return earned + at_last(batch, scores)
+    return rewards + at_last(batch, scores)
 
 
 def enumerated_objective(
-    objective: Objective, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
+    objective: Objective, sequences: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
 ) -> Float[Array, ""]:
-    """J of any policy, as a bandit over all sequences, whose log-probabilities under it and the reference are given."""
-    reward = mean(jnp.exp(log_pi), jnp.sum(sequence_rewards(objective.task, listed, log_pi.dtype), axis=1))
+    """J of any policy, from its and the reference's log-probabilities of all sequences (`enumerate_all`)."""
+    reward = mean(jnp.exp(log_pi), jnp.sum(sequence_rewards(objective.task, sequences, log_pi.dtype), axis=1))
     if objective.divergence is None:
         return reward
     return objective.value(reward, divergences.exact(objective.divergence, objective.params, log_pi, log_ref))
 
 
-def enumerated_values(objective: Objective, listed: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]) -> Values:
-    """Every exact value of any policy, as a bandit over all sequences, as for `enumerated_objective`."""
+def enumerated_values(
+    objective: Objective, sequences: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
+) -> Values:
+    """All exact values of any policy, from its and the reference's log-probabilities of all sequences (`enumerate_all`)."""
     task, div, params = objective.task, objective.measured, objective.params
     pi = jnp.exp(log_pi)
-    length = jnp.sum(jnp.asarray(listed.mask, log_pi.dtype), axis=1)
-    of = lambda name: divergences.exact(divergences.REGISTRY[name], params, log_pi, log_ref)  # noqa: E731
+    length = jnp.sum(jnp.asarray(sequences.mask, log_pi.dtype), axis=1)
     return Values(
-        reward=mean(pi, jnp.sum(sequence_rewards(task, listed, log_pi.dtype), axis=1)),
+        reward=mean(pi, jnp.sum(sequence_rewards(task, sequences, log_pi.dtype), axis=1)),
         divergence=divergences.exact(div, params, log_pi, log_ref),
-        kl_pi_ref=of("kl_pi_ref"),
-        kl_ref_pi=of("kl_ref_pi"),
+        kl_pi_ref=divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref),
+        kl_ref_pi=divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref),
         entropy=mean(pi, -log_pi),
         typicality=mean(pi, log_ref),
         length=mean(pi, length),
         length_ref=mean(jnp.exp(log_ref), length),
-        gold_reward=None if task.gold is None else mean(pi, jnp.asarray(task.gold, pi.dtype)[listed.states[:, -1]]),
+        gold_reward=None if task.gold is None else mean(pi, jnp.asarray(task.gold, pi.dtype)[sequences.states[:, -1]]),
     )

@@ -54,7 +54,7 @@ def _read(at_tokens: Float[Array, "N T"], batch: Batch) -> Float[Array, "N T"]:
     return jnp.where(mask, jnp.where(mask, at_tokens, 0.0), 0.0)
 
 
-def float_of(policy: AnyPolicy) -> Any:
+def float_dtype(policy: AnyPolicy) -> Any:
     """The floating-point dtype of a policy's parameters."""
     return next(leaf.dtype for leaf in jax.tree.leaves(policy) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
@@ -66,7 +66,7 @@ def enumerate_all(automaton: Automaton) -> Batch:
     return Batch(tokens, states, states[:, :-1] < automaton.decisions, np.full(len(tokens), np.nan), len(tokens))
 
 
-def laid_out(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:
+def positions_from_rows(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:
     """Positions with a separate row for each position of each sequence."""
     size, horizon, vocabulary = log_pi.shape
     row = jnp.arange(size * horizon, dtype=jnp.int32).reshape(size, horizon)

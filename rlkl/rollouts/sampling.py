@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_of, laid_out
-from rlkl.rollouts.scoring import drawn_log_probability, positions, rows_along
+from rlkl.rollouts import threefry
+from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_dtype, positions_from_rows
+from rlkl.rollouts.scoring import positions, rows_along, sampling_log_probability
 from rlkl.tasks.automaton import Automaton
 
 IN_ONE_PART = 32  # largest vocabulary that is summed and searched in one pass
@@ -53,20 +54,22 @@ def weighted_batch(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, s
         return walk(uniforms(key, automaton, policy, size), automaton, policy)
     listed = enumerate_all(automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (listed.tokens, listed.states, listed.mask))
-    return Batch(tokens, states, mask, jnp.exp(drawn_log_probability(policy, listed)), listed.size)
+    return Batch(tokens, states, mask, jnp.exp(sampling_log_probability(policy, listed)), listed.size)
 
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
     """The uniform numbers that `size` sequences are sampled with, in the policy's dtype."""
-    return jax.random.uniform(key, (automaton.horizon, size), float_of(policy))
+    return threefry.uniform(key, (automaton.horizon, size), float_dtype(policy))
 
 
 def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
     """The sequences that these uniform numbers sample."""
-    return recorded(uniform, automaton, policy)[0]
+    return walk_with_rows(uniform, automaton, policy)[0]
 
 
-def recorded(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Float[Array, "N T V"]]:
+def walk_with_rows(
+    uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy
+) -> tuple[Batch, Float[Array, "N T V"]]:
     """The sequences that these uniform numbers sample, and the log-probabilities that they were sampled from."""
     next_state, last = jnp.asarray(automaton.next_state), automaton.decisions - 1
     size = uniform.shape[1]
@@ -144,7 +147,7 @@ def sample_with_positions(
 ) -> tuple[Batch, Positions]:
     """Sample a batch and return it with its `positions`. A stepwise network is run once, not twice: its rows are reused."""
     if isinstance(policy, Network) and policy.stepwise:
-        batch, log_pi = recorded(uniforms(key, automaton, policy, size), automaton, policy)
-        return batch, laid_out(log_pi, rows_along(reference, batch))
+        batch, log_pi = walk_with_rows(uniforms(key, automaton, policy, size), automaton, policy)
+        return batch, positions_from_rows(log_pi, rows_along(reference, batch))
     batch = sample(key, automaton, policy, size)
     return batch, positions(automaton, policy, reference, batch)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollouts.batch import Batch, Positions, _read, laid_out
+from rlkl.rollouts.batch import Batch, Positions, _read, positions_from_rows
 from rlkl.tasks.automaton import Automaton
 
 AT_ONCE = 1024  # number of sequences that a network scores at once
@@ -32,7 +32,7 @@ def _places(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T
     return jnp.minimum(jnp.arange(state.shape[1], dtype=state.dtype), table.shape[0] - 1)[None, :], state
 
 
-def along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
+def entries_along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
     """The entry of a table at each token of the batch; 0 at padding."""
     return _read(table[(*_places(table, batch), jnp.asarray(batch.tokens))], batch)
 
@@ -45,11 +45,11 @@ def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
 def token_log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T"]:
     """log pi of each token; 0 at padding."""
     if isinstance(policy, Policy):
-        return along(policy.table(), batch)
+        return entries_along(policy.table(), batch)
     return _at_tokens(rows_along(policy, batch), batch)
 
 
-def drawn_log_probability(sampler: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
+def sampling_log_probability(sampler: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
     """log of the probability that `sample` draws each sequence with. It normalises rows, which do not sum to 1 if rounded."""
     return jnp.sum(_at_tokens(jax.nn.log_softmax(rows_along(sampler, batch), axis=-1), batch), axis=1)
 
@@ -65,7 +65,7 @@ def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, bat
     position has its own row: R = N x T.
     """
     if not (isinstance(policy, Policy) and isinstance(reference, Policy)):
-        return laid_out(rows_along(policy, batch), rows_along(reference, batch))
+        return positions_from_rows(rows_along(policy, batch), rows_along(reference, batch))
     log_pi, log_ref = jnp.broadcast_arrays(policy.rows(), reference.rows())
     _, decisions, vocabulary = log_pi.shape
     position, state = _places(log_pi, batch)

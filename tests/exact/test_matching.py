@@ -97,7 +97,7 @@ def test_where_two_arms_swap():
 def test_what_no_optimum_has_is_refused_with_the_range():
     task = bandit([0.0, 1.0], [0.8, 0.2])
     for wanted, quantity in ((1.7, "kl_pi_ref"), (-0.1, "kl_pi_ref"), (1.01, "reward"), (0.1, "reward")):
-        with pytest.raises(SettingsError, match=f"wanted={wanted}: no optimum has this {quantity}: they span"):
+        with pytest.raises(SettingsError, match=f"targets={wanted}: no optimum has this {quantity}: they span"):
             matching.betas(task, KL_PI_REF, [0.3, wanted], quantity)
 
 

@@ -19,7 +19,7 @@ from rlkl.config.compose import compose
 from rlkl.penalties import options, terms
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, enumerate_all, laid_out
+from rlkl.rollouts.batch import Batch, enumerate_all, positions_from_rows
 from rlkl.training import loop, sampled_losses, spec
 from tests.helpers import CHAIN
 
@@ -178,7 +178,7 @@ def at_tokens(rows: np.ndarray, batch: Batch) -> np.ndarray:
 
 def value_and_slope(of, batch, log_pi, log_ref):
     """rlkl's number of these rows, and its gradient by the tokens' log-probabilities; by the others' it is zero."""
-    number = lambda rows: of(laid_out(rows, jnp.asarray(log_ref)), batch)  # noqa: E731
+    number = lambda rows: of(positions_from_rows(rows, jnp.asarray(log_ref)), batch)  # noqa: E731
     value, gradient = jax.value_and_grad(number)(jnp.asarray(log_pi))
     token = np.arange(VOCABULARY) == np.asarray(batch.tokens)[..., None]
     assert not np.asarray(gradient)[~token].any()
@@ -206,7 +206,7 @@ def test_a_penalty_in_the_loss_is_the_library_s(preset, run_of):
         np.testing.assert_allclose(value / beta, library(ours, theirs, mask, 1.0, ours), rtol=1e-9)
         np.testing.assert_allclose(gradient / beta, expected, atol=1e-8)
         made = terms.make_terms(run.settings.penalty, jnp.float64)
-        at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+        at = positions_from_rows(jnp.asarray(log_pi), jnp.asarray(log_ref))
         assert not np.asarray(made.in_reward(at, batch)).any() and not np.asarray(made.future_kl(at, batch)).any()
     assert len(lengths) > 2
 
@@ -221,7 +221,7 @@ def test_a_penalty_in_the_reward_is_the_library_s(preset, run_of):
     for seed in range(5):
         batch, log_pi, log_ref, score = drawn(seed, whole=preset == "instructgpt_ppo")
         mask, ours, theirs = np.asarray(batch.mask), at_tokens(log_pi, batch), at_tokens(log_ref, batch)
-        at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+        at = positions_from_rows(jnp.asarray(log_pi), jnp.asarray(log_ref))
         expected = library(ours, theirs, mask, score, beta)
         taken = np.asarray(terms.make_terms(run.settings.penalty, jnp.float64).in_reward(at, batch))
         alone = library(ours, theirs, mask, 0.0 * score, 1.0)  # the penalty's own returns, at beta = 1
@@ -243,7 +243,7 @@ def test_trl_s_leave_one_out_is_ours_where_lengths_are_equal(run_of):
     """Its baseline is the mean of the other sequences' rewards, penalty included."""
     run = run_of("trl_rloo")
     batch, log_pi, log_ref, score = drawn(0, whole=True)
-    at = laid_out(jnp.asarray(log_pi), jnp.asarray(log_ref))
+    at = positions_from_rows(jnp.asarray(log_pi), jnp.asarray(log_ref))
     reward = trl_rloo(
         at_tokens(log_pi, batch), at_tokens(log_ref, batch), np.asarray(batch.mask), score, float(run.settings.penalty.beta)
     )[:, 0]

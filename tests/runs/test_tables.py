@@ -139,10 +139,10 @@ def test_no_file_shows_a_negative_zero_or_what_rounding_puts_below_zero(tmp_path
 
 def test_a_quantity_that_is_never_negative_is_cleared_of_rounding():
     values = np.array([-1e-17, -0.0, 0.0, 1e-17, np.nan, np.inf])
-    np.testing.assert_array_equal(metrics.unrounded("kl_pi_ref", values), [0.0, 0.0, 0.0, 1e-17, np.nan, np.inf])
-    np.testing.assert_array_equal(metrics.unrounded("objective", values), values)
+    np.testing.assert_array_equal(metrics.clip_rounding("kl_pi_ref", values), [0.0, 0.0, 0.0, 1e-17, np.nan, np.inf])
+    np.testing.assert_array_equal(metrics.clip_rounding("objective", values), values)
     for name in ("kl_pi_ref", "objective"):
-        assert not np.signbit(metrics.unrounded(name, values)[1])
+        assert not np.signbit(metrics.clip_rounding(name, values)[1])
 
 
 @pytest.mark.parametrize("value", [-0.0, -1e-17, -4e-6])

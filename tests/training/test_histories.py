@@ -171,7 +171,7 @@ def test_what_is_estimated_under_a_network_s_reward_is_what_enumeration_gives(re
     reference, policy = Fixed(jnp.asarray(task.log_reference), 2), some_policy(task)
     assert methods.values_method(Objective(task, reference, div), policy) == "samples"
     best = optimal_policy.solve(Objective(task, reference, div, PARAMS, beta))
-    assert bool(best.is_none)
+    assert bool(best.no_unique_policy)
     best = best._replace(gold_objective=jnp.zeros(()))
     batch, earned = rewards(task)
     pi = np.exp(scoring.log_probability(policy, batch))

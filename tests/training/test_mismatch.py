@@ -101,7 +101,7 @@ def test_rounded_rows_are_of_the_dtype_s_numbers_and_are_drawn_normalised():
     total = np.exp(rows["bfloat16"]).sum()
     assert abs(total - 1.0) > 1e-5
     every = enumerate_all(run.task.automaton)
-    drawn = scoring.drawn_log_probability(policies.rounded(policy, "bfloat16"), every)
+    drawn = scoring.sampling_log_probability(policies.rounded(policy, "bfloat16"), every)
     np.testing.assert_allclose(np.exp(drawn), np.exp(rows["bfloat16"][0, 0]) / total, rtol=1e-12)
     batch = sampling.sample(jax.random.key(0), run.task.automaton, policies.rounded(policy, "bfloat16"), 200_000)
     spread = np.sqrt(np.exp(drawn) * (1 - np.exp(drawn)) / 200_000)

@@ -168,7 +168,7 @@ def _train(block: spec.Run, starts: Float[Array, "N T D V"]) -> Reached:
 def _train_one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
     """Train one run from these logits, and measure the final policy."""
     state = loop.start(run)
-    policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_of(state.policy)))
+    policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_dtype(state.policy)))
     cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
     state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: loop.step(cast_run, s), state._replace(policy=policy))
     optimum = loop.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))

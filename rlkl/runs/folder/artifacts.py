@@ -40,7 +40,7 @@ def positions_csv(trained: Trained) -> str:
         if name in trained.final.details:
             detail = trained.final.details[name]
             for key, values in (("alive", detail.alive), ("entropy", detail.entropy_at), ("kl_pi_ref", detail.kl_at)):
-                columns[f"{name}.{key}"] = metrics.unrounded(key, values)
+                columns[f"{name}.{key}"] = metrics.clip_rounding(key, values)
     rows = zip(*columns.values(), strict=True)
     return csv_text.dumps(["position", *columns], ([t, *row] for t, row in enumerate(rows)))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from rlkl.config.build import Built
 from rlkl.evaluation import diversity
-from rlkl.evaluation.metrics import LAST_SAMPLES, unrounded
+from rlkl.evaluation.metrics import LAST_SAMPLES, clip_rounding
 from rlkl.evaluation.rows import TOP, Detail
 from rlkl.exact import evaluation_method
 from rlkl.runs.folder import samples
@@ -84,7 +84,7 @@ def _token_metrics(detail: Detail) -> dict[str, float]:
     """Compute length, entropy and KL to the reference per sequence, then per token; E[log pi_ref] = -entropy - KL."""
     length = float(detail.alive.sum())
     sums = {"entropy": detail.entropy_at, "kl_pi_ref": detail.kl_at}
-    entropy, kl = (float(unrounded(name, np.nansum(detail.alive * rows))) for name, rows in sums.items())
+    entropy, kl = (float(clip_rounding(name, np.nansum(detail.alive * rows))) for name, rows in sums.items())
     metrics = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
     metrics |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": (0.0 - entropy - kl) / length}
     return metrics | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, detail.top_mass, strict=True)}

@@ -67,7 +67,7 @@ def history(rows: Row) -> dict[str, Any]:
             columns |= {"gold_reward": values.gold_reward, "gold_regret": report.gold_regret}
         columns |= {f"{name}_stderr": error for name, error in report.stderr.items()}
         signed = {"kl_pi_optimum"} & set(report.stderr)  # an estimate that may be negative
-        return {name: column if name in signed else metrics.unrounded(name, column) for name, column in columns.items()}
+        return {name: column if name in signed else metrics.clip_rounding(name, column) for name, column in columns.items()}
 
 
 def summary(built: Built, trained: Trained, seconds: float, table: DiversityTable) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _decoded(decoded: Decoded) -> dict[str, float]:
     stderr = {name: error for name, error in report.stderr.items() if name in result}
     stderr |= {"kl_policy": decoded.kl_policy_stderr} if float(decoded.kl_policy_stderr) > 0.0 else {}
     result |= {f"{name}_stderr": error for name, error in stderr.items()}
-    return {f"decoded_{name}": float(metrics.unrounded(name, value)) for name, value in result.items()}
+    return {f"decoded_{name}": float(metrics.clip_rounding(name, value)) for name, value in result.items()}
 
 
 def _diversity(trained: Trained, table: DiversityTable, left_out: set[str]) -> dict[str, float]:
@@ -165,7 +165,7 @@ def _diversity(trained: Trained, table: DiversityTable, left_out: set[str]) -> d
     of_policy = {name: value for name, value in table.of["policy"].items() if name not in left_out}
     result = of_policy | {f"{name}_stderr": error for name, error in table.stderr.items()}
     for name, (value, error) in trained.final.distances.items():
-        result[name] = float(metrics.unrounded(name, value))
+        result[name] = float(metrics.clip_rounding(name, value))
         result |= {f"{name}_stderr": float(error)} if float(error) > 0.0 else {}
     return result
 
@@ -220,7 +220,7 @@ def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
         "entropy": values.entropy,
         "effective_support": np.exp(values.entropy),
     }
-    clipped = {key: float(metrics.unrounded(key, value)) for key, value in result.items()}
+    clipped = {key: float(metrics.clip_rounding(key, value)) for key, value in result.items()}
     return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
 
 
