@@ -18,7 +18,7 @@ from rlkl.exact.methods import evaluation_method, has_exact_divergence
 from rlkl.exact.objective import Objective
 from rlkl.policies import AnyPolicy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, at_last, enumerate_all
+from rlkl.rollouts.batch import Batch, at_last_token, enumerate_all
 from rlkl.tasks.automaton import Automaton, Task
 
 
@@ -199,7 +199,7 @@ def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
         return rewards
     model = jax.tree.map(lambda x: jnp.asarray(x, dtype), task.reward_model)
     scores = jax.vmap(model)(jnp.asarray(batch.tokens), jnp.asarray(batch.mask))
-    return rewards + at_last(batch, scores)
+    return rewards + at_last_token(batch, scores)
 
 
 def enumerated_objective(

@@ -12,7 +12,7 @@ from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.penalties import estimators
 from rlkl.penalties.options import divergence, parameters, weighs
-from rlkl.rollouts.batch import Batch, Positions, at_last, last
+from rlkl.rollouts.batch import Batch, Positions, at_last_token, last_token_mask
 
 Term = Callable[[Positions, Batch], Float[Array, "N T"]]
 
@@ -98,7 +98,7 @@ def _differentiated(penalty: settings.PenaltySettings, positions: Positions, bat
     term = estimators.REGISTRY[penalty.estimator](u)
     if penalty.gradient == "unbiased":  # times pi/stop_gradient(pi), which is 1
         log_pi = positions.at_tokens(positions.log_pi, batch)
-        log_pi = at_last(batch, jnp.sum(log_pi, axis=1)) if penalty.level == "sequence" else log_pi
+        log_pi = at_last_token(batch, jnp.sum(log_pi, axis=1)) if penalty.level == "sequence" else log_pi
         term = term * jnp.exp(log_pi - jax.lax.stop_gradient(log_pi))
     elif penalty.gradient == "straight_through":
         other = estimators.REGISTRY[penalty.gradient_estimator](u)
@@ -110,7 +110,7 @@ def _score(
     penalty: settings.PenaltySettings, div: Divergence, params: Params, positions: Positions, batch: Batch
 ) -> Float[Array, "N T"]:
     """The slope f'(pi/pi_ref) of the whole sequence, at its last token."""
-    return at_last(batch, div.both(limited(penalty, _of_sequences(positions, batch)), params)[1])
+    return at_last_token(batch, div.both(limited(penalty, _of_sequences(positions, batch)), params)[1])
 
 
 def _zero(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
@@ -130,12 +130,12 @@ def _of_sequences(positions: Positions, batch: Batch) -> Float[Array, " N"]:
 
 def _log_ratios(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
     """The log-ratio of each token or, at level=sequence, of the whole sequence at its last token."""
-    return at_last(batch, _of_sequences(positions, batch)) if penalty.level == "sequence" else log_ratio(positions, batch)
+    return at_last_token(batch, _of_sequences(positions, batch)) if penalty.level == "sequence" else log_ratio(positions, batch)
 
 
 def _mask(penalty: settings.PenaltySettings, batch: Batch) -> Bool[Array, "N T"]:
     """The tokens at which an estimator stands: all of them or, at level=sequence, the last one of each sequence."""
-    return last(batch) if penalty.level == "sequence" else jnp.asarray(batch.mask)
+    return last_token_mask(batch) if penalty.level == "sequence" else jnp.asarray(batch.mask)
 
 
 def from_reference(penalty: settings.PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, ""]:

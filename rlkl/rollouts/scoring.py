@@ -5,68 +5,72 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollouts.batch import Batch, Positions, _read, positions_from_rows
+from rlkl.rollouts.batch import Batch, Positions, positions_from_rows, zero_at_padding
 from rlkl.tasks.automaton import Automaton
 
-AT_ONCE = 1024  # number of sequences that a network scores at once
+CHUNK_SIZE = 1024  # sequences that a network scores at once
 
 
 def rows_along(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T V"]:
-    """The next-token log-probabilities at every position of a batch. Networks score large batches in parts."""
+    """The policy's row of next-token log-probabilities at every position of a batch. Networks score large batches in chunks."""
     if isinstance(policy, Policy):
         table = policy.table()
-        return table[(*_places(table, batch),)]
-    if batch.tokens.shape[0] <= AT_ONCE:
+        return table[(*_table_indices(table, batch),)]
+    if batch.tokens.shape[0] <= CHUNK_SIZE:
         return policy.score(jnp.asarray(batch.tokens), jnp.asarray(batch.states))
 
     def score_one(sequence):
         tokens, states = sequence
         return policy.score(tokens[None], states[None])[0]
 
-    return jax.lax.map(score_one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=AT_ONCE)
+    return jax.lax.map(score_one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=CHUNK_SIZE)
 
 
-def _places(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
-    """Position and decision state of each token, as indices into a table (at padding any state will do)."""
+def _table_indices(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
+    """The indices (position, decision state) into a table for each token. At padding they are valid but meaningless."""
     state = jnp.minimum(jnp.asarray(batch.states[:, :-1]), table.shape[1] - 1)
     return jnp.minimum(jnp.arange(state.shape[1], dtype=state.dtype), table.shape[0] - 1)[None, :], state
 
 
 def entries_along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
-    """The entry of a table at each token of the batch; 0 at padding."""
-    return _read(table[(*_places(table, batch), jnp.asarray(batch.tokens))], batch)
+    """The entry of a table (position, state, token) at each token of the batch; 0 at padding."""
+    return zero_at_padding(table[(*_table_indices(table, batch), jnp.asarray(batch.tokens))], batch)
 
 
 def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
-    """log pi(y) of each sequence, in nats."""
+    """The log-probability log pi(y) of each sequence, in nats."""
     return jnp.sum(token_log_probability(policy, batch), axis=1)
 
 
 def token_log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T"]:
-    """log pi of each token; 0 at padding."""
+    """The log-probability of each token given those before it; 0 at padding."""
     if isinstance(policy, Policy):
         return entries_along(policy.table(), batch)
     return _at_tokens(rows_along(policy, batch), batch)
 
 
 def sampling_log_probability(sampler: AnyPolicy, batch: Batch) -> Float[Array, " N"]:
-    """log of the probability that `sample` draws each sequence with. It normalises rows, which do not sum to 1 if rounded."""
+    """The log-probability with which `sampling.sample` draws each sequence.
+
+    It differs from `log_probability` where rows are rounded and do not sum to 1, since sampling normalises them.
+    """
     return jnp.sum(_at_tokens(jax.nn.log_softmax(rows_along(sampler, batch), axis=-1), batch), axis=1)
 
 
 def _at_tokens(rows: Float[Array, "N T V"], batch: Batch) -> Float[Array, "N T"]:
-    return _read(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch)
+    """The entry of each position's row at its token; 0 at padding."""
+    return zero_at_padding(jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], axis=-1)[..., 0], batch)
 
 
 def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> Positions:
-    """The log-probabilities of a policy and its reference at the positions of a batch.
+    """The rows of a policy and its reference at the positions of a batch.
 
-    If both are tables, each distinct row is computed once: R = T x D rows, or D if neither depends on the position. Else each
-    position has its own row: R = N x T.
+    If both are tables, each distinct row is computed once: R = T x D rows, or D if neither depends on the position. Otherwise
+    each position has its own row: R = N x T.
     """
     if not (isinstance(policy, Policy) and isinstance(reference, Policy)):
         return positions_from_rows(rows_along(policy, batch), rows_along(reference, batch))
     log_pi, log_ref = jnp.broadcast_arrays(policy.rows(), reference.rows())
     _, decisions, vocabulary = log_pi.shape
-    position, state = _places(log_pi, batch)
+    position, state = _table_indices(log_pi, batch)
     return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), position * decisions + state)

@@ -12,7 +12,7 @@ from rlkl.errors import SettingsError
 from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, at_last, enumerate_all
+from rlkl.rollouts.batch import Batch, at_last_token, enumerate_all
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
 
@@ -118,7 +118,7 @@ def on_batch(
     reward, gap = _anchor(run_settings.reward_shaping, jnp.sum(rewards, axis=1), log_ref)
     if run_settings.reward_shaping.variant == 2 and run_settings.penalty.divergence == "kl_ref_pi":
         gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
-    return at_last(batch, reward + beta * gap)
+    return at_last_token(batch, reward + beta * gap)
 
 
 def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:

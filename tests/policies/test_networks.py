@@ -77,7 +77,7 @@ def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_th
     listed = enumerate_all(run.task.automaton)
     whole = np.asarray(scoring.log_probability(policy, listed))
     np.testing.assert_allclose(np.exp(whole).sum(), 1.0, atol=1e-12)
-    monkeypatch.setattr(scoring, "AT_ONCE", 7)
+    monkeypatch.setattr(scoring, "CHUNK_SIZE", 7)
     np.testing.assert_allclose(scoring.log_probability(policy, listed), whole, atol=1e-12)
 
 
