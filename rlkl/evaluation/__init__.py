@@ -1,1 +1,1 @@
-"""How good a policy is, and how diverse: exact where the sequences can be listed, else estimated."""
+"""Grades of a policy: its values, regret, distance to the optimum and diversity, exact where possible, else estimated."""

@@ -1,7 +1,7 @@
-"""How varied a corpus is, and what a policy's distribution over outcomes holds: modes, quantiles, pass@k.
+"""Diversity of a corpus (distinct-n, compression) and of a distribution over outcomes (modes, reward quantiles, pass@k).
 
-NumPy on the host. E outcomes (end states), M modes, Q levels. Functions of a `probability` are exact; those named
-`_estimate` know only independent draws. NaN where a quantity is undefined.
+Computed in NumPy on the host. E outcomes (end states), M modes, Q levels. Functions of a `probability` are exact; those named
+`_estimate` estimate the same from independent draws. Undefined quantities are NaN.
 """
 
 import lzma
@@ -14,25 +14,25 @@ from typing import Literal, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-TIE = 1e-9  # rewards this close, relative to the largest, are tied
-ROUNDING = 1e-12  # by which a sum of probabilities may miss the level that it stands for
+TIE = 1e-9  # largest difference of tied rewards, relative to the largest reward
+ROUNDING = 1e-12  # largest rounding error of a cumulative probability
 
 
-# No container, whose 60 bytes or so would weigh on short texts; a dictionary of 8 MiB.
+# Without a container, whose 60 bytes or so would distort the ratio of short texts. The dictionary has 8 MiB.
 LZMA: dict = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 6}]}
 
 
 class Estimate(NamedTuple):
-    """A value known from draws, and its standard error."""
+    """An estimate from draws, and its standard error."""
 
     value: float
     stderr: float
 
 
 def distinct(sequences: Sequence[Sequence[SupportsIndex] | Int[np.ndarray, " _"]], n: int) -> float:
-    """Distinct-n: different n-grams (n >= 1) over all n-grams of the corpus; none spans two sequences.
+    """Distinct-n: the share of different n-grams (n >= 1) among all n-grams of a corpus. No n-gram spans two sequences.
 
-    Li et al. 2016, arXiv 1510.03055. Falls with the corpus's size, so compare corpora of one size.
+    Li et al. 2016, arXiv 1510.03055. It falls with the corpus's size, so compare corpora of equal size.
     """
     lengths = np.fromiter(map(len, sequences), np.int64)
     tokens = np.fromiter(chain.from_iterable(sequences), np.int64, lengths.sum())
@@ -42,16 +42,16 @@ def distinct(sequences: Sequence[Sequence[SupportsIndex] | Int[np.ndarray, " _"]
         return np.nan
     _, token = np.unique(tokens, return_inverse=True)
     gram = token[first]
-    for later in range(1, n):  # numbered anew at each length, so that the pair's number stays below size squared
-        _, gram = np.unique(gram * tokens.size + token[first + later], return_inverse=True)
+    for offset in range(1, n):  # n-grams are renumbered at each length, so that numbers stay below the size squared
+        _, gram = np.unique(gram * tokens.size + token[first + offset], return_inverse=True)
     return float(gram.max() + 1) / first.size
 
 
 def compression_ratio(text: str, method: Literal["zlib", "lzma"] = "zlib") -> float:
-    """Bytes of the text in UTF-8 over its bytes when compressed: higher is more repetitive, within a text and across.
+    """The ratio of a text's size in UTF-8 to its compressed size; a higher ratio means a more repetitive text.
 
-    Shaib et al. 2024, arXiv 2403.00553. zlib at level 9 looks 32 KiB back, raw LZMA2 at preset 6 8 MiB. The ratio
-    grows with length, so compare texts of one length.
+    Shaib et al. 2024, arXiv 2403.00553. zlib at level 9 finds repetitions up to 32 KiB back, raw LZMA2 at preset 6 up to 8 MiB.
+    The ratio grows with length, so compare texts of equal length.
     """
     data = text.encode()
     if not data:
@@ -60,29 +60,29 @@ def compression_ratio(text: str, method: Literal["zlib", "lzma"] = "zlib") -> fl
 
 
 def modes(reward: Float[np.ndarray, " E"]) -> Bool[np.ndarray, " E"]:
-    """The outcomes of the largest reward."""
+    """The modes: a mask of the outcomes with the largest reward, ties included."""
     top = np.max(reward, initial=-np.inf)
     return reward >= top - TIE * np.abs(top)
 
 
 def mode_mass(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, " E"]) -> float:
-    """Probability of drawing a mode."""
+    """The total probability of the modes."""
     return float(np.sum(probability[modes], dtype=np.float64))
 
 
 def mode_entropy(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, " E"]) -> float:
-    """Entropy (nats) over the modes given that one is drawn: log M where they are held evenly."""
-    held = probability[modes & (probability > 0.0)].astype(np.float64)
-    if held.size == 0:
+    """The entropy in nats of the distribution over modes, given that a mode is drawn; log M where it is uniform."""
+    p = probability[modes & (probability > 0.0)].astype(np.float64)
+    if p.size == 0:
         return np.nan
-    mass = held.sum()
-    return max(0.0, float(np.sum(held / mass * (np.log(mass) - np.log(held)))))
+    mass = p.sum()
+    return max(0.0, float(np.sum(p / mass * (np.log(mass) - np.log(p)))))
 
 
 def mode_coverage(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, " E"], n: int = 100) -> float:
-    """Expected share of the modes that appear among n >= 1 draws: the mean over them of 1 - (1 - p)^n.
+    """The expected share of the modes that appear among n >= 1 draws: the mean over modes of 1 - (1 - p)^n.
 
-    The expectation of Srivastava et al.'s count of modes captured (2017, arXiv 1705.07761), over M.
+    It is the expected number of captured modes of Srivastava et al. (2017, arXiv 1705.07761), divided by M.
     """
     if not modes.any():
         return np.nan
@@ -94,27 +94,27 @@ def mode_coverage(probability: Float[np.ndarray, " E"], modes: Bool[np.ndarray, 
 def reward_quantiles(
     probability: Float[np.ndarray, " E"], reward: Float[np.ndarray, " E"], levels: Float[np.ndarray, " Q"]
 ) -> Float[np.ndarray, " Q"]:
-    """inf {r: P(R <= r) >= q} for each level q in [0, 1]; the least and the largest reward held at 0 and 1.
+    """The reward's quantiles inf {r: P(R <= r) >= q} at levels q in [0, 1], over outcomes of positive probability.
 
-    Probabilities are taken relative to their sum. Levels between steps of the distribution function are exact; one
-    within ROUNDING above a step counts as on it, and level 1 sees every outcome held, however unlikely.
+    Levels 0 and 1 give the smallest and the largest reward. Probabilities are divided by their sum. A level at most ROUNDING
+    above a step of the cumulative distribution counts as equal to it.
     """
-    held = probability > 0.0
-    if not held.any():
+    possible = probability > 0.0
+    if not possible.any():
         return np.full(levels.shape, np.nan)
-    order = np.argsort(reward[held], kind="stable")
-    ascending, below = reward[held][order].astype(np.float64), np.cumsum(probability[held][order], dtype=np.float64)
-    at = np.searchsorted(below / below[-1], levels - ROUNDING)
-    return ascending[np.where(levels >= 1.0, order.size - 1, at)]
+    order = np.argsort(reward[possible], kind="stable")
+    ascending, cdf = reward[possible][order].astype(np.float64), np.cumsum(probability[possible][order], dtype=np.float64)
+    index = np.searchsorted(cdf / cdf[-1], levels - ROUNDING)
+    return ascending[np.where(levels >= 1.0, order.size - 1, index)]
 
 
 def pass_at_k(probability: Float[np.ndarray, " E"], success: Bool[np.ndarray, " E"], k: int) -> float:
-    """Probability that one of k >= 1 draws succeeds: 1 - (1 - p)^k."""
+    """The probability 1 - (1 - p)^k that at least one of k >= 1 draws succeeds."""
     return mode_coverage(np.asarray([mode_mass(probability, success)]), np.asarray([True]), k)
 
 
 def mode_mass_estimate(hits: int, draws: int) -> Estimate:
-    """Probability of drawing a mode, from the number of draws that were one; standard error sqrt(p(1 - p)/draws)."""
+    """An estimate of `mode_mass` from the number of draws that are modes; its standard error is sqrt(p(1 - p)/draws)."""
     if draws == 0:
         return Estimate(np.nan, np.nan)
     p = hits / draws
@@ -122,8 +122,10 @@ def mode_mass_estimate(hits: int, draws: int) -> Estimate:
 
 
 def mode_entropy_estimate(counts: Int[np.ndarray, " M"]) -> Estimate:
-    """`mode_entropy` from how often each mode was drawn (plug-in: low by about (M-1)/(2 hits), Miller 1955), and the standard
-    error of the mean surprise."""
+    """The plug-in estimate of `mode_entropy` from the number of draws of each mode.
+
+    It is too low by about (M-1)/(2 hits) (Miller 1955). The standard error is that of the mean of -log p.
+    """
     hits = int(counts.sum())
     if hits == 0:
         return Estimate(math.nan, math.nan)
@@ -134,34 +136,35 @@ def mode_entropy_estimate(counts: Int[np.ndarray, " M"]) -> Estimate:
 
 
 def mode_coverage_estimate(counts: Int[np.ndarray, " M"], draws: int, n: int = 100) -> Estimate:
-    """Expected share of the modes among n >= 1 draws, from how often each mode (those never seen included) was drawn.
+    """An unbiased estimate of `mode_coverage` for n >= 1 draws, from the number of draws of each mode.
 
-    `draws` counts all draws, in a mode or not. Unbiased: the mean over all subsets of n draws, that is the mean over modes
-    of 1 - C(draws - c, n)/C(draws, n) (Hurlbert 1971's rarefaction; Chen et al. 2021, arXiv 2107.03374, for one mode). The
-    standard error is the jackknife over draws, in closed form; it is 0 where no mode was drawn, undefined at n = draws,
-    and too large (never too small, in expectation of the variance) as n comes near it.
+    counts includes modes that were never drawn; `draws` is the number of all draws, in a mode or not. The estimate is the mean
+    over all subsets of n draws, that is, the mean over modes of 1 - C(draws - c, n)/C(draws, n) (Hurlbert 1971's rarefaction;
+    Chen et al. 2021, arXiv 2107.03374, for one mode). The standard error is the jackknife over draws, in closed form. It is 0
+    where no mode was drawn and NaN at n = draws. As n comes near `draws` it is too large; the variance is never too small in
+    expectation.
     """
     if counts.size == 0 or n > draws:
         return Estimate(np.nan, np.nan)
-    kinds, many = np.unique(counts, return_counts=True)
+    count, multiplicity = np.unique(counts, return_counts=True)
     with np.errstate(divide="ignore"):
-        log_missed = np.sum(np.log1p(-np.minimum(kinds[:, None] / (draws - np.arange(n)), 1.0)), axis=1)
-    value = float(-np.expm1(log_missed) @ many / counts.size)
+        log_missed = np.sum(np.log1p(-np.minimum(count[:, None] / (draws - np.arange(n)), 1.0)), axis=1)
+    value = float(-np.expm1(log_missed) @ multiplicity / counts.size)
     if n == draws:
         return Estimate(value, np.nan)
-    # Leaving out a draw of a mode seen c times lowers the estimate by fall = C(draws-c-1, n-1)/C(draws-1, n)/M, relative to
+    # Leaving out a draw of a mode drawn c times lowers the estimate by drop = C(draws-c-1, n-1)/C(draws-1, n)/M, relative to
     # leaving out a draw of no mode.
-    fall = np.exp(log_missed) * n * draws / (np.maximum(draws - kinds, 1) * (draws - n)) / counts.size
-    weight = kinds * many
-    mean = fall @ weight / draws
-    squares = np.square(fall - mean) @ weight + (draws - weight.sum()) * mean**2
+    drop = np.exp(log_missed) * n * draws / (np.maximum(draws - count, 1) * (draws - n)) / counts.size
+    weight = count * multiplicity
+    mean = drop @ weight / draws
+    squares = np.square(drop - mean) @ weight + (draws - weight.sum()) * mean**2
     return Estimate(value, float(np.sqrt((draws - 1) / draws * squares)))
 
 
 def pass_at_k_estimate(n: int, c: int, k: int) -> Estimate:
-    """Unbiased pass@k from n draws of which c succeed: 1 - C(n-c, k)/C(n, k) (Chen et al. 2021, arXiv 2107.03374).
+    """An unbiased estimate of pass@k from n draws of which c succeed (Chen et al. 2021, arXiv 2107.03374).
 
-    The standard error is the jackknife over draws: sqrt((n-1)/n c(n-c)/n) C(n-c-1, k-1)/C(n-1, k), for k = 1
-    sqrt(p(1-p)/(n-1)). NaN for k > n, where no estimate is unbiased.
+    The estimate is 1 - C(n-c, k)/C(n, k). The standard error is the jackknife over draws, sqrt((n-1)/n c(n-c)/n)
+    C(n-c-1, k-1)/C(n-1, k); for k = 1 it is sqrt(p(1-p)/(n-1)). Both are NaN for k > n, where no estimate is unbiased.
     """
     return mode_coverage_estimate(np.asarray([c]), n, k)

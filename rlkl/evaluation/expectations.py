@@ -1,7 +1,7 @@
-"""The three ways to know a policy: by dynamic program, by enumeration of all sequences, or from samples.
+"""Expectations under a policy: by dynamic program, by enumeration of all sequences, or from samples.
 
-Each is a class with the same methods: `values` and their `standard_errors`, `kl_to` the optimum, and `weighted_rows`.
-Only `expectations` and `sequence_expectations` choose between them.
+Each method is a class with the same functions: `values`, their `standard_errors`, `kl_to` the optimum, and `weighted_rows`.
+Only `expectations` and `sequence_expectations` choose between the classes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from rlkl.tasks.automaton import Task
 
 
 class DynamicProgram(eqx.Module):
-    """Expectations under a table policy beside a table reference, exact, by dynamic program over positions and states."""
+    """Exact expectations for a table policy and a table reference, by dynamic programming over positions and states."""
 
     objective: Objective
     policy: Policy
@@ -33,11 +33,11 @@ class DynamicProgram(eqx.Module):
         return exact.values(self.objective, self.policy.table())
 
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
-        """None: the values are exact."""
+        """An empty dictionary, since the values are exact."""
         return {}
 
     def kl_to(self, optimum: Optimum) -> Estimate:
-        """KL(pi‖pi*)."""
+        """KL(pi‖pi*) and its standard error 0."""
         log_pi, automaton = self.policy.table(), self.objective.task.automaton
         if optimum.log_pi is not None:
             return exact.sequence_divergence(automaton, KL, Params(), log_pi, optimum.log_pi), jnp.zeros(())
@@ -51,7 +51,7 @@ class DynamicProgram(eqx.Module):
 
 
 class Enumeration(eqx.Module):
-    """Expectations under any policy, exact, as a bandit over all sequences; log_pi, log_ref: of each of them."""
+    """Exact expectations for any policy, from its and the reference's log-probabilities of all sequences."""
 
     objective: Objective
     policy: AnyPolicy
@@ -60,39 +60,39 @@ class Enumeration(eqx.Module):
 
     def values(self) -> Values:
         """The values of the policy."""
-        listed = enumerate_all(self.objective.task.automaton)
-        return exact.enumerated_values(self.objective, listed, self.log_pi, self.log_ref)
+        sequences = enumerate_all(self.objective.task.automaton)
+        return exact.enumerated_values(self.objective, sequences, self.log_pi, self.log_ref)
 
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
-        """None: the values are exact."""
+        """An empty dictionary, since the values are exact."""
         return {}
 
     def kl_to(self, optimum: Optimum) -> Estimate:
-        """KL(pi‖pi*)."""
+        """KL(pi‖pi*) and its standard error 0."""
         return divergences.exact(KL, Params(), self.log_pi, self._log_optimum(optimum)), jnp.zeros(())
 
     def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
-        """KL(pi*‖pi) and the total variation between pi* and pi; `key` is not used."""
-        best = self._log_optimum(optimum)
-        apart = 0.5 * jnp.sum(jnp.abs(jnp.exp(self.log_pi) - jnp.exp(best)))
-        zero = jnp.zeros(())
-        return {"kl_optimum_pi": (divergences.exact(KL, Params(), best, self.log_pi), zero), "tv_optimum": (apart, zero)}
+        """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors 0; `key` is not used."""
+        log_optimum = self._log_optimum(optimum)
+        total_variation = 0.5 * jnp.sum(jnp.abs(jnp.exp(self.log_pi) - jnp.exp(log_optimum)))
+        kl, zero = divergences.exact(KL, Params(), log_optimum, self.log_pi), jnp.zeros(())
+        return {"kl_optimum_pi": (kl, zero), "tv_optimum": (total_variation, zero)}
 
     def weighted_rows(self) -> WeightedRows:
-        """The rows along every sequence, weighted by its probability."""
-        listed = enumerate_all(self.objective.task.automaton)
-        batch = listed._replace(weight=jnp.exp(self.log_pi))
+        """The rows along all sequences, weighted by the sequences' probabilities."""
+        batch = enumerate_all(self.objective.task.automaton)._replace(weight=jnp.exp(self.log_pi))
         rows = (scoring.rows_along(policy, batch) for policy in (self.policy, self.objective.reference))
         return rows_of_batch(self.objective.task.automaton, batch, positions_from_rows(*rows))
 
     def _log_optimum(self, optimum: Optimum) -> Float[Array, " N"]:
+        """The optimum's log-probability of each sequence."""
         return optimum.log_probability(enumerate_all(self.objective.task.automaton), self.log_ref)
 
 
 def expectations(
     objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int
 ) -> DynamicProgram | Enumeration | Sample:
-    """Expectations under a policy, exact where they can be; `key` and `size` are for what has to be sampled."""
+    """Expectations under a policy, exact if possible, else from `size` sequences sampled with `key`."""
     method = methods.values_method(objective, policy)
     if method == "dynamic program":
         assert isinstance(policy, Policy)
@@ -101,19 +101,19 @@ def expectations(
 
 
 def sequence_expectations(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int) -> Enumeration | Sample:
-    """Expectations of functions of the whole sequence, which have no dynamic program: enumerated, else sampled."""
+    """Expectations of functions of whole sequences, which have no dynamic program: by enumeration if possible, else sampled."""
     if objective.task.automaton.is_enumerable:
         return enumeration(objective, policy)
     return sample(objective, policy, key, size)
 
 
 def weighted_rows(task: Task, policy: AnyPolicy, reference: AnyPolicy, key: PRNGKeyArray, size: int) -> WeightedRows:
-    """A policy's rows beside a reference, whatever the reward: exact where they can be, else of `size` samples."""
+    """The weighted rows of a policy and a reference, exact if possible, else along `size` samples. They ignore the reward."""
     return expectations(Objective(dataclasses.replace(task, reward_model=None), reference), policy, key, size).weighted_rows()
 
 
 def enumeration(objective: Objective, policy: AnyPolicy) -> Enumeration:
-    """The log-probabilities of every sequence under a policy and its reference."""
-    listed = enumerate_all(objective.task.automaton)
-    log_pi, log_ref = (scoring.log_probability(each, listed) for each in (policy, objective.reference))
+    """Exact expectations under a policy, by enumeration of all sequences."""
+    sequences = enumerate_all(objective.task.automaton)
+    log_pi, log_ref = (scoring.log_probability(each, sequences) for each in (policy, objective.reference))
     return Enumeration(objective, policy, log_pi, log_ref)

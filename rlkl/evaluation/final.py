@@ -1,4 +1,4 @@
-"""Where sequences end under a policy, its reference and the optimum, and how far the policy is from the optimum."""
+"""End-state probabilities of a policy, its reference and the optimum, and distances of the policy to the optimum."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,11 @@ from rlkl.tasks.automaton import Automaton
 
 
 class Outcomes(NamedTuple):
-    """Probabilities of the end states that can be reached, in state order. reward: NaN where a reward model reads more than
-    the end state; gold: the gold reward, and decoded: under the decoding distribution, where there is one."""
+    """Rewards and probabilities of the reachable end states, in state order.
+
+    reward is NaN where a reward model scores the whole sequence. gold is the gold reward, or None. decoded is the probability
+    under the decoded policy, or None without decoding rules.
+    """
 
     reward: Float[Array, " E"]
     reference: Float[Array, " E"]
@@ -28,7 +31,7 @@ class Outcomes(NamedTuple):
 
 
 def ends_of_optimum(automaton: Automaton, reference: AnyPolicy, optimum: Optimum, key: PRNGKeyArray) -> Float[Array, " S"]:
-    """End-state probabilities of an optimum that is no table: the reference's sequences, weighted by pi*/pi_ref."""
+    """The end-state probabilities of an optimum that is not a table, from the reference's sequences, weighted by pi*/pi_ref."""
     batch = sampling.weighted_batch(key, automaton, reference, optimal_policy.SAMPLES)
     log_ref = scoring.log_probability(reference, batch)
     weight = batch.weight * jnp.exp(optimum.log_probability(batch, log_ref) - log_ref)
@@ -39,7 +42,7 @@ def ends_of_optimum(automaton: Automaton, reference: AnyPolicy, optimum: Optimum
 def distances(policy: Enumeration | Sample, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
     """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors (0 where exact).
 
-    NaN where the optimum is not one policy.
+    The distances are NaN where the optimum is unknown or tied.
     """
     estimates = policy.distances(optimum, key)
     return {name: (jnp.where(optimum.no_unique_policy, jnp.nan, value), error) for name, (value, error) in estimates.items()}

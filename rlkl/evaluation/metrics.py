@@ -1,4 +1,4 @@
-"""What a policy is worth: its values, its regret and how far it is from another policy."""
+"""Grades of a policy: its values, its regret and its KL to another policy."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling
 from rlkl.tasks.automaton import Automaton
 
-ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences behind an estimate: of a logged row, and of the last one
+ROW_SAMPLES, LAST_SAMPLES = 1024, 8192  # sequences that an estimate uses in a logged row, and in the final grade
 
 
 NONNEGATIVE = frozenset((
@@ -26,18 +26,18 @@ NONNEGATIVE = frozenset((
 
 
 def clip_rounding(name: str, values: Any) -> np.ndarray:
-    """The values of a quantity on the host, with 0 for what rounding puts below it where it is never negative; never -0."""
+    """The values on the host, with those below 0 set to 0 if the named quantity cannot be negative; -0 becomes 0."""
     numbers = np.asarray(values)
     zero = numbers <= 0 if name in NONNEGATIVE else numbers == 0
     return np.where(zero, np.zeros((), numbers.dtype), numbers)
 
 
 class Report(NamedTuple):
-    """The grade of a policy: scalars, nats, per sequence.
+    """The grade of a policy: scalars, in nats per sequence.
 
-    objective: E[r] - beta D; regret: the optimum's objective minus it; kl_pi_optimum: KL(pi‖pi*). gold_regret: on a task with a
-    gold reward, the largest E[gold] - beta D minus the policy's. stderr: standard errors of what was estimated, by the names
-    of the history's columns; empty where everything is exact.
+    objective is E[r] - beta D. regret is the optimum's objective minus the policy's. kl_pi_optimum is KL(pi‖pi*). gold_regret,
+    on a task with a gold reward, is the largest E[gold] - beta D minus the policy's. stderr holds the standard errors of
+    estimated values by the names of the history's columns; it is empty where all are exact.
     """
 
     values: Values
@@ -49,12 +49,12 @@ class Report(NamedTuple):
 
 
 def evaluate(objective: Objective, policy: AnyPolicy, optimum: Optimum, key: PRNGKeyArray, size: int = ROW_SAMPLES) -> Report:
-    """The report of a policy; `key` and `size` are for what has to be sampled."""
+    """Grade a policy exactly if possible, else from `size` sequences sampled with `key`."""
     return report(expectations(objective, policy, key, size), optimum)
 
 
 def report(policy: DynamicProgram | Enumeration | Sample, optimum: Optimum) -> Report:
-    """The report of a policy from its expectations, whichever way they are known."""
+    """Grade a policy from its expectations."""
     values, stderr = policy.values(), policy.standard_errors()
     objective = policy.objective.value(values.reward, values.divergence)
     kl, kl_error = policy.kl_to(optimum)
@@ -73,7 +73,7 @@ def report(policy: DynamicProgram | Enumeration | Sample, optimum: Optimum) -> R
 
 
 def distance(automaton: Automaton, policy: AnyPolicy, other: AnyPolicy, key: PRNGKeyArray, size: int = ROW_SAMPLES) -> Estimate:
-    """KL(policy‖other) of whole sequences, and its standard error (0 where it is exact)."""
+    """KL(policy‖other) of the distributions of sequences, and its standard error (0 where it is exact)."""
     kl, params = divergences.REGISTRY["kl_pi_ref"], Params()
     if methods.evaluation_method(automaton, (policy, other)) != "samples":
         return exact.between(automaton, kl, params, policy, other), jnp.zeros(())

@@ -1,4 +1,7 @@
-"""The rows of a policy and its reference along its sequences, and what they say of each position."""
+"""Next-token distributions of a policy and its reference along the policy's sequences, and their metrics by position.
+
+A row is the vector of log-probabilities of the next token in one state, or after one history.
+"""
 
 from typing import NamedTuple
 
@@ -12,14 +15,14 @@ from rlkl.exact import optimal_policy
 from rlkl.rollouts.batch import Batch, Positions
 from rlkl.tasks.automaton import Automaton
 
-TOP = (1, 5)  # of the reference's likeliest tokens
+TOP = (1, 5)  # numbers of the reference's likeliest tokens whose mass is measured
 
 
 class WeightedRows(NamedTuple):
     """Rows of a policy and its reference at each position, their weights, and the probabilities of the end states.
 
-    By dynamic program the rows are those of the decision states, weighted by their occupancy (K = D); otherwise those of the
-    sequences, weighted by their probabilities (K = N).
+    By dynamic program there is a row for each decision state, weighted by its occupancy (K = D). Otherwise there is one for
+    each sequence, weighted by its probability (K = N).
     """
 
     weight: Float[Array, "T K"]
@@ -29,7 +32,7 @@ class WeightedRows(NamedTuple):
 
 
 def rows_of_batch(automaton: Automaton, batch: Batch, positions: Positions) -> WeightedRows:
-    """The rows along a batch, each position with the weight of its sequence."""
+    """The weighted rows along a batch, where each position has the weight of its sequence."""
     weight = jnp.where(batch.mask, jnp.asarray(batch.weight)[:, None], 0.0).T
     log_pi, log_ref = (rows[positions.row.T] for rows in (positions.log_pi, positions.log_ref))
     ends = jax.ops.segment_sum(jnp.asarray(batch.weight), optimal_policy.final_states(batch), automaton.states)
@@ -39,9 +42,9 @@ def rows_of_batch(automaton: Automaton, batch: Batch, positions: Positions) -> W
 class Detail(NamedTuple):
     """Entropy, KL and top-token mass of a policy along its sequences.
 
-    alive: probability that position t is read; entropy_at, kl_at: mean entropy of the next token there, and its
-    KL(pi||pi_ref), in nats (NaN where no sequence gets so far); top_mass: the mass on the reference's TOP likeliest tokens,
-    per token read, and top_stderr its standard error where the sequences are a sample.
+    alive: probability that a sequence has a token at position t. entropy_at, kl_at: mean entropy of the next token at position
+    t and its KL(pi‖pi_ref), in nats; NaN where no sequence is that long. top_mass: mean probability of the reference's TOP
+    likeliest tokens, per token of a sequence. top_stderr: its standard error if the sequences are samples.
     """
 
     alive: Float[Array, " T"]
@@ -66,7 +69,7 @@ def detail(rows: WeightedRows) -> Detail:
 
 
 def _top_mass(rows: WeightedRows, pi: Float[Array, "T K V"], k: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mass on the reference's k likeliest tokens, per token read, and its standard error over sampled sequences."""
+    """The mean probability of the reference's k likeliest tokens, and its standard error if the sequences are samples."""
     likeliest = jax.lax.top_k(rows.log_ref, min(k, rows.log_ref.shape[-1]))[1]
     mass = jnp.sum(jnp.take_along_axis(pi, likeliest, axis=-1), axis=-1)
     tokens = jnp.sum(rows.weight)

@@ -22,10 +22,10 @@ Estimate = tuple[Float[Array, ""], Float[Array, ""]]  # a value and its standard
 
 
 class SequenceTerms(NamedTuple):
-    """Quantities of each sampled sequence, whose means are the values.
+    """Terms of each sampled sequence, whose means estimate the values.
 
-    D is the mean of `penalty` over the policy's sequences plus that of `reference_penalty` over the reference's. kl_ref_pi and
-    length_ref are of the reference's sequences, all others of the policy's.
+    D is the mean of `penalty` plus the mean of `reference_penalty`. kl_ref_pi, length_ref and reference_penalty are terms of
+    the reference's sequences; all others are terms of the policy's.
     """
 
     reward: Float[Array, " N"]
@@ -41,10 +41,10 @@ class SequenceTerms(NamedTuple):
 
 
 class Sample(eqx.Module):
-    """Expectations under any policy, estimated from sequences of the policy and of the reference, and the rows along them.
+    """Estimated expectations for any policy, from sampled sequences of the policy and of the reference.
 
-    Divergences of tokens and entropies are summed over the vocabulary along the sequences, so that only the histories are
-    sampled.
+    KL and entropy are summed over the vocabulary at every position of the sequences. Only the histories are sampled, so the
+    variance is lower than with log-ratios of the sampled tokens.
     """
 
     objective: Objective
@@ -64,7 +64,7 @@ class Sample(eqx.Module):
         )  # fmt: skip
 
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
-        """The standard errors of the estimated values, by the names of the history's columns."""
+        """The standard errors of the estimated values, keyed by the names of the history's columns."""
         terms, beta = self.terms, jnp.asarray(self.objective.beta)
         beta = jnp.zeros_like(beta) if self.objective.divergence is None else beta
         errors = {
@@ -87,49 +87,50 @@ class Sample(eqx.Module):
         return errors | {"gold_reward": standard_error(terms.gold_reward), "gold_objective": gold_objective}
 
     def _error_of_objective(self, reward: Float[Array, " N"], beta: Float[Array, ""]) -> Float[Array, ""]:
-        own = standard_error(reward - beta * self.terms.penalty)
-        return jnp.hypot(own, standard_error(beta * self.terms.reference_penalty))
+        """The standard error of E[reward] - beta D, whose two samples are independent."""
+        policy_error = standard_error(reward - beta * self.terms.penalty)
+        return jnp.hypot(policy_error, standard_error(beta * self.terms.reference_penalty))
 
     def kl_to(self, optimum: Optimum) -> Estimate:
-        """KL(pi‖pi*)."""
+        """KL(pi‖pi*) and its standard error."""
         log_pi, log_ref = self._log_probabilities()
         log_ratio = log_pi - optimum.log_probability(self.batch, log_ref)
         return jnp.mean(log_ratio), standard_error(log_ratio)
 
     def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
-        """KL(pi*‖pi) and the total variation between pi* and pi.
+        """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors.
 
-        Total variation is E_pi[(1 - pi*/pi)+]. KL(pi*‖pi) is exact between tables; otherwise it is estimated from sequences of
-        the optimum or, where that is no table, of the reference weighted by pi*/pi_ref.
+        Total variation is estimated as E_pi[max(0, 1 - pi*/pi)]. KL(pi*‖pi) is exact between tables. Otherwise it is estimated
+        from sequences of the optimum or, if that is not a table, from sequences of the reference weighted by pi*/pi_ref.
         """
         automaton, reference = self.objective.task.automaton, self.objective.reference
         log_pi, log_ref = self._log_probabilities()
-        missed = jnp.maximum(-jnp.expm1(optimum.log_probability(self.batch, log_ref) - log_pi), 0.0)
-        variation = {"tv_optimum": (jnp.mean(missed), standard_error(missed))}
+        excess = jnp.maximum(-jnp.expm1(optimum.log_probability(self.batch, log_ref) - log_pi), 0.0)
+        total_variation = {"tv_optimum": (jnp.mean(excess), standard_error(excess))}
         if optimum.log_pi is not None and isinstance(self.policy, Policy):
             kl = exact.sequence_divergence(automaton, KL, Params(), optimum.log_pi, self.policy.table())
-            return variation | {"kl_optimum_pi": (kl, jnp.zeros(()))}
+            return total_variation | {"kl_optimum_pi": (kl, jnp.zeros(()))}
         sampler = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
         batch = sampling.walk(sampling.uniforms(key, automaton, sampler, self.batch.size), automaton, sampler)
         log_ref = scoring.log_probability(reference, batch)
-        best = optimum.log_probability(batch, log_ref)
-        ratio = jnp.exp(best - log_ref) if optimum.log_pi is None else jnp.ones_like(best)
-        terms = exact.times_or_zero(ratio, best - scoring.log_probability(self.policy, batch))
-        return variation | {"kl_optimum_pi": (jnp.mean(terms), standard_error(terms))}
+        log_optimum = optimum.log_probability(batch, log_ref)
+        ratio = jnp.exp(log_optimum - log_ref) if optimum.log_pi is None else jnp.ones_like(log_optimum)
+        terms = exact.times_or_zero(ratio, log_optimum - scoring.log_probability(self.policy, batch))
+        return total_variation | {"kl_optimum_pi": (jnp.mean(terms), standard_error(terms))}
 
     def weighted_rows(self) -> WeightedRows:
         """The rows along the policy's sequences."""
         return rows_of_batch(self.objective.task.automaton, self.batch, self.positions)
 
     def _log_probabilities(self) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-        """log pi and log pi_ref of the policy's sequences."""
+        """The log-probabilities of the policy's sequences under the policy and under the reference."""
         rows = (self.positions.log_pi, self.positions.log_ref)
         log_pi, log_ref = (jnp.sum(self.positions.at_tokens(each, self.batch), axis=1) for each in rows)
         return log_pi, log_ref
 
 
 def sample(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int) -> Sample:
-    """`size` sequences of a policy and of its reference; the rows that they are sampled from are kept, not computed again."""
+    """Sample `size` sequences of a policy and of its reference. The rows that they are sampled from are reused."""
     automaton, reference = objective.task.automaton, objective.reference
     policy_key, reference_key = jax.random.split(key)
     batch, log_pi = sampling.walk_with_rows(sampling.uniforms(policy_key, automaton, policy, size), automaton, policy)
@@ -147,42 +148,44 @@ def standard_error(x: Float[Array, " N"]) -> Float[Array, ""]:
 
 
 def _error_of_ratio(x: Float[Array, " N"], count: Float[Array, " N"]) -> Float[Array, ""]:
-    """The standard error of mean(x) / mean(count), to first order."""
+    """The standard error of mean(x) / mean(count), by the delta method."""
     mean = jnp.mean(count)
     return standard_error(x - jnp.mean(x) / mean * count) / mean
 
 
 def summed_rows(rows: Float[Array, " R"], positions: Positions, batch: Batch) -> Float[Array, " N"]:
-    """The sum of a quantity of each row along each sequence."""
+    """The sum along each sequence of a quantity of each row."""
     return jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1)
 
 
 def _sequence_terms(
     objective: Objective, batch: Batch, positions: Positions, reference_batch: Batch, reference_positions: Positions
 ) -> SequenceTerms:
+    """The terms of sampled sequences of a policy (batch, positions) and of its reference."""
     task, div, params = objective.task, objective.measured, objective.params
     log_pi, log_ref = positions.log_pi, positions.log_ref
     pi, dtype = jnp.exp(log_pi), log_pi.dtype
-    kl = summed_rows(divergences.exact(KL, params, log_pi, log_ref), positions, batch)
-    reverse_rows = divergences.exact(
+    kl_pi_ref = summed_rows(divergences.exact(KL, params, log_pi, log_ref), positions, batch)
+    kl_ref_pi_rows = divergences.exact(
         divergences.REGISTRY["kl_ref_pi"], params, reference_positions.log_pi, reference_positions.log_ref
     )
-    reverse = summed_rows(reverse_rows, reference_positions, reference_batch)
+    kl_ref_pi = summed_rows(kl_ref_pi_rows, reference_positions, reference_batch)
     if div.name == "kl_pi_ref":
-        penalty, reference_penalty = kl, jnp.zeros_like(kl)
+        penalty, reference_penalty = kl_pi_ref, jnp.zeros_like(kl_pi_ref)
     elif div.name == "kl_ref_pi":
-        penalty, reference_penalty = jnp.zeros_like(kl), reverse
+        penalty, reference_penalty = jnp.zeros_like(kl_pi_ref), kl_ref_pi
     else:
-        log_ref_own = jnp.sum(positions.at_tokens(log_ref, batch), axis=1)
+        log_ref_of_policy = jnp.sum(positions.at_tokens(log_ref, batch), axis=1)
         rows = reference_positions.log_pi, reference_positions.log_ref
-        log_pi_there, log_ref_there = (reference_positions.at_tokens(each, reference_batch) for each in rows)
-        penalty, reference_penalty = _divergence_terms(objective, log_ref_own, jnp.sum(log_pi_there - log_ref_there, axis=1))
+        log_pi_tokens, log_ref_tokens = (reference_positions.at_tokens(each, reference_batch) for each in rows)
+        u = jnp.sum(log_pi_tokens - log_ref_tokens, axis=1)
+        penalty, reference_penalty = _divergence_terms(objective, log_ref_of_policy, u)
     return SequenceTerms(
         reward=jnp.sum(exact.sequence_rewards(task, batch, dtype), axis=1),
         penalty=penalty,
         reference_penalty=reference_penalty,
-        kl_pi_ref=kl,
-        kl_ref_pi=reverse,
+        kl_pi_ref=kl_pi_ref,
+        kl_ref_pi=kl_ref_pi,
         entropy=summed_rows(exact.mean(pi, -log_pi), positions, batch),
         typicality=summed_rows(exact.mean(pi, log_ref), positions, batch),
         length=jnp.sum(batch.mask.astype(dtype), axis=1),
@@ -192,10 +195,10 @@ def _sequence_terms(
 
 
 def _divergence_terms(objective: Objective, log_ref: Float[Array, " N"], u: Float[Array, " N"]) -> tuple[Array, Array]:
-    """Float["N"] twice: terms whose means add up to D.
+    """Terms of the policy's and of the reference's sequences, Float["N"] each, whose means add up to D.
 
-    The first, of the policy's sequences (log_ref: theirs under the reference), is infinite off its support where D is; the
-    second is f(pi/pi_ref) of the reference's sequences, of log-ratio u.
+    log_ref: the log-probabilities of the policy's sequences under the reference. Their term is 0 on the reference's support and
+    f's slope at infinity off it. u: the log-ratios of the reference's sequences. Their term is f(pi/pi_ref).
     """
     div, params = objective.measured, objective.params
     off_support = jnp.where(log_ref > -jnp.inf, 0.0, div.limit("infinity", params, u.dtype))

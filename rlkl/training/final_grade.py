@@ -1,4 +1,4 @@
-"""Grades of a run's last state, and of its policy as it is decoded."""
+"""The final grade of a run: of its last policy, and of that policy under the run's decoding rules."""
 
 from typing import NamedTuple
 
@@ -21,13 +21,12 @@ from rlkl.training import spec
 from rlkl.training.loop import Row, State, coefficient, optimum_at, row
 from rlkl.training.spec import Run
 
-CLOSING, DECODING = 2**31 - 2, 2**31 - 4  # purposes of keys; steps count from 0
-GRID, ZOOMS = 65, 8  # of the search for a family's best member: its box shrinks 16-fold a time
+FINAL, DECODING = 2**31 - 2, 2**31 - 4  # folded into random keys; training folds in its steps, from 0
+GRID, ZOOMS = 65, 8  # points per axis and rounds of the search of `best_in_family`; each round shrinks its box 16-fold
 
 
 class Decoded(NamedTuple):
-    """The policy as it is decoded: graded as a policy of its own, and its KL(decoded‖policy) with a standard error (0 where
-    exact)."""
+    """The grade of the decoded policy, and KL(decoded‖policy) with its standard error (0 where it is exact)."""
 
     report: metrics.Report
     kl_policy: Float[Array, ""]
@@ -35,12 +34,13 @@ class Decoded(NamedTuple):
 
 
 class FinalGrade(NamedTuple):
-    """What a run is graded by at its end.
+    """The final grade of a run.
 
-    optimum: at the coefficient that the run ended with. last: where rows are sampled, its last row of more samples; else
-    None. optimum_values: None where the optimum is no table. details: of reference, policy, and the optimum where it is a
-    table, and of the policy as decoded where a rule is set. distances: to the optimum, with standard errors. Of a network whose
-    sequences cannot be listed, end states and details are frequencies in LAST_SAMPLES sequences.
+    optimum: the optimum at the run's last coefficient. last: the last logged row, graded again with LAST_SAMPLES samples; None
+    where rows are exact. optimum_values: the optimum's values; None where it is not a table. details: `Detail` of "reference",
+    "policy", "optimum" (where it is a table) and "decoded" (where a decoding rule is set). distances: to the optimum, with
+    standard errors. For a network with too many sequences to enumerate, outcomes and details are estimated from LAST_SAMPLES
+    sequences.
     """
 
     optimum: Optimum
@@ -53,26 +53,27 @@ class FinalGrade(NamedTuple):
 
 
 def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
-    """Grade a run's last state in full."""
+    """The final grade of a run from its last state."""
     task, reference, objective = run.task, run.reference, spec.objective(run, coefficient(run, state))
     automaton = task.automaton
     if run.settings.penalty.controller != "fixed":
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
-    keys = jax.random.split(jax.random.fold_in(state.key, CLOSING), 4)
-    known = expectations(objective, policy, keys[0], LAST_SAMPLES)
-    last = row(run, state, metrics.report(known, optimum), keys[3]) if isinstance(known, Sample) else None
+    keys = jax.random.split(jax.random.fold_in(state.key, FINAL), 4)
+    policy_expectations = expectations(objective, policy, keys[0], LAST_SAMPLES)
+    is_sampled = isinstance(policy_expectations, Sample)
+    last = row(run, state, metrics.report(policy_expectations, optimum), keys[3]) if is_sampled else None
     if evaluation_method(automaton, (policy, reference)) == "samples":
-        policy_rows = known.weighted_rows()
+        policy_rows = policy_expectations.weighted_rows()
     else:  # exact, even where the divergence or a reward model has to be sampled
         policy_rows = weighted_rows(task, policy, reference, keys[0], LAST_SAMPLES)
     reference_rows = weighted_rows(task, reference, reference, keys[1], LAST_SAMPLES)
     details, optimum_values = {"reference": detail(reference_rows), "policy": detail(policy_rows)}, None
     if optimum.log_pi is not None:
-        best = Fixed(optimum.log_pi, automaton.horizon)
-        optimum_rows = weighted_rows(task, best, reference, keys[2], LAST_SAMPLES)
+        optimal = Fixed(optimum.log_pi, automaton.horizon)
+        optimum_rows = weighted_rows(task, optimal, reference, keys[2], LAST_SAMPLES)
         details["optimum"], optimum_ends = detail(optimum_rows), optimum_rows.ends
-        if evaluation_method(automaton, (best, reference)) == "dynamic program":
+        if evaluation_method(automaton, (optimal, reference)) == "dynamic program":
             optimum_values = exact.values(objective, optimum.log_pi)
     else:
         optimum_ends = ends_of_optimum(automaton, reference, optimum, keys[2])
@@ -80,25 +81,28 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     if run.settings.decoding.on:
         decoded, decoded_rows = grade_decoded(run, optimum, state)
         details["decoded"], decoded_ends = detail(decoded_rows), decoded_rows.ends[automaton.outcomes]
-    end = automaton.outcomes
-    reward = task.reward[end] if task.reward_model is None else jnp.full((len(end),), jnp.nan)
-    gold = None if task.gold is None else task.gold[end]
-    outcomes = Outcomes(reward, reference_rows.ends[end], policy_rows.ends[end], optimum_ends[end], gold, decoded_ends)
-    sequences = known if isinstance(known, Sample) else sequence_expectations(objective, policy, keys[0], LAST_SAMPLES)
-    return FinalGrade(optimum, last, optimum_values, outcomes, details, distances(sequences, optimum, keys[3]), decoded)
+    ends = automaton.outcomes
+    reward = task.reward[ends] if task.reward_model is None else jnp.full((len(ends),), jnp.nan)
+    gold = None if task.gold is None else task.gold[ends]
+    outcomes = Outcomes(reward, reference_rows.ends[ends], policy_rows.ends[ends], optimum_ends[ends], gold, decoded_ends)
+    if not isinstance(policy_expectations, Sample):
+        policy_expectations = sequence_expectations(objective, policy, keys[0], LAST_SAMPLES)
+    to_optimum = distances(policy_expectations, optimum, keys[3])
+    return FinalGrade(optimum, last, optimum_values, outcomes, details, to_optimum, decoded)
 
 
 def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, WeightedRows]:
-    """Grade a run's last policy under its decoding rules, which tells a collapsed policy from one that is decoded sharply."""
+    """The grade of a run's last policy under its decoding rules, and the decoded policy's weighted rows."""
     task, policy = run.task, cast(state.policy, jnp.float64)
-    cut, keys = policies.decoded(policy, run.settings.decoding), jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
-    report = metrics.evaluate(spec.objective(run, coefficient(run, state)), cut, optimum, keys[0], LAST_SAMPLES)
-    graded = Decoded(report, *metrics.distance(task.automaton, cut, policy, keys[1], LAST_SAMPLES))
-    return graded, weighted_rows(task, cut, run.reference, keys[2], LAST_SAMPLES)
+    decoded = policies.decoded(policy, run.settings.decoding)
+    keys = jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
+    report = metrics.evaluate(spec.objective(run, coefficient(run, state)), decoded, optimum, keys[0], LAST_SAMPLES)
+    grade = Decoded(report, *metrics.distance(task.automaton, decoded, policy, keys[1], LAST_SAMPLES))
+    return grade, weighted_rows(task, decoded, run.reference, keys[2], LAST_SAMPLES)
 
 
 def best_in_family(run: Run) -> Float[Array, ""]:
-    """The largest objective that a restricted family reaches, by a grid over its box that zooms in on its best cell."""
+    """The largest objective in a restricted policy family, by grid search that zooms in on the best point of its box."""
     family, objective = policies.REGISTRY[run.settings.policy.name], spec.objective(run, run.settings.penalty.beta)
     allowed = spec.support(run)
     assert family.bounds is not None
@@ -108,15 +112,15 @@ def best_in_family(run: Run) -> Float[Array, ""]:
     ticks = jnp.linspace(0.0, 1.0, GRID)
     unit = jnp.stack(jnp.meshgrid(*[ticks] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
 
-    def worth(vector):
+    def value(vector):
         return exact.objective_value(objective, member(run.task, allowed, vector).table())
 
     def zoom(_, box):
         low, high = box
         grid = low[None, :] + unit * (high - low)[None, :]
-        best = grid[jnp.argmax(jax.lax.map(worth, grid, batch_size=256))]
-        reach = 2.0 * (high - low) / (GRID - 1)
-        return best - reach, best + reach
+        best = grid[jnp.argmax(jax.lax.map(value, grid, batch_size=256))]
+        half_width = 2.0 * (high - low) / (GRID - 1)
+        return best - half_width, best + half_width
 
     low, high = jax.lax.fori_loop(0, ZOOMS, zoom, (low, high))
-    return worth(0.5 * (low + high))
+    return value(0.5 * (low + high))
