@@ -71,17 +71,17 @@ def walk_with_rows(
     uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy
 ) -> tuple[Batch, Float[Array, "N T V"]]:
     """The batch of `walk`, and the rows of log-probabilities that its tokens were sampled from."""
-    next_state, last = jnp.asarray(automaton.next_state), automaton.decisions - 1
+    next_state, last_decision = jnp.asarray(automaton.next_state), automaton.decisions - 1
     size = uniform.shape[1]
     carry, next_row = _row_reader(policy, size)
 
     def step(loop_state, inputs):
         carry, token, state = loop_state
         position, numbers = inputs
-        alive, row = state <= last, jnp.minimum(state, last)
-        carry, cdf, log_pi = next_row(carry, position, token, row)
+        alive, decision = state <= last_decision, jnp.minimum(state, last_decision)
+        carry, cdf, log_pi = next_row(carry, position, token, decision)
         token = jnp.where(alive, inverse_cdf(numbers, cdf), 0)
-        after = jnp.where(alive, next_state[row, token], state)
+        after = jnp.where(alive, next_state[decision, token], state)
         return (carry, token, after), (token, after, alive, log_pi)
 
     start = jnp.full((size,), automaton.start, jnp.int32)
