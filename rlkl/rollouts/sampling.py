@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.rollouts import threefry
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_dtype, positions_from_rows
 from rlkl.rollouts.scoring import positions, rows_along, sampling_log_probability
 from rlkl.tasks.automaton import Automaton
@@ -59,7 +58,7 @@ def weighted_batch(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, s
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
     """The uniform random numbers from which `size` sequences are sampled, in the policy's dtype."""
-    return threefry.uniform(key, (automaton.horizon, size), float_dtype(policy))
+    return jax.random.uniform(key, (automaton.horizon, size), float_dtype(policy))
 
 
 def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
@@ -114,7 +113,7 @@ def _row_reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
 
 def _sample_counts(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     """The batch of `size` samples of a bandit, with each arm once, weighted by its count."""
-    uniform = threefry.uniform(key, (size,), row.dtype)
+    uniform = jax.random.uniform(key, (size,), row.dtype)
     if automaton.vocabulary <= SMALL_VOCABULARY:
         cdf = cumulative(row)
         below = (uniform[None, :] * cdf[-1] < cdf[:, None]).astype(row.dtype)

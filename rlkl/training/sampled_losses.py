@@ -12,7 +12,7 @@ from rlkl.exact import Objective
 from rlkl.penalties import estimators, importance, terms
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
-from rlkl.rollouts.batch import Batch, Positions, float_dtype
+from rlkl.rollouts.batch import Batch, Positions
 from rlkl.settings import STEERED, PenaltySettings, Settings
 from rlkl.training import exact_losses, reward_shaping
 
@@ -186,8 +186,7 @@ def off_batch_penalty(
     if div is None or settings.penalty.sampler == "policy":
         return 0.0
     if settings.penalty.sampler == "exact":
-        params = cast(objective.params, float_dtype(policy))
-        return objective.beta * exact.between(automaton, div, params, policy, reference)
+        return objective.beta * exact.between(automaton, div, objective.params, policy, reference)
     batch = sampling.sample(jax.random.fold_in(key, REFERENCE), automaton, reference, settings.batch_size)
     positions = scoring.positions(automaton, policy, reference, batch)
     return objective.beta * terms.from_reference(settings.penalty, positions, batch)
