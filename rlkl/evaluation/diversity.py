@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -23,10 +23,10 @@ LZMA: dict = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "
 
 
 class Estimate(NamedTuple):
-    """An estimate from draws, and its standard error."""
+    """A value and its standard error, which is 0 where the value is exact; floats, or scalar arrays of jax."""
 
-    value: float
-    stderr: float
+    value: Any
+    stderr: Any
 
 
 def distinct(sequences: Sequence[Sequence[SupportsIndex] | Int[np.ndarray, " _"]], n: int) -> float:

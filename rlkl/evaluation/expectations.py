@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact
 from rlkl.divergences import Params
+from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.rows import WeightedRows, rows_of_batch
-from rlkl.evaluation.sample import KL, Estimate, Sample, sample
+from rlkl.evaluation.sample import KL, Sample, exactly, sample
 from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
@@ -40,7 +41,7 @@ class DynamicProgram(eqx.Module):
         """KL(pi‖pi*) and its standard error 0."""
         log_pi, automaton = self.policy.table(), self.objective.task.automaton
         if optimum.log_pi is not None:
-            return exact.sequence_divergence(automaton, KL, Params(), log_pi, optimum.log_pi), jnp.zeros(())
+            return exactly(exact.sequence_divergence(automaton, KL, Params(), log_pi, optimum.log_pi))
         return enumeration(self.objective, self.policy).kl_to(optimum)
 
     def weighted_rows(self) -> WeightedRows:
@@ -69,14 +70,14 @@ class Enumeration(eqx.Module):
 
     def kl_to(self, optimum: Optimum) -> Estimate:
         """KL(pi‖pi*) and its standard error 0."""
-        return divergences.exact(KL, Params(), self.log_pi, self._log_optimum(optimum)), jnp.zeros(())
+        return exactly(divergences.exact(KL, Params(), self.log_pi, self._log_optimum(optimum)))
 
     def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
         """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors 0; `key` is not used."""
         log_optimum = self._log_optimum(optimum)
         total_variation = 0.5 * jnp.sum(jnp.abs(jnp.exp(self.log_pi) - jnp.exp(log_optimum)))
-        kl, zero = divergences.exact(KL, Params(), log_optimum, self.log_pi), jnp.zeros(())
-        return {"kl_optimum_pi": (kl, zero), "tv_optimum": (total_variation, zero)}
+        kl = divergences.exact(KL, Params(), log_optimum, self.log_pi)
+        return {"kl_optimum_pi": exactly(kl), "tv_optimum": exactly(total_variation)}
 
     def weighted_rows(self) -> WeightedRows:
         """The rows along all sequences, weighted by the sequences' probabilities."""

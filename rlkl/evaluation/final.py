@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import Enumeration
-from rlkl.evaluation.sample import Estimate, Sample
+from rlkl.evaluation.sample import Sample
 from rlkl.exact import optimal_policy
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy
@@ -45,4 +46,6 @@ def distances(policy: Enumeration | Sample, optimum: Optimum, key: PRNGKeyArray)
     The distances are NaN where the optimum is unknown or tied.
     """
     estimates = policy.distances(optimum, key)
-    return {name: (jnp.where(optimum.no_unique_policy, jnp.nan, value), error) for name, (value, error) in estimates.items()}
+    return {
+        name: Estimate(jnp.where(optimum.no_unique_policy, jnp.nan, value), error) for name, (value, error) in estimates.items()
+    }

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact
 from rlkl.divergences import Params
+from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import DynamicProgram, Enumeration, expectations
-from rlkl.evaluation.sample import Estimate, Sample, standard_error, summed_rows
+from rlkl.evaluation.sample import Sample, exactly, mean_of, summed_rows
 from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy
@@ -76,7 +77,7 @@ def distance(automaton: Automaton, policy: AnyPolicy, other: AnyPolicy, key: PRN
     """KL(policy‖other) of the distributions of sequences, and its standard error (0 where it is exact)."""
     kl, params = divergences.REGISTRY["kl_pi_ref"], Params()
     if methods.evaluation_method(automaton, (policy, other)) != "samples":
-        return exact.between(automaton, kl, params, policy, other), jnp.zeros(())
+        return exactly(exact.between(automaton, kl, params, policy, other))
     batch, positions = sampling.sample_with_positions(key, automaton, policy, other, size)
     terms = summed_rows(divergences.exact(kl, params, positions.log_pi, positions.log_ref), positions, batch)
-    return jnp.mean(terms), standard_error(terms)
+    return mean_of(terms)

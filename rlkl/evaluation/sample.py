@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import divergences, exact
 from rlkl.divergences import Params
+from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.rows import WeightedRows, rows_of_batch
 from rlkl.exact import Objective, Values, bandit_optimum, optimal_policy
 from rlkl.exact.optimal_policy import Optimum
@@ -17,8 +18,6 @@ from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions, positions_from_rows
 
 KL = divergences.REGISTRY["kl_pi_ref"]
-
-Estimate = tuple[Float[Array, ""], Float[Array, ""]]  # a value and its standard error, 0 where the value is exact
 
 
 class SequenceTerms(NamedTuple):
@@ -95,7 +94,7 @@ class Sample(eqx.Module):
         """KL(pi‖pi*) and its standard error."""
         log_pi, log_ref = self._log_probabilities()
         log_ratio = log_pi - optimum.log_probability(self.batch, log_ref)
-        return jnp.mean(log_ratio), standard_error(log_ratio)
+        return mean_of(log_ratio)
 
     def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
         """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors.
@@ -106,17 +105,17 @@ class Sample(eqx.Module):
         automaton, reference = self.objective.task.automaton, self.objective.reference
         log_pi, log_ref = self._log_probabilities()
         excess = jnp.maximum(-jnp.expm1(optimum.log_probability(self.batch, log_ref) - log_pi), 0.0)
-        total_variation = {"tv_optimum": (jnp.mean(excess), standard_error(excess))}
+        total_variation = {"tv_optimum": mean_of(excess)}
         if optimum.log_pi is not None and isinstance(self.policy, Policy):
             kl = exact.sequence_divergence(automaton, KL, Params(), optimum.log_pi, self.policy.table())
-            return total_variation | {"kl_optimum_pi": (kl, jnp.zeros(()))}
+            return total_variation | {"kl_optimum_pi": exactly(kl)}
         sampler = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
         batch = sampling.walk(sampling.uniforms(key, automaton, sampler, self.batch.size), automaton, sampler)
         log_ref = scoring.log_probability(reference, batch)
         log_optimum = optimum.log_probability(batch, log_ref)
         ratio = jnp.exp(log_optimum - log_ref) if optimum.log_pi is None else jnp.ones_like(log_optimum)
         terms = exact.times_or_zero(ratio, log_optimum - scoring.log_probability(self.policy, batch))
-        return total_variation | {"kl_optimum_pi": (jnp.mean(terms), standard_error(terms))}
+        return total_variation | {"kl_optimum_pi": mean_of(terms)}
 
     def weighted_rows(self) -> WeightedRows:
         """The rows along the policy's sequences."""
@@ -145,6 +144,16 @@ def sample(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int
 def standard_error(x: Float[Array, " N"]) -> Float[Array, ""]:
     """The standard error of the mean of independent numbers."""
     return jnp.std(x, ddof=1) / jnp.sqrt(jnp.asarray(x.size, x.dtype))
+
+
+def mean_of(x: Float[Array, " N"]) -> Estimate:
+    """The mean of independent numbers, as an estimate."""
+    return Estimate(jnp.mean(x), standard_error(x))
+
+
+def exactly(value: Float[Array, ""]) -> Estimate:
+    """An exact value, as an estimate without error."""
+    return Estimate(value, jnp.zeros(()))
 
 
 def _error_of_ratio(x: Float[Array, " N"], count: Float[Array, " N"]) -> Float[Array, ""]:

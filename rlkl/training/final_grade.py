@@ -8,11 +8,12 @@ from jaxtyping import Array, Float
 
 from rlkl import exact, policies
 from rlkl.evaluation import metrics
+from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import expectations, sequence_expectations, weighted_rows
 from rlkl.evaluation.final import Outcomes, distances, ends_of_optimum
 from rlkl.evaluation.metrics import LAST_SAMPLES
 from rlkl.evaluation.rows import Detail, WeightedRows, detail
-from rlkl.evaluation.sample import Estimate, Sample
+from rlkl.evaluation.sample import Sample
 from rlkl.exact import evaluation_method
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import Fixed
