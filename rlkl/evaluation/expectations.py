@@ -14,7 +14,7 @@ from rlkl import divergences, exact
 from rlkl.divergences import Params
 from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.rows import WeightedRows, rows_of_batch
-from rlkl.evaluation.sample import KL, Sample, exactly, sample
+from rlkl.evaluation.sampled_values import KL, Sample, exactly, sample
 from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of

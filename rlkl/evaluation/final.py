@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import Enumeration
-from rlkl.evaluation.sample import Sample
+from rlkl.evaluation.sampled_values import Sample
 from rlkl.exact import optimal_policy
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy

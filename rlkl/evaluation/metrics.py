@@ -10,7 +10,7 @@ from rlkl import divergences, exact
 from rlkl.divergences import Params
 from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import DynamicProgram, Enumeration, expectations
-from rlkl.evaluation.sample import Sample, exactly, mean_of, summed_rows
+from rlkl.evaluation.sampled_values import Sample, exactly, mean_of, summed_rows
 from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy

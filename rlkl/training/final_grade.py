@@ -13,7 +13,7 @@ from rlkl.evaluation.expectations import expectations, sequence_expectations, we
 from rlkl.evaluation.final import Outcomes, distances, ends_of_optimum
 from rlkl.evaluation.metrics import LAST_SAMPLES
 from rlkl.evaluation.rows import Detail, WeightedRows, detail
-from rlkl.evaluation.sample import Sample
+from rlkl.evaluation.sampled_values import Sample
 from rlkl.exact import evaluation_method
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import Fixed

@@ -10,7 +10,7 @@ import pytest
 from rlkl.divergences import REGISTRY
 from rlkl.evaluation import metrics
 from rlkl.evaluation.expectations import DynamicProgram, Enumeration, enumeration, expectations, sequence_expectations
-from rlkl.evaluation.sample import Sample, sample
+from rlkl.evaluation.sampled_values import Sample, sample
 from rlkl.exact import Objective, evaluation_method, methods, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks import automaton as automata

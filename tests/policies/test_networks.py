@@ -15,7 +15,7 @@ from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import final, metrics, rows
 from rlkl.evaluation.expectations import DynamicProgram, enumeration, sequence_expectations
-from rlkl.evaluation.sample import sample
+from rlkl.evaluation.sampled_values import sample
 from rlkl.exact import Objective, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.rollouts import sampling, scoring

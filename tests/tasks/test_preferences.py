@@ -18,7 +18,7 @@ from rlkl.config.compose import compose
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
-from rlkl.evaluation.sample import sample
+from rlkl.evaluation.sampled_values import sample
 from rlkl.exact import Objective
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
