@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench paper figures clean
+.PHONY: demo test test-all lint docs docs-serve bench paper figures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -38,6 +38,17 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The documentation, into docs/_build/html; a warning is an error. Nothing is fetched.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+
+docs-serve: docs
+	$(BIN)/python -m http.server -d docs/_build/html
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(VENV)/.docs
 
 bench: $(READY)
 	$(BIN)/python -m experiments.speed.startup

@@ -1,5 +1,6 @@
 """The declarations of all options of a run, and the jax settings under which rlkl computes."""
 
+from rlkl.settings.checks import check, from_mapping, known_keys
 from rlkl.settings.options import (
     AGGREGATIONS,
     BETA_LIMITS,
@@ -23,9 +24,6 @@ from rlkl.settings.options import (
     Settings,
     Traced,
     Tracking,
-    check,
-    from_mapping,
-    known_keys,
     static,
     traced,
 )

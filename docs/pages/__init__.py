@@ -1,0 +1,49 @@
+"""The pages as Jinja templates: their tables and numbers come from the source and from figure.csv, never retyped."""
+
+from pathlib import Path
+
+import jinja2
+
+from pages import api, experiments, options, registries, rooms
+
+FUNCTIONS = {
+    "api": api.api,
+    "api_top": api.top_level,
+    "options": options.options,
+    "claim": experiments.claim,
+    "cell": experiments.cell,
+    "table": experiments.table,
+    "claims": experiments.claims,
+    "figure": experiments.figure,
+    "paper_index": experiments.paper_index,
+    "divergences": registries.divergences_table,
+    "tasks": registries.tasks_table,
+    "policies": registries.policies_table,
+    "algorithms": registries.algorithms_table,
+    "estimators": registries.estimators_table,
+    "descends": registries.descends_table,
+    "presets": registries.presets_table,
+    "preset": registries.preset,
+    "preset_names": registries.preset_names,
+    "rooms": rooms.rooms,
+}
+
+
+def render(app, docname: str, source: list[str]) -> None:
+    """Render a page's source in place; tutorials are notebooks and stay as they are."""
+    if docname.startswith("tutorials/"):
+        return
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    source[0] = environment.from_string(source[0]).render(FUNCTIONS)
+
+
+def write_notebooks(sources: Path, target: Path) -> None:
+    """Write the tutorials as .ipynb files, without outputs."""
+    import nbformat
+    from myst_nb.core.read import read_myst_markdown_notebook
+
+    target.mkdir(exist_ok=True)
+    for source in sorted(sources.glob("*.md")):
+        if source.stem != "index":
+            notebook = read_myst_markdown_notebook(source.read_text(encoding="utf-8"), add_source_map=False)
+            nbformat.write(notebook, target / f"{source.stem}.ipynb")

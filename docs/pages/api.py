@@ -1,0 +1,83 @@
+"""The Python API of a module or package, from signatures and docstrings."""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+import rlkl
+
+
+def modules(name: str) -> list[ModuleType]:
+    """A module, or the modules of a package in alphabetical order (packages of packages included)."""
+    module = importlib.import_module(name)
+    if not hasattr(module, "__path__"):
+        return [module]
+    inner = [each.name for each in pkgutil.walk_packages(module.__path__, f"{name}.")]
+    return [module, *(importlib.import_module(each) for each in sorted(inner) if not each.endswith("__main__"))]
+
+
+def public(module: ModuleType) -> list[tuple[str, object]]:
+    """The public functions and classes that a module defines, in the order of the source."""
+    own = [
+        (name, value)
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+    return sorted(own, key=lambda pair: inspect.getsourcelines(inspect.unwrap(pair[1]))[1])
+
+
+def api(name: str) -> str:
+    """The entries of a module or package, a heading for each module."""
+    parts = []
+    for module in modules(name):
+        entries = public(module)
+        if entries:
+            summary = (inspect.getdoc(module) or "").split("\n\n")[0]
+            parts.append(f"## `{module.__name__}`\n\n{summary}\n\n:::{{py:module}} {module.__name__}\n:::\n")
+            parts += [_entry(name, value) for name, value in entries]
+    return "\n".join(parts)
+
+
+def top_level() -> str:
+    """The entries of the names that `import rlkl` offers."""
+    return "\n".join([":::{py:currentmodule} rlkl\n:::\n", *(_entry(name, getattr(rlkl, name)) for name in rlkl.__all__)])
+
+
+def _signature(value: object) -> str:
+    try:
+        signature = inspect.signature(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return "()"
+    plain = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    defaults = [each if _readable(each.default) else each.replace(default=...) for each in plain]
+    return str(signature.replace(parameters=defaults, return_annotation=inspect.Signature.empty))
+
+
+def _readable(default: object) -> bool:
+    return default is inspect.Parameter.empty or isinstance(default, (str, int, float, bool, type(None), tuple))
+
+
+def _types(value: object) -> str:
+    """The annotated arguments of a function, as a list: shapes are in the types."""
+    annotations = getattr(value, "__annotations__", {})
+    lines = [f"- `{name}`: `{_type(each)}`" for name, each in annotations.items() if name != "return"]
+    if "return" in annotations:
+        lines.append(f"- returns `{_type(annotations['return'])}`")
+    return "\n".join(lines)
+
+
+def _type(annotation: object) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    for module in ("jaxtyping.", "typing.", "jaxlib._jax.", "collections.abc.", "numpy.", "pathlib."):
+        text = text.replace(module, "")
+    return " ".join(text.split())
+
+
+def _entry(name: str, value: object) -> str:
+    kind = "class" if inspect.isclass(value) else "function"
+    body = inspect.getdoc(value) or ""
+    types = _types(value)
+    return f"::::{{py:{kind}}} {name}{_signature(value)}\n\n{body}\n\n{types}\n::::\n"

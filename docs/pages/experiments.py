@@ -1,0 +1,87 @@
+"""Numbers, tables and figures of the experiments, from their figure.csv and their claims."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+
+
+@functools.cache
+def numbers(name: str) -> pd.DataFrame:
+    """The numbers that an experiment's figure draws."""
+    return pd.read_csv(EXPERIMENTS / name / "figure.csv")
+
+
+@functools.cache
+def _claims(name: str) -> tuple:
+    figure = importlib.import_module(f"experiments.{name}.figure")
+    return tuple(figure.claims(numbers(name)))
+
+
+def claim(name: str, start: str, form: str = ".3g") -> str:
+    """The value of the one claim of an experiment that starts with these words; it must hold."""
+    found = [each for each in _claims(name) if each.claim.startswith(start)]
+    if len(found) != 1 or not found[0].verdict:
+        raise ValueError(f"{name} has {len(found)} claims that start with {start!r}, or it is false")
+    return format(found[0].value, form)
+
+
+def cell(name: str, query: str, column: str, form: str = ".3g") -> str:
+    """The number in a column of the one row of an experiment's figure.csv that a pandas query selects."""
+    rows = numbers(name).query(query)
+    if len(rows) != 1:
+        raise ValueError(f"{name}: {query!r} selects {len(rows)} rows")
+    return format(rows[column].iloc[0], form)
+
+
+def table(name: str, query: str, columns: list[str], form: str = ".3g") -> str:
+    """A table of the rows of an experiment's figure.csv that a pandas query selects."""
+    rows = numbers(name).query(query)[columns] if query else numbers(name)[columns]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(_text(value, form) for value in row)} |" for row in rows.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _text(value, form: str) -> str:
+    return format(value, form) if isinstance(value, float) else str(value)
+
+
+def claims(name: str) -> str:
+    """Every claim of an experiment with its value, bound and verdict."""
+    lines = ["| claim | value | bound | holds |", "|---|---|---|---|"]
+    for each in _claims(name):
+        text = each.claim.replace("|", "\\|")
+        lines.append(f"| {text} | {each.value:.4g} | {each.bound} | {'yes' if each.verdict else 'no'} |")
+    return "\n".join(lines)
+
+
+def figure(name: str, alt: str) -> str:
+    """The committed figure of an experiment, and the command that draws it."""
+    path = EXPERIMENTS / name / "figure.png"
+    if not path.exists():
+        raise ValueError(f"{name} has no committed figure.png")
+    caption = f"`python -m experiments {name}` draws it and checks its claims."
+    return f"```{{figure}} /../experiments/{name}/figure.png\n:alt: {alt}\n\n{caption}\n```\n"
+
+
+def paper_index() -> str:
+    """A row for each cited paper: its claim, the command, the experiment, the verdict and its figure."""
+    papers = yaml.safe_load((Path(__file__).with_name("papers.yaml")).read_text(encoding="utf-8"))
+    lines = ["| paper | claim | command | verdict | where |", "|---|---|---|---|---|"]
+    for paper in papers:
+        link = f"[{paper['title']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper["title"]
+        number = f": {claim(paper['experiment'], paper['number'])}" if "number" in paper else ""
+        cells = (
+            f"{link} ({paper['authors']}, {paper['year']})",
+            paper["claim"],
+            f"`{paper['command']}`",
+            paper["verdict"] + number,
+            paper["where"],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""The reference of the options, from their declarations in `rlkl.settings`."""
+
+import dataclasses
+
+from rlkl import settings
+
+TOP_LEVEL = (settings.Settings, settings.Execution)
+LIMITS = {"above": ">", "at_least": ">=", "below": "<", "at_most": "<="}
+
+
+def options(group: str) -> str:
+    """A table of a group's options ("" for the top-level keys): name, default, allowed values, what it means."""
+    classes = {**settings.GROUPS, "tracking": settings.Tracking, "engine": settings.Engine}
+    fields = [
+        field
+        for cls in ([classes[group]] if group else TOP_LEVEL)
+        for field in dataclasses.fields(cls)
+        if group or field.name not in settings.GROUPS
+    ]
+    prefix = f"{group}." if group else ""
+    rows = [f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(field)} | {_about(field)} |" for field in fields]
+    return "\n".join(["| option | default | allowed | meaning |", "|---|---|---|---|", *rows])
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is dataclasses.MISSING:
+        return "`{}`"
+    return {None: "null"}.get(field.default) or f"`{str(field.default).replace('True', 'true').replace('False', 'false')}`"
+
+
+def _allowed(field: dataclasses.Field) -> str:
+    rules = field.metadata
+    if rules.get("allowed"):
+        return ", ".join(f"`{each}`" for each in rules["allowed"])
+    kind = {int: "a whole number", float: "a number", bool: "`true`, `false`", str: "a name", tuple: "a list"}.get(
+        rules.get("kind"), ""
+    )
+    limits = " and ".join(f"{sign} {_number(rules[rule])}" for rule, sign in LIMITS.items() if rules.get(rule) is not None)
+    return " ".join(filter(None, (kind, limits)))
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _about(field: dataclasses.Field) -> str:
+    return field.metadata["about"].replace("|", "\\|")

@@ -1,0 +1,127 @@
+"""Tables of what is registered: divergences, tasks, policies, algorithms, estimators, and the shipped penalties."""
+
+import inspect
+import math
+from pathlib import Path
+
+from rlkl import algorithms, divergences, policies, tasks
+from rlkl.divergences import Params
+from rlkl.penalties import estimators as registered
+from rlkl.penalties import options
+from rlkl.penalties.expected_gradient import expected_gradient
+
+PRESETS = Path(__file__).parents[2] / "configs" / "penalty"
+CHAINS = {"policy": "chain rule under the policy", "reference": "chain rule under the reference", "both": "both chain rules"}
+
+
+def summary(documented) -> str:
+    """The first paragraph of a docstring, on one line of a table."""
+    return _cell(" ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split()))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _table(header: tuple[str, ...], rows) -> str:
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _limit(number) -> str:
+    value = float(number(Params()) if callable(number) else number)
+    text = "infinite" if math.isinf(value) else f"{value:g}"
+    return f"{text} at the default parameters" if callable(number) else text
+
+
+def divergences_table() -> str:
+    """A row for each divergence: name, formula, limits, how it decomposes over tokens, what it is."""
+    rows = []
+    for div in divergences.REGISTRY.values():
+        chain = CHAINS.get(div.chain, "sum of pi^a pi_ref^(1-a)") if div.chain is not None else "none: sequences are listed"
+        rows.append((f"`{div.name}`", _cell(div.formula), _limit(div.zero), _limit(div.infinity), chain, summary(div.both)))
+    header = ("`penalty.divergence`", "formula", "f(0)", "lim f(t)/t", "over tokens", "what it is")
+    return _table(header, rows)
+
+
+def tasks_table() -> str:
+    """A row for each task: name, options, what it is."""
+    rows = (
+        (f"`{name}`", ", ".join(f"`{key}`" for key in tasks.options(name)), summary(build))
+        for name, build in tasks.REGISTRY.items()
+    )
+    return _table(("`task`", "options", "what it is"), rows)
+
+
+def policies_table() -> str:
+    """A row for each policy family: name, inits, kind, what it is."""
+    rows = (
+        (
+            f"`{name}`",
+            ", ".join(f"`{init}`" for init in family.inits),
+            "network" if family.network else "table",
+            summary(family.build),
+        )
+        for name, family in policies.REGISTRY.items()
+    )
+    return _table(("`policy`", "`policy.init`", "kind", "what it is"), rows)
+
+
+def algorithms_table() -> str:
+    """A row for each algorithm."""
+    rows = [(f"`{name}`", _cell(what)) for name, what in algorithms.EXACT.items()]
+    rows += [(f"`{name}`", summary(algorithm.advantage)) for name, algorithm in algorithms.REGISTRY.items()]
+    return _table(("`algorithm`", "what it is"), rows)
+
+
+def estimators_table() -> str:
+    """A row for each estimator that reads one log-ratio u."""
+    rows = [
+        (f"`{name}`", ", ".join(f"`{alias}`" for alias, own in registered.ALIASES.items() if own == name), summary(estimate))
+        for name, estimate in registered.REGISTRY.items()
+    ]
+    rows.append(("`full`", "", summary(registered.full)))
+    return _table(("`penalty.estimator`", "in other libraries", "what it is"), rows)
+
+
+def descends_table(name: str, estimator: str = "") -> str:
+    """What each combination descends on a bandit and on sequences, for a divergence and, if given, one estimator."""
+    rows = []
+    for penalty in options.combinations(name, 2):
+        if estimator and penalty.estimator != estimator:
+            continue
+        extra = "future_kl" if penalty.future_kl else "" if penalty.placement == "loss" else str(penalty.credit)
+        bandit = expected_gradient(penalty, 1).says if not penalty.future_kl and penalty.credit == "reward_to_go" else "-"
+        where = f"`{penalty.estimator}` in the {penalty.placement}"
+        rows.append(
+            (where, str(penalty.level), penalty.gradient, extra, _cell(bandit), _cell(expected_gradient(penalty, 2).says))
+        )
+    header = ("estimator", "level", "gradient", "credit", "descends on a bandit", "descends on sequences")
+    return _table(header, rows)
+
+
+def preset_names() -> list[str]:
+    """The shipped penalties, in alphabetical order."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def presets_table() -> str:
+    """A row for each shipped penalty, with the first line of its file."""
+    rows = (
+        (f"[`penalty={name}`](/penalties/presets.md#{name.replace('_', '-')})", _cell(_comment(name)[0]))
+        for name in preset_names()
+    )
+    return _table(("preset", "what it is"), rows)
+
+
+def _comment(name: str) -> list[str]:
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+
+
+def preset(name: str) -> str:
+    """A shipped penalty: its description, and the settings that it fixes."""
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    body = "\n".join(line for line in lines if not line.startswith("#")).strip()
+    text = "\n\n".join(_comment(name))
+    return f"{text}\n\n```yaml\n{body}\n```\n"

@@ -1,0 +1,72 @@
+"""Checks of settings against their declarations."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rlkl.errors import SettingsError, nearest
+from rlkl.settings.options import GROUPS, Engine, Execution, Settings, Tracking
+
+
+def check(key: str, value: Any, field: dataclasses.Field) -> Any:
+    """`value` converted to the field's type; raises `SettingsError` if it is not allowed."""
+    rules = field.metadata
+    if value is None:
+        if field.default is None:
+            return None
+        raise SettingsError(f"{key}=null", "", "must have a value")
+    allowed, kind = rules.get("allowed"), rules.get("kind")
+    if allowed is not None and value not in allowed:
+        raise SettingsError(key, value, nearest(str(value), map(str, allowed)))
+    if kind is bool and not isinstance(value, bool):
+        raise SettingsError(key, value, "must be true or false")
+    if kind is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SettingsError(key, value, "must be a list, as in [a,b]")
+        return tuple(value)
+    if kind is str and not isinstance(value, str):
+        raise SettingsError(key, value, "must be a name")
+    if kind in (int, float):
+        value = _number(key, value, kind)
+        limits = {
+            "above": ("above", value.__gt__),
+            "at_least": ("at least", value.__ge__),
+            "below": ("below", value.__lt__),
+            "at_most": ("at most", value.__le__),
+        }
+        for rule, (words, holds) in limits.items():
+            bound = rules.get(rule)
+            if bound is not None and not holds(kind(bound)):
+                raise SettingsError(key, value, f"must be {words} {bound if isinstance(bound, int) else format(bound, 'g')}")
+    return value
+
+
+def _number(key, value, kind):
+    expected = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(key, value, f"must be {expected}")
+    if not abs(value) <= sys.float_info.max:
+        raise SettingsError(key, value, "must be finite")
+    if kind is int and value != int(value):
+        raise SettingsError(key, value, f"must be {expected}")
+    return kind(value)
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Build the settings class `cls` from a mapping; raises `SettingsError` for unknown keys and bad values."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise SettingsError(prefix + key, values[key], "unknown option; " + nearest(key, fields))
+    return cls(**{key: check(prefix + key, value, fields[key]) for key, value in values.items()})
+
+
+def known_keys() -> set[str]:
+    """All dotted keys of the configuration, except a task's own options."""
+    nested = {f"{group}.{field.name}" for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
+    tracking = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
+    top = {field.name for field in dataclasses.fields(Settings) if field.name not in GROUPS}
+    execution = {field.name for field in dataclasses.fields(Execution)}
+    engine = {f"engine.{field.name}" for field in dataclasses.fields(Engine)}
+    return nested | tracking | top | execution | engine | {"task.name", "task.export", "plugins"}
