@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint docs docs-serve bench paper figures clean
+.PHONY: demo test test-all lint docs docs-serve dist bench paper figures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -49,6 +49,11 @@ docs-serve: docs
 $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $(VENV)/.docs
+
+# Wheel and sdist, checked, and each installed into an empty environment; PYTHONS names more interpreters to try.
+dist: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	.ci/dist $(BIN)/python $(PYTHONS)
 
 bench: $(READY)
 	$(BIN)/python -m experiments.speed.startup
