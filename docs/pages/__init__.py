@@ -15,6 +15,7 @@ FUNCTIONS = {
     "table": experiments.table,
     "claims": experiments.claims,
     "figure": experiments.figure,
+    "experiments_table": experiments.experiments_table,
     "paper_index": experiments.paper_index,
     "divergences": registries.divergences_table,
     "tasks": registries.tasks_table,

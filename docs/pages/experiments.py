@@ -1,5 +1,6 @@
 """Numbers, tables and figures of the experiments, from their figure.csv and their claims."""
 
+import ast
 import functools
 import importlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
+BAR = "\\|"  # a bar in a cell of a table
 
 
 @functools.cache
@@ -85,3 +87,15 @@ def paper_index() -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def experiments_table() -> str:
+    """A row for each experiment: its name, what it shows, and how many claims it makes."""
+    rows = ["| experiment | shows | claims |", "|---|---|---|"]
+    for path in sorted(EXPERIMENTS.glob("*/sweep.yaml")):
+        name = path.parent.name
+        text = ast.get_docstring(ast.parse((path.parent / "figure.py").read_text(encoding="utf-8"))) or name
+        headline = " ".join(text.split("\n\n")[0].split()).partition(": ")[2]
+        count = len(_claims(name)) if (path.parent / "figure.csv").exists() else "-"
+        rows.append(f"| `{name}` | {headline.replace('|', BAR)} | {count} |")
+    return "\n".join(rows)
