@@ -9,12 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError, nearest
-from tests.helpers import CHAIN, CLONE, EXAMPLE
+from tests.helpers import CHAIN, CLONE
 
 PAGES = [CLONE / "README.md", *sorted((CLONE / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "_notebooks"} & set(page.parts)]
 ON_FOLDERS = ("plot", "summary", "show", "report")
-EXPERIMENTS = {path.parent.name for path in (CLONE / "experiments").glob("*/figure.py")} | {"all"}
+EXPERIMENTS = {path.parent.name for path in (CLONE / "experiments").glob("*/figure.py")} | {"all", "page"}
 TARGETS = set(re.findall(r"^([a-z-]+):", (CLONE / "Makefile").read_text(), re.M))
 
 
@@ -26,9 +26,11 @@ def commands(text: str) -> list[list[str]]:
 
 
 def write_files(folder: Path) -> None:
-    """Write the files that the pages speak of into a folder."""
-    folder.joinpath("my_penalty.py").write_text(EXAMPLE.group(1))
-    folder.joinpath("my.txt").write_text("the cat loves the dog and the dog loves the cat near the river\n" * 40)
+    """Write the files that the pages speak of into a folder: a Python block that begins with `# NAME.py` is such a file."""
+    for page in PAGES:
+        for block in re.findall(r"```python\n(# \w+\.py\n.*?)```", page.read_text(encoding="utf-8"), re.S):
+            folder.joinpath(block.split()[1]).write_text(block)
+    folder.joinpath("my.txt").write_text("all you need is love and a cat that loves the lazy dog near the river\n" * 40)
     folder.joinpath("mine.json").write_text(CHAIN.read_text())
 
 
