@@ -4,12 +4,15 @@ from pathlib import Path
 
 import jinja2
 
-from pages import api, experiments, options, registries, rooms
+from pages import api, audits, experiments, options, registries, rooms
 
 FUNCTIONS = {
     "api": api.api,
     "api_top": api.top_level,
     "options": options.options,
+    "audit": audits.audit,
+    "estimator_values": audits.estimator_values,
+    "ends": audits.ends,
     "claim": experiments.claim,
     "cell": experiments.cell,
     "table": experiments.table,

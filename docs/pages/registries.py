@@ -4,6 +4,8 @@ import inspect
 import math
 from pathlib import Path
 
+import yaml
+
 from rlkl import algorithms, divergences, policies, tasks
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
@@ -105,11 +107,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def presets_table() -> str:
-    """A row for each shipped penalty, with the first line of its file."""
+def presets_table(estimator: str = "") -> str:
+    """A row for each shipped penalty (if given, of one estimator), with the first line of its file."""
     rows = (
         (f"[`penalty={name}`](/penalties/presets.md#{name.replace('_', '-')})", _cell(_comment(name)[0]))
         for name in preset_names()
+        if not estimator or yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")).get("estimator") == estimator
     )
     return _table(("preset", "what it is"), rows)
 

@@ -1,0 +1,120 @@
+"""Audits of a small bandit, measured when the documentation is built, and the ends that `wrong_gradient` found.
+
+The bandit has eight arms; its policy and reference are random. A bandit's audit needs no enumeration of sequences, so that all
+rows together take a few seconds.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pages import experiments
+from rlkl import divergences
+from rlkl.config.build import build
+from rlkl.config.compose import compose
+from rlkl.diagnostics.audit import known_gradients, measure
+from rlkl.penalties import estimators, options
+from rlkl.penalties.expected_gradient import expected_gradient
+from rlkl.policies import base, table_of
+from rlkl.rollouts import sampling
+from rlkl.settings import numerics
+from rlkl.training import loop
+
+BANDIT = ("task=bandit/random", "task.size=8", "algorithm=rloo", "policy.init=random")
+SHOWN = ("k1", "k2", "k3", "full", "score")  # of the estimators
+DISTANCES = (0.1, 1.0)  # shares of the way from the reference's logits to the random policy's
+ROUNDING = 1e-9
+
+
+@functools.cache
+def _bandit():
+    """The run and the policy that are audited."""
+    composed = compose(BANDIT)
+    with numerics.pinned():
+        run = jax.tree.map(jnp.asarray, build(composed).run)
+        return run, base.cast(loop.start(run).policy, jnp.float64)
+
+
+@functools.cache
+def _target(divergence: str) -> np.ndarray:
+    """The exact gradient of a divergence."""
+    run, policy = _bandit()
+    with numerics.pinned():
+        return np.asarray(known_gradients.exact_gradient(run, policy, divergences.REGISTRY[divergence]).gradient)
+
+
+@functools.cache
+def _row(divergence: str, index: int) -> tuple[str, ...]:
+    """A combination of settings: what it is, what it descends, its gradient's relative error and a batch's variance."""
+    run, policy = _bandit()
+    penalty, target = options.combinations(divergence, 1)[index], _target(divergence)
+    with numerics.pinned():
+        source = run.reference if penalty.sampler == "reference" else policy
+        batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, source, measure.SAMPLES)
+        got = measure.measure(measure.penalty_alone(run, penalty), policy, batch)
+    error = float(np.linalg.norm(np.asarray(got.gradient) - target) / np.linalg.norm(target))
+    words = f"`{penalty.estimator}` in the {penalty.placement}"
+    words += f", `gradient={penalty.gradient}`" if penalty.gradient != "naive" else ""
+    words += ", on the reference's samples" if penalty.sampler == "reference" else ""
+    variance = float(got.variance) / (run.settings.batch_size or 64)
+    return words, expected_gradient(penalty, 1).says.replace("|", "\\|"), _number(error), _number(variance)
+
+
+def _number(value: float) -> str:
+    return "0" if abs(value) < ROUNDING else f"{value:.2g}"
+
+
+def _table(header: tuple[str, ...], rows) -> str:
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def audit(divergence: str, estimator: str = "", right: bool = False) -> str:
+    """What each combination descends on the bandit, how far its expected gradient is off, and a batch's variance.
+
+    estimator: of this one alone. right: only those that descend the divergence.
+    """
+    rows = [
+        _row(divergence, index)
+        for index, penalty in enumerate(options.combinations(divergence, 1))
+        if estimator in ("", penalty.estimator)
+        and penalty.estimator in SHOWN
+        and penalty.gradient != "straight_through"
+        and not (right and expected_gradient(penalty, 1).kind != "exact")
+        and not (right and penalty.gradient != "naive")
+    ]
+    return _table(("way", "descends on a bandit", "relative error of its gradient", "variance of a batch's gradient"), rows)
+
+
+def estimator_values() -> str:
+    """The mean, the standard deviation and the least value of each estimator's value, near the reference and far from it."""
+    run, policy = _bandit()
+    rows = []
+    with numerics.pinned():
+        log_ref, far = (table_of(each)[0, 0] for each in (run.reference, policy))
+        for share in DISTANCES:
+            log_pi = jax.nn.log_softmax((1.0 - share) * log_ref + share * far)
+            pi, u = np.exp(np.asarray(log_pi)), log_pi - log_ref
+            exact = float(pi @ np.asarray(u))
+            for name in ("k1", "k2", "k3", "abs"):
+                value = np.asarray(estimators.REGISTRY[name](u))
+                mean = float(pi @ value)
+                spread = float(np.sqrt(pi @ (value - mean) ** 2))
+                numbers = (exact, mean, mean - exact, spread, float(value.min()))
+                rows.append((f"`{name}`", *(_number(each) for each in numbers)))
+    return _table(("estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
+
+
+def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
+    """Where training without sampling noise ends, for each way that `wrong_gradient` follows; the untrained reference first."""
+    numbers = experiments.numbers("wrong_gradient").query("direction == @divergence")
+    start = numbers[numbers["series"] == "reference"]
+    reached = numbers[(numbers["series"] == "descended") & numbers["way"].fillna("").str.startswith(f"{estimator} ")]
+    rows = [(row.task, "the reference, untrained", _number(row.regret), _number(row.to_own), "") for row in start.itertuples()]
+    rows += [
+        (row.task, row.way.replace(estimator, f"`{estimator}`", 1), _number(row.regret), _number(row.to_own), row.end)
+        for row in reached.itertuples()
+    ]
+    return _table(("task", "way", "regret", "total variation to the optimum", "it ends at"), rows)
