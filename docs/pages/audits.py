@@ -26,6 +26,10 @@ BANDIT = ("task=bandit/random", "task.size=8", "algorithm=rloo", "policy.init=ra
 SHOWN = ("k1", "k2", "k3", "full", "score")  # of the estimators
 DISTANCES = (0.1, 1.0)  # shares of the way from the reference's logits to the random policy's
 ROUNDING = 1e-9
+ENDS = {
+    "at a corner": "A corner is a policy that has lost sequences for good.",
+    "nowhere": "A way that ends nowhere was stopped while it still ran away.",
+}
 
 
 @functools.cache
@@ -114,7 +118,8 @@ def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
     reached = numbers[(numbers["series"] == "descended") & numbers["way"].fillna("").str.startswith(f"{estimator} ")]
     rows = [(row.task, "the reference, untrained", _number(row.regret), _number(row.to_own), "") for row in start.itertuples()]
     rows += [
-        (row.task, row.way.replace(estimator, f"`{estimator}`", 1), _number(row.regret), _number(row.to_own), row.end)
+        (row.task, row.way.replace(estimator, f"`{estimator}`", 1), _number(row.regret), _number(row.to_own), f"at a {row.end}" if row.end != "ran away" else "nowhere")
         for row in reached.itertuples()
     ]
-    return _table(("task", "way", "regret", "total variation to the optimum", "it ends at"), rows)
+    legend = [ENDS[end] for end in ENDS if end in {row[-1] for row in rows}]
+    return "\n\n".join([_table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])
