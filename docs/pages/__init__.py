@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from pages import api, audits, experiments, options, registries, rooms
+from pages import api, audits, experiments, options, registries, results, rooms
 
 FUNCTIONS = {
     "api": api.api,
@@ -20,6 +20,15 @@ FUNCTIONS = {
     "figure": experiments.figure,
     "experiments_table": experiments.experiments_table,
     "paper_index": experiments.paper_index,
+    "number": results.number,
+    "rows": results.rows,
+    "pivot": results.pivot,
+    "rare_arm": results.rare_arm,
+    "text_table": results.text_table,
+    "share": results.share,
+    "shares_table": results.shares_table,
+    "sayings": results.sayings,
+    "expected": results.expected,
     "divergences": registries.divergences_table,
     "tasks": registries.tasks_table,
     "policies": registries.policies_table,

@@ -1,0 +1,134 @@
+"""Tables and numbers for the results and explanations that need more than a cell of figure.csv."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from experiments.where_diversity_goes import shares
+from pages import experiments
+from rlkl import divergences, settings
+from rlkl.penalties.expected_gradient import expected_gradient
+
+
+def number(name: str, query: str, column: str, how: str = "mean") -> float:
+    """A number to calculate with: the mean (or min, max, median) of a column over the rows that a pandas query selects."""
+    rows = experiments.numbers(name).query(query)[column].dropna()
+    if not len(rows):
+        raise ValueError(f"{name}: {query!r} selects no row with a {column}")
+    return float(rows.agg(how))
+
+
+def rows(name: str, query: str, columns: dict[str, str], form: str = ".3g") -> str:
+    """A table of the rows that a pandas query selects. columns: the header of each column of figure.csv that is shown."""
+    selected = experiments.numbers(name).query(query)[list(columns)]
+    if not len(selected):
+        raise ValueError(f"{name}: {query!r} selects no row")
+    return _table(columns.values(), selected.itertuples(index=False), form)
+
+
+def pivot(
+    name: str, query: str, index: str, columns: str, values: str, form: str = ".3g", corner: str = "", how: str = "mean"
+) -> str:
+    """A table of one number over two columns of figure.csv, averaged over the other rows; corner: its first header."""
+    selected = experiments.numbers(name).query(query)
+    if not len(selected):
+        raise ValueError(f"{name}: {query!r} selects no row")
+    return _pivot(selected, index, columns, values, form, corner, how)
+
+
+def rare_arm(form: str = ".2g") -> str:
+    """Largest regret of five seeds over penalty and beta, from rare_arm.csv: `explanation/what_sampling_cannot_see` says how
+    it is measured."""
+    runs = pd.read_csv(Path(__file__).with_name("rare_arm.csv"))
+    return _pivot(runs, "divergence", "beta", "regret", form, "largest regret of 5 seeds", "max")
+
+
+def _pivot(selected: pd.DataFrame, index: str, columns: str, values: str, form: str, corner: str, how: str) -> str:
+    found = selected.pivot_table(values, index, columns, aggfunc=how, sort=False)
+    header = [corner, *(_label(each) for each in found.columns)]
+    return _table(header, ((_label(key), *row) for key, row in zip(found.index, found.to_numpy(), strict=True)), form)
+
+
+def text_table(name: str) -> str:
+    """The plain table that an experiment prints for its readers, as a block of text."""
+    figure = importlib.import_module(f"experiments.{name}.figure")
+    return f"```text\n{figure.text(experiments.numbers(name))}```\n"
+
+
+def _table(header, body, form: str) -> str:
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(list(header))]
+    for row in body:
+        cells = (format(cell, form) if isinstance(cell, float) else str(cell) for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _label(key: object) -> str:
+    text = f"{key:g}" if isinstance(key, float) else str(key)
+    return divergences.REGISTRY[text].formula if text in divergences.REGISTRY else text
+
+
+# Where diversity goes: shares of causes
+
+STEPS = {
+    "reward": "reward",
+    "data": "finite data",
+    "bias": "typicality bias",
+    "estimator": "k3 in the loss",
+    "optimiser": "optimiser",
+}
+TASKS = {"words": "words", "grammar": "sentences"}
+
+
+@functools.cache
+def _shares() -> pd.DataFrame:
+    return shares.table(experiments.numbers("where_diversity_goes"))
+
+
+def share(task: str, direction: str, view: str, step: str, order: str = "", number: str = "entropy") -> float:
+    """Change of entropy (or another number) by one cause, mean over seeds. order: "" in turn, " first" alone, " last"."""
+    return shares.mean(_shares(), f"{number}{order}")(task, direction, view, step)
+
+
+def shares_table(views: list[str]) -> str:
+    """Change of entropy by each cause: in turn, in brackets alone; the cause with the largest loss in turn is bold."""
+    lines = []
+    for task, called in TASKS.items():
+        for direction in ("kl_pi_ref", "kl_ref_pi"):
+            for view in views:
+                changes = {step: share(task, direction, view, step) for step in STEPS}
+                most = min(changes, key=lambda step: changes[step])
+                cells = [_share_cell(task, direction, view, step, step == most) for step in STEPS]
+                lines.append((f"{called}, {divergences.REGISTRY[direction].formula}, {view}", *cells))
+    return _table(["", *STEPS.values()], lines, "")
+
+
+def _share_cell(task: str, direction: str, view: str, step: str, bold: bool) -> str:
+    in_turn, alone = (f"{share(task, direction, view, step, order):+.2f}" for order in ("", " first"))
+    shown = f"**{in_turn}**" if bold else in_turn
+    return shown if step == "reward" or alone == in_turn else f"{shown} ({alone})"
+
+
+# What is said of KL, and what a penalty descends
+
+
+def sayings() -> str:
+    """Common sayings about KL, each with its verdict, the reason, and the experiment whose claims show it."""
+    path = experiments.EXPERIMENTS / "harness" / "page" / "sayings.yaml"
+    lines = []
+    for each in yaml.safe_load(path.read_text(encoding="utf-8")):
+        for start in each["claims"]:
+            if not [one for one in experiments._claims(each["experiment"]) if one.claim.startswith(start) and one.verdict]:
+                raise ValueError(f"{each['experiment']} has no true claim that starts with {start!r}")
+        lines.append((each["saying"], f"**{each['verdict']}**", each["because"], f"`{each['experiment']}`"))
+    return _table(("saying", "verdict", "why", "experiment"), lines, "")
+
+
+def expected(estimator: str, placement: str, tokens: int, **others) -> str:
+    """What the expected gradient of an estimator of KL(pi‖pi_ref) is, on sequences of this many tokens, in words."""
+    known = {"level": "token" if tokens > 1 else "sequence", "credit": "reward_to_go", "sampler": "policy"}
+    penalty = settings.PenaltySettings(estimator=estimator, placement=placement, **(known | others))
+    return expected_gradient(penalty, tokens).says
