@@ -71,9 +71,13 @@ def figure(name: str, alt: str) -> str:
     return f"```{{figure}} /../experiments/{name}/figure.png\n:alt: {alt}\n\n{caption}\n```\n"
 
 
-def paper_index() -> str:
-    """A row for each cited paper: its claim, the command, the experiment, the verdict and its figure."""
+def paper_index(kind: str = "claim") -> str:
+    """A row for each cited paper of a kind: its claim, the command, the verdict with a number, and where its figure is.
+
+    kind: "claim" for papers whose statement is checked here, "method" for those whose method rlkl implements or uses.
+    """
     papers = yaml.safe_load((Path(__file__).with_name("papers.yaml")).read_text(encoding="utf-8"))
+    papers = [paper for paper in papers if paper.get("kind", "claim") == kind]
     lines = ["| paper | claim | command | verdict | where |", "|---|---|---|---|---|"]
     for paper in papers:
         link = f"[{paper['title']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper["title"]
