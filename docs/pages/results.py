@@ -107,9 +107,13 @@ def shares_table(views: list[str]) -> str:
 
 
 def _share_cell(task: str, direction: str, view: str, step: str, bold: bool) -> str:
-    in_turn, alone = (f"{share(task, direction, view, step, order):+.2f}" for order in ("", " first"))
+    in_turn, alone = (_change(share(task, direction, view, step, order)) for order in ("", " first"))
     shown = f"**{in_turn}**" if bold else in_turn
     return shown if step == "reward" or alone == in_turn else f"{shown} ({alone})"
+
+
+def _change(value: float) -> str:
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
 # What is said of KL, and what a penalty descends
