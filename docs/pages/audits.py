@@ -117,9 +117,8 @@ def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
     start = numbers[numbers["series"] == "reference"]
     reached = numbers[(numbers["series"] == "descended") & numbers["way"].fillna("").str.startswith(f"{estimator} ")]
     rows = [(row.task, "the reference, untrained", _number(row.regret), _number(row.to_own), "") for row in start.itertuples()]
-    rows += [
-        (row.task, row.way.replace(estimator, f"`{estimator}`", 1), _number(row.regret), _number(row.to_own), f"at a {row.end}" if row.end != "ran away" else "nowhere")
-        for row in reached.itertuples()
-    ]
+    for row in reached.itertuples():
+        way, end = row.way.replace(estimator, f"`{estimator}`", 1), "nowhere" if row.end == "ran away" else f"at a {row.end}"
+        rows.append((row.task, way, _number(row.regret), _number(row.to_own), end))
     legend = [ENDS[end] for end in ENDS if end in {row[-1] for row in rows}]
     return "\n\n".join([_table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])

@@ -187,7 +187,7 @@ def _errors(axes: Axes, told: pd.DataFrame) -> None:
 
 
 def text(drawn: pd.DataFrame) -> str:
-    """What is written before and after, for a README."""
+    """What is written before and after training, as a plain table for the documentation."""
     lines = [f"{'':<18}{'a':>5}{'beta':>6}{'entropy':>9}{'E[gold]':>9}  text"]
     for base in BASES:
         rows = drawn[(drawn["task"] == base) & drawn["text"].notna()]

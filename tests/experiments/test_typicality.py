@@ -2,15 +2,16 @@
 
 import pytest
 
-from experiments.harness import build
 from experiments.typicality import figure
 from rlkl import cli
 from rlkl.runs.load import load
 from tests.experiments import house
 
 
-def test_its_text_is_the_readme_s():
-    assert figure.text(house.committed("typicality")) in (build.HERE.parent / "README.md").read_text()
+def test_its_text_has_a_row_for_each_reference_and_weight():
+    lines = figure.text(house.committed("typicality")).splitlines()
+    assert len(lines) == 1 + 2 * (1 + 3)  # words and sentences: the reference, and three weights
+    assert sum(line.startswith("reference") for line in lines) == 2
 
 
 @pytest.mark.slow
