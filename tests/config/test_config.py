@@ -51,7 +51,7 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
         total = None if listed is None else jnp.sum(jnp.exp(scoring.log_probability(after.policy, listed)))
         return after.step, total, optimum.objective
 
-    few = batch.is_enumerable(built.run.task.automaton)
+    few = built.run.task.automaton.is_enumerable
     step, total, objective = stepped(built.run, jax.jit(loop.start)(built.run))
     assert step == 1
     if few:
