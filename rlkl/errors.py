@@ -35,6 +35,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def one_line(error: Exception) -> str:
+    """An error's message in one line of at most 160 characters, or its type where it has none."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def damaged(path: Path, why: Exception | str) -> SettingsError:
     """The error for a file of a run's folder that cannot be read back."""
     os_reason = isinstance(why, OSError) and why.strerror

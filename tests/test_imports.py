@@ -18,7 +18,7 @@ def test_training_loads_neither_wandb_nor_matplotlib():
 
 def test_the_process_that_tracks_loads_no_jax():
     """It starts beside a training, and would take its time."""
-    assert not {"jax", "numpy", "wandb"} & loaded_by("import rlkl.runs.tracking_process")
+    assert not {"jax", "numpy", "wandb"} & loaded_by("import rlkl.sweeps.tracking_process")
 
 
 def test_training_loads_no_part_of_scipy():

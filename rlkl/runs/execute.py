@@ -15,7 +15,8 @@ from rlkl.runs.folder import summary as folder_summary
 from rlkl.runs.store import pretrained_references, run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
-from rlkl.runs.tracking import Tracker, wandb_run
+from rlkl.runs.tracking.about import about_run
+from rlkl.runs.tracking.tracker import Tracker
 from rlkl.settings import numerics
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained
@@ -95,11 +96,11 @@ def train_or_load(built: Built, on_rows: Callable[[Row], None], faults: Faults) 
 
 
 class Recorded(NamedTuple):
-    """A run recorded in its folder: its entry, whether the store had it, and the command that uploads it to wandb."""
+    """A run recorded in its folder: its entry, whether the store had it, and what tells the user where its tracker's log is."""
 
     entry: Entry
     reused: bool
-    upload: str | None
+    tracked: str | None
 
 
 def execute(
@@ -113,14 +114,11 @@ def execute(
     """Train or load a run, fill its folder and track it.
 
     group: the name of its sweep, None for a single run. on_rows: called with the new rows as the run trains. warn: prints a
-    warning of wandb's. faults: reports damaged files of the store.
+    tracker's warning. faults: reports damaged files of the store.
     """
-    tracker = make_tracker(built, folder, group, warn)
-    result, upload, logged = None, None, False
+    tracker, filled, tracked = make_tracker(built, folder, group, warn), False, None
 
     def on_new_rows(rows: Row) -> None:
-        nonlocal logged
-        logged = True
         on_rows(rows)
         if tracker is not None:
             tracker.log(folder_summary.history(rows))
@@ -128,16 +126,15 @@ def execute(
     try:
         result, reused = train_or_load(built, on_new_rows, faults)
         files.fill(folder, result.files)
-        if tracker is not None and not logged:
-            tracker.log(files.columns_of(result.files["history.csv"]))
+        filled = True
     finally:
-        upload = tracker.finish(result.summary if result else None) if tracker is not None else None
-    return Recorded(result, reused, upload)
+        tracked = tracker.finish(filled) if tracker is not None else None
+    return Recorded(result, reused, tracked)
 
 
 def make_tracker(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
-    """Start tracking the run with wandb; returns None where `tracking=none`."""
-    return None if built.tracking.name == "none" else Tracker(wandb_run(built, group), folder, warn)
+    """Start tracking the run; returns None where `tracking=none`."""
+    return None if built.tracking.name == "none" else Tracker(about_run(built, group, run_store.key(built)), folder, warn)
 
 
 def raise_if_diverged(summary: dict[str, Any]) -> None:

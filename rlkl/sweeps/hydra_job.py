@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.checked_files import Faults
     from rlkl.runs.store.run_store import Entry
-    from rlkl.runs.tracking import Tracker
-    from rlkl.runs.tracking_process import BackgroundTracker
+    from rlkl.runs.tracking.tracker import Tracker
+    from rlkl.sweeps.tracking_process import BackgroundTracker
 
 
 BAD_SETTING, FAILED = 2, 1  # exit statuses
@@ -34,9 +34,10 @@ def short_path(folder: Path, start: Path) -> str:
 
 
 class Finished(NamedTuple):
-    """A job that is trained: its run, its result, and its tracker if its rows were logged while it trained."""
+    """A job that is trained: its run and fingerprint, its result, and its tracker if it was logged while it trained."""
 
     built: "Built"
+    key: str
     entry: "Entry"
     tracker: "Tracker | None"
 
@@ -52,6 +53,7 @@ class Jobs:
     status: int = 0  # exit status of the command
     offline_folders: set[str] = field(default_factory=set)  # of a sweep's offline runs, for `wandb sync`
     has_warned: bool = False  # of rounding errors
+    _tracked: set[str] = field(default_factory=set)  # fingerprints of tracked jobs; two jobs of one run are logged once
     _background_tracker: "BackgroundTracker | None" = None
     _faults: "Faults | None" = None
 
@@ -99,8 +101,8 @@ class Jobs:
             reports_console.console.print(note, markup=False)
         path = short_path(folder, cwd)
         reports_console.console.print(f"in {path}   (rlkl plot {shlex.quote(path)})", markup=False)
-        if recorded.upload:
-            reports_console.console.print(f"to upload: {recorded.upload}", markup=False)
+        if recorded.tracked:
+            reports_console.console.print(recorded.tracked, markup=False)
         return summary
 
     def _run_in_sweep(self, config: Any, hydra: Any, finished: "Finished | None") -> dict[str, Any]:
@@ -108,9 +110,11 @@ class Jobs:
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports.tables import brief
-        from rlkl.runs import load, tracking
+        from rlkl.runs import load
         from rlkl.runs.execute import execute
         from rlkl.runs.folder import files
+        from rlkl.runs.tracking.about import about_run
+        from rlkl.runs.tracking.resolve import OFFLINE
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
@@ -118,16 +122,16 @@ class Jobs:
         interrupts.raise_first()
         if finished is None:
             recorded = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
-            entry, upload, self.reused = recorded.entry, recorded.upload, self.reused + recorded.reused
+            entry, tracked, self.reused = recorded.entry, recorded.tracked, self.reused + recorded.reused
         else:
-            entry, upload = finished.entry, None
+            entry, tracked = finished.entry, None
             files.fill(folder, entry.files)
             if finished.tracker is not None:
-                upload = finished.tracker.finish(entry.summary)
-            elif built.tracking.name != "none":
-                rows, tracker = files.columns_of(entry.files["history.csv"]), self.background_tracker(reports_console.warn)
-                tracker.track(tracking.wandb_run(built, group), folder, rows, entry.summary)
-        if upload or built.tracking.name == tracking.OFFLINE:
+                tracked = finished.tracker.finish(succeeded=True)
+            elif built.tracking.name != "none" and finished.key not in self._tracked:
+                self.background_tracker(reports_console.warn).track(about_run(built, group, finished.key), folder)
+            self._tracked.add(finished.key)
+        if tracked or built.tracking.name == OFFLINE:
             self.offline_folders.add(built.tracking.dir or str(folder.parent / "*"))
         self._warn_of_rounding(entry.summary)
         summary, overrides = entry.summary, [str(override) for override in hydra.overrides.task]
@@ -148,7 +152,7 @@ class Jobs:
 
     def background_tracker(self, warn: Callable[[str], None]) -> "BackgroundTracker":
         """Return the tracker of a sweep's finished jobs; the first call starts it."""
-        from rlkl.runs.tracking_process import BackgroundTracker
+        from rlkl.sweeps.tracking_process import BackgroundTracker
 
         self._background_tracker = self._background_tracker or BackgroundTracker(warn)
         return self._background_tracker
@@ -207,10 +211,10 @@ def _build(config: Any, folder: Path) -> "Built":
     """
     from rlkl.config.build import build
     from rlkl.config.compose import from_omegaconf
-    from rlkl.runs import tracking
+    from rlkl.runs.tracking.resolve import resolved
 
     with contextlib.chdir(folder):
-        built = tracking.resolved(build(from_omegaconf(config)))
+        built = resolved(build(from_omegaconf(config)))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

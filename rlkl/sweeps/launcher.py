@@ -27,7 +27,7 @@ from rlkl.sweeps.hydra_job import Finished, Jobs
 if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.run_store import Entry
-    from rlkl.runs.tracking import Tracker
+    from rlkl.runs.tracking.tracker import Tracker
     from rlkl.training.loop import Row
 
 
@@ -77,8 +77,8 @@ class FusedLauncher(Launcher):
     def _prepare(self, job_overrides: Sequence[Sequence[str]], first: int) -> "dict[int, Prepared]":
         """Compose and build every job, by number; raises `BadJobsError`."""
         from rlkl.config.build import build
-        from rlkl.runs import tracking
         from rlkl.runs.store import run_store
+        from rlkl.runs.tracking.resolve import resolved
 
         self._folder = Path.cwd()  # Hydra may change it while it records a job and others train
         self._compose = composer.Composer(self.hydra_context.config_loader, self.config)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class FusedLauncher(Launcher):
         prepared, complaints = {}, {}
         for number, overrides in enumerate(job_overrides, start=first):
             try:
-                built = tracking.resolved(build(self._run_config(overrides, number), cards))
+                built = resolved(build(self._run_config(overrides, number), cards))
                 prepared[number] = Prepared(number, overrides, built, run_store.key(built))
             except (HydraException, OmegaConfBaseException) as error:
                 complaints[number] = str(refusal(error, overrides))
@@ -118,7 +118,7 @@ class FusedLauncher(Launcher):
         return config
 
     def _log_rows(self, job: "Prepared", rows: "Row") -> None:
-        """Send a job's new rows to wandb's server while it trains."""
+        """Send a job's new rows to its tracker while it trains."""
         from rlkl.reports.console import warn
         from rlkl.runs import execute
         from rlkl.runs.folder import summary
@@ -134,7 +134,7 @@ class FusedLauncher(Launcher):
     def _record(self, job: "Prepared") -> JobReturn:
         """Record a finished job through Hydra's own `run_job`."""
         assert job.entry is not None
-        finished, job.entry, job.tracker = Finished(job.built, job.entry, job.tracker), None, None
+        finished, job.entry, job.tracker = Finished(job.built, job.key, job.entry, job.tracker), None, None
         returned = run_job(
             hydra_context=self.hydra_context,
             task_function=partial(self.task_function, finished=finished),
@@ -176,7 +176,7 @@ def _closing_trackers(prepared: dict[int, Prepared]) -> Iterator[None]:
     finally:
         for job in prepared.values():
             if job.tracker is not None:
-                job.tracker.finish(None)
+                job.tracker.finish(succeeded=False)
 
 
 def _train_or_load(

@@ -13,7 +13,9 @@ import yaml
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
-from rlkl.runs import tracking
+from rlkl.runs.tracking import names, resolve, wandb_log
+from rlkl.runs.tracking.about import about_run
+from rlkl.runs.tracking.tracker import Tracker
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
 
@@ -25,8 +27,15 @@ def read_back(run: Path) -> tuple[dict, list[dict]]:
     return json.loads(whole), [json.loads(line) for line in lines.splitlines()]
 
 
+def flat(values: dict) -> dict:
+    """Values under their names in summary.json and history.csv, without what wandb adds."""
+    plain = {key.split("/")[-1]: value for key, value in values.items() if not key.startswith("_")}
+    assert len(plain) == len([key for key in values if not key.startswith("_")])
+    return plain
+
+
 def test_an_offline_run_holds_config_history_and_summary(command, tmp_path):
-    done = command(*SMALL)
+    done = command(*SMALL, "tracking.notes='why this run'")
     assert done.returncode == 0, done.stderr
     assert "to upload: wandb sync " in done.stdout
     folder = tmp_path / "run"
@@ -34,16 +43,66 @@ def test_an_offline_run_holds_config_history_and_summary(command, tmp_path):
     saved = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     assert whole["config"] == {key: value for key, value in saved.items() if key != "experiment"}
     assert whole["config"]["optimizer"]["learning_rate"] == 0.3
+    assert whole["notes"] == "why this run"
     summary = json.loads((folder / "summary.json").read_text())
-    assert {key: whole["summary"][key] for key in summary if summary[key] is not None} == {
+    logged = flat(whole["summary"])
+    assert {key: logged[key] for key in summary if summary[key] is not None} == {
         key: value for key, value in summary.items() if value is not None
     }
-    logged = [record["history"] for record in records if record["type"] == "history"]
+    rows = [record["history"] for record in records if record["type"] == "history"]
     history = pd.read_csv(folder / "history.csv")
-    assert len(logged) == len(history)
-    for row, (_, expected) in zip(logged, history.iterrows(), strict=True):
-        text = json.dumps(row)
-        assert f"{expected['regret']!r}" in text or str(expected["regret"]) in text
+    assert len(rows) == len(history)
+    for row, (_, expected) in zip(rows, history.iterrows(), strict=True):
+        assert flat(row["item"]) == dict(expected)
+        assert {"step", "exact/regret", "train/gradient_norm", "train/beta", "train/batch_reward"} <= set(row["item"])
+
+
+def test_the_step_is_the_x_axis_of_every_metric(command, tmp_path):
+    command(*SMALL)
+    _, records = read_back(next((tmp_path / "run" / "wandb").glob("offline-run-*")))
+    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+    assert {each["glob_name"]: each["step_metric"] for each in metrics if "glob_name" in each} == dict.fromkeys(
+        ("train/*", "exact/*", "estimate/*"), "step"
+    )
+
+
+def test_a_metric_is_named_by_what_it_is():
+    """What training sees, what is exact, and what is estimated, also where it has no standard error of its own."""
+    assert list(names.group_rows({"step": [0], "reward": [0.1], "beta": [0.1], "batch_k1": [0.2]})) == [
+        "step", "exact/reward", "train/beta", "train/batch_k1",
+    ]  # fmt: skip
+    assert set(names.group_rows({"reward": [0.1], "reward_stderr": [0.01]})) == {"estimate/reward", "estimate/reward_stderr"}
+    sampled = {
+        "reward": 0.1, "reward_stderr": 0.01, "reward_q05": 0.0, "optimal_objective": 1.0, "regret": None,
+        "regret_reason": "why", "kl_pi_ref": "inf", "task": "inf", "seconds": 0.5, "distinct_1": 0.2, "decoded_reward": 0.3,
+        "exact": False,
+    }  # fmt: skip
+    assert names.group_summary(sampled, {"reward", "reward_q05", "regret", "kl_pi_ref", "distinct_1"}) == {
+        "estimate/reward": 0.1, "estimate/reward_stderr": 0.01, "estimate/reward_q05": 0.0, "exact/optimal_objective": 1.0,
+        "estimate/regret": None, "estimate/regret_reason": "why", "estimate/kl_pi_ref": float("inf"), "task": "inf",
+        "seconds": 0.5, "estimate/distinct_1": 0.2, "exact/decoded_reward": 0.3, "exact": False,
+    }  # fmt: skip
+    exact = names.group_summary(sampled | {"exact": True, "decoded_reward_stderr": 0.1}, {"reward_q05", "distinct_1"})
+    assert {"exact/reward_q05", "estimate/distinct_1", "estimate/decoded_reward", "estimate/decoded_reward_stderr"} <= set(
+        exact
+    )
+
+
+def test_a_run_that_is_given_again_is_logged_once(command, tmp_path):
+    """Its one log is the last command's; with resume=false it is another run."""
+    runs = lambda: list((tmp_path / "run" / "wandb").glob("offline-run-*"))  # noqa: E731
+    command(*SMALL)
+    (first,) = runs()
+    assert "reused" in command(*SMALL, "tracking.notes=more").stdout
+    (second,) = runs()
+    assert first.name.split("-")[-1] == second.name.split("-")[-1]
+    whole, records = read_back(second)
+    assert (whole["notes"], whole["state"]) == ("more", "finished")
+    assert len([record for record in records if record["type"] == "history"]) == 3
+    command(*SMALL, "hydra.run.dir=elsewhere")
+    assert next((tmp_path / "elsewhere" / "wandb").glob("offline-run-*")).name.split("-")[-1] == second.name.split("-")[-1]
+    command(*SMALL, "resume=false")
+    assert len(runs()) == 2
 
 
 def test_a_sweep_is_one_group_with_a_job_type_for_each_config(command, tmp_path):
@@ -77,6 +136,7 @@ def test_a_wandb_that_fails_later_costs_a_warning_only(command, tmp_path):
 class Settings:
     def __init__(self, **_): pass
 class Run:
+    def define_metric(self, *_, **__): pass
     def log(self, *_, **__): raise RuntimeError("the disk is full")
 def init(**_): return Run()
 """
@@ -107,7 +167,7 @@ def composed() -> dict:
 
 
 def resolved(composed: dict, **chosen) -> Built:
-    return tracking.resolved(build(composed | {"tracking": composed["tracking"] | chosen}))
+    return resolve.resolved(build(composed | {"tracking": composed["tracking"] | chosen}))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +199,14 @@ def test_an_override_wins_over_the_environment_and_that_over_the_default(environ
     monkeypatch.chdir(tmp_path)
     built = resolved(composed)
     assert built.resolved["tracking"] == {
-        "name": "wandb_offline", "project": "theirs", "entity": "team", "tags": [], "dir": str(tmp_path / "kept"),
+        "name": "wandb_offline", "project": "theirs", "entity": "team", "tags": [], "notes": None,
+        "dir": str(tmp_path / "kept"),
     }  # fmt: skip
-    alone, job = tracking.wandb_run(built, None), tracking.wandb_run(built, "sweep")
-    assert (alone.name, alone.group, alone.job_type, alone.id) == ("one", "all", "try", None)
+    alone, job = about_run(built, None, "key"), about_run(built, "sweep", "key")
+    assert (alone.name, alone.group, alone.job_type, alone.id) == ("one", "all", "try", job.id)
     assert (job.group, job.job_type) == ("all", "try")
     assert job.name != "one"
-    assert job.id
+    assert job.id != about_run(built, "sweep", "another").id
     chosen = resolved(composed, project="ours", entity="us", dir="/there", tags=[1, 2.5, True, "a"]).tracking
     assert (chosen.project, chosen.entity, chosen.dir, chosen.tags) == ("ours", "us", "/there", ("1", "2.5", "true", "a"))
 
@@ -182,7 +243,9 @@ class Wandb(types.ModuleType):
         if mode == "online":
             raise OSError(f"timed out after {settings['init_timeout']:g} seconds. Consider increasing it")
         chosen = types.SimpleNamespace(mode=mode, sync_dir="there")
-        return types.SimpleNamespace(settings=chosen, summary={}, finish=dict)
+        return types.SimpleNamespace(
+            settings=chosen, summary={}, id="id", finish=lambda exit_code: None, define_metric=lambda *_, **__: None
+        )
 
 
 @pytest.mark.parametrize(
@@ -195,15 +258,15 @@ class Wandb(types.ModuleType):
 def test_a_server_that_fails_is_waited_for_once(environment, composed, tmp_path, monkeypatch, login, modes, reason):
     fake = Wandb(login)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(tracking._Server, "fails", False)
+    monkeypatch.setattr(wandb_log.Server, "fails", False)
     monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
     built, said = resolved(composed, name="wandb"), []
-    about = tracking.wandb_run(built, None)
-    trackers = [tracking.Tracker(about, tmp_path, said.append) for _ in range(2)]
+    about = about_run(built, None, "key")
+    trackers = [Tracker(about, tmp_path, said.append) for _ in range(2)]
     assert fake.modes == modes
     assert said == [f"wandb logs offline, its server cannot be used ({reason}); wandb sync uploads the runs"]
-    assert [each.finish({"regret": 0.0}) for each in trackers] == ["wandb sync there"] * 2
-    assert tracking.wandb_run(built, None).offline
+    assert [each.finish(succeeded=False) for each in trackers] == ["to upload: wandb sync there"] * 2
+    assert about_run(built, None, "key").offline
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.runs import execute, tracking
+from rlkl.runs import execute
 from rlkl.runs.store import run_store
+from rlkl.runs.tracking.tracker import Tracker
 from tests.helpers import content, loaded_by, packed, seal
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
@@ -322,7 +323,7 @@ def test_wandb_s_own_sweeps_give_overrides_that_are_understood():
     built = build(compose(overrides))
     assert built.tracking.name == "wandb"
     assert built.run.settings.penalty.beta == sweep["parameters"]["penalty.beta"]["values"][-1]
-    assert sweep["metric"] == {"name": "regret", "goal": "minimize"}
+    assert sweep["metric"] == {"name": "exact/regret", "goal": "minimize"}
 
 
 def test_summary_is_a_command(rlkl):
@@ -337,7 +338,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
     """One tracker a job, opened before it ends, that hears of every row once and of the summary."""
     seen: list[tuple[str, str, object]] = []
 
-    class Recorder(tracking.Tracker):
+    class Recorder(Tracker):
         def __init__(self, told, folder, warn):
             self.name = Path(folder).name
             assert (told.group, Path(folder).is_dir()) == ("sweep", True)
@@ -346,8 +347,8 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
         def log(self, columns):
             seen.extend((self.name, "row", int(step)) for step in columns["step"])
 
-        def finish(self, summary):
-            seen.append((self.name, "finish", summary["steps"] if summary else None))
+        def finish(self, succeeded):
+            seen.append((self.name, "finish", succeeded))
 
     monkeypatch.setattr(execute, "Tracker", Recorder)
     chosen = ("task=bandit/random", "steps=240", "log_every=10", "seed=0,1", "hydra.sweep.dir=sweep")

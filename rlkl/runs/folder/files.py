@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rlkl.runs.folder import csv_text
-
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file atomically: to a temporary file that is then renamed. Raises `OSError`, which names `path`."""
@@ -59,8 +57,3 @@ def fill(folder: Path, contents: Mapping[str, bytes]) -> None:
         temporary.unlink(missing_ok=True)
     for name, content in contents.items():
         write(folder / name, content)
-
-
-def columns_of(history_csv: bytes) -> dict[str, list[float]]:
-    """Return the columns of a history.csv by name, with NaN where a cell is empty."""
-    return {name: csv_text.numbers(cells) for name, cells in csv_text.loads(history_csv.decode()).items()}

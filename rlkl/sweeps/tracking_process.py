@@ -1,20 +1,21 @@
-"""Track finished runs in a separate process, because wandb takes longer over a small run than its training takes.
+"""Track finished runs in a separate process, because a tracker takes longer over a small run than its training takes.
 
-Run as a module, this is that process. It imports wandb but not jax.
+Run as a module, this is that process. It imports the tracker but not jax.
 """
 
 import contextlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from rlkl.config import terminal
 from rlkl.errors import visible
-from rlkl.runs.tracking import Tracker, WandbRun
+from rlkl.runs.tracking.about import About
+from rlkl.runs.tracking.tracker import Tracker
 
 
 class BackgroundTracker:
@@ -25,17 +26,19 @@ class BackgroundTracker:
         command = [sys.executable, "-m", __name__]  # in a session of its own: interrupting the sweep must not end it
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
-    def track(self, run: WandbRun, folder: Path, columns: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-        """Track a finished run. columns: its history, one of them `step`. Waits while the pipe is full."""
+    def track(self, about: About, folder: Path) -> None:
+        """Track the finished run in a folder. Waits while the pipe is full."""
         stream = self.process.stdin
         assert stream is not None
         if stream.closed:
             return
         try:
-            pickle.dump((run, folder, dict(columns), dict(summary)), stream)
+            pickle.dump((about, folder), stream)
             stream.flush()
         except OSError as error:
-            self._warn(f"wandb's process has ended ({error.strerror}); the sweep goes on untracked, its folder has everything")
+            self._warn(
+                f"the tracker's process has ended ({error.strerror}); the sweep goes on untracked, its folder has everything"
+            )
             self.close()
 
     def close(self) -> None:
@@ -57,12 +60,10 @@ def serve(stream: BufferedIOBase | BinaryIO, warn: Callable[[str], None]) -> Non
 
     while True:
         try:
-            run, folder, columns, summary = pickle.load(stream)
+            about, folder = pickle.load(stream)
         except (EOFError, pickle.UnpicklingError):
             return
-        tracker = Tracker(run, folder, warn_once)
-        tracker.log(columns)
-        tracker.finish(summary)
+        Tracker(about, folder, warn_once).finish(succeeded=True)
 
 
 if __name__ == "__main__":

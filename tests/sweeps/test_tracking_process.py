@@ -4,15 +4,15 @@ import io
 import pickle
 import signal
 
-from rlkl.runs import tracking, tracking_process
+from rlkl.runs.tracking.about import About
+from rlkl.sweeps import tracking_process
 
-ABOUT = tracking.WandbRun("project", None, ["a"], None, True, None, "run", "sweep", "job", {"seed": 0})
-COLUMNS, SUMMARY = {"step": [0.0, 10.0], "regret": [0.5, 0.25]}, {"regret": 0.25}
+ABOUT = About("project", None, ["a"], None, None, True, "id", False, "run", "sweep", "job", {"seed": 0})
 
 
 def given(*names: str) -> io.BytesIO:
     """What a sweep writes of runs of these names."""
-    return io.BytesIO(b"".join(pickle.dumps((ABOUT._replace(name=name), "folder", COLUMNS, SUMMARY)) for name in names))
+    return io.BytesIO(b"".join(pickle.dumps((ABOUT._replace(name=name), "folder")) for name in names))
 
 
 def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
@@ -22,16 +22,12 @@ def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
         def __init__(self, told, folder, warn):
             seen.append((told, folder))
 
-        def log(self, columns):
-            seen.append(columns)
-
-        def finish(self, summary):
-            seen.append(summary)
+        def finish(self, succeeded):
+            seen.append(succeeded)
 
     monkeypatch.setattr(tracking_process, "Tracker", Recorder)
     tracking_process.serve(given("first", "second"), lambda message: None)
-    one = lambda name: [(ABOUT._replace(name=name), "folder"), COLUMNS, SUMMARY]  # noqa: E731
-    assert seen == one("first") + one("second")
+    assert seen == [(ABOUT._replace(name="first"), "folder"), True, (ABOUT._replace(name="second"), "folder"), True]
 
 
 def test_what_goes_wrong_is_said_once(monkeypatch):
@@ -39,10 +35,7 @@ def test_what_goes_wrong_is_said_once(monkeypatch):
         def __init__(self, told, folder, warn):
             warn("no wandb here")
 
-        def log(self, columns):
-            pass
-
-        def finish(self, summary):
+        def finish(self, succeeded):
             pass
 
     monkeypatch.setattr(tracking_process, "Tracker", Failing)
@@ -63,7 +56,7 @@ def test_a_process_that_is_killed_costs_one_warning(tmp_path):
     tracker.process.send_signal(signal.SIGKILL)
     tracker.process.wait()
     for _ in range(3):
-        tracker.track(ABOUT, tmp_path, COLUMNS, SUMMARY)
+        tracker.track(ABOUT, tmp_path)
     tracker.close()
     assert len(said) == 1
-    assert said[0].startswith("wandb's process has ended (Broken pipe)")
+    assert said[0].startswith("the tracker's process has ended (Broken pipe)")

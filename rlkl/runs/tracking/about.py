@@ -1,0 +1,82 @@
+"""Describe a run to a tracker: its name, its sweep, its config, as plain values that can be pickled."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlkl.runs.tracking.resolve import OFFLINE
+from rlkl.runs.tracking.wandb_log import Server
+
+if TYPE_CHECKING:
+    from rlkl.config.build import Built
+
+
+class About(NamedTuple):
+    """What a tracker is told of a run when it starts.
+
+    dir: the parent of the tracker's own folder; None: the run's folder. replaces: whether it takes the place of an earlier log
+    of the same id. group: the name of the run's sweep, None for a single run.
+    """
+
+    project: str | None
+    entity: str | None
+    tags: list[str]
+    notes: str | None
+    dir: str | None
+    offline: bool
+    id: str
+    replaces: bool
+    name: str
+    group: str | None
+    job_type: str
+    config: dict[str, Any]
+
+
+def about_run(built: "Built", group: str | None, key: str) -> About:
+    """Describe a run. group: the name of its sweep, None for a single run. key: its fingerprint, as from `run_store.key`.
+
+    The id is made from the fingerprint and the group, so that a finished run that is taken from the store again replaces its
+    log: a rerun has the same numbers, and users of wandb expect one run of them, and a whole group also where a sweep is given
+    again in another folder. With `resume=false` the run trains anew, and is logged as another run.
+    A sweep's jobs have names and ids of their own: WANDB_NAME and WANDB_RUN_ID count for a single run only.
+    """
+    tracking, run_label, variable = built.tracking, label(built), os.environ.get
+    name, wandb_group = f"{run_label} seed={built.run.settings.seed}", variable("WANDB_RUN_GROUP") or group
+    users_id = variable("WANDB_RUN_ID") if group is None else None
+    replaces = users_id is None and built.execution.resume
+    return About(
+        project=tracking.project,
+        entity=tracking.entity,
+        tags=list(tracking.tags),
+        notes=tracking.notes,
+        dir=tracking.dir,
+        offline=tracking.name == OFFLINE or Server.fails,
+        id=fixed_id(key, wandb_group) if replaces else users_id or secrets.token_hex(8),
+        replaces=replaces,
+        name=variable("WANDB_NAME") or name if group is None else name,
+        group=wandb_group,
+        job_type=variable("WANDB_JOB_TYPE") or f"{run_label} {digest(built.resolved)}",
+        config=built.resolved,
+    )
+
+
+def fixed_id(*parts: str | None) -> str:
+    """Return an id that is the same for the same parts."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def label(built: "Built") -> str:
+    """Return a readable name of a run, without its seed."""
+    run_settings = built.run.settings
+    task = str(built.resolved["task"]["name"]).split("/")[-1]
+    penalty = run_settings.penalty
+    return f"{task} {run_settings.policy.name} {run_settings.algorithm.name} {penalty.divergence} beta={penalty.beta:g}"
+
+
+def digest(resolved: Mapping[str, Any]) -> str:
+    """Return four hexadecimal digits that tell configs of one label apart; they ignore the seed."""
+    seedless = {key: value for key, value in resolved.items() if key not in ("seed", "tracking")}
+    return hashlib.sha256(json.dumps(seedless, sort_keys=True, default=str).encode()).hexdigest()[:4]

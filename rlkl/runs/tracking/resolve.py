@@ -1,0 +1,72 @@
+"""Resolve how a run is tracked: its settings, else wandb's environment variables, else rlkl's defaults."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlkl import errors, settings
+from rlkl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rlkl.config.build import Built
+
+
+ONLINE, OFFLINE = "wandb", "wandb_offline"
+MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}
+FORBIDDEN = "/\\#?%:"  # characters that wandb refuses in the name of a project
+
+
+def resolved(built: "Built") -> "Built":
+    """Return the run with its tracking settings resolved.
+
+    Raises `SettingsError` for a mode, project, entity or tag that wandb would refuse.
+    """
+    tracking, name = built.tracking, _name(built.tracking.name)
+    if name == "none":
+        tracking = dataclasses.replace(tracking, name=name)
+    else:
+        folder = tracking.dir or os.environ.get("WANDB_DIR")
+        tracking = dataclasses.replace(
+            tracking,
+            name=name,
+            project=_text("project", tracking) or "rlkl",
+            entity=_text("entity", tracking),
+            tags=tuple(map(_tag, tracking.tags)),
+            notes=tracking.notes or os.environ.get("WANDB_NOTES") or None,
+            dir=str(Path(folder).expanduser().absolute()) if folder else None,
+        )
+    plain = dataclasses.asdict(tracking) | {"tags": list(tracking.tags)}
+    return built._replace(tracking=tracking, resolved=built.resolved | {"tracking": plain})
+
+
+def _name(setting: str | None) -> str:
+    """Return `wandb`, `wandb_offline` or `none`; the environment cannot overrule the last two."""
+    if setting in (OFFLINE, "none"):
+        return setting
+    mode = os.environ.get("WANDB_MODE", "")
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        mode = "disabled"
+    if mode and mode not in MODES:
+        raise SettingsError("WANDB_MODE", mode, errors.nearest(mode, MODES))
+    return MODES[mode] if mode else setting or OFFLINE
+
+
+def _text(key: str, tracking: settings.Tracking) -> str | None:
+    """Return the project or the entity, from the setting or the environment; raises `SettingsError` for a bad one."""
+    source, value = f"tracking.{key}", getattr(tracking, key)
+    if value is None:
+        source = f"WANDB_{key.upper()}"
+        value = os.environ.get(source) or None
+    if value is not None and (not 0 < len(value) <= 128 or any(character in FORBIDDEN for character in value)):
+        raise SettingsError(source, value or "''", f"must be 1 to 128 characters, none of them one of {FORBIDDEN}")
+    return value
+
+
+def _tag(value: Any) -> str:
+    """Return a tag as text; raises `SettingsError` for one that wandb would refuse."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, (str, int, float)) or not 0 < len(text) <= 64:
+        raise SettingsError("tracking.tags", text or "''", "each tag must be text of 1 to 64 characters")
+    return text

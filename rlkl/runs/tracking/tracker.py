@@ -1,0 +1,64 @@
+"""Log one run with its tracker, of which a `Log` is all that rlkl knows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlkl.errors import one_line
+from rlkl.runs.tracking import wandb_log
+from rlkl.runs.tracking.about import About
+from rlkl.runs.tracking.names import group_rows
+from rlkl.runs.tracking.results import Results, read_results, read_rows
+
+
+class Log(Protocol):
+    """The log of one run. Each method may raise any exception."""
+
+    def rows(self, columns: Mapping[str, Sequence[float]]) -> None:
+        """Log rows, given as columns under the names of `names`, one of which is `step`."""
+
+    def finish(self, results: Results | None) -> str | None:
+        """Close the log, as failed if `results` is None; returns what tells the user where it is, or None."""
+
+
+class Tracker:
+    """Logs one run: rows while it trains, and what is in its folder at the end.
+
+    After a failure it warns once and logs nothing more. folder: the run's.
+    """
+
+    def __init__(self, about: About, folder: Path, warn: Callable[[str], None]):
+        self._about, self._folder, self._warn = about, folder, warn
+        self._has_rows = False
+        self._log: Log | None = None
+        self._log = self._guarded("start", lambda: wandb_log.start(about, folder, warn))
+
+    def log(self, columns: Mapping[str, Any]) -> None:
+        """Log rows, given as columns under their names in history.csv."""
+        log, self._has_rows = self._log, True
+        if log is not None:
+            self._guarded("log", lambda: log.rows(group_rows(columns)))
+
+    def finish(self, succeeded: bool) -> str | None:
+        """Log the results in the run's folder, and its rows if none was logged, then close the log.
+
+        succeeded: false if the run failed; it is then closed as failed. Returns what tells the user where the log is.
+        """
+        log = self._log
+        if log is None:
+            return None
+
+        def close() -> str | None:
+            if succeeded and not self._has_rows:
+                log.rows(group_rows(read_rows(self._folder)))
+            return log.finish(read_results(self._folder) if succeeded else None)
+
+        return self._guarded("finish", close)
+
+    def _guarded(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            self._log = None
+            self._warn(f"wandb could not {what} ({one_line(error)}); training goes on untracked, its folder has everything")
+            return None

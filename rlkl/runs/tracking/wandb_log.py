@@ -1,0 +1,121 @@
+"""Log runs with wandb, which is imported only where it is used."""
+
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlkl.errors import one_line
+from rlkl.runs.tracking.names import GROUPS
+
+if TYPE_CHECKING:
+    from rlkl.runs.tracking.about import About
+    from rlkl.runs.tracking.results import Results
+
+
+TIMEOUT = 15.0  # seconds to wait for the server, unless WANDB_INIT_TIMEOUT says otherwise
+
+
+class Server:
+    """State of wandb's server in this process. fails: it was out of reach or there was no login, so nobody tries it again."""
+
+    lock = threading.Lock()
+    fails = False
+
+
+def start(about: "About", folder: Path, warn: Callable[[str], None]) -> "WandbLog":
+    """Start a run. If the server fails, this run and all later ones are logged offline, and it warns once."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    folder, run = Path(about.dir or folder), None
+    folder.mkdir(parents=True, exist_ok=True)  # wandb would use a temporary folder if this one did not exist
+    if not about.offline:
+        with Server.lock:
+            try:
+                run = None if Server.fails else _start_online(about, folder)
+            except Exception as error:
+                Server.fails = True
+                reason = one_line(error).partition(" Consider ")[0]
+                warn(f"wandb logs offline, its server cannot be used ({reason}); wandb sync uploads the runs")
+                about = about._replace(id=about.id[::-1])  # wandb keeps the failed run's id
+    return WandbLog(_start_run(about, folder, "offline") if run is None else run, about.replaces)
+
+
+class WandbLog:
+    """The log of one run in wandb: a `Log`."""
+
+    def __init__(self, run: Any, replaces: bool):
+        self._run, self._replaces = run, replaces
+        run.define_metric("step", hidden=True)
+        for group in GROUPS:
+            run.define_metric(f"{group}/*", step_metric="step")
+
+    def rows(self, columns: Mapping[str, Sequence[float]]) -> None:
+        """Log rows, given as columns by name; `step` is the x axis of all."""
+        names = [name for name in columns if name != "step"]
+        for i, step in enumerate(map(int, columns["step"])):
+            self._run.log({"step": step} | {name: float(columns[name][i]) for name in names}, step=step)
+
+    def finish(self, results: "Results | None") -> str | None:
+        """Close the run, as failed if `results` is None; returns the command that uploads it if it is offline.
+
+        An offline copy of the same run from an earlier command is deleted.
+        """
+        if results is not None:
+            self._run.summary.update(results.summary)
+        self._run.finish(exit_code=1 if results is None else 0)
+        if self._run.settings.mode != "offline":
+            return None
+        folder = Path(self._run.settings.sync_dir)
+        for other in folder.parent.glob(f"offline-run-*-{self._run.id}") if self._replaces else ():
+            if other.name != folder.name:
+                shutil.rmtree(other, ignore_errors=True)
+        return f"to upload: wandb sync {folder}"
+
+
+def _start_online(about: "About", folder: Path) -> Any:
+    """Start a run on wandb's server; raises `RuntimeError` if there is no login (wandb would prompt for one)."""
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise RuntimeError("no login: `wandb login`, or WANDB_API_KEY")
+    timeout = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": TIMEOUT}
+    try:
+        return _start_run(about, folder, "online", **timeout)
+    except Exception as error:
+        if not about.replaces or "deleted" not in str(error):
+            raise
+    return _start_run(about._replace(id=secrets.token_hex(8)), folder, "online", **timeout)  # a deleted run's id is never free
+
+
+def _start_run(about: "About", folder: Path, mode: Literal["online", "offline"], **more: Any) -> Any:
+    """Start a run of this mode."""
+    import wandb
+
+    return wandb.init(
+        project=about.project,
+        entity=about.entity,
+        tags=about.tags or None,
+        notes=about.notes,
+        id=about.id,
+        name=about.name,
+        group=about.group,
+        job_type=about.job_type,
+        config=about.config,
+        dir=str(folder),
+        reinit="create_new",  # a sweep's jobs train and log at the same time
+        mode=mode,
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            **more,
+        ),
+    )
