@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -13,7 +14,7 @@ import yaml
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
-from rlkl.runs.tracking import names, resolve, wandb_log
+from rlkl.runs.tracking import names, resolve, results, wandb_log
 from rlkl.runs.tracking.about import about_run
 from rlkl.runs.tracking.tracker import Tracker
 
@@ -29,8 +30,9 @@ def read_back(run: Path) -> tuple[dict, list[dict]]:
 
 def flat(values: dict) -> dict:
     """Values under their names in summary.json and history.csv, without what wandb adds."""
-    plain = {key.split("/")[-1]: value for key, value in values.items() if not key.startswith("_")}
-    assert len(plain) == len([key for key in values if not key.startswith("_")])
+    values = {key: value for key, value in values.items() if not key.startswith(("_", "tables/"))}
+    plain = {key.split("/")[-1]: value for key, value in values.items()}
+    assert len(plain) == len(values)
     return plain
 
 
@@ -55,6 +57,52 @@ def test_an_offline_run_holds_config_history_and_summary(command, tmp_path):
     for row, (_, expected) in zip(rows, history.iterrows(), strict=True):
         assert flat(row["item"]) == dict(expected)
         assert {"step", "exact/regret", "train/gradient_norm", "train/beta", "train/batch_reward"} <= set(row["item"])
+
+
+def table(run: Path, name: str) -> tuple[list, list]:
+    """The columns and rows of a table that a run holds."""
+    (path,) = (run / "files" / "media" / "table" / "tables").glob(f"{name}_*.table.json")
+    content = json.loads(path.read_text())
+    return content["columns"], content["data"]
+
+
+def test_a_run_holds_tables_of_its_outcomes_samples_and_positions(command, tmp_path):
+    """As its files have them: the likeliest outcomes, the sequences side by side, entropy and KL at each position."""
+    done = command("task=sequence/motif", *SMALL[1:], environment={"WANDB_DATA_DIR": str(tmp_path / "staged")})
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "run"
+    run = next((folder / "wandb").glob("offline-run-*"))
+    last = [record["history"]["item"] for record in read_back(run)[1] if record["type"] == "history"][-1]
+    assert last["step"] == 20
+    assert {last[f"tables/{name}._type"] for name in ("outcomes", "samples", "positions")} == {"table-file"}
+    columns, rows = table(run, "outcomes")
+    outcomes = pd.read_csv(folder / "outcomes.csv", comment="#", dtype={"outcome": str}, keep_default_na=False)
+    assert columns == list(outcomes)
+    assert rows == outcomes.to_numpy().tolist()
+    columns, rows = table(run, "samples")
+    lines = [line for row in rows for line in (*(f"{name:<10}{text}" for name, text in zip(columns, row, strict=True)), "")]
+    assert (columns, "\n".join(lines)) == (["reference", "policy", "optimum"], (folder / "samples.txt").read_text())
+    columns, rows = table(run, "positions")
+    positions = pd.read_csv(folder / "positions.csv")
+    assert columns == [name for name in positions if not name.endswith(".alive")]
+    assert pd.DataFrame(rows, columns=columns).astype(float).equals(positions[columns].astype(float))
+
+
+def test_only_the_likeliest_outcomes_are_logged(tmp_path):
+    rows = [f"{i},0.5,{p},{0.0},{'' if i else 999.5}" for i, p in enumerate(np.random.default_rng(0).permutation(1000))]
+    (tmp_path / "outcomes.csv").write_text("\n".join(["outcome,reward,reference,policy,optimum", *rows, "# a note", ""]))
+    kept = results._outcomes(tmp_path / "outcomes.csv").rows
+    assert len(kept) == results.MOST_OUTCOMES
+    assert kept[0][0] == "0"  # by its optimum
+    assert sorted((row[2] for row in kept[1:]), reverse=True) == list(range(999, 800, -1))
+    assert [int(row[0]) for row in kept] == sorted(int(row[0]) for row in kept)
+
+
+def test_a_column_of_a_table_is_of_one_kind():
+    assert results._values("outcome", ["1", "2"]) == ["1", "2"]
+    assert results._values("x", ["1", None, "inf"]) == [1.0, None, None]
+    assert results._values("x", ["True", None]) == [True, None]
+    assert results._values("x", ["1", "two"]) == ["1", "two"]
 
 
 def test_the_step_is_the_x_axis_of_every_metric(command, tmp_path):

@@ -2,16 +2,32 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlkl.runs.tracking.names import group_summary
 
+MOST_OUTCOMES = 200  # rows of the table of outcomes
+TEXT_COLUMNS = ("outcome", "run")  # whose cells stay text where they look like numbers
+
+
+class Table(NamedTuple):
+    """A table with named columns. Each column holds text, numbers or truth values, and None where there is no value."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
 
 class Results(NamedTuple):
-    """What is logged of a run when it has finished. summary: its values, under the names of `names`."""
+    """What is logged of a run when it has finished.
+
+    summary: its values, under the names of `names`. tables: by name; of outcomes, samples and positions, and of the results of
+    a sweep's jobs.
+    """
 
     summary: dict[str, Any]
+    tables: dict[str, Table]
 
 
 def read_rows(folder: Path) -> dict[str, list[float]]:
@@ -22,9 +38,49 @@ def read_rows(folder: Path) -> dict[str, list[float]]:
 
 def read_results(folder: Path) -> Results:
     """Return a finished run's results."""
+    tables = {"outcomes": _outcomes(folder / "outcomes.csv")}
+    if (folder / "samples.txt").exists():
+        tables["samples"] = _samples((folder / "samples.txt").read_text(encoding="utf-8"))
+        tables["positions"] = _table(folder / "positions.csv", lambda name: not name.endswith(".alive"))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics = {*_columns(folder / "history.csv"), *map(str, _columns(folder / "diversity.csv")["metric"])}
-    return Results(group_summary(summary, metrics))
+    return Results(group_summary(summary, metrics), tables)
+
+
+def _outcomes(path: Path) -> Table:
+    """Return the outcomes that are likeliest under reference, policy or optimum, in their order."""
+    columns, rows = _table(path)
+    compared = [columns.index(name) for name in ("reference", "policy", "optimum")]
+    largest = [max(row[i] or 0.0 for i in compared) for row in rows]
+    kept = sorted(range(len(rows)), key=lambda i: -largest[i])[:MOST_OUTCOMES]
+    return Table(columns, [rows[i] for i in sorted(kept)])
+
+
+def _samples(text: str) -> Table:
+    """Return the sequences of samples.txt, one row for each draw: reference, policy and optimum side by side."""
+    blocks = [
+        [(line[:10].rstrip(), line[10:]) for line in block.split("\n")] for block in text.removesuffix("\n").split("\n\n")
+    ]
+    return Table([name for name, _ in blocks[0]], [[sequence for _, sequence in block] for block in blocks])
+
+
+def _table(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Table:
+    """Return the wanted columns of a CSV as a table."""
+    columns = {name: _values(name, cells) for name, cells in _columns(path).items() if wanted(name)}
+    return Table(list(columns), list(map(list, zip(*columns.values(), strict=True))))
+
+
+def _values(name: str, cells: list[str | None]) -> list[Any]:
+    """Return a column's cells as truth values or numbers if all are such, else as text. JSON has no infinity: None."""
+    if name in TEXT_COLUMNS:
+        return cells
+    if all(cell in (None, "True", "False") for cell in cells):
+        return [None if cell is None else cell == "True" for cell in cells]
+    try:
+        numbers = [None if cell is None else float(cell) for cell in cells]
+    except ValueError:
+        return cells
+    return [number if number is not None and math.isfinite(number) else None for number in numbers]
 
 
 def _columns(path: Path) -> dict[str, list[str | None]]:

@@ -13,7 +13,7 @@ from rlkl.runs.tracking.names import GROUPS
 
 if TYPE_CHECKING:
     from rlkl.runs.tracking.about import About
-    from rlkl.runs.tracking.results import Results
+    from rlkl.runs.tracking.results import Results, Table
 
 
 TIMEOUT = 15.0  # seconds to wait for the server, unless WANDB_INIT_TIMEOUT says otherwise
@@ -48,6 +48,7 @@ class WandbLog:
 
     def __init__(self, run: Any, replaces: bool):
         self._run, self._replaces = run, replaces
+        self._step: int | None = None  # the last that was logged; None: none was
         run.define_metric("step", hidden=True)
         for group in GROUPS:
             run.define_metric(f"{group}/*", step_metric="step")
@@ -57,6 +58,7 @@ class WandbLog:
         names = [name for name in columns if name != "step"]
         for i, step in enumerate(map(int, columns["step"])):
             self._run.log({"step": step} | {name: float(columns[name][i]) for name in names}, step=step)
+            self._step = step
 
     def finish(self, results: "Results | None") -> str | None:
         """Close the run, as failed if `results` is None; returns the command that uploads it if it is offline.
@@ -64,6 +66,7 @@ class WandbLog:
         An offline copy of the same run from an earlier command is deleted.
         """
         if results is not None:
+            self._run.log({f"tables/{name}": _wandb_table(table) for name, table in results.tables.items()}, step=self._step)
             self._run.summary.update(results.summary)
         self._run.finish(exit_code=1 if results is None else 0)
         if self._run.settings.mode != "offline":
@@ -73,6 +76,17 @@ class WandbLog:
             if other.name != folder.name:
                 shutil.rmtree(other, ignore_errors=True)
         return f"to upload: wandb sync {folder}"
+
+
+def _wandb_table(table: "Table") -> Any:
+    """Return a table as wandb's, with the types of its columns given, since wandb takes long to find them cell by cell."""
+    import wandb
+
+    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
+    kinds = [next((type(cell) for cell in column if cell is not None), str) for column in columns]
+    made = wandb.Table(columns=[*map(str, table.columns)], data=[], dtype=kinds)
+    made.data.extend(table.rows)
+    return made
 
 
 def _start_online(about: "About", folder: Path) -> Any:
