@@ -26,3 +26,7 @@ def test_training_loads_no_part_of_scipy():
     loaded = "import sys, rlkl.runs.execute, rlkl.reports.console, rlkl.reports.tables"
     code = f"{loaded}; print(*[name for name in sys.modules if name.startswith('scipy.s')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_drawing_a_figure_for_a_tracker_loads_no_jax():
+    assert not {"jax", "wandb"} & loaded_by("import rlkl.reports.plots, rlkl.runs.tracking.results")

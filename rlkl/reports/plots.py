@@ -14,7 +14,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from rlkl.errors import visible
 from rlkl.runs.folder.files import write
-from rlkl.runs.load import Runs
+from rlkl.runs.load import Runs, load
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -94,12 +94,21 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) ->
     """
     paths = []
     for suffix in formats:
-        out = io.BytesIO()
-        with styled():
-            figure.savefig(out, format=suffix, metadata=UNDATED[suffix])
         paths.append(stem.parent / f"{stem.name}.{suffix}")
-        write(paths[-1], out.getvalue())
+        write(paths[-1], _encoded(figure, suffix))
     return paths
+
+
+def png(folder: Path) -> bytes:
+    """Return the figure of the run or the sweep in a folder as the content of a PNG."""
+    return _encoded(draw(load(folder)), "png")
+
+
+def _encoded(figure: Figure, suffix: str) -> bytes:
+    out = io.BytesIO()
+    with styled():
+        figure.savefig(out, format=suffix, metadata=UNDATED[suffix])
+    return out.getvalue()
 
 
 def draw(runs: Runs) -> Figure:

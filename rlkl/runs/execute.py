@@ -110,13 +110,14 @@ def execute(
     on_rows: Callable[[Row], None],
     warn: Callable[[str], None],
     faults: Faults,
+    draw: Callable[[Path], bytes] | None = None,
 ) -> Recorded:
     """Train or load a run, fill its folder and track it.
 
     group: the name of its sweep, None for a single run. on_rows: called with the new rows as the run trains. warn: prints a
-    tracker's warning. faults: reports damaged files of the store.
+    tracker's warning. faults: reports damaged files of the store. draw: returns a folder's figure as a PNG.
     """
-    tracker, filled, tracked = make_tracker(built, folder, group, warn), False, None
+    tracker, filled, tracked = make_tracker(built, folder, group, warn, draw), False, None
 
     def on_new_rows(rows: Row) -> None:
         on_rows(rows)
@@ -132,9 +133,17 @@ def execute(
     return Recorded(result, reused, tracked)
 
 
-def make_tracker(built: Built, folder: Path, group: str | None, warn: Callable[[str], None]) -> Tracker | None:
-    """Start tracking the run; returns None where `tracking=none`."""
-    return None if built.tracking.name == "none" else Tracker(about_run(built, group, run_store.key(built)), folder, warn)
+def make_tracker(
+    built: Built,
+    folder: Path,
+    group: str | None,
+    warn: Callable[[str], None],
+    draw: Callable[[Path], bytes] | None = None,
+) -> Tracker | None:
+    """Start tracking the run; returns None where `tracking=none`. The arguments are those of `execute`."""
+    if built.tracking.name == "none":
+        return None
+    return Tracker(about_run(built, group, run_store.key(built)), folder, warn, draw)
 
 
 def raise_if_diverged(summary: dict[str, Any]) -> None:

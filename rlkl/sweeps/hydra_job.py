@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.checked_files import Faults
     from rlkl.runs.store.run_store import Entry
+    from rlkl.runs.tracking.about import About
     from rlkl.runs.tracking.tracker import Tracker
     from rlkl.sweeps.tracking_process import BackgroundTracker
 
@@ -54,6 +55,7 @@ class Jobs:
     offline_folders: set[str] = field(default_factory=set)  # of a sweep's offline runs, for `wandb sync`
     has_warned: bool = False  # of rounding errors
     _tracked: set[str] = field(default_factory=set)  # fingerprints of tracked jobs; two jobs of one run are logged once
+    _about_job: "About | None" = None  # of the first tracked job of a sweep
     _background_tracker: "BackgroundTracker | None" = None
     _faults: "Faults | None" = None
 
@@ -85,6 +87,7 @@ class Jobs:
         from rlkl.reports import console as reports_console
         from rlkl.reports import tables
         from rlkl.runs.execute import execute
+        from rlkl.sweeps.tracking_process import draw
 
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
         built = _build(config, cwd)
@@ -92,7 +95,7 @@ class Jobs:
         reports_console.console.print(tables.header(built), markup=False)
         interrupts.raise_first()
         with reports_console.progress(built.run.settings.steps) as on_rows:
-            recorded = execute(built, folder, None, on_rows, reports_console.warn, self.faults)
+            recorded = execute(built, folder, None, on_rows, reports_console.warn, self.faults, draw)
         summary = recorded.entry.summary
         reports_console.console.print(tables.result(summary, recorded.entry.optimum))
         self._warn_of_rounding(summary)
@@ -113,24 +116,29 @@ class Jobs:
         from rlkl.runs import load
         from rlkl.runs.execute import execute
         from rlkl.runs.folder import files
+        from rlkl.runs.store import run_store
         from rlkl.runs.tracking.about import about_run
         from rlkl.runs.tracking.resolve import OFFLINE
+        from rlkl.sweeps.tracking_process import draw
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
+        key = run_store.key(built) if finished is None else finished.key
+        about = None if built.tracking.name == "none" else about_run(built, group, key)
+        self._about_job = self._about_job or about
         if finished is None:
-            recorded = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults)
+            recorded = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults, draw)
             entry, tracked, self.reused = recorded.entry, recorded.tracked, self.reused + recorded.reused
         else:
             entry, tracked = finished.entry, None
             files.fill(folder, entry.files)
             if finished.tracker is not None:
                 tracked = finished.tracker.finish(succeeded=True)
-            elif built.tracking.name != "none" and finished.key not in self._tracked:
-                self.background_tracker(reports_console.warn).track(about_run(built, group, finished.key), folder)
-            self._tracked.add(finished.key)
+            elif about is not None and key not in self._tracked:
+                self.background_tracker(reports_console.warn).track(about, folder)
+            self._tracked.add(key)
         if tracked or built.tracking.name == OFFLINE:
             self.offline_folders.add(built.tracking.dir or str(folder.parent / "*"))
         self._warn_of_rounding(entry.summary)
@@ -185,23 +193,45 @@ class Jobs:
             return
         from rlkl.reports import console as reports_console
 
-        if self._background_tracker is not None:
-            self._background_tracker.close()
         try:
             self.write_results()
+            self._track_sweep()
         except OSError as error:
             self.status = self.status or FAILED
             print_error(f"results.csv cannot be written ({error.strerror}: {error.filename})")
+        if self._background_tracker is not None:
+            self._background_tracker.close()
         reused = f", {self.reused} of them before (resume=false runs them anew)" if self.reused else ""
         failures = f", {len(self.failed)} failed" if self.failed else ""
         path = short_path(self.sweep, Path.cwd())
         reports_console.console.print(f"{len(self.rows)} jobs finished{reused}{failures}; in {path}", markup=False)
         for number in sorted(self.failed):
             reports_console.console.print(f"  job {number}: {self.failed[number]}", markup=False)
-        for folder in sorted(self.offline_folders):
-            reports_console.console.print(
-                f"to upload: wandb sync {short_path(Path(folder), Path.cwd())}/wandb/offline-run-*", markup=False
-            )
+        if self.offline_folders:
+            folders = sorted((short_path(Path(folder), Path.cwd()) for folder in self.offline_folders), reverse=True)
+            runs = " ".join(f"{folder}/wandb/offline-run-*" for folder in folders)
+            reports_console.console.print(f"to upload: wandb sync {runs}", markup=False)
+
+    def _track_sweep(self) -> None:
+        """Track the sweep as a run of its own, after its jobs if a process tracks these."""
+        if self.sweep is None or self._about_job is None or not self.rows:
+            return
+        from rlkl.reports import console
+        from rlkl.runs.tracking.about import about_sweep
+        from rlkl.runs.tracking.tracker import Tracker
+        from rlkl.sweeps.tracking_process import draw
+
+        prefix = "override."
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        overrides = [{key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)} for row in rows]
+        about = about_sweep(self._about_job, self.sweep, overrides, len(self.failed))
+        if self._background_tracker is not None:
+            self._background_tracker.track(about, self.sweep)
+            tracked = None
+        else:
+            tracked = Tracker(about, self.sweep, console.warn, draw).finish(succeeded=True)
+        if tracked or about.offline:
+            self.offline_folders.add(about.dir or str(self.sweep))
 
 
 def _build(config: Any, folder: Path) -> "Built":

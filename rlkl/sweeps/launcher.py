@@ -122,12 +122,13 @@ class FusedLauncher(Launcher):
         from rlkl.reports.console import warn
         from rlkl.runs import execute
         from rlkl.runs.folder import summary
+        from rlkl.sweeps.tracking_process import draw
 
         if job.tracker is None:
             hydra = self._full_config(job.overrides, job.number).hydra
             folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.tracker = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn)
+            job.tracker = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn, draw)
         assert job.tracker is not None
         job.tracker.log(summary.history(rows))
 

@@ -27,7 +27,7 @@ class BackgroundTracker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def track(self, about: About, folder: Path) -> None:
-        """Track the finished run in a folder. Waits while the pipe is full."""
+        """Track the finished run, or the sweep, in a folder. Waits while the pipe is full."""
         stream = self.process.stdin
         assert stream is not None
         if stream.closed:
@@ -49,6 +49,13 @@ class BackgroundTracker:
         self.process.wait()
 
 
+def draw(folder: Path) -> bytes:
+    """Return the figure of the run or the sweep in a folder as the content of a PNG."""
+    from rlkl.reports import plots
+
+    return plots.png(folder)
+
+
 def serve(stream: BufferedIOBase | BinaryIO, warn: Callable[[str], None]) -> None:
     """Track each run that is pickled in the stream, until it ends; each warning is given once."""
     warnings: set[str] = set()
@@ -63,7 +70,7 @@ def serve(stream: BufferedIOBase | BinaryIO, warn: Callable[[str], None]) -> Non
             about, folder = pickle.load(stream)
         except (EOFError, pickle.UnpicklingError):
             return
-        Tracker(about, folder, warn_once).finish(succeeded=True)
+        Tracker(about, folder, warn_once, draw).finish(succeeded=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """wandb: what an offline run holds, read back from its file; and that nothing about wandb stops a training."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
@@ -17,6 +20,7 @@ from rlkl.errors import SettingsError
 from rlkl.runs.tracking import names, resolve, results, wandb_log
 from rlkl.runs.tracking.about import about_run
 from rlkl.runs.tracking.tracker import Tracker
+from tests.helpers import CLONE
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10", "hydra.run.dir=run", "tracking.tags=[a,b]")
 
@@ -153,19 +157,64 @@ def test_a_run_that_is_given_again_is_logged_once(command, tmp_path):
     assert len(runs()) == 2
 
 
+def images(run: Path) -> list[tuple[int, int]]:
+    """The sizes of the figures that a run holds, in pixels."""
+    paths = (run / "files" / "media" / "images").glob("figure_*.png")
+    return [Image.open(io.BytesIO(path.read_bytes())).size for path in paths]
+
+
+def artifacts(records: list[dict]) -> list[set[str]]:
+    """The names of the files of each artifact, but for those that wandb makes of tables."""
+    found = [record["artifact"] for record in records if record["type"] == "artifact"]
+    return [{entry["path"] for entry in each["manifest"]["contents"]} for each in found if each["type"] == "folder"]
+
+
 def test_a_sweep_is_one_group_with_a_job_type_for_each_config(command, tmp_path):
-    """Where WANDB_DIR says; WANDB_NAME and WANDB_RUN_ID, of one run, are of no sweep's jobs."""
+    """Where WANDB_DIR says; WANDB_NAME and WANDB_RUN_ID, of one run, are of no sweep's jobs. The sweep is a run of its own."""
     said = {"WANDB_DIR": "beside", "WANDB_PROJECT": "theirs", "WANDB_NAME": "one", "WANDB_RUN_ID": "one"}
+    said["WANDB_DATA_DIR"] = str(tmp_path / "staged")
     chosen = ("seed=0,1", "penalty.beta=0.1,0.2", "hydra.sweep.dir=my_sweep", "hydra.job.chdir=true", "tracking.tags=[7]")
-    done = command("-m", *SMALL[:3], *chosen, environment=said)
+    done = command("-m", *SMALL[:3], *chosen, "tracking.figures=true", "tracking.artifacts=true", environment=said)
     assert done.returncode == 0, done.stderr
-    assert "to upload: wandb sync beside/wandb/offline-run-*" in done.stdout
-    found = [read_back(run)[1] for run in (tmp_path / "beside" / "wandb").glob("offline-run-*")]
-    runs = [next(record["run"] for record in records if record["type"] == "run") for records in found]
-    assert {(run["project"], *run["tags"]) for run in runs} == {("theirs", "7")}
-    assert {run["run_group"] for run in runs} == {"my_sweep"}
-    assert len({run["job_type"] for run in runs}) == 2
-    assert len({run["display_name"] for run in runs}) == 4
+    assert done.stderr == ""
+    assert "to upload: wandb sync beside/wandb/offline-run-*\n" in done.stdout
+    found = {run: read_back(run) for run in (tmp_path / "beside" / "wandb").glob("offline-run-*")}
+    runs = {run: next(record["run"] for record in records if record["type"] == "run") for run, (_, records) in found.items()}
+    (sweep,) = (run for run, about in runs.items() if about["job_type"] == "sweep")
+    assert {(run["project"], *run["tags"]) for run in runs.values()} == {("theirs", "7")}
+    assert {run["run_group"] for run in runs.values()} == {"my_sweep"}
+    about = runs.pop(sweep)
+    assert about["display_name"] == "my_sweep"
+    assert len({run["job_type"] for run in runs.values()}) == 2
+    assert len({run["display_name"] for run in runs.values()}) == 4
+    whole, records = found.pop(sweep)
+    assert (whole["config"]["overrides"]["penalty.beta"], whole["config"]["jobs"]) == (["0.1", "0.2"], 4)
+    columns, rows = table(sweep, "results")
+    results_csv = pd.read_csv(tmp_path / "my_sweep" / "results.csv")
+    assert columns == list(results_csv)
+    assert [row[columns.index("exact")] for row in rows] == [True] * 4
+    assert [row[columns.index("regret")] for row in rows] == list(results_csv["regret"])
+    assert [row[columns.index("override.seed")] for row in rows] == [0, 0, 1, 1]
+    assert len(images(sweep)) == 1
+    assert artifacts(records) == [{"results.csv", "multirun.yaml"}]
+    for run, (_, records) in found.items():
+        assert [width > 500 for width, _ in images(run)] == [True]
+        (names,) = artifacts(records)
+        assert {"summary.json", "checkpoint.npz", "history.csv", ".hydra/config.yaml"} <= names
+
+
+def test_figures_and_artifacts_are_logged_only_where_they_are_wanted(command, tmp_path):
+    """And a figure that cannot be drawn costs a warning, and nothing else of the log."""
+    command(*SMALL)
+    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert (images(run), artifacts(read_back(run)[1])) == ([], [])
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "matplotlib.py").write_text("raise ImportError('no matplotlib here')\n")
+    done = command(*SMALL, "tracking.figures=true", environment={"PYTHONPATH": f"{tmp_path / 'hidden'}{os.pathsep}{CLONE}"})
+    assert done.stderr == "warning: the figure could not be drawn (no matplotlib here); it is logged without\n"
+    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert images(run) == []
+    assert table(run, "outcomes")[1]
 
 
 def test_a_missing_wandb_costs_a_warning_only(command, tmp_path):
@@ -248,6 +297,7 @@ def test_an_override_wins_over_the_environment_and_that_over_the_default(environ
     built = resolved(composed)
     assert built.resolved["tracking"] == {
         "name": "wandb_offline", "project": "theirs", "entity": "team", "tags": [], "notes": None,
+        "figures": False, "artifacts": False,
         "dir": str(tmp_path / "kept"),
     }  # fmt: skip
     alone, job = about_run(built, None, "key"), about_run(built, "sweep", "key")

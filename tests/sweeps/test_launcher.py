@@ -339,7 +339,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
     seen: list[tuple[str, str, object]] = []
 
     class Recorder(Tracker):
-        def __init__(self, told, folder, warn):
+        def __init__(self, told, folder, warn, draw):
             self.name = Path(folder).name
             assert (told.group, Path(folder).is_dir()) == ("sweep", True)
             seen.append((self.name, "start", None))

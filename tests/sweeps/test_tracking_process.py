@@ -19,7 +19,7 @@ def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
     seen = []
 
     class Recorder:
-        def __init__(self, told, folder, warn):
+        def __init__(self, told, folder, warn, draw):
             seen.append((told, folder))
 
         def finish(self, succeeded):
@@ -32,7 +32,7 @@ def test_each_run_is_tracked_whole_and_in_turn(monkeypatch):
 
 def test_what_goes_wrong_is_said_once(monkeypatch):
     class Failing:
-        def __init__(self, told, folder, warn):
+        def __init__(self, told, folder, warn, draw):
             warn("no wandb here")
 
         def finish(self, succeeded):

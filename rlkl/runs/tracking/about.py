@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl.runs.tracking.resolve import OFFLINE
@@ -33,6 +34,8 @@ class About(NamedTuple):
     group: str | None
     job_type: str
     config: dict[str, Any]
+    figures: bool = False
+    artifacts: bool = False
 
 
 def about_run(built: "Built", group: str | None, key: str) -> About:
@@ -60,6 +63,24 @@ def about_run(built: "Built", group: str | None, key: str) -> About:
         group=wandb_group,
         job_type=variable("WANDB_JOB_TYPE") or f"{run_label} {digest(built.resolved)}",
         config=built.resolved,
+        figures=tracking.figures,
+        artifacts=tracking.artifacts,
+    )
+
+
+def about_sweep(job: About, folder: Path, overrides: Sequence[Mapping[str, str]], failed: int) -> About:
+    """Describe a sweep as a run of its own, in the group of its jobs and tracked as they are.
+
+    job: one of its jobs. folder: the sweep's. overrides: those of each finished job, by key. failed: number of failed jobs.
+    """
+    keys = dict.fromkeys(key for each in overrides for key in each)
+    swept = {key: list(dict.fromkeys(each[key] for each in overrides if key in each)) for key in keys}
+    return job._replace(
+        id=fixed_id("sweep", job.group, str(folder)),
+        replaces=True,
+        name=job.group or folder.name,
+        job_type="sweep",
+        config={"overrides": swept, "jobs": len(overrides), "failed": failed},
     )
 
 

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rlkl.runs.tracking.names import group_summary
 
 MOST_OUTCOMES = 200  # rows of the table of outcomes
+MOST_JOBS = 10_000  # rows of the table of a sweep's results: wandb takes no more
 TEXT_COLUMNS = ("outcome", "run")  # whose cells stay text where they look like numbers
 
 
@@ -20,31 +22,44 @@ class Table(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What is logged of a run when it has finished.
+    """What is logged of a run when it has finished, or of a sweep.
 
-    summary: its values, under the names of `names`. tables: by name; of outcomes, samples and positions, and of the results of
-    a sweep's jobs.
+    summary: its values, under the names of `names`. tables: by name; a run's outcomes, samples and positions, or the results of
+    a sweep's jobs. figure: content of a PNG. files: by their names in an artifact.
     """
 
     summary: dict[str, Any]
     tables: dict[str, Table]
+    figure: bytes | None = None
+    files: Mapping[str, Path] = MappingProxyType({})
 
 
 def read_rows(folder: Path) -> dict[str, list[float]]:
-    """Return the columns of a run's history.csv by name, one of them `step`."""
+    """Return the columns of a run's history.csv by name, one of them `step`; a sweep has no rows."""
+    if not (folder / "history.csv").exists():
+        return {"step": []}
     columns = _columns(folder / "history.csv")
     return {name: [math.nan if cell is None else float(cell) for cell in cells] for name, cells in columns.items()}
 
 
 def read_results(folder: Path) -> Results:
-    """Return a finished run's results."""
+    """Return the results of the run or of the sweep in a folder, without figure and files."""
+    if (folder / "results.csv").exists():
+        columns, rows = _table(folder / "results.csv")
+        return Results({}, {"results": Table(columns, rows[:MOST_JOBS])})
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    metrics = {*_columns(folder / "history.csv"), *map(str, _columns(folder / "diversity.csv")["metric"])}
     tables = {"outcomes": _outcomes(folder / "outcomes.csv")}
     if (folder / "samples.txt").exists():
         tables["samples"] = _samples((folder / "samples.txt").read_text(encoding="utf-8"))
         tables["positions"] = _table(folder / "positions.csv", lambda name: not name.endswith(".alive"))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    metrics = {*_columns(folder / "history.csv"), *map(str, _columns(folder / "diversity.csv")["metric"])}
     return Results(group_summary(summary, metrics), tables)
+
+
+def read_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a run's or a sweep's folder and its .hydra, by name; not those of jobs and trackers below it."""
+    paths = [path for pattern in ("*", ".hydra/*") for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _outcomes(path: Path) -> Table:

@@ -8,7 +8,7 @@ from rlkl.errors import one_line
 from rlkl.runs.tracking import wandb_log
 from rlkl.runs.tracking.about import About
 from rlkl.runs.tracking.names import group_rows
-from rlkl.runs.tracking.results import Results, read_results, read_rows
+from rlkl.runs.tracking.results import Results, read_files, read_results, read_rows
 
 
 class Log(Protocol):
@@ -24,11 +24,12 @@ class Log(Protocol):
 class Tracker:
     """Logs one run: rows while it trains, and what is in its folder at the end.
 
-    After a failure it warns once and logs nothing more. folder: the run's.
+    After a failure it warns once and logs nothing more. folder: the run's, or a sweep's. draw: returns a folder's figure as the
+    content of a PNG.
     """
 
-    def __init__(self, about: About, folder: Path, warn: Callable[[str], None]):
-        self._about, self._folder, self._warn = about, folder, warn
+    def __init__(self, about: About, folder: Path, warn: Callable[[str], None], draw: Callable[[Path], bytes] | None = None):
+        self._about, self._folder, self._warn, self._draw = about, folder, warn, draw
         self._has_rows = False
         self._log: Log | None = None
         self._log = self._guarded("start", lambda: wandb_log.start(about, folder, warn))
@@ -51,14 +52,26 @@ class Tracker:
         def close() -> str | None:
             if succeeded and not self._has_rows:
                 log.rows(group_rows(read_rows(self._folder)))
-            return log.finish(read_results(self._folder) if succeeded else None)
+            return log.finish(self._results() if succeeded else None)
 
         return self._guarded("finish", close)
+
+    def _results(self) -> Results:
+        """Return the results in the folder, with its figure and files if they are to be logged."""
+        figure = None
+        if self._about.figures and self._draw is not None:
+            try:
+                figure = self._draw(self._folder)
+            except Exception as error:
+                self._warn(f"the figure could not be drawn ({one_line(error)}); it is logged without")
+        files = read_files(self._folder) if self._about.artifacts else {}
+        return read_results(self._folder)._replace(figure=figure, files=files)
 
     def _guarded(self, what: str, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:
             self._log = None
-            self._warn(f"wandb could not {what} ({one_line(error)}); training goes on untracked, its folder has everything")
+            reason = f"wandb could not {what} ({one_line(error)})"
+            self._warn(f"{reason}; training goes on untracked, its folder has everything")
             return None

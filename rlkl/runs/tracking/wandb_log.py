@@ -1,5 +1,6 @@
 """Log runs with wandb, which is imported only where it is used."""
 
+import io
 import os
 import secrets
 import shutil
@@ -66,8 +67,7 @@ class WandbLog:
         An offline copy of the same run from an earlier command is deleted.
         """
         if results is not None:
-            self._run.log({f"tables/{name}": _wandb_table(table) for name, table in results.tables.items()}, step=self._step)
-            self._run.summary.update(results.summary)
+            self._log_results(results)
         self._run.finish(exit_code=1 if results is None else 0)
         if self._run.settings.mode != "offline":
             return None
@@ -76,6 +76,22 @@ class WandbLog:
             if other.name != folder.name:
                 shutil.rmtree(other, ignore_errors=True)
         return f"to upload: wandb sync {folder}"
+
+    def _log_results(self, results: "Results") -> None:
+        import wandb
+
+        media: dict[str, Any] = {f"tables/{name}": _wandb_table(table) for name, table in results.tables.items()}
+        if results.figure is not None:
+            from PIL import Image
+
+            media["figure"] = wandb.Image(Image.open(io.BytesIO(results.figure)))
+        self._run.log(media, step=self._step)
+        self._run.summary.update(results.summary)
+        if results.files:
+            artifact = wandb.Artifact(f"folder-{self._run.id}", type="folder")
+            for name, path in results.files.items():
+                artifact.add_file(str(path), name=name)
+            self._run.log_artifact(artifact)
 
 
 def _wandb_table(table: "Table") -> Any:
