@@ -53,6 +53,7 @@ class Jobs:
     reused: int = 0  # number of jobs that the store had
     status: int = 0  # exit status of the command
     offline_folders: set[str] = field(default_factory=set)  # of a sweep's offline runs, for `wandb sync`
+    tensorboard_folders: set[str] = field(default_factory=set)  # of a sweep's event files
     has_warned: bool = False  # of rounding errors
     _tracked: set[str] = field(default_factory=set)  # fingerprints of tracked jobs; two jobs of one run are logged once
     _about_job: "About | None" = None  # of the first tracked job of a sweep
@@ -118,7 +119,7 @@ class Jobs:
         from rlkl.runs.folder import files
         from rlkl.runs.store import run_store
         from rlkl.runs.tracking.about import about_run
-        from rlkl.runs.tracking.resolve import OFFLINE
+        from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
         from rlkl.sweeps.tracking_process import draw
 
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
@@ -139,7 +140,9 @@ class Jobs:
             elif about is not None and key not in self._tracked:
                 self.background_tracker(reports_console.warn).track(about, folder)
             self._tracked.add(key)
-        if tracked or built.tracking.name == OFFLINE:
+        if built.tracking.name == TENSORBOARD:
+            self.tensorboard_folders.add(built.tracking.dir or str(self.sweep))
+        elif tracked or built.tracking.name == OFFLINE:
             self.offline_folders.add(built.tracking.dir or str(folder.parent / "*"))
         self._warn_of_rounding(entry.summary)
         summary, overrides = entry.summary, [str(override) for override in hydra.overrides.task]
@@ -211,6 +214,9 @@ class Jobs:
             folders = sorted((short_path(Path(folder), Path.cwd()) for folder in self.offline_folders), reverse=True)
             runs = " ".join(f"{folder}/wandb/offline-run-*" for folder in folders)
             reports_console.console.print(f"to upload: wandb sync {runs}", markup=False)
+        for folder in sorted(self.tensorboard_folders):
+            path = shlex.quote(short_path(Path(folder), Path.cwd()))
+            reports_console.console.print(f"to view: tensorboard --logdir {path}", markup=False)
 
     def _track_sweep(self) -> None:
         """Track the sweep as a run of its own, after its jobs if a process tracks these."""
@@ -230,7 +236,7 @@ class Jobs:
             tracked = None
         else:
             tracked = Tracker(about, self.sweep, console.warn, draw).finish(succeeded=True)
-        if tracked or about.offline:
+        if about.tracker == "wandb" and (tracked or about.offline):
             self.offline_folders.add(about.dir or str(self.sweep))
 
 

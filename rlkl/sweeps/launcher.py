@@ -56,7 +56,7 @@ class FusedLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         machine.configure()
         prepared = self._prepare(job_overrides, initial_job_idx)
-        if any(job.built.tracking.name == "wandb_offline" for job in prepared.values()):
+        if any(job.built.tracking.name in ("wandb_offline", "tensorboard") for job in prepared.values()):
             from rlkl.reports import console
 
             self.task_function.background_tracker(console.warn)  # its process starts while the first group is compiled

@@ -282,6 +282,7 @@ def resolved(composed: dict, **chosen) -> Built:
         ("wandb_offline", {"MODE": "online"}, "wandb_offline"),
         ("wandb_offline", {"DISABLED": "1"}, "wandb_offline"),
         ("none", {"MODE": "online"}, "none"),
+        ("tensorboard", {"DISABLED": "1", "PROJECT": "a/b"}, "tensorboard"),
     ],
 )
 def test_a_run_is_tracked_as_override_environment_and_default_say(environment, composed, name, variables, expected):

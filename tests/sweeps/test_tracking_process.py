@@ -7,7 +7,7 @@ import signal
 from rlkl.runs.tracking.about import About
 from rlkl.sweeps import tracking_process
 
-ABOUT = About("project", None, ["a"], None, None, True, "id", False, "run", "sweep", "job", {"seed": 0})
+ABOUT = About("wandb", "project", None, ["a"], None, None, True, "id", False, "run", "sweep", "job", {"seed": 0})
 
 
 def given(*names: str) -> io.BytesIO:

@@ -6,9 +6,9 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rlkl.runs.tracking.resolve import OFFLINE
+from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
 from rlkl.runs.tracking.wandb_log import Server
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class About(NamedTuple):
     of the same id. group: the name of the run's sweep, None for a single run.
     """
 
+    tracker: Literal["wandb", "tensorboard"]
     project: str | None
     entity: str | None
     tags: list[str]
@@ -51,6 +52,7 @@ def about_run(built: "Built", group: str | None, key: str) -> About:
     users_id = variable("WANDB_RUN_ID") if group is None else None
     replaces = users_id is None and built.execution.resume
     return About(
+        tracker="tensorboard" if tracking.name == TENSORBOARD else "wandb",
         project=tracking.project,
         entity=tracking.entity,
         tags=list(tracking.tags),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rlkl.config.build import Built
 
 
-ONLINE, OFFLINE = "wandb", "wandb_offline"
+ONLINE, OFFLINE, TENSORBOARD = "wandb", "wandb_offline", "tensorboard"
 MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}
 FORBIDDEN = "/\\#?%:"  # characters that wandb refuses in the name of a project
 
@@ -27,14 +28,15 @@ def resolved(built: "Built") -> "Built":
     if name == "none":
         tracking = dataclasses.replace(tracking, name=name)
     else:
-        folder = tracking.dir or os.environ.get("WANDB_DIR")
+        of_wandb: Mapping[str, str] = {} if name == TENSORBOARD else os.environ
+        folder = tracking.dir or of_wandb.get("WANDB_DIR")
         tracking = dataclasses.replace(
             tracking,
             name=name,
-            project=_text("project", tracking) or "rlkl",
-            entity=_text("entity", tracking),
+            project=_text("project", tracking, of_wandb) or "rlkl",
+            entity=_text("entity", tracking, of_wandb),
             tags=tuple(map(_tag, tracking.tags)),
-            notes=tracking.notes or os.environ.get("WANDB_NOTES") or None,
+            notes=tracking.notes or of_wandb.get("WANDB_NOTES") or None,
             dir=str(Path(folder).expanduser().absolute()) if folder else None,
         )
     plain = dataclasses.asdict(tracking) | {"tags": list(tracking.tags)}
@@ -42,8 +44,8 @@ def resolved(built: "Built") -> "Built":
 
 
 def _name(setting: str | None) -> str:
-    """Return `wandb`, `wandb_offline` or `none`; the environment cannot overrule the last two."""
-    if setting in (OFFLINE, "none"):
+    """Return the name of the tracker; the environment can overrule `wandb` alone."""
+    if setting in (OFFLINE, TENSORBOARD, "none"):
         return setting
     mode = os.environ.get("WANDB_MODE", "")
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
@@ -53,12 +55,12 @@ def _name(setting: str | None) -> str:
     return MODES[mode] if mode else setting or OFFLINE
 
 
-def _text(key: str, tracking: settings.Tracking) -> str | None:
+def _text(key: str, tracking: settings.Tracking, environment: Mapping[str, str]) -> str | None:
     """Return the project or the entity, from the setting or the environment; raises `SettingsError` for a bad one."""
     source, value = f"tracking.{key}", getattr(tracking, key)
     if value is None:
         source = f"WANDB_{key.upper()}"
-        value = os.environ.get(source) or None
+        value = environment.get(source) or None
     if value is not None and (not 0 < len(value) <= 128 or any(character in FORBIDDEN for character in value)):
         raise SettingsError(source, value or "''", f"must be 1 to 128 characters, none of them one of {FORBIDDEN}")
     return value

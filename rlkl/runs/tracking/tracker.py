@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlkl.errors import one_line
-from rlkl.runs.tracking import wandb_log
+from rlkl.runs.tracking import tensorboard_log, wandb_log
 from rlkl.runs.tracking.about import About
 from rlkl.runs.tracking.names import group_rows
 from rlkl.runs.tracking.results import Results, read_files, read_results, read_rows
@@ -21,6 +21,12 @@ class Log(Protocol):
         """Close the log, as failed if `results` is None; returns what tells the user where it is, or None."""
 
 
+STARTS: dict[str, Callable[[About, Path, Callable[[str], None]], Log]] = {
+    "wandb": wandb_log.start,
+    "tensorboard": tensorboard_log.start,
+}
+
+
 class Tracker:
     """Logs one run: rows while it trains, and what is in its folder at the end.
 
@@ -32,7 +38,7 @@ class Tracker:
         self._about, self._folder, self._warn, self._draw = about, folder, warn, draw
         self._has_rows = False
         self._log: Log | None = None
-        self._log = self._guarded("start", lambda: wandb_log.start(about, folder, warn))
+        self._log = self._guarded("start", lambda: STARTS[about.tracker](about, folder, warn))
 
     def log(self, columns: Mapping[str, Any]) -> None:
         """Log rows, given as columns under their names in history.csv."""
@@ -72,6 +78,6 @@ class Tracker:
             return call()
         except Exception as error:
             self._log = None
-            reason = f"wandb could not {what} ({one_line(error)})"
+            reason = f"{self._about.tracker} could not {what} ({one_line(error)})"
             self._warn(f"{reason}; training goes on untracked, its folder has everything")
             return None
