@@ -72,13 +72,14 @@ def table(run: Path, name: str) -> tuple[list, list]:
 
 def test_a_run_holds_tables_of_its_outcomes_samples_and_positions(command, tmp_path):
     """As its files have them: the likeliest outcomes, the sequences side by side, entropy and KL at each position."""
-    done = command("task=sequence/motif", *SMALL[1:], environment={"WANDB_DATA_DIR": str(tmp_path / "staged")})
+    done = command("task=sequence/motif", *SMALL[1:], environment={"XDG_DATA_HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
     run = next((folder / "wandb").glob("offline-run-*"))
     last = [record["history"]["item"] for record in read_back(run)[1] if record["type"] == "history"][-1]
     assert last["step"] == 20
     assert {last[f"tables/{name}._type"] for name in ("outcomes", "samples", "positions")} == {"table-file"}
+    assert not (tmp_path / "home").exists()  # wandb's copies are in the run's folder
     columns, rows = table(run, "outcomes")
     outcomes = pd.read_csv(folder / "outcomes.csv", comment="#", dtype={"outcome": str}, keep_default_na=False)
     assert columns == list(outcomes)
@@ -172,7 +173,6 @@ def artifacts(records: list[dict]) -> list[set[str]]:
 def test_a_sweep_is_one_group_with_a_job_type_for_each_config(command, tmp_path):
     """Where WANDB_DIR says; WANDB_NAME and WANDB_RUN_ID, of one run, are of no sweep's jobs. The sweep is a run of its own."""
     said = {"WANDB_DIR": "beside", "WANDB_PROJECT": "theirs", "WANDB_NAME": "one", "WANDB_RUN_ID": "one"}
-    said["WANDB_DATA_DIR"] = str(tmp_path / "staged")
     chosen = ("seed=0,1", "penalty.beta=0.1,0.2", "hydra.sweep.dir=my_sweep", "hydra.job.chdir=true", "tracking.tags=[7]")
     done = command("-m", *SMALL[:3], *chosen, "tracking.figures=true", "tracking.artifacts=true", environment=said)
     assert done.returncode == 0, done.stderr

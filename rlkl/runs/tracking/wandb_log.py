@@ -1,11 +1,12 @@
 """Log runs with wandb, which is imported only where it is used."""
 
+import contextlib
 import io
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,9 +67,12 @@ class WandbLog:
 
         An offline copy of the same run from an earlier command is deleted.
         """
-        if results is not None:
-            self._log_results(results)
-        self._run.finish(exit_code=1 if results is None else 0)
+        try:
+            if results is not None:
+                with _staging(Path(self._run.settings.sync_dir)):
+                    self._log_results(results)
+        finally:
+            self._run.finish(exit_code=1 if results is None else 0)
         if self._run.settings.mode != "offline":
             return None
         folder = Path(self._run.settings.sync_dir)
@@ -92,6 +96,23 @@ class WandbLog:
             for name, path in results.files.items():
                 artifact.add_file(str(path), name=name)
             self._run.log_artifact(artifact)
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[None]:
+    """A context manager: wandb keeps the files of artifacts, and so of tables, in the run's folder until they are uploaded.
+
+    Otherwise each offline run leaves some in the user's home. WANDB_DATA_DIR, if it is set, wins.
+    """
+    with Server.lock:
+        ours = "WANDB_DATA_DIR" not in os.environ
+        if ours:
+            os.environ["WANDB_DATA_DIR"] = str(folder)
+        try:
+            yield
+        finally:
+            if ours:
+                del os.environ["WANDB_DATA_DIR"]
 
 
 def _wandb_table(table: "Table") -> Any:
