@@ -368,6 +368,25 @@ def test_a_server_that_fails_is_waited_for_once(environment, composed, tmp_path,
     assert about_run(built, None, "key").offline
 
 
+def test_a_run_that_was_deleted_on_the_server_is_logged_under_another_id(environment, composed, tmp_path, monkeypatch):
+    """wandb gives a deleted run's id never again, and a rerun has the id of the run before."""
+    fake, ids = Wandb(login=True), []
+
+    def init(mode: str, id: str, **_):
+        ids.append((mode, id))
+        if len(ids) == 1:
+            raise OSError("run p/x was previously created and deleted; try a new run name")
+        return types.SimpleNamespace(define_metric=lambda *_, **__: None)
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(wandb_log.Server, "fails", False)
+    told = about_run(resolved(composed, name="wandb"), None, "key")
+    Tracker(told, tmp_path, pytest.fail)
+    assert [mode for mode, _ in ids] == ["online", "online"]
+    assert ids[0][1] == told.id != ids[1][1]
+
+
 @pytest.mark.slow
 def test_a_server_out_of_reach_costs_its_sweep_one_wait_and_no_run(command, tmp_path):
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}

@@ -23,6 +23,7 @@ from rlkl.errors import SettingsError
 from rlkl.runs import execute
 from rlkl.runs.store import run_store
 from rlkl.runs.tracking.tracker import Tracker
+from rlkl.sweeps import tracking_process
 from tests.helpers import content, loaded_by, packed, seal
 
 SMALL = ("task=bandit/random", "steps=40", "log_every=10", "tracking=none")
@@ -359,3 +360,27 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
         assert [what[1] for what in seen if what[0] == name][:: len(steps) + 1] == ["start", "finish"]
     second = seen.index(("1", "row", 10))
     assert seen.index(("0", "row", 240)) > second  # both are heard of while both train
+
+
+def test_two_jobs_of_one_run_are_logged_once_and_the_sweep_last(rlkl, tmp_path, monkeypatch):
+    """Under ids that are the same where the sweep is given again, so that no run is logged twice."""
+    seen: list[tuple[str, str, str]] = []
+
+    class Recorder:
+        def track(self, told, folder):
+            seen.append((told.job_type, folder.name, told.id))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(tracking_process, "BackgroundTracker", lambda warn: Recorder())
+    chosen = ("-m", *SMALL[:3], "tracking=wandb_offline", "seed=0,1,0", "hydra.sweep.dir=sweep")
+    assert rlkl(*chosen)[0] == 0
+    assert [(kind == "sweep", folder) for kind, folder, _ in seen] == [(False, "0"), (False, "1"), (True, "sweep")]
+    first = list(seen)
+    seen.clear()
+    assert rlkl(*chosen)[0] == 0
+    assert sorted(seen) == sorted(first)
+    seen.clear()
+    assert rlkl(*chosen[:-1], "hydra.sweep.dir=other")[0] == 0
+    assert not {each[2] for each in seen} & {each[2] for each in first}
