@@ -232,15 +232,20 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Tracking:
-    """The settings of experiment tracking, which change no result. Null is resolved by `runs.tracking`."""
+    """The settings of experiment tracking, which change no result. Null is resolved by `runs.tracking.resolve`."""
 
     name: Resolved = static(
-        None, "tracker; null: as wandb's environment variables say, else offline", allowed=("wandb_offline", "wandb", "none")
+        None,
+        "tracker; null: as wandb's environment variables say, else wandb offline",
+        allowed=("wandb_offline", "wandb", "tensorboard", "none"),
     )
     project: str | None = static(None, "project in wandb; null: WANDB_PROJECT, else rlkl", kind=str)
-    entity: str | None = static(None, "entity in wandb", kind=str)
-    tags: tuple = static((), "tags of the run", kind=tuple)
-    dir: str | None = static(None, "parent of wandb's folder; null: the run's own folder", kind=str)
+    entity: str | None = static(None, "user or team in wandb; null: WANDB_ENTITY", kind=str)
+    tags: tuple = static((), "tags of the run; empty: WANDB_TAGS", kind=tuple)
+    notes: str | None = static(None, "notes on the run; null: WANDB_NOTES", kind=str)
+    dir: str | None = static(None, "parent of the tracker's folder; null: WANDB_DIR, else the run's own folder", kind=str)
+    figures: bool = static(False, "log the run's figure, as `rlkl plot` draws it", kind=bool)
+    artifacts: bool = static(False, "log the files of the run's folder, in wandb", kind=bool)
 
 
 @dataclasses.dataclass(frozen=True)
