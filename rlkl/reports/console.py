@@ -5,16 +5,22 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from rlkl.errors import visible
-from rlkl.runs.folder.summary import history
-from rlkl.training.loop import Row
+
+if TYPE_CHECKING:
+    from rlkl.training.loop import Row
+
+
+NARROWEST = 8  # columns that a table's text takes at least, where it is longer
 
 
 class PlainConsole(Console):
@@ -25,8 +31,37 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Called by rich for each text that it prints."""
-        escaped = "\n".join(map(visible, text.split("\n")))
-        return super().render_str(escaped.encode(self.encoding, "backslashreplace").decode(self.encoding), **options)
+        return super().render_str("\n".join(map(self.printable, text.split("\n"))), **options)
+
+    def printable(self, text: str) -> str:
+        """Return text in one line, as this console prints it."""
+        return visible(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def cut(self, text: str, width: int) -> str:
+        """Return text in one line of at most `width` columns, which ends in an ellipsis where it was cut."""
+        line = self.printable(text)
+        if cell_len(line) <= width:
+            return line
+        ellipsis = "…" if self.printable("…") == "…" else "..."
+        return set_cell_size(line, max(width - len(ellipsis), 0)) + ellipsis
+
+    def print_table(self, table: Table) -> None:
+        """Print a table, or its rows as lines `column: cell` where it is too wide to show its numbers whole."""
+        columns = [list(map(str, column.cells)) for column in table.columns]
+        words = [[*str(column.header).split(), *cells] for column, cells in zip(table.columns, columns, strict=True)]
+        widths = [max(map(cell_len, map(self.printable, column)), default=0) for column in words]
+        numeric = [column.justify == "right" for column in table.columns]
+        least = [width if number else min(width, NARROWEST) for width, number in zip(widths, numeric, strict=True)]
+        if sum(least) + 3 * len(least) + 1 <= self.width:
+            self.print(table)
+            return
+        names = [str(column.header) for column in table.columns]
+        lines = [str(table.title)] if table.title else []
+        for row in zip(*columns, strict=True):
+            lines.append(f"{names[0]} {row[0]}".strip())
+            lines += [f"  {name}: {cell}" for name, cell in zip(names[1:], row[1:], strict=True) if cell]
+        lines += [str(table.caption)] if table.caption else []
+        self.print("\n".join(map(self.printable, lines)), markup=False)
 
 
 PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
@@ -56,6 +91,8 @@ def _scientific(value: float) -> str:
 @contextlib.contextmanager
 def progress(steps: int) -> Iterator[Any]:
     """Yield a callback for each chunk's rows, which shows progress as a bar on a terminal and as lines elsewhere."""
+    from rlkl.runs.folder.summary import history  # imports jax, which most of what prints does not need
+
     if not console.is_terminal:
         yield lambda rows: console.print(progress_line(history(rows)), markup=False)
         return
@@ -63,7 +100,7 @@ def progress(steps: int) -> Iterator[Any]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("training", total=steps)
 
-        def update(rows: Row):
+        def update(rows: "Row"):
             regret = _scientific(float(rows.report.regret[-1]))
             bar.update(task, completed=int(rows.step[-1]), description=f"regret {regret}")
 

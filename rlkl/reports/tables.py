@@ -1,20 +1,36 @@
-"""Format a run's header, its result beside the exact optimum, and interquartile means over seeds."""
+"""Format a run's header, its result beside the exact optimum, a sweep's jobs, and interquartile means over seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
 from rlkl import settings
-from rlkl.config.build import Built
 from rlkl.errors import visible
 from rlkl.reports.console import number
-from rlkl.training import describe
+
+if TYPE_CHECKING:
+    from rlkl.config.build import Built
+
+LABELS = {
+    "reward": "E[r]",
+    "objective": "objective E[r] - beta D",
+    "divergence_value": "D",
+    "kl_pi_ref": "KL(pi‖pi_ref)",
+    "kl_ref_pi": "KL(pi_ref‖pi)",
+    "entropy": "entropy",
+    "effective_support": "effective support",
+}
 
 
-def header(built: Built) -> str:
+SEEDS_MEASURES = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}
+
+
+def header(built: "Built") -> str:
     """Return the lines printed before training: the objective in full, the task, the policy, the algorithm and caveats."""
+    from rlkl.training import describe  # imports jax
+
     run_settings, automaton = built.run.settings, built.run.task.automaton
     size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
     reference = "" if run_settings.reference.name == "task" else f", reference: a {run_settings.policy.name} pretrained on it"
@@ -41,42 +57,58 @@ def header(built: Built) -> str:
     )
 
 
-def result(summary: Mapping[str, Any], optimum: Mapping[str, float | None]) -> Table:
-    """Return the final table of a run: the policy beside the exact optimum, in nats per sequence.
+def objective(summary: Mapping[str, Any]) -> str:
+    """Return a run's objective as a formula, as in `E[r] - 0.1 KL(pi‖pi_ref)`."""
+    beta = "beta" if summary["beta"] is None else f"{summary['beta']:g}"
+    return "E[r]" if summary["divergence"] == "none" else f"E[r] - {beta} {summary['formula']}"
 
-    optimum: the optimum's values, under the summary's names.
-    """
-    reason = summary.get("optimal_objective_reason")
-    caption = None if reason is None else f"no optimum is known: {reason}"
-    table = Table(title=f"after {summary['steps']} steps", title_justify="left", caption=caption, caption_justify="left")
-    for name in ("", "policy", "exact optimum"):
-        table.add_column(name, justify="left" if not name else "right")
-    of_optimum = "0" if reason is None else "-"
-    labels = {
-        "reward": "E[r]",
-        "objective": "objective E[r] - beta D",
-        "divergence_value": f"D = {summary['formula']}",
-        "kl_pi_ref": "KL(pi‖pi_ref)",
-        "kl_ref_pi": "KL(pi_ref‖pi)",
-        "entropy": "entropy",
-        "effective_support": "effective support",
-    }
-    for key, name in labels.items():
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return a finished run in one line: its task, policy, algorithm and seed, and the step at which it diverged if it did."""
+    seed = f", seed {summary['seed']}" if "seed" in summary else ""
+    diverged = "" if summary["diverged_at"] is None else f"; it diverged at step {summary['diverged_at']}"
+    return f"{summary['task']}, policy {summary['policy']}, {summary['algorithm']}{seed}{diverged}"
+
+
+def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows of a run's final table: a measure's name, the policy's value and the exact optimum's."""
+    rows = []
+    for key, name in LABELS.items():
+        best = number(summary.get("optimal_objective" if key == "objective" else f"optimum_{key}"))
         if key == "divergence_value" and summary["divergence"] in ("none", "kl_pi_ref", "kl_ref_pi"):
             continue
-        table.add_row(name, _measured(summary, key), number(optimum.get(key)))
+        name = f"D = {summary['formula']}" if key == "divergence_value" else name
+        rows.append((name, measured(summary, key), best))
+    of_optimum = "-" if "optimal_objective_reason" in summary else "0"
     if "gold_reward" in summary:
-        table.add_row("E[gold]", _measured(summary, "gold_reward"), number(summary["optimum_gold_reward"]))
-    table.add_row("KL(pi‖pi*)", _measured(summary, "kl_pi_optimum"), of_optimum)
-    table.add_row("regret", _measured(summary, "regret"), of_optimum)
+        rows.append(("E[gold]", measured(summary, "gold_reward"), number(summary.get("optimum_gold_reward"))))
+    rows.append(("KL(pi‖pi*)", measured(summary, "kl_pi_optimum"), of_optimum))
+    rows.append(("regret", measured(summary, "regret"), of_optimum))
     if "gold_regret" in summary:
-        table.add_row("gold regret (against the gold reward's own optimum)", _measured(summary, "gold_regret"), "")
+        rows.append(("gold regret (against the gold reward's own optimum)", measured(summary, "gold_regret"), ""))
     if "regret_in_family" in summary:
-        table.add_row("regret against the family's best", number(summary["regret_in_family"]), "")
+        rows.append(("regret against the family's best", number(summary["regret_in_family"]), ""))
+    return rows
+
+
+def no_optimum(summary: Mapping[str, Any]) -> str | None:
+    """Return the note on why no optimum is known, None where one is."""
+    reason = summary.get("optimal_objective_reason")
+    return None if reason is None else f"no optimum is known: {reason}"
+
+
+def result(summary: Mapping[str, Any]) -> Table:
+    """Return the final table of a run: the policy beside the exact optimum, in nats per sequence."""
+    title, caption = f"after {summary['steps']} steps", no_optimum(summary)
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for name in ("", "policy", "exact optimum"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in result_rows(summary):
+        table.add_row(*row)
     return table
 
 
-def _measured(summary: Mapping[str, Any], key: str) -> str:
+def measured(summary: Mapping[str, Any], key: str) -> str:
     """Format a value, with its standard error if it was estimated."""
     error = summary.get(f"{key}_stderr") if summary[key] is not None else None
     return number(summary[key]) + ("" if error is None else f" ± {number(error)}")
@@ -85,25 +117,50 @@ def _measured(summary: Mapping[str, Any], key: str) -> str:
 def seeds_table(groups: Sequence[Any]) -> Table:
     """Return the table of `over_seeds.group_runs`: each measure's interquartile mean, and below it its interval."""
     names = list(groups[0].overrides)
-    labels = {"regret": "regret", "reward": "E[r]", "kl_pi_ref": "KL(pi‖pi_ref)", "entropy": "entropy"}
     diverged = any(group.diverged for group in groups)
     title = "interquartile means over seeds, with 95% bootstrap intervals"
     table = Table(title=title, title_justify="left")
     for name in names:
         table.add_column(name, overflow="fold")
-    for name in ("runs", *(["diverged"] if diverged else []), *labels.values()):
+    for name in ("runs", *(["diverged"] if diverged else []), *SEEDS_MEASURES.values()):
         table.add_column(name, justify="right", overflow="fold")
     for group in groups:
         counts = [str(group.runs), *([str(group.diverged)] if diverged else [])]
-        table.add_row(*map(visible, group.overrides.values()), *counts, *(_spread(group.spreads[key]) for key in labels))
+        spreads = ("\n".join(spread(group.spreads[key])) for key in SEEDS_MEASURES)
+        table.add_row(*map(visible, group.overrides.values()), *counts, *spreads)
     return table
 
 
-def _spread(spread: Any) -> str:
-    if spread is None:
-        return "-"
-    interval = "" if np.isnan(spread.low) else f"\n{number(spread.low)}..{number(spread.high)}"
-    return number(spread.mean) + interval
+def spread(value: Any) -> list[str]:
+    """Format an `over_seeds.Spread`: its mean, and its interval where it has one."""
+    if value is None:
+        return ["-"]
+    return [number(value.mean), *([] if math.isnan(value.low) else [f"{number(value.low)}..{number(value.high)}"])]
+
+
+JOB_MEASURES = {
+    "reward": "E[r]",
+    "objective": "objective",
+    "regret": "regret",
+    "kl_pi_ref": "KL(pi‖pi_ref)",
+    "entropy": "entropy",
+}
+
+
+def jobs_table(jobs: Sequence[tuple[str, Mapping[str, str], Mapping[str, Any]]]) -> Table:
+    """Return the table of a sweep's jobs. jobs: each one's name, the overrides in which jobs differ, and its summary."""
+    diverged = any(summary["diverged_at"] is not None for _, _, summary in jobs)
+    table = Table("job", title="jobs of the sweep", title_justify="left")
+    keys = list(jobs[0][1]) if jobs else []
+    for key in keys:
+        table.add_column(key, overflow="fold")
+    for name in (*JOB_MEASURES.values(), *(["diverged at step"] if diverged else [])):
+        table.add_column(name, justify="right", overflow="fold")
+    for name, overrides, summary in jobs:
+        step = "" if summary["diverged_at"] is None else str(summary["diverged_at"])
+        cells = [visible(overrides[key]) for key in keys] + [measured(summary, key) for key in JOB_MEASURES]
+        table.add_row(name, *cells, *([step] if diverged else []))
+    return table
 
 
 def brief(summary: Mapping[str, Any]) -> str:

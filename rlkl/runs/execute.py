@@ -63,7 +63,7 @@ def train(overrides: Sequence[str] = ()) -> Result:
 
 def entry(built: Built, trained: Trained, seconds: float) -> Entry:
     """Return a trained run as an entry of the store."""
-    return Entry(artifacts.files(built, trained, seconds), folder_summary.optimum_values(built, trained))
+    return Entry(artifacts.files(built, trained, seconds))
 
 
 def train_or_load(built: Built, on_rows: Callable[[Row], None], faults: Faults) -> tuple[Entry, bool]:

@@ -86,7 +86,7 @@ class Jobs:
         """Run the only job of a command, and return its summary."""
         machine.configure()
         from rlkl.reports import console as reports_console
-        from rlkl.reports import tables
+        from rlkl.reports import outcomes, tables
         from rlkl.runs.execute import execute
         from rlkl.sweeps.tracking_process import draw
 
@@ -98,7 +98,10 @@ class Jobs:
         with reports_console.progress(built.run.settings.steps) as on_rows:
             recorded = execute(built, folder, None, on_rows, reports_console.warn, self.faults, draw)
         summary = recorded.entry.summary
-        reports_console.console.print(tables.result(summary, recorded.entry.optimum))
+        reports_console.console.print_table(tables.result(summary))
+        moved = outcomes.most_moved(recorded.entry.files["outcomes.csv"])
+        if moved.outcomes:
+            reports_console.console.print_table(outcomes.outcomes_table(moved, reports_console.console))
         self._warn_of_rounding(summary)
         if recorded.reused:
             note = f"reused: it was finished before, in {short_path(built.store, cwd)} (resume=false runs it anew)"

@@ -27,7 +27,6 @@ SUMMARY = {
 }  # fmt: skip
 ENTRY = run_store.Entry(
     {"history.csv": b"step\n0\n" * 50, "checkpoint.npz": bytes(range(256)), "summary.json": json.dumps(SUMMARY).encode()},
-    {"reward": 1.0},
 )
 NAMES = tuple(ENTRY.files)
 WHOLE = checked_files.Faults(pytest.fail)  # nothing is wrong with the store
@@ -80,8 +79,7 @@ def test_an_entry_under_another_run_s_key_is_missing(tmp_path):
     assert run_store.read(tmp_path, "other", NAMES, checked_files.Faults(str)) is None
 
 
-OPTIMUM = json.dumps(ENTRY.optimum).encode()
-MEMBERS = {run_store.OPTIMUM: OPTIMUM} | ENTRY.files
+MEMBERS = ENTRY.files
 
 
 def of_summary(**changed) -> bytes:
@@ -116,9 +114,6 @@ HOSTILE = {
     "a name that is none": of_summary(formula=None),
     "diverged at a word": of_summary(diverged_at="never"),
     "nested": packed(MEMBERS | {"summary.json": NESTED}),
-    "a nested optimum": packed(MEMBERS | {run_store.OPTIMUM: NESTED}),
-    "an optimum that is a list": packed(MEMBERS | {run_store.OPTIMUM: b"[]"}),
-    "an optimum of text": packed(MEMBERS | {run_store.OPTIMUM: b'{"reward": "1"}'}),
     "no text": packed(MEMBERS | {"summary.json": b"\xff\xfe"}),
 }
 

@@ -27,6 +27,7 @@ ESTIMATES = (
 FIELDS = {"schema_version": int, "steps": int, "seconds": float, "exact": bool, "restricted": bool} | dict.fromkeys(
     ("divergence", "formula", "dtype", "init", "task", "policy", "algorithm"), str
 )  # fields that every summary has, as well as the ESTIMATES
+OF_OPTIMUM = ("reward", "divergence_value", "kl_pi_ref", "kl_ref_pi", "entropy", "effective_support")  # as optimum_<name>
 PENALTY = ("estimator", "placement", "level", "credit", "gradient", "sampler", "controller")  # settings in a summary
 
 
@@ -85,6 +86,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         "schema_version": SCHEMA_VERSION,
         **last,
         "optimal_objective": float(trained.optimum.objective),
+        **_of_optimum(trained),
         "divergence": settings.penalty.divergence,
         "formula": "none" if div is None else div.formula,
         "steps": step,
@@ -116,7 +118,7 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
     if float(trained.optimum.stderr) > 0.0:
         values["optimal_objective_stderr"] = float(trained.optimum.stderr)
     if div is None:
-        values["divergence_value"] = math.nan
+        values |= {"divergence_value": math.nan, "optimum_divergence_value": math.nan}
     if trained.best_in_family is not None:
         values["optimal_objective_in_family"] = float(trained.best_in_family)
         values["regret_in_family"] = float(trained.best_in_family) - values["objective"]
@@ -139,6 +141,22 @@ def _gold(trained: Trained) -> dict[str, float]:
     assert ends.gold is not None
     values = {"gold_optimal_objective": float(best.gold_objective), "optimum_gold_reward": float(ends.optimum @ ends.gold)}
     return values | ({"gold_optimal_objective_stderr": float(best.gold_stderr)} if float(best.gold_stderr) > 0.0 else {})
+
+
+def _of_optimum(trained: Trained) -> dict[str, float]:
+    """Return the optimum's values as `optimum_<name>`, NaN where they are not known."""
+    values = trained.final.optimum_values
+    if values is None or np.isnan(trained.optimum.objective):
+        return {f"optimum_{name}": math.nan for name in OF_OPTIMUM}
+    result: dict[str, Any] = {
+        "reward": values.reward,
+        "divergence_value": values.divergence,
+        "kl_pi_ref": values.kl_pi_ref,
+        "kl_ref_pi": values.kl_ref_pi,
+        "entropy": values.entropy,
+        "effective_support": np.exp(values.entropy),
+    }
+    return {f"optimum_{name}": float(metrics.clip_rounding(name, result[name])) for name in OF_OPTIMUM}
 
 
 def _decoded(decoded: Decoded) -> dict[str, float]:
@@ -175,7 +193,12 @@ def _reasons(trained: Trained, objective: Objective) -> dict[str, str]:
     no_optimum = optimal_policy.reason(objective) or "the optimum would end in a state that the reference never reaches"
     if bool(trained.optimum.tied):
         no_optimum = "the largest reward is tied, so the optimum is not one policy"
-    reasons = {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
+    no_table = "the optimum is no table of probabilities by state, so that only its objective is computed"
+    reasons = dict.fromkeys(
+        map("optimum_{}".format, OF_OPTIMUM), no_optimum if np.isnan(trained.optimum.objective) else no_table
+    )
+    reasons |= {"divergence_value": "there is no penalty", "mode_entropy": "no sequence ends in a mode"}
+    reasons |= {} if objective.divergence is not None else {"optimum_divergence_value": "there is no penalty"}
     if objective.task.reward_model is not None:
         reasons |= dict.fromkeys(diversity_table.REWARD_METRICS, "the reward model reads the whole history, not the end state")
     return reasons | dict.fromkeys(
@@ -204,24 +227,6 @@ def _json_values(values: Mapping[str, Any], reasons: Mapping[str, str]) -> dict[
         else:
             out[key] = value
     return out
-
-
-def optimum_values(built: Built, trained: Trained) -> dict[str, float | None]:
-    """Return the optimum's values under the summary's names; a value that is not known is None."""
-    values, objective = trained.final.optimum_values, float(trained.optimum.objective)
-    if values is None:
-        return {"objective": None if np.isnan(objective) else objective}
-    result: dict[str, Any] = {
-        "reward": values.reward,
-        "objective": objective,
-        "divergence_value": values.divergence,
-        "kl_pi_ref": values.kl_pi_ref,
-        "kl_ref_pi": values.kl_ref_pi,
-        "entropy": values.entropy,
-        "effective_support": np.exp(values.entropy),
-    }
-    clipped = {key: float(metrics.clip_rounding(key, value)) for key, value in result.items()}
-    return {key: None if np.isnan(objective) or np.isnan(value) else value for key, value in clipped.items()}
 
 
 ROUNDING = 1e-9  # how far below 0 an exact regret may be, relative to the optimum's objective or to 1

@@ -24,14 +24,11 @@ from rlkl.runs.store.fingerprint import fingerprint
 from rlkl.training import blocks
 from rlkl.training.spec import Run
 
-OPTIMUM = "optimum.json"  # file of an entry that is not copied to the run's folder
-
 
 class Entry(NamedTuple):
-    """A finished run: the files of its folder, by name, and its optimum's values (as from `summary.optimum_values`)."""
+    """A finished run: the files of its folder, by name."""
 
     files: dict[str, bytes]
-    optimum: dict[str, float | None]
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def put(root: Path, run_key: str, entry: Entry, faults: Faults) -> None:
         faults.unwritten(file, "it is too large")
         return
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, content in ({OPTIMUM: json.dumps(entry.optimum).encode()} | entry.files).items():
+        for name, content in entry.files.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, compresslevel=1)
     checked_files.write(file, out.getvalue(), faults)
     with contextlib.suppress(OSError):
@@ -81,13 +78,10 @@ def put_chunk(root: Path, run_key: str, leaves: Sequence[np.ndarray], faults: Fa
 
 
 def _parse_entry(content: bytes, names: Sequence[str]) -> Entry:
-    files = checked_files.members(content, [OPTIMUM, *names])
-    optimum = json.loads(files.pop(OPTIMUM))
-    if not (isinstance(optimum, dict) and all(value is None or isinstance(value, float) for value in optimum.values())):
-        raise DamagedError("it holds no optimum's values")
+    files = checked_files.members(content, names)
     if not is_summary(json.loads(files["summary.json"])):
         raise DamagedError("its summary lacks a field, or has one of another kind")
-    return Entry(files, optimum)
+    return Entry(files)
 
 
 def _parse_chunk(content: bytes, run: Run) -> list[np.ndarray]:
