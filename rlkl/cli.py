@@ -15,7 +15,15 @@ from rlkl.sweeps.hydra_job import BAD_SETTING, FAILED, Jobs, print_error
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit status."""
-    commands = {"list": _list, "plot": _plot, "summary": _summary, "audit": _audit, "grade": _grade, "compare": _compare}
+    commands = {
+        "list": _list,
+        "show": _show,
+        "plot": _plot,
+        "summary": _summary,
+        "audit": _audit,
+        "grade": _grade,
+        "compare": _compare,
+    }
     try:
         if argv and argv[0] in commands and {"-h", "--help"} & set(argv[1:]):
             print(inspect.getdoc(commands[argv[0]]))
@@ -98,6 +106,20 @@ def _list(argv: list[str]) -> int:
     from rlkl.reports import listing
 
     listing.show()
+    return 0
+
+
+def _show(argv: list[str]) -> int:
+    """rlkl show FOLDER
+
+    Print the run in FOLDER as it ended: its result beside the exact optimum, and the outcomes that moved most. For a sweep,
+    print its jobs (the overrides in which they differ, reward, objective, regret, KL, entropy), and how many finished.
+    """
+    if len(argv) != 1:
+        return _fail(f"rlkl show takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)
+    from rlkl.reports.show import show
+
+    show(argv[0])
     return 0
 
 

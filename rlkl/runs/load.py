@@ -46,20 +46,38 @@ def folders(root: Path) -> list[Path]:
     return sorted((path.parent for path in root.rglob("summary.json")), key=order)
 
 
-def overrides(folder: Path) -> dict[str, str]:
-    """Return a job's overrides, as Hydra recorded them, by key; raises `SettingsError` for a damaged record."""
-    record = folder / ".hydra" / "overrides.yaml"
-    if not record.exists():
-        return {}
+def finished(folder: str | Path) -> list[Path]:
+    """Return the folders of the finished runs as `folders` does; raises `SettingsError` where there is none."""
+    paths = folders(directory(folder))
+    if not paths:
+        raise SettingsError("folder", str(folder), "is no folder with a finished run (a summary.json) in it or below it")
+    return paths
+
+
+def hydra_record(path: Path) -> Any:
+    """Return the content of a YAML file that a command left, None where there is none; raises `SettingsError` if damaged."""
+    if not path.exists():
+        return None
     import yaml
 
     try:
-        entries = yaml.safe_load(record.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise damaged(record, error) from None
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise damaged(path, error) from None
+
+
+def override_list(folder: Path) -> list[str] | None:
+    """Return a job's overrides as Hydra recorded them, None where it did not; raises `SettingsError` for a damaged record."""
+    record = folder / ".hydra" / "overrides.yaml"
+    entries = hydra_record(record)
+    if record.exists() and not (isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)):
         raise damaged(record, "it is no list of overrides")
-    return split(entries)
+    return entries
+
+
+def overrides(folder: Path) -> dict[str, str]:
+    """Return a job's overrides by key; raises `SettingsError` for a damaged record."""
+    return split(override_list(folder) or ())
 
 
 def split(overrides: Iterable[str]) -> dict[str, str]:
@@ -118,10 +136,8 @@ def load(folder: str | Path) -> Runs:
     """
     import pandas as pd
 
-    root = directory(folder)
-    records = [record(str(path.relative_to(root)), overrides(path), summary(path)) for path in folders(root)]
-    if not records:
-        raise SettingsError("folder", str(folder), "is no folder with a finished run (a summary.json) in it or below it")
+    root = Path(folder)
+    records = [record(str(path.relative_to(root)), overrides(path), summary(path)) for path in finished(folder)]
 
     def joined(name: str) -> "pd.DataFrame":
         parts = [frame(root / record["run"] / name) for record in records]
