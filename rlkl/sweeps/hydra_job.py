@@ -258,9 +258,11 @@ def _build(config: Any, folder: Path) -> "Built":
 
 
 def _save_resolved(config: Any, built: "Built", folder: Path, subfolder: str | None) -> None:
-    """Write the resolved config over the composed one that Hydra saved."""
+    """Write the resolved config over the composed one that Hydra saved, and beside it the versions that compute."""
+    from rlkl.runs.folder import versions
     from rlkl.runs.folder.files import write, yaml_text
 
     if subfolder is not None:
+        write(folder / subfolder / versions.FILE, yaml_text(versions.installed()))
         experiment = {"experiment": config.experiment} if "experiment" in config else {}
         write(folder / subfolder / "config.yaml", yaml_text(built.resolved | experiment))

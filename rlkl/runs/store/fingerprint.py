@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlkl.runs.folder.versions import LIBRARIES
+
 
 def fingerprint(*parts: Any) -> str:
     """Hash JSON-like values together with the package's source and the versions of the libraries that compute."""
@@ -19,6 +21,6 @@ def program_hash() -> bytes:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(path.read_bytes())
-    for name in ("jax", "jaxlib", "numpy", "scipy", "optax", "equinox"):
+    for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}".encode())
     return digest.digest()
