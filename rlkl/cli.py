@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
         "list": _list,
         "show": _show,
         "plot": _plot,
+        "report": _report,
         "summary": _summary,
         "audit": _audit,
         "grade": _grade,
@@ -138,6 +140,33 @@ def _plot(argv: list[str]) -> int:
     runs = load(argv[0])
     for path in plots.save(plots.draw(runs), Path(argv[0]) / "figure"):
         console.print(f"wrote {path}", markup=False)
+    return 0
+
+
+def _report(argv: list[str]) -> int:
+    """rlkl report FOLDER [--out FILE]
+
+    Write one page on the run or the sweep in FOLDER for a paper's appendix: figure, results, outcomes that moved most,
+    settings, command, versions and citation. FILE ends in .html or .pdf (default: report.html in FOLDER). The HTML stands
+    alone: it loads nothing.
+    """
+    out = None
+    if "--out" in argv[:-1]:
+        at = argv.index("--out")
+        out, argv = argv[at + 1], argv[:at] + argv[at + 2 :]
+    if len(argv) != 1 or argv[0].startswith("--"):
+        given = shlex.join(argv) or "nothing"
+        return _fail(
+            f"rlkl report takes one folder, of a run or of a sweep, and --out FILE, and was given {given}", BAD_SETTING
+        )
+    from rlkl.reports.console import console
+    from rlkl.reports.report.write import write_report
+
+    try:
+        path = write_report(argv[0], out)
+    except OSError as error:
+        return _fail(*_write_failure(error))
+    console.print(f"wrote {path}", markup=False)
     return 0
 
 

@@ -183,7 +183,6 @@ BAD = [
     (("plto", "run"), 2, "plto: is no command"),
     (("penalty.beta=0.1,0.2",), 2, "several values make a sweep: add -m"),
     (("plot", "nowhere"), 2, "is no folder with a finished run"),
-    (("show", "nowhere"), 2, "is no folder with a finished run"),
     (("task=bandit/random", "optimizer=sgd", "optimizer.learning_rate=1e308", "penalty=neyman"), 1, "the run diverged at step"),
 ]
 
@@ -192,7 +191,7 @@ BAD = [
 def test_bad_input_ends_with_its_status_and_one_line(command, tmp_path, overrides, status, says):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
-    track = () if overrides[0] in ("plot", "show", "plto", "--config-dir") else ("tracking=none",)
+    track = () if overrides[0] in ("plot", "plto", "--config-dir") else ("tracking=none",)
     done = command(*overrides, *track)
     assert done.returncode == status, done.stderr
     assert says in done.stderr
@@ -243,7 +242,7 @@ def test_help_teaches(command):
     assert "complete" in command("-sc", "install=bash").stdout
 
 
-@pytest.mark.parametrize("name", ["list", "show", "plot", "summary", "audit", "grade", "compare"])
+@pytest.mark.parametrize("name", ["list", "show", "plot", "report", "summary", "audit", "grade", "compare"])
 def test_every_command_has_its_help(name, capsys):
     from rlkl import cli
 

@@ -120,7 +120,7 @@ def _parsed(text: str) -> Override:
     """Parse an override as Hydra does; raises `SettingsError` if Hydra cannot read it."""
     key, equals, value = text.lstrip("+~").partition("=")
     if not key or not (equals or text.startswith("~")):
-        rule = "is no command (list, show, plot, summary, audit, grade, compare) and no override (key=value)"
+        rule = "is no command (list, show, plot, report, summary, audit, grade, compare) and no override (key=value)"
         raise SettingsError(text or "''", "", rule)
     try:
         return _parser()(text)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import findfont, get_font
 
 from rlkl.errors import visible
@@ -77,12 +77,12 @@ def styled() -> Iterator[None]:
         yield
 
 
-def label(text: str, longest: int = 100) -> str:
-    """Return text to be drawn literally, in one line of at most `longest` characters.
+def label(text: str, longest: int = 100, family: str = STYLE["font.family"]) -> str:
+    """Return text to be drawn literally in a font, in one line of at most `longest` characters.
 
     Dollar signs start no mathematics, and characters that the font lacks are escaped.
     """
-    font = get_font(findfont(STYLE["font.family"]))
+    font = get_font(findfont(family))
     line = "".join(c if font.get_char_index(ord(c)) else c.encode("ascii", "backslashreplace").decode() for c in visible(text))
     return (line if len(line) <= longest else line[: longest - 1] + "…").replace("$", r"\$")
 
@@ -114,12 +114,21 @@ def _encoded(figure: Figure, suffix: str) -> bytes:
 def draw(runs: Runs) -> Figure:
     """Draw one run (learning curves, regret, distribution) or a sweep (regret over steps and over beta)."""
     with styled():
-        return _one_run(runs) if len(runs.summary) == 1 else _sweep(runs)
+        figure = Figure(figsize=(9.0, 2.7) if len(runs.summary) == 1 else (7.0, 2.8))
+        draw_on(figure, runs)
+        return figure
 
 
-def _one_run(runs: Runs) -> Figure:
+def draw_on(figure: FigureBase, runs: Runs) -> None:
+    """Draw what `draw` draws on an empty figure, or on an empty part of one."""
+    if len(runs.summary) == 1:
+        _one_run(figure, runs)
+    else:
+        _sweep(figure, runs)
+
+
+def _one_run(figure: FigureBase, runs: Runs) -> None:
     summary, history, outcomes = runs.summary.iloc[0], runs.history, runs.outcomes
-    figure = Figure(figsize=(9.0, 2.7))
     curves, regret, arms = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
     colour, _ = look(summary["divergence"])
     curves.plot(history["step"], drawable(history["reward"]), color=BLACK, lw=0.8, label="E[r]")
@@ -138,7 +147,6 @@ def _one_run(runs: Runs) -> Figure:
         regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
     _distribution(arms, outcomes)
     figure.suptitle(f"{label(summary['task'])}, policy {label(summary['policy'])}, {label(summary['algorithm'])}", fontsize=8.5)
-    return figure
 
 
 def _objective(summary) -> str:
@@ -184,12 +192,12 @@ def _distribution(axes: Axes, outcomes) -> None:
     axes.legend()
 
 
-def _sweep(runs: Runs) -> Figure:
-    figure = Figure(figsize=(7.0, 2.8))
+def _sweep(figure: FigureBase, runs: Runs) -> None:
     left, right = figure.subplots(1, 2)
     drawn = runs.summary[~np.isnan(drawable(runs.summary[["beta", "regret"]])).any(axis=1)]
     if drawn.empty:
-        return _without_optimum(figure, left, right, runs)
+        _without_optimum(left, right, runs)
+        return
     for _, summary in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == summary["run"]]
         _regret(left, history["step"], history["regret"], look(summary["divergence"])[0], alpha=0.6, lw=0.8)
@@ -209,10 +217,9 @@ def _sweep(runs: Runs) -> Figure:
     title = f"{len(runs.summary)} runs on {', '.join(tasks[:2])}{', ...' if len(tasks) > 2 else ''}"
     right.set(ylabel="final regret", title=title)
     right.legend()
-    return figure
 
 
-def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Figure:
+def _without_optimum(left: Axes, right: Axes, runs: Runs) -> None:
     """Draw a sweep whose optimum is not known: the objective over steps, and the reward over KL(pi‖pi_ref)."""
     for _, summary in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == summary["run"]]
@@ -226,4 +233,3 @@ def _without_optimum(figure: Figure, left: Axes, right: Axes, runs: Runs) -> Fig
     right.set(xlabel=xlabel, ylabel="E[r]", title=f"{len(runs.summary)} runs")
     if len(drawn):
         right.legend()
-    return figure
