@@ -257,7 +257,7 @@ def test_a_store_that_cannot_be_written_loses_no_result(rlkl, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, complained = rlkl("-m", *SMALL, "seed=range(3)", "store=file/store", "hydra.sweep.dir=sweep")
     assert status == 0
-    assert len(content(tmp_path / "sweep")) == 3 * 6 + 1
+    assert len(content(tmp_path / "sweep")) == 3 * 7 + 1
     first, rest = complained.splitlines()
     assert first.startswith("warning: the store's entry ")
     assert first.endswith(" cannot be written (Not a directory); the same command would train it anew")
