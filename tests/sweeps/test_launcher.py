@@ -64,7 +64,7 @@ def test_both_launchers_leave_the_same_and_a_finished_sweep_is_not_run_again(rlk
     assert "8 jobs finished; in basic" in said
     fused = content(tmp_path / "fused")
     assert fused == content(tmp_path / "elsewhere" / "basic")
-    assert len(fused) == 8 * 6 + 1
+    assert len(fused) == 8 * 7 + 1
     status, said, _ = rlkl(*sweep, "hydra.sweep.dir=again")
     assert "8 jobs finished, 8 of them before (resume=false runs them anew); in again" in said
     assert content(tmp_path / "again") == content(tmp_path / "fused")
