@@ -160,7 +160,7 @@ def _report(argv: list[str]) -> int:
             f"rlkl report takes one folder, of a run or of a sweep, and --out FILE, and was given {given}", BAD_SETTING
         )
     from rlkl.reports.console import console
-    from rlkl.reports.report.write import write_report
+    from rlkl.reports.one_page.write import write_report
 
     try:
         path = write_report(argv[0], out)

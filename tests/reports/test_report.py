@@ -13,7 +13,7 @@ import yaml
 
 from rlkl import cli
 from rlkl.reports import tables
-from rlkl.reports.report import citation, contents, page, pdf, provenance
+from rlkl.reports.one_page import citation, contents, page, pdf, provenance
 from rlkl.runs.folder import versions
 from tests.helpers import loaded_by
 
@@ -214,4 +214,4 @@ def test_a_report_is_refused_in_one_line(root, tmp_path, capsys):
 
 
 def test_neither_jinja_nor_matplotlib_is_loaded_before_it_is_needed():
-    assert not {"jax", "jinja2", "matplotlib", "pandas"} & loaded_by("import rlkl.cli, rlkl.reports.report.write")
+    assert not {"jax", "jinja2", "matplotlib", "pandas"} & loaded_by("import rlkl.cli, rlkl.reports.one_page.write")

@@ -17,15 +17,15 @@ def write_report(folder: str, out: str | None = None) -> Path:
     path = Path(folder) / DEFAULT_NAME if out is None else Path(out)
     if path.suffix not in (".html", ".pdf"):
         raise SettingsError("--out", str(out), "must end in .html or .pdf")
-    from rlkl.reports.report import contents
+    from rlkl.reports.one_page import contents
 
     report = contents.gather(folder)
     if path.suffix == ".pdf":
-        from rlkl.reports.report import pdf
+        from rlkl.reports.one_page import pdf
 
         files.write(path, pdf.document(report))
     else:
-        from rlkl.reports.report import page
+        from rlkl.reports.one_page import page
 
         files.write(path, page.page(report))
     return path

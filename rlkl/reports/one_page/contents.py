@@ -8,8 +8,8 @@ import rlkl
 from rlkl.errors import visible
 from rlkl.reports import over_seeds, show, tables
 from rlkl.reports.outcomes import COLUMNS
-from rlkl.reports.report import citation, provenance
-from rlkl.reports.report.provenance import Setting
+from rlkl.reports.one_page import citation, provenance
+from rlkl.reports.one_page.provenance import Setting
 from rlkl.runs import load
 
 LONGEST_NAME = 80  # characters of an outcome
@@ -26,7 +26,7 @@ class Sheet(NamedTuple):
     note: str = ""
 
 
-class Report(NamedTuple):
+class Contents(NamedTuple):
     """What a report shows; None stands for what the folder does not record.
 
     settings: all, in the config's order. versions: those that the runs were made with, by name.
@@ -49,13 +49,13 @@ class Report(NamedTuple):
         return [setting for setting in self.settings or () if setting.changed]
 
 
-def gather(folder: str | Path) -> Report:
+def gather(folder: str | Path) -> Contents:
     """Gather the report on a folder; raises `SettingsError` if it holds no finished run, or a damaged file."""
     root, finished = Path(folder), load.finished(folder)
     summaries = [load.summary(path) for path in finished]
     runs = load.load(folder)
     alone = finished == [root]
-    return Report(
+    return Contents(
         title=_title(summaries),
         lines=_run_lines(summaries[0]) if alone else [show.counts(root, finished, summaries), _objectives(summaries)],
         runs=runs,

@@ -8,8 +8,8 @@ import jinja2
 from markupsafe import Markup
 
 from rlkl.reports import plots
-from rlkl.reports.report.contents import Report
-from rlkl.reports.report.provenance import Setting
+from rlkl.reports.one_page.contents import Report
+from rlkl.reports.one_page.provenance import Setting
 
 HERE = Path(__file__).parent
 MOST_VALUES = 6  # distinct values of a setting that are shown
