@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import rlkl
 from rlkl.errors import visible
 from rlkl.reports import over_seeds, show, tables
-from rlkl.reports.outcomes import COLUMNS
 from rlkl.reports.one_page import citation, provenance
 from rlkl.reports.one_page.provenance import Setting
+from rlkl.reports.outcomes import COLUMNS
 from rlkl.runs import load
 
 LONGEST_NAME = 80  # characters of an outcome

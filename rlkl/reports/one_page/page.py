@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from rlkl.reports import plots
-from rlkl.reports.one_page.contents import Report
+from rlkl.reports.one_page.contents import Contents
 from rlkl.reports.one_page.provenance import Setting
 
 HERE = Path(__file__).parent
@@ -16,7 +16,7 @@ MOST_VALUES = 6  # distinct values of a setting that are shown
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def page(report: Report) -> str:
+def page(report: Contents) -> str:
     """Return the report as HTML: the same folder gives the same text."""
     layout = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -32,7 +32,7 @@ def values(setting: Setting) -> str:
     return ", ".join(setting.values[:MOST_VALUES]) + more
 
 
-def svg(report: Report) -> Markup:
+def svg(report: Contents) -> Markup:
     """Return the report's figure as an SVG element, without comments (which hold its texts) and without metadata."""
     out = io.StringIO()
     with plots.styled():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from rlkl.reports import plots
-from rlkl.reports.one_page.contents import Report, Sheet
+from rlkl.reports.one_page.contents import Contents, Sheet
 from rlkl.reports.one_page.page import values
 
 WIDTH, HEIGHT = 595.0, 842.0  # of the page in points
@@ -33,7 +33,7 @@ LEFT = Box(MARGIN, FULL.width / 2 - GAP)
 RIGHT = Box(MARGIN + FULL.width / 2 + GAP, FULL.width / 2 - GAP)
 
 
-def document(report: Report) -> bytes:
+def document(report: Contents) -> bytes:
     """Return the report as a PDF of one page: the same folder gives the same bytes."""
     out = io.BytesIO()
     with plots.styled():
@@ -46,7 +46,7 @@ def document(report: Report) -> bytes:
     return out.getvalue()
 
 
-def _write(page: Figure, report: Report) -> None:
+def _write(page: Figure, report: Contents) -> None:
     """Write everything but the figure, from the top of the page down."""
     _text(page, FULL, 34.0, [report.title], 11.0, plots.STYLE["font.family"])
     _text(page, FULL, 51.0, [line for each in report.lines for line in _wrapped(each, FULL)][:3], BODY)
@@ -64,7 +64,7 @@ def _write(page: Figure, report: Report) -> None:
     _text(page, FULL, HEIGHT - 26.0, [f"Folder {report.folder}. Written by {report.written_by}."], SMALL)
 
 
-def _changed(page: Figure, box: Box, y: float, report: Report) -> float:
+def _changed(page: Figure, box: Box, y: float, report: Contents) -> float:
     """Write the settings that differ from the defaults, and return where the next block starts."""
     title = "Settings that differ from the defaults"
     rows = [(setting.key, values(setting), setting.default or "-") for setting in report.changed]
@@ -75,7 +75,7 @@ def _changed(page: Figure, box: Box, y: float, report: Report) -> float:
     return _section(page, box, y, title, _wrapped(unknown if report.settings is None else "none", box))
 
 
-def _all_settings(page: Figure, y: float, report: Report) -> None:
+def _all_settings(page: Figure, y: float, report: Contents) -> None:
     """Write all settings in columns, as many as there is room for, and say how many are left out."""
     room = int((HEIGHT - 40.0 - y - 1.6 * BODY) / (LEADING * SMALL))
     listed = [f"{setting.key}: {values(setting)}" for setting in report.settings or ()]

@@ -17,7 +17,7 @@ FLUSH = 10  # seconds after which rows are on disk
 MOST_ROWS = 200  # rows of a table, which TensorBoard shows as text
 
 
-def start(about: "About", folder: Path, warn: Callable[[str], None]) -> "TensorBoardLog":
+def start_tensorboard(about: "About", folder: Path, warn: Callable[[str], None]) -> "TensorBoardLog":
     """Start a log in the run's folder, or in a folder of its own below `tracking.dir`; it replaces an earlier log there.
 
     Raises `RuntimeError` if tensorboardX is missing.

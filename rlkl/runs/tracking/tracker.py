@@ -22,8 +22,8 @@ class Log(Protocol):
 
 
 STARTS: dict[str, Callable[[About, Path, Callable[[str], None]], Log]] = {
-    "wandb": wandb_log.start,
-    "tensorboard": tensorboard_log.start,
+    "wandb": wandb_log.start_wandb,
+    "tensorboard": tensorboard_log.start_tensorboard,
 }
 
 

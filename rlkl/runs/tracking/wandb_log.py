@@ -28,7 +28,7 @@ class Server:
     fails = False
 
 
-def start(about: "About", folder: Path, warn: Callable[[str], None]) -> "WandbLog":
+def start_wandb(about: "About", folder: Path, warn: Callable[[str], None]) -> "WandbLog":
     """Start a run. If the server fails, this run and all later ones are logged offline, and it warns once."""
     os.environ.setdefault("WANDB_SILENT", "true")
     folder, run = Path(about.dir or folder), None
