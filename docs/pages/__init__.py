@@ -21,6 +21,8 @@ FUNCTIONS = {
     "experiments_table": experiments.experiments_table,
     "paper_index": experiments.paper_index,
     "number": results.number,
+    "crossings": results.crossings,
+    "highest": results.highest,
     "rows": results.rows,
     "pivot": results.pivot,
     "rare_arm": results.rare_arm,

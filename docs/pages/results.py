@@ -21,6 +21,26 @@ def number(name: str, query: str, column: str, how: str = "mean") -> float:
     return float(rows.agg(how))
 
 
+def crossings(name: str, panel: str, first: str, second: str) -> list[float]:
+    """Where the lines of two series of a panel of figure.csv cross, in ascending order of x, interpolated between its points."""
+    drawn = experiments.numbers(name).query("panel == @panel and series in [@first, @second]")
+    lines = drawn.pivot(index="x", columns="series", values="y").sort_index()
+    x, gap = lines.index.to_numpy(), (lines[first] - lines[second]).to_numpy()
+    before = [i for i in range(len(x) - 1) if gap[i] * gap[i + 1] < 0]
+    found = [float(x[i] + (x[i + 1] - x[i]) * gap[i] / (gap[i] - gap[i + 1])) for i in before]
+    if not found:
+        raise ValueError(f"{name}: {first} and {second} do not cross in {panel!r}")
+    return found
+
+
+def highest(name: str, query: str, column: str, at: str = "x") -> float:
+    """The value of another column (`at`) in the row, of those that a pandas query selects, whose `column` is the largest."""
+    rows = experiments.numbers(name).query(query)
+    if not len(rows):
+        raise ValueError(f"{name}: {query!r} selects no row")
+    return float(rows.loc[rows[column].idxmax(), at])
+
+
 def rows(name: str, query: str, columns: dict[str, str], form: str = ".3g") -> str:
     """A table of the rows that a pandas query selects. columns: the header of each column of figure.csv that is shown."""
     selected = experiments.numbers(name).query(query)[list(columns)]
