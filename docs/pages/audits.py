@@ -24,7 +24,7 @@ from rlkl.training import loop
 
 BANDIT = ("task=bandit/random", "task.size=8", "algorithm=rloo", "policy.init=random")
 SHOWN = ("k1", "k2", "k3", "full", "score")  # of the estimators
-DISTANCES = (0.1, 1.0)  # shares of the way from the reference's logits to the random policy's
+DISTANCES = {"near": 0.1, "far": 1.0}  # shares of the way from the reference's logits to the random policy's
 ROUNDING = 1e-9
 ENDS = {
     "at a corner": "A corner is a policy that has lost sequences for good.",
@@ -98,7 +98,7 @@ def estimator_values() -> str:
     rows = []
     with numerics.pinned():
         log_ref, far = (table_of(each)[0, 0] for each in (run.reference, policy))
-        for share in DISTANCES:
+        for where, share in DISTANCES.items():
             log_pi = jax.nn.log_softmax((1.0 - share) * log_ref + share * far)
             pi, u = np.exp(np.asarray(log_pi)), log_pi - log_ref
             exact = float(pi @ np.asarray(u))
@@ -107,8 +107,8 @@ def estimator_values() -> str:
                 mean = float(pi @ value)
                 spread = float(np.sqrt(pi @ (value - mean) ** 2))
                 numbers = (exact, mean, mean - exact, spread, float(value.min()))
-                rows.append((f"`{name}`", *(_number(each) for each in numbers)))
-    return _table(("estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
+                rows.append((where, f"`{name}`", *(_number(each) for each in numbers)))
+    return _table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
 
 
 def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:

@@ -5,6 +5,13 @@ import dataclasses
 from rlkl import settings
 
 TOP_LEVEL = (settings.Settings, settings.Execution)
+PAGES = {  # of the values that are registered names
+    "policy.name": "policies.md",
+    "algorithm.name": "algorithms.md",
+    "penalty.divergence": "divergences.md",
+    "penalty.estimator": "estimators.md",
+    "penalty.gradient_estimator": "estimators.md",
+}
 LIMITS = {"above": ">", "at_least": ">=", "below": "<", "at_most": "<="}
 
 
@@ -18,7 +25,7 @@ def options(group: str) -> str:
         if group or field.name not in settings.GROUPS
     ]
     prefix = f"{group}." if group else ""
-    rows = [f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(field)} | {_about(field)} |" for field in fields]
+    rows = [f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(prefix + field.name, field)} | {_about(field)} |" for field in fields]
     return "\n".join(["| option | default | allowed | meaning |", "|---|---|---|---|", *rows])
 
 
@@ -28,8 +35,10 @@ def _default(field: dataclasses.Field) -> str:
     return {None: "null"}.get(field.default) or f"`{str(field.default).replace('True', 'true').replace('False', 'false')}`"
 
 
-def _allowed(field: dataclasses.Field) -> str:
+def _allowed(key: str, field: dataclasses.Field) -> str:
     rules = field.metadata
+    if key in PAGES:
+        return f"[one of these]({PAGES[key]})"
     if rules.get("allowed"):
         return ", ".join(f"`{each}`" for each in rules["allowed"])
     kind = {int: "a whole number", float: "a number", bool: "`true`, `false`", str: "a name", tuple: "a list"}.get(

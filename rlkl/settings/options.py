@@ -81,7 +81,7 @@ class PenaltySettings:
     """The settings of the penalty: its divergence, its coefficient, and how it enters the gradient."""
 
     divergence: str = static("kl_pi_ref", "divergence D that is penalised; none: no penalty", kind=str)
-    beta: Traced = traced(0.1, "coefficient of the penalty; above 0, or 0 without a penalty")
+    beta: Traced = traced(0.1, "coefficient of the penalty: > 0; 0 only with penalty=none")
     estimator: Resolved = static(None, "estimator of the divergence; null: an unbiased one", kind=str)
     placement: Resolved = static(None, "whether the estimate is part of the reward or of the loss", allowed=("reward", "loss"))
     level: Resolved = static(
@@ -171,7 +171,7 @@ class RewardShapingSettings:
 class DecodingSettings:
     """The decoding rules for a second grade of the trained policy; null omits a rule, and all null the second grade."""
 
-    temperature: Traced = traced(None, "temperature of the second grade", above=0.0)
+    temperature: Traced = traced(None, "temperature of the second grade, which is of the policy as it is decoded", above=0.0)
     top_k: Resolved = static(None, "number of most likely tokens kept", kind=int, at_least=1, at_most=MOST_COUNT)
     top_p: Traced = traced(None, "probability mass of most likely tokens kept", above=0.0, below=1.0)
     min_p: Traced = traced(None, "least probability kept, relative to the most likely token", above=0.0, below=1.0)
