@@ -39,6 +39,7 @@ FUNCTIONS = {
     "descends": registries.descends_table,
     "presets": registries.presets_table,
     "preset": registries.preset,
+    "bibtex": registries.bibtex,
     "preset_names": registries.preset_names,
     "rooms": rooms.rooms,
 }

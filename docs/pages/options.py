@@ -25,7 +25,10 @@ def options(group: str) -> str:
         if group or field.name not in settings.GROUPS
     ]
     prefix = f"{group}." if group else ""
-    rows = [f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(prefix + field.name, field)} | {_about(field)} |" for field in fields]
+    rows = [
+        f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(prefix + field.name, field)} | {_about(field)} |"
+        for field in fields
+    ]
     return "\n".join(["| option | default | allowed | meaning |", "|---|---|---|---|", *rows])
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
 from rlkl.penalties import options
 from rlkl.penalties.expected_gradient import expected_gradient
+from rlkl.reports.one_page import citation
 
 PRESETS = Path(__file__).parents[2] / "configs" / "penalty"
 CHAINS = {"policy": "chain rule under the policy", "reference": "chain rule under the reference", "both": "both chain rules"}
@@ -23,6 +25,18 @@ def summary(documented) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+SEMI = re.compile(r"the semi-gradient of each token's (.*?) \(the states that follow are left out\)")
+SEMI_NOTE = (
+    "*Semi-gradient of D*: the gradient of each token's D with the visited states held fixed. What a token does to the states "
+    "that follow is left out.\n\n"
+)
+
+
+def short(says: str) -> str:
+    """What a gradient descends, with the explanation of a semi-gradient left to a note above the table (`SEMI_NOTE`)."""
+    return SEMI.sub(r"semi-gradient of \1", says)
 
 
 def _table(header: tuple[str, ...], rows) -> str:
@@ -96,10 +110,23 @@ def descends_table(name: str, estimator: str = "") -> str:
         bandit = expected_gradient(penalty, 1).says if not penalty.future_kl and penalty.credit == "reward_to_go" else "-"
         where = f"`{penalty.estimator}` in the {penalty.placement}"
         rows.append(
-            (where, str(penalty.level), penalty.gradient, extra, _cell(bandit), _cell(expected_gradient(penalty, 2).says))
+            (
+                where,
+                str(penalty.level),
+                penalty.gradient,
+                extra,
+                _cell(bandit),
+                _cell(short(expected_gradient(penalty, 2).says)),
+            )
         )
     header = ("estimator", "level", "gradient", "credit", "descends on a bandit", "descends on sequences")
-    return _table(header, rows)
+    note = SEMI_NOTE if any(row[-1].startswith("semi-gradient") for row in rows) else ""
+    return note + _table(header, rows)
+
+
+def bibtex() -> str:
+    """The BibTeX entry of rlkl, from CITATION.cff."""
+    return f"```bibtex\n{citation.bibtex(citation.citation_file())}\n```\n"
 
 
 def preset_names() -> list[str]:

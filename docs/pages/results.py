@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from experiments.where_diversity_goes import shares
-from pages import experiments
+from pages import experiments, registries
 from rlkl import divergences, settings
 from rlkl.penalties.expected_gradient import expected_gradient
 
@@ -22,7 +22,7 @@ def number(name: str, query: str, column: str, how: str = "mean") -> float:
 
 
 def crossings(name: str, panel: str, first: str, second: str) -> list[float]:
-    """Where the lines of two series of a panel of figure.csv cross, in ascending order of x, interpolated between its points."""
+    """Where the lines of two series of a panel of figure.csv cross, in ascending order of x, between its points."""
     drawn = experiments.numbers(name).query("panel == @panel and series in [@first, @second]")
     lines = drawn.pivot(index="x", columns="series", values="y").sort_index()
     x, gap = lines.index.to_numpy(), (lines[first] - lines[second]).to_numpy()
@@ -81,7 +81,7 @@ def text_table(name: str) -> str:
 def _table(header, body, form: str) -> str:
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(list(header))]
     for row in body:
-        cells = (format(cell, form) if isinstance(cell, float) else str(cell) for cell in row)
+        cells = (format(cell, form) if isinstance(cell, float) else registries.short(str(cell)) for cell in row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -155,4 +155,4 @@ def expected(estimator: str, placement: str, tokens: int, **others) -> str:
     """What the expected gradient of an estimator of KL(pi‖pi_ref) is, on sequences of this many tokens, in words."""
     known = {"level": "token" if tokens > 1 else "sequence", "credit": "reward_to_go", "sampler": "policy"}
     penalty = settings.PenaltySettings(estimator=estimator, placement=placement, **(known | others))
-    return expected_gradient(penalty, tokens).says
+    return registries.short(expected_gradient(penalty, tokens).says)

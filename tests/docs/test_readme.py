@@ -44,7 +44,9 @@ def test_its_numbers_are_those_of_the_figures():
     assert f"at the default rate, for {(reference - optimum) / (reference - slow):.0%}" in text
     low, high = results.crossings("beta_is_the_knob", "lesser mode's share", "kl_pi_ref", "kl_ref_pi")
     assert f"at equal beta between {low:.2f} and {high:.1f}" in text
-    held = results.number("mode_seeking", "direction == 'kl_pi_ref' and series == 'trained better mode' and 0.13 < x < 0.14", "y")
+    held = results.number(
+        "mode_seeking", "direction == 'kl_pi_ref' and series == 'trained better mode' and 0.13 < x < 0.14", "y"
+    )
     assert f"where they hold {2 * held:.0%} of the mass together" in text
     same = results.highest("beta_is_the_knob", "panel == \"lesser mode's share\" and series == 'kl_ref_pi'", "y")
     assert f"about {same:.1f} under".replace("0.", ".") in text
