@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     groups = {name: group for name, group in saved.items() if isinstance(group, dict)}
     unset = {f"{name}.{key}" for name, group in groups.items() for key, value in group.items() if value is None}
     unset |= {name for name, value in saved.items() if value is None}
-    untracked = {"tracking.project", "tracking.entity", "tracking.dir"}
+    untracked = {"tracking.project", "tracking.entity", "tracking.notes", "tracking.dir"}
     assert unset <= {"experiment", "batch_size", "task.export", *untracked, *OPTIONAL}
 
 

@@ -43,6 +43,12 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """The console of this process may have been made in a narrow terminal, by a test before."""
+    monkeypatch.setattr(console.console, "width", 160)
+
+
 def printed(capsys, *arguments: str) -> str:
     capsys.readouterr()
     assert cli.main(list(arguments)) == 0
