@@ -95,6 +95,7 @@ def installed(tmp_path_factory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works_in_an_empty_folder_with_a_plugin(command, installed, tmp_path):
     (tmp_path / "my_penalty.py").write_text(EXAMPLE.group(1))
     name = re.search(r'@register\("(\w+)"', EXAMPLE.group(1)).group(1)

@@ -106,6 +106,7 @@ def test_samples_estimate_what_whole_rows_have(save):
     assert found.value("perplexity", "base") == pytest.approx(np.exp(-log_p[drawn].mean()), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_the_spread_over_texts():
     """Of 3,000 tables of 400 positions each: the spread of a statistic is the mean of its standard errors."""
     draw = np.random.default_rng(10)

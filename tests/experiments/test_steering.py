@@ -36,6 +36,7 @@ def test_one_run_off_its_target_is_enough():
         ]
 
 
+@pytest.mark.slow
 def test_the_table_of_short_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["-m", "task=bandit/zipf", "algorithm=rloo", "penalty.target_kl=0.5", "steps=20", "log_every=1", "tracking=none"]

@@ -73,6 +73,7 @@ def test_the_optimum_of_the_other_direction_has_its_form(name, request):
     assert math.isclose(np.exp(log_pi).sum(), 1.0, abs_tol=1e-9)
 
 
+@pytest.mark.slow
 def test_k3_in_the_loss_is_the_other_direction_on_one_token_and_neither_on_sequences(words, grammar):
     with jax.enable_x64(True):
         for at, same in ((words, True), (grammar, False)):

@@ -139,7 +139,7 @@ def test_a_reference_reset_at_every_step_penalises_nothing():
     np.testing.assert_allclose(done.rows.report.objective[-1], worth, rtol=1e-9)
 
 
-@pytest.mark.parametrize("policy", ["tabular", "gru"])
+@pytest.mark.parametrize("policy", ["tabular", pytest.param("gru", marks=pytest.mark.slow)])
 def test_an_averaged_reference_moves_by_its_share_at_its_steps(policy):
     run = built(
         reference={"update": "ema", "sync_steps": 3, "mixup_alpha": 0.25}, policy={"name": policy, "width": 4}, batch_size=8,

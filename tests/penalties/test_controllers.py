@@ -58,6 +58,7 @@ def test_a_controller_brings_the_kl_to_its_target_and_is_graded_at_its_last_coef
     np.testing.assert_allclose(done.rows.report.objective[-1] + done.rows.report.regret[-1], worth, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_exact_gradients_are_steered_too():
     _, done = trained("lagrangian", 0.3, algorithm="exact")
     np.testing.assert_allclose(late(done.rows), 0.3, rtol=0.05)
