@@ -70,7 +70,12 @@ def test_truncation_bounds_the_weight_of_the_reference_on_the_policy_s_samples()
     np.testing.assert_allclose(terms.saturation(run.settings.penalty, at, batch).truncated, share, rtol=1e-12)
 
 
-@pytest.mark.parametrize("divergence", sorted(REGISTRY))
+QUICK = ("kl_pi_ref", "kl_ref_pi", "jensen_shannon")
+
+
+@pytest.mark.parametrize(
+    "divergence", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in sorted(REGISTRY)]
+)
 def test_an_exact_penalty_beside_sampled_rewards_has_the_exact_gradient(divergence):
     task = shortened(random_task(np.random.default_rng(7)), 200)
     chosen = settings.Settings(
