@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pages import experiments
+from pages import experiments, markdown
 from rlkl import divergences
 from rlkl.config.build import build
 from rlkl.config.compose import compose
@@ -63,16 +63,11 @@ def _row(divergence: str, index: int) -> tuple[str, ...]:
     words += f", `gradient={penalty.gradient}`" if penalty.gradient != "naive" else ""
     words += ", on the reference's samples" if penalty.sampler == "reference" else ""
     variance = float(got.variance) / (run.settings.batch_size or 64)
-    return words, expected_gradient(penalty, 1).says.replace("|", "\\|"), _number(error), _number(variance)
+    return words, markdown.cell(expected_gradient(penalty, 1).says), _number(error), _number(variance)
 
 
 def _number(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.2g}"
-
-
-def _table(header: tuple[str, ...], rows) -> str:
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def audit(divergence: str, estimator: str = "", right: bool = False) -> str:
@@ -89,7 +84,9 @@ def audit(divergence: str, estimator: str = "", right: bool = False) -> str:
         and not (right and expected_gradient(penalty, 1).kind != "exact")
         and not (right and penalty.gradient != "naive")
     ]
-    return _table(("way", "descends on a bandit", "relative error of its gradient", "variance of a batch's gradient"), rows)
+    return markdown.table(
+        ("way", "descends on a bandit", "relative error of its gradient", "variance of a batch's gradient"), rows
+    )
 
 
 def estimator_values() -> str:
@@ -108,7 +105,7 @@ def estimator_values() -> str:
                 spread = float(np.sqrt(pi @ (value - mean) ** 2))
                 numbers = (exact, mean, mean - exact, spread, float(value.min()))
                 rows.append((where, f"`{name}`", *(_number(each) for each in numbers)))
-    return _table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
+    return markdown.table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
 
 
 def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
@@ -121,4 +118,4 @@ def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
         way, end = row.way.replace(estimator, f"`{estimator}`", 1), "nowhere" if row.end == "ran away" else f"at a {row.end}"
         rows.append((row.task, way, _number(row.regret), _number(row.to_own), end))
     legend = [ENDS[end] for end in ENDS if end in {row[-1] for row in rows}]
-    return "\n\n".join([_table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])
+    return "\n\n".join([markdown.table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from pages import markdown
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-BAR = "\\|"  # a bar in a cell of a table
 
 
 @functools.cache
@@ -20,14 +21,15 @@ def numbers(name: str) -> pd.DataFrame:
 
 
 @functools.cache
-def _claims(name: str) -> tuple:
+def claims_of(name: str) -> tuple:
+    """The claims of an experiment, from its committed numbers."""
     figure = importlib.import_module(f"experiments.{name}.figure")
     return tuple(figure.claims(numbers(name)))
 
 
 def claim(name: str, start: str, form: str = ".3g") -> str:
     """The value of the one claim of an experiment that starts with these words; it must hold."""
-    found = [each for each in _claims(name) if each.claim.startswith(start)]
+    found = [each for each in claims_of(name) if each.claim.startswith(start)]
     if len(found) != 1 or not found[0].verdict:
         raise ValueError(f"{name} has {len(found)} claims that start with {start!r}, or it is false")
     return format(found[0].value, form)
@@ -44,9 +46,7 @@ def cell(name: str, query: str, column: str, form: str = ".3g") -> str:
 def table(name: str, query: str, columns: list[str], form: str = ".3g") -> str:
     """A table of the rows of an experiment's figure.csv that a pandas query selects."""
     rows = numbers(name).query(query)[columns] if query else numbers(name)[columns]
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(_text(value, form) for value in row)} |" for row in rows.itertuples(index=False)]
-    return "\n".join(lines)
+    return markdown.table(columns, ([_text(value, form) for value in row] for row in rows.itertuples(index=False)))
 
 
 def _text(value, form: str) -> str:
@@ -55,11 +55,11 @@ def _text(value, form: str) -> str:
 
 def claims(name: str) -> str:
     """Every claim of an experiment with its value, bound and verdict."""
-    lines = ["| claim | value | bound | holds |", "|---|---|---|---|"]
-    for each in _claims(name):
-        text = each.claim.replace("|", "\\|")
-        lines.append(f"| {text} | {each.value:.4g} | {each.bound} | {'yes' if each.verdict else 'no'} |")
-    return "\n".join(lines)
+    rows = (
+        (markdown.cell(each.claim), f"{each.value:.4g}", each.bound, "yes" if each.verdict else "no")
+        for each in claims_of(name)
+    )
+    return markdown.table(("claim", "value", "bound", "holds"), rows)
 
 
 def figure(name: str, alt: str) -> str:
@@ -78,7 +78,7 @@ def paper_index(kind: str = "claim") -> str:
     """
     papers = yaml.safe_load((Path(__file__).with_name("papers.yaml")).read_text(encoding="utf-8"))
     papers = [paper for paper in papers if paper.get("kind", "claim") == kind]
-    lines = ["| paper | claim | command | verdict | where |", "|---|---|---|---|---|"]
+    rows = []
     for paper in papers:
         link = f"[{paper['title']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper["title"]
         number = f": {claim(paper['experiment'], paper['number'])}" if "number" in paper else ""
@@ -89,17 +89,17 @@ def paper_index(kind: str = "claim") -> str:
             paper["verdict"] + number,
             paper["where"],
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown.table(("paper", "claim", "command", "verdict", "where"), rows)
 
 
 def experiments_table() -> str:
     """A row for each experiment: its name, what it shows, and how many claims it makes."""
-    rows = ["| experiment | shows | claims |", "|---|---|---|"]
+    rows = []
     for path in sorted(EXPERIMENTS.glob("*/sweep.yaml")):
         name = path.parent.name
         text = ast.get_docstring(ast.parse((path.parent / "figure.py").read_text(encoding="utf-8"))) or name
         headline = " ".join(text.split("\n\n")[0].split()).partition(": ")[2]
-        count = len(_claims(name)) if (path.parent / "figure.csv").exists() else "-"
-        rows.append(f"| `{name}` | {headline.replace('|', BAR)} | {count} |")
-    return "\n".join(rows)
+        count = len(claims_of(name)) if (path.parent / "figure.csv").exists() else "-"
+        rows.append((f"`{name}`", markdown.cell(headline), str(count)))
+    return markdown.table(("experiment", "shows", "claims"), rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from pages import markdown
 from rlkl import settings
 
 TOP_LEVEL = (settings.Settings, settings.Execution)
@@ -26,10 +27,15 @@ def options(group: str) -> str:
     ]
     prefix = f"{group}." if group else ""
     rows = [
-        f"| `{prefix}{field.name}` | {_default(field)} | {_allowed(prefix + field.name, field)} | {_about(field)} |"
+        (
+            f"`{prefix}{field.name}`",
+            _default(field),
+            _allowed(prefix + field.name, field),
+            markdown.cell(field.metadata["about"]),
+        )
         for field in fields
     ]
-    return "\n".join(["| option | default | allowed | meaning |", "|---|---|---|---|", *rows])
+    return markdown.table(("option", "default", "allowed", "meaning"), rows)
 
 
 def _default(field: dataclasses.Field) -> str:
@@ -53,7 +59,3 @@ def _allowed(key: str, field: dataclasses.Field) -> str:
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _about(field: dataclasses.Field) -> str:
-    return field.metadata["about"].replace("|", "\\|")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from pages import markdown
 from rlkl import algorithms, divergences, policies, tasks
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
@@ -20,11 +21,7 @@ CHAINS = {"policy": "chain rule under the policy", "reference": "chain rule unde
 
 def summary(documented) -> str:
     """The first paragraph of a docstring, on one line of a table."""
-    return _cell(" ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split()))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return markdown.cell((inspect.getdoc(documented) or "").split("\n\n")[0])
 
 
 SEMI = re.compile(r"the semi-gradient of each token's (.*?) \(the states that follow are left out\)")
@@ -39,11 +36,6 @@ def short(says: str) -> str:
     return SEMI.sub(r"semi-gradient of \1", says)
 
 
-def _table(header: tuple[str, ...], rows) -> str:
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def _limit(number) -> str:
     value = float(number(Params()) if callable(number) else number)
     text = "infinite" if math.isinf(value) else f"{value:g}"
@@ -55,9 +47,11 @@ def divergences_table() -> str:
     rows = []
     for div in divergences.REGISTRY.values():
         chain = CHAINS.get(div.chain, "sum of pi^a pi_ref^(1-a)") if div.chain is not None else "none: sequences are listed"
-        rows.append((f"`{div.name}`", _cell(div.formula), _limit(div.zero), _limit(div.infinity), chain, summary(div.both)))
+        rows.append(
+            (f"`{div.name}`", markdown.cell(div.formula), _limit(div.zero), _limit(div.infinity), chain, summary(div.both))
+        )
     header = ("`penalty.divergence`", "formula", "f(0)", "lim f(t)/t", "over tokens", "what it is")
-    return _table(header, rows)
+    return markdown.table(header, rows)
 
 
 def tasks_table() -> str:
@@ -66,7 +60,7 @@ def tasks_table() -> str:
         (f"`{name}`", ", ".join(f"`{key}`" for key in tasks.options(name)), summary(build))
         for name, build in tasks.REGISTRY.items()
     )
-    return _table(("`task`", "options", "what it is"), rows)
+    return markdown.table(("`task`", "options", "what it is"), rows)
 
 
 def policies_table() -> str:
@@ -80,14 +74,14 @@ def policies_table() -> str:
         )
         for name, family in policies.REGISTRY.items()
     )
-    return _table(("`policy`", "`policy.init`", "kind", "what it is"), rows)
+    return markdown.table(("`policy`", "`policy.init`", "kind", "what it is"), rows)
 
 
 def algorithms_table() -> str:
     """A row for each algorithm."""
-    rows = [(f"`{name}`", _cell(what)) for name, what in algorithms.EXACT.items()]
+    rows = [(f"`{name}`", markdown.cell(what)) for name, what in algorithms.EXACT.items()]
     rows += [(f"`{name}`", summary(algorithm.advantage)) for name, algorithm in algorithms.REGISTRY.items()]
-    return _table(("`algorithm`", "what it is"), rows)
+    return markdown.table(("`algorithm`", "what it is"), rows)
 
 
 def estimators_table() -> str:
@@ -97,7 +91,7 @@ def estimators_table() -> str:
         for name, estimate in registered.REGISTRY.items()
     ]
     rows.append(("`full`", "", summary(registered.full)))
-    return _table(("`penalty.estimator`", "in other libraries", "what it is"), rows)
+    return markdown.table(("`penalty.estimator`", "in other libraries", "what it is"), rows)
 
 
 def descends_table(name: str, estimator: str = "") -> str:
@@ -115,13 +109,13 @@ def descends_table(name: str, estimator: str = "") -> str:
                 str(penalty.level),
                 penalty.gradient,
                 extra,
-                _cell(bandit),
-                _cell(short(expected_gradient(penalty, 2).says)),
+                markdown.cell(bandit),
+                markdown.cell(short(expected_gradient(penalty, 2).says)),
             )
         )
     header = ("estimator", "level", "gradient", "credit", "descends on a bandit", "descends on sequences")
     note = SEMI_NOTE if any(row[-1].startswith("semi-gradient") for row in rows) else ""
-    return note + _table(header, rows)
+    return note + markdown.table(header, rows)
 
 
 def bibtex() -> str:
@@ -137,11 +131,11 @@ def preset_names() -> list[str]:
 def presets_table(estimator: str = "") -> str:
     """A row for each shipped penalty (if given, of one estimator), with the first line of its file."""
     rows = (
-        (f"[`penalty={name}`](/penalties/presets.md#{name.replace('_', '-')})", _cell(_comment(name)[0]))
+        (f"[`penalty={name}`](/penalties/presets.md#{name.replace('_', '-')})", markdown.cell(_comment(name)[0]))
         for name in preset_names()
         if not estimator or yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")).get("estimator") == estimator
     )
-    return _table(("preset", "what it is"), rows)
+    return markdown.table(("preset", "what it is"), rows)
 
 
 def _comment(name: str) -> list[str]:

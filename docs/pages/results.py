@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from experiments.where_diversity_goes import shares
-from pages import experiments, registries
+from pages import experiments, markdown, registries
 from rlkl import divergences, settings
 from rlkl.penalties.expected_gradient import expected_gradient
 
@@ -79,11 +79,8 @@ def text_table(name: str) -> str:
 
 
 def _table(header, body, form: str) -> str:
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(list(header))]
-    for row in body:
-        cells = (format(cell, form) if isinstance(cell, float) else registries.short(str(cell)) for cell in row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = ([format(cell, form) if isinstance(cell, float) else registries.short(str(cell)) for cell in row] for row in body)
+    return markdown.table(header, rows)
 
 
 def _label(key: object) -> str:
@@ -145,7 +142,7 @@ def sayings() -> str:
     lines = []
     for each in yaml.safe_load(path.read_text(encoding="utf-8")):
         for start in each["claims"]:
-            if not [one for one in experiments._claims(each["experiment"]) if one.claim.startswith(start) and one.verdict]:
+            if not [one for one in experiments.claims_of(each["experiment"]) if one.claim.startswith(start) and one.verdict]:
                 raise ValueError(f"{each['experiment']} has no true claim that starts with {start!r}")
         lines.append((each["saying"], f"**{each['verdict']}**", each["because"], f"`{each['experiment']}`"))
     return _table(("saying", "verdict", "why", "experiment"), lines, "")
