@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from rlkl import exact, policies
 from rlkl.evaluation import metrics
 from rlkl.evaluation.diversity import Estimate
-from rlkl.evaluation.expectations import expectations, sequence_expectations, weighted_rows
+from rlkl.evaluation.expectations import DynamicProgram, expectations, sequence_expectations, weighted_rows
 from rlkl.evaluation.final import Outcomes, distances, ends_of_optimum
 from rlkl.evaluation.metrics import LAST_SAMPLES
 from rlkl.evaluation.rows import Detail, WeightedRows, detail
@@ -86,7 +86,7 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     reward = task.reward[ends] if task.reward_model is None else jnp.full((len(ends),), jnp.nan)
     gold = None if task.gold is None else task.gold[ends]
     outcomes = Outcomes(reward, reference_rows.ends[ends], policy_rows.ends[ends], optimum_ends[ends], gold, decoded_ends)
-    if not isinstance(policy_expectations, Sample):
+    if isinstance(policy_expectations, DynamicProgram):
         policy_expectations = sequence_expectations(objective, policy, keys[0], LAST_SAMPLES)
     to_optimum = distances(policy_expectations, optimum, keys[3])
     return FinalGrade(optimum, last, optimum_values, outcomes, details, to_optimum, decoded)
