@@ -17,5 +17,7 @@ if __name__ == "__main__":
     machine.configure()
     terminal.configure()
     from experiments.harness import command
+    from rlkl.runs.store import kept_programs
 
+    kept_programs.keep()
     sys.exit(command.main(sys.argv[1:]))

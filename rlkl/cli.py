@@ -210,7 +210,9 @@ def _grade(argv: list[str]) -> int:
     """
     machine.configure()
     from rlkl.diagnostics.scorecard.command import run_grade
+    from rlkl.runs.store import kept_programs
 
+    kept_programs.keep()
     run_grade(argv)
     return 0
 

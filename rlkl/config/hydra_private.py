@@ -4,9 +4,10 @@
 """
 
 import argparse
+import contextlib
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from hydra import version
 from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
@@ -80,7 +82,26 @@ def run(
     Errors are raised instead of printed if the environment has HYDRA_FULL_ERROR=1.
     """
     version.setbase(VERSION_BASE)
-    utils._run_hydra(arguments, parser, task, str(folder), name)
+    with _no_mode() if _leaves_mode_unset(arguments) else contextlib.nullcontext():
+        utils._run_hydra(arguments, parser, task, str(folder), name)
+
+
+def _leaves_mode_unset(arguments: argparse.Namespace) -> bool:
+    """Tell whether `hydra.mode` is certainly unset, as it is in the shipped configs."""
+    keys = [text.lstrip("+~").partition("=")[0] for text in arguments.overrides]
+    only_shipped = (arguments.config_dir, arguments.config_name, arguments.config_path) == (None, None, None)
+    return only_shipped and not any(key in ("hydra", "hydra.mode", "hydra.searchpath") or "/" in key for key in keys)
+
+
+@contextlib.contextmanager
+def _no_mode() -> Iterator[None]:
+    """A context in which Hydra takes `hydra.mode` to be unset, and does not compose the whole config to find that out."""
+    get_mode = Hydra.get_mode
+    Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def basic_sweeper() -> type:

@@ -75,11 +75,15 @@ def configure() -> None:
     for name, value in (RESET_SETTINGS | {f"jax_{name}": value for name, value in numerics.PINNED.items()}).items():
         jax.config.update(name, value)
     numerics.check_devices()
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "rlkl", "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder() -> Path:
+    """Return rlkl's folder in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")) / "rlkl"
 
 
 def numeric_environment() -> dict[str, Any]:

@@ -20,6 +20,11 @@ def key(seed: Int[Array, ""] | int) -> PRNGKeyArray:
     return jax.random.key(seed, impl=GENERATOR)
 
 
+def wrap(words: UInt32[Array, "2"]) -> PRNGKeyArray:
+    """Return the key of this generator with these words, which are those of `jax.random.key_data`."""
+    return jax.random.wrap_key_data(words, impl=GENERATOR)
+
+
 def _random_bits(key: UInt32[Array, "2"], bit_width: int, shape: tuple[int, ...]) -> UInt[Array, "..."]:
     """Return the words that jax's generator does; it is asked for other widths than 32 bits, and for 2^32 words or more."""
     size = math.prod(shape)

@@ -88,8 +88,10 @@ class Jobs:
         from rlkl.reports import console as reports_console
         from rlkl.reports import outcomes, tables
         from rlkl.runs.execute import execute
+        from rlkl.runs.store import kept_programs
         from rlkl.sweeps.tracking_process import draw
 
+        kept_programs.keep()
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
         built = _build(config, cwd)
         _save_resolved(config, built, folder, hydra.output_subdir)
@@ -120,11 +122,12 @@ class Jobs:
         from rlkl.runs import load
         from rlkl.runs.execute import execute
         from rlkl.runs.folder import files
-        from rlkl.runs.store import run_store
+        from rlkl.runs.store import kept_programs, run_store
         from rlkl.runs.tracking.about import about_run
         from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
         from rlkl.sweeps.tracking_process import draw
 
+        kept_programs.keep()
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
         built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)

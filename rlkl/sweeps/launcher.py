@@ -55,6 +55,9 @@ class FusedLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         machine.configure()
+        from rlkl.runs.store import kept_programs
+
+        kept_programs.keep()
         prepared = self._prepare(job_overrides, initial_job_idx)
         if any(job.built.tracking.name in ("wandb_offline", "tensorboard") for job in prepared.values()):
             from rlkl.reports import console

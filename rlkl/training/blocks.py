@@ -5,7 +5,7 @@ So the numbers of a run are the same to the last bit whether it is trained alone
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from rlkl.exact import optimal_policy
 from rlkl.training import final_grade
 from rlkl.training.final_grade import FinalGrade
 from rlkl.training.loop import ROWS, Row, State, advance, prepare, start
+from rlkl.training.programs import Program, static_part
 from rlkl.training.spec import Run
 
 WIDEST = 64  # runs in a block of small tables: the small operations of a step take as long for 64 runs as for one
@@ -37,46 +38,26 @@ class Trained(NamedTuple):
     best_in_family: float | None
 
 
-def _over_block(function: Callable, in_axes: tuple, compiler_options: dict[str, Any] | None = None) -> Callable:
-    """Jit a function of one run for a block of runs: vmapped, unless the block has one run, which a batch axis slows down."""
-
-    def mapped(*arguments):
-        size = jax.tree.leaves(arguments[0])[0].shape[0]
-        if size > 1:
-            return jax.vmap(function, in_axes=in_axes)(*arguments)
-        single = (jax.tree.map(lambda x: x[0], a) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], function(*single))
-
-    return jax.jit(mapped, compiler_options=compiler_options)
-
-
 class Programs(NamedTuple):
-    """The jitted functions of one static part, for blocks of runs. Deleting them frees what they compiled."""
+    """The programs of one static part, for blocks of runs. Deleting them frees what they compiled."""
 
-    start: Callable
-    prepare: Callable
-    advance: Callable
-    grade_last_state: Callable
-    best_in_family: Callable
+    start: Program
+    prepare: Program
+    advance: Program
+    grade_last_state: Program
+    best_in_family: Program
 
 
 @functools.lru_cache(maxsize=CACHED)
 def compiled_programs(_: tuple) -> Programs:
     """The programs of one static part, each compiled at its first call; the least recently used are evicted."""
     return Programs(
-        _over_block(start, (0,)),
-        _over_block(prepare, (0, 0)),
-        _over_block(advance, (0, 0, 0, None), COMPILER_OPTIONS),
-        _over_block(final_grade.grade_last_state, (0, 0, 0)),
-        _over_block(final_grade.best_in_family, (0,)),
+        Program(start, (0,)),
+        Program(prepare, (0, 0)),
+        Program(advance, (0, 0, 0, None), COMPILER_OPTIONS),
+        Program(final_grade.grade_last_state, (0, 0, 0)),
+        Program(final_grade.best_in_family, (0,)),
     )
-
-
-def static_part(tree: Any) -> tuple:
-    """The part of a pytree that a program is compiled for: its structure, and the shapes and dtypes of its leaves."""
-    leaves, structure = jax.tree.flatten(tree)
-    dtypes = (leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype for leaf in leaves)
-    return structure, tuple(zip(map(np.shape, leaves), dtypes, strict=True))
 
 
 def programs(run: Run) -> Programs:
@@ -119,18 +100,9 @@ class BlockProgress(NamedTuple):
         rows = jax.tree.map(lambda *parts: np.concatenate([part[i] for part in parts]), *self.rows)
         return [
             np.asarray(self.step, np.int64),
-            *(np.asarray(_to_numpy(leaf)[i]) for leaf in jax.tree.leaves(self.state)),
+            *(np.asarray(np.asarray(leaf)[i]) for leaf in jax.tree.leaves(self.state)),
             *jax.tree.leaves(rows),
         ]
-
-
-def _is_key(leaf) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_numpy(leaf) -> np.ndarray:
-    """A leaf as a NumPy array; a random key as its key data."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def checkpoint_shapes(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
@@ -140,15 +112,12 @@ def checkpoint_shapes(run: Run, step: int) -> list[jax.ShapeDtypeStruct] | None:
         return None
     block = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width(run), *np.shape(leaf)), np.asarray(leaf).dtype), run)
     compiled = programs(run)
-    state = jax.eval_shape(compiled.start, block)
-    _, row = jax.eval_shape(compiled.prepare, block, state)
-    state_leaves = jax.eval_shape(
-        lambda leaves: [jax.random.key_data(x) if _is_key(x) else x for x in leaves], jax.tree.leaves(state)
-    )
+    state = compiled.start.shape(block)
+    _, row = compiled.prepare.shape(block, state)
     row_count = 1 + -(-step // log_every)
     return [
         jax.ShapeDtypeStruct((), np.int64),
-        *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in state_leaves),
+        *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in jax.tree.leaves(state)),
         *(jax.ShapeDtypeStruct((row_count, *x.shape[1:]), x.dtype) for x in jax.tree.leaves(row)),
     ]
 
@@ -160,10 +129,7 @@ def restore(state: State, row: Row, checkpoints: Sequence[Sequence[np.ndarray]])
     """
     leaves, structure = jax.tree.flatten(state)
     padded = [*checkpoints, *[checkpoints[-1]] * (leaves[0].shape[0] - len(checkpoints))]
-    restored = []
-    for i, leaf in enumerate(leaves, start=1):
-        values = jnp.asarray(np.stack([checkpoint[i] for checkpoint in padded]))
-        restored.append(jax.random.wrap_key_data(values, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else values)
+    restored = [jnp.asarray(np.stack([checkpoint[i] for checkpoint in padded])) for i in range(1, 1 + len(leaves))]
     columns = [np.stack(column) for column in zip(*(checkpoint[1 + len(leaves) :] for checkpoint in checkpoints), strict=True)]
     rows = jax.tree.unflatten(jax.tree.structure(row), columns)
     return BlockProgress(int(checkpoints[0][0]), jax.tree.unflatten(structure, restored), [rows])
@@ -218,7 +184,7 @@ def train_block(
     grades = on_host(compiled.grade_last_state(block, optimum, progress.state))
     searchable = policies.REGISTRY[settings.policy.name].bounds is not None
     best = np.asarray(compiled.best_in_family(block)).tolist() if searchable else [None] * count
-    states = jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.asarray(leaf), progress.state)
+    states = on_host(progress.state)
 
     def result(i: int) -> Trained:
         rows, state, grade = (jax.tree.map(lambda x: x[i], tree) for tree in (all_rows, states, grades))

@@ -18,6 +18,7 @@ from rlkl.exact import evaluation_method
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import Fixed
 from rlkl.policies.base import cast
+from rlkl.rollouts import threefry
 from rlkl.training import spec
 from rlkl.training.loop import Row, State, coefficient, optimum_at, row
 from rlkl.training.spec import Run
@@ -60,7 +61,7 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     if run.settings.penalty.controller != "fixed":
         optimum = optimum_at(run, coefficient(run, state))
     policy = cast(state.policy, jnp.float64)
-    keys = jax.random.split(jax.random.fold_in(state.key, FINAL), 4)
+    keys = jax.random.split(jax.random.fold_in(threefry.wrap(state.key), FINAL), 4)
     policy_expectations = expectations(objective, policy, keys[0], LAST_SAMPLES)
     is_sampled = isinstance(policy_expectations, Sample)
     last = row(run, state, metrics.report(policy_expectations, optimum), keys[3]) if is_sampled else None
@@ -96,7 +97,7 @@ def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, We
     """The grade of a run's last policy under its decoding rules, and the decoded policy's weighted rows."""
     task, policy = run.task, cast(state.policy, jnp.float64)
     decoded = policies.decoded(policy, run.settings.decoding)
-    keys = jax.random.split(jax.random.fold_in(state.key, DECODING), 3)
+    keys = jax.random.split(jax.random.fold_in(threefry.wrap(state.key), DECODING), 3)
     report = metrics.evaluate(spec.objective(run, coefficient(run, state)), decoded, optimum, keys[0], LAST_SAMPLES)
     grade = Decoded(report, *metrics.distance(task.automaton, decoded, policy, keys[1], LAST_SAMPLES))
     return grade, weighted_rows(task, decoded, run.reference, keys[2], LAST_SAMPLES)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from rlkl import algorithms
 from rlkl.evaluation import metrics
@@ -30,9 +30,10 @@ class State(NamedTuple):
 
     anchor: the reference of the penalty, where it moves (`reference.update`); else None. stale_policies: the last
     `rollout.staleness` policies on a leading axis, that of step t at index t mod staleness; None where samples are on-policy.
-    baseline: moving average of the batches' returns, started at zero and not corrected for that start. batch_stats: those of
-    the last batch. controller_kl: moving average of `BatchStats.controller_kl`, not corrected either. stopped: whether
-    KL(pi‖pi_ref) went beyond `stop_kl`, after which nothing changes either; None without such a limit.
+    baseline: moving average of the batches' returns, started at zero and not corrected for that start. key: the words of the
+    run's random key (`threefry.wrap`). batch_stats: those of the last batch. controller_kl: moving average of
+    `BatchStats.controller_kl`, not corrected either. stopped: whether KL(pi‖pi_ref) went beyond `stop_kl`, after which nothing
+    changes either; None without such a limit.
     """
 
     policy: AnyPolicy
@@ -40,7 +41,7 @@ class State(NamedTuple):
     stale_policies: AnyPolicy | None
     optimizer: optax.OptState
     baseline: Float[Array, ""]
-    key: PRNGKeyArray
+    key: UInt32[Array, "2"]
     step: Int[Array, ""]
     gradient_norm: Float[Array, ""]
     batch_stats: BatchStats
@@ -92,7 +93,7 @@ def start(run: Run) -> State:
         stale_policies=jax.tree.map(lambda x: jnp.stack([x] * staleness), policy) if staleness else None,
         optimizer=optimizer(cast(settings.optimizer, dtype), settings.steps).init(eqx.filter(policy, eqx.is_inexact_array)),
         baseline=zero,
-        key=train_key,
+        key=jax.random.key_data(train_key),
         step=jnp.zeros((), jnp.int32),
         gradient_norm=zero,
         batch_stats=sampled_losses.empty_stats(zero, zero),
@@ -138,7 +139,7 @@ def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
     beta = coefficient(run, state)
     optimum = optimum if run.settings.penalty.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
-    key = jax.random.fold_in(jax.random.fold_in(state.key, GRADING), state.step)
+    key = jax.random.fold_in(jax.random.fold_in(threefry.wrap(state.key), GRADING), state.step)
     return row(run, state, metrics.evaluate(spec.objective(run, beta), policy, optimum, key), key)
 
 
@@ -189,7 +190,7 @@ def step(run: Run, state: State) -> State:
     stale_index = state.step % max(1, settings.rollout.staleness)
     sampler = None if state.stale_policies is None else jax.tree.map(lambda x: x[stale_index], state.stale_policies)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
-    baseline, key = _corrected_baseline(state, settings), jax.random.fold_in(state.key, state.step)
+    baseline, key = _corrected_baseline(state, settings), jax.random.fold_in(threefry.wrap(state.key), state.step)
     if epochs(run) == 1:
 
         def step_loss(parameters):

@@ -1,6 +1,7 @@
 """Every shipped config composes, builds and takes a step; settings are declared once and checked."""
 
 import itertools
+import json
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from rlkl.errors import SettingsError
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.training import loop
+from rlkl.training.programs import result_structure
 from tests.helpers import CHAIN, CONFIGS, OPTIONAL, SHIPPED, choices
 
 
@@ -43,9 +45,12 @@ def extra(overrides):
 def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     built = build(compose([*overrides, *extra(overrides)]))
 
+    structures = []
+
     @jax.jit
     def stepped(run, state):
-        optimum, _ = loop.prepare(run, state)
+        optimum, row = loop.prepare(run, state)
+        structures.append(jax.tree.structure((optimum, row, state)))
         after = loop.step(base.cast(run, run.settings.dtype), state)
         listed = jax.tree.map(jnp.asarray, batch.enumerate_all(run.task.automaton)) if few else None
         total = None if listed is None else jnp.sum(jnp.exp(scoring.log_probability(after.policy, listed)))
@@ -54,6 +59,7 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     few = built.run.task.automaton.is_enumerable
     step, total, objective = stepped(built.run, jax.jit(loop.start)(built.run))
     assert step == 1
+    assert result_structure.from_json(json.loads(json.dumps(result_structure.to_json(structures[0])))) == structures[0]
     if few:
         np.testing.assert_allclose(total, 1.0, rtol=1e-5)
     assert np.isfinite(objective)
