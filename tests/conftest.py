@@ -15,7 +15,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from rlkl.config import plugins
-from rlkl.training import blocks
+from rlkl.training import blocks, programs
 
 blocks.WIDEST = 16  # most tests hold one run: 63 others beside it, compiled without optimisation, would take their time
 SHIPPED = [dict(registry) for registry in plugins.REGISTRIES]
@@ -23,15 +23,19 @@ SHIPPED = [dict(registry) for registry in plugins.REGISTRIES]
 
 @pytest.fixture(autouse=True)
 def registries():
-    """What a test's plugins registered is gone after it: other tests speak of what is shipped."""
+    """What a test's plugins registered is gone after it: other tests speak of what is shipped.
+
+    So is the folder of programs of a command that it ran in this process: other tests replace functions that these call.
+    """
     yield
+    programs.keep_in(None)
     for registry, shipped in zip(plugins.REGISTRIES, SHIPPED, strict=True):
         registry.clear()
         registry.update(shipped)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs():
+def compiled():
     """A module's programs go with it once this process has half the mappings that Linux gives it."""
     yield
     maps = Path("/proc/self/maps")

@@ -15,8 +15,8 @@ from rlkl.runs.folder import summary as folder_summary
 from rlkl.runs.store import pretrained_references, run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
-from rlkl.runs.tracking.about import about_run
-from rlkl.runs.tracking.tracker import Tracker
+from rlkl.runs.tracking.about import About, about_run
+from rlkl.runs.tracking.tracker import AnyTracker
 from rlkl.settings import numerics
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained
@@ -108,16 +108,15 @@ def execute(
     folder: Path,
     group: str | None,
     on_rows: Callable[[Row], None],
-    warn: Callable[[str], None],
     faults: Faults,
-    draw: Callable[[Path], bytes] | None = None,
+    start_tracker: Callable[[About, Path], AnyTracker],
 ) -> Recorded:
     """Train or load a run, fill its folder and track it.
 
-    group: the name of its sweep, None for a single run. on_rows: called with the new rows as the run trains. warn: prints a
-    tracker's warning. faults: reports damaged files of the store. draw: returns a folder's figure as a PNG.
+    group: the name of its sweep, None for a single run. on_rows: called with the new rows as the run trains. faults: reports
+    damaged files of the store. start_tracker: starts to track a run in its folder; not called where `tracking=none`.
     """
-    tracker, filled, tracked = make_tracker(built, folder, group, warn, draw), False, None
+    tracker, filled, tracked = make_tracker(built, folder, group, start_tracker), False, None
 
     def on_new_rows(rows: Row) -> None:
         on_rows(rows)
@@ -134,16 +133,12 @@ def execute(
 
 
 def make_tracker(
-    built: Built,
-    folder: Path,
-    group: str | None,
-    warn: Callable[[str], None],
-    draw: Callable[[Path], bytes] | None = None,
-) -> Tracker | None:
+    built: Built, folder: Path, group: str | None, start_tracker: Callable[[About, Path], AnyTracker]
+) -> AnyTracker | None:
     """Start tracking the run; returns None where `tracking=none`. The arguments are those of `execute`."""
     if built.tracking.name == "none":
         return None
-    return Tracker(about_run(built, group, run_store.key(built)), folder, warn, draw)
+    return start_tracker(about_run(built, group, run_store.key(built)), folder)
 
 
 def raise_if_diverged(summary: dict[str, Any]) -> None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl.config import interrupts, machine
 from rlkl.errors import DivergedError, SettingsError, visible
+from rlkl.runs.tracking import resolve
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.checked_files import Faults
     from rlkl.runs.store.run_store import Entry
     from rlkl.runs.tracking.about import About
-    from rlkl.runs.tracking.tracker import Tracker
+    from rlkl.runs.tracking.tracker import AnyTracker
     from rlkl.sweeps.tracking_process import BackgroundTracker
 
 
@@ -34,13 +35,22 @@ def short_path(folder: Path, start: Path) -> str:
     return os.path.relpath(folder, start) if folder.is_relative_to(start) else str(folder)
 
 
+def track_here(about: "About", folder: Path) -> "AnyTracker":
+    """Start to track a run in this process."""
+    from rlkl.reports import console
+    from rlkl.runs.tracking.tracker import Tracker
+    from rlkl.sweeps.tracking_process import draw
+
+    return Tracker(about, folder, console.warn, draw)
+
+
 class Finished(NamedTuple):
     """A job that is trained: its run and fingerprint, its result, and its tracker if it was logged while it trained."""
 
     built: "Built"
     key: str
     entry: "Entry"
-    tracker: "Tracker | None"
+    tracker: "AnyTracker | None"
 
 
 @dataclass
@@ -84,12 +94,14 @@ class Jobs:
 
     def _run_single(self, config: Any, hydra: Any) -> dict[str, Any]:
         """Run the only job of a command, and return its summary."""
+        from omegaconf import OmegaConf
+
+        start_tracker = self._start_tracker(OmegaConf.select(config, "tracking.name"))
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports import outcomes, tables
         from rlkl.runs.execute import execute
         from rlkl.runs.store import kept_programs
-        from rlkl.sweeps.tracking_process import draw
 
         kept_programs.keep()
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
@@ -98,7 +110,7 @@ class Jobs:
         reports_console.console.print(tables.header(built), markup=False)
         interrupts.raise_first()
         with reports_console.progress(built.run.settings.steps) as on_rows:
-            recorded = execute(built, folder, None, on_rows, reports_console.warn, self.faults, draw)
+            recorded = execute(built, folder, None, on_rows, self.faults, start_tracker)
         summary = recorded.entry.summary
         reports_console.console.print_table(tables.result(summary))
         moved = outcomes.most_moved(recorded.entry.files["outcomes.csv"])
@@ -124,8 +136,6 @@ class Jobs:
         from rlkl.runs.folder import files
         from rlkl.runs.store import kept_programs, run_store
         from rlkl.runs.tracking.about import about_run
-        from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
-        from rlkl.sweeps.tracking_process import draw
 
         kept_programs.keep()
         folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
@@ -136,7 +146,7 @@ class Jobs:
         about = None if built.tracking.name == "none" else about_run(built, group, key)
         self._about_job = self._about_job or about
         if finished is None:
-            recorded = execute(built, folder, group, lambda rows: None, reports_console.warn, self.faults, draw)
+            recorded = execute(built, folder, group, lambda rows: None, self.faults, track_here)
             entry, tracked, self.reused = recorded.entry, recorded.tracked, self.reused + recorded.reused
         else:
             entry, tracked = finished.entry, None
@@ -144,11 +154,11 @@ class Jobs:
             if finished.tracker is not None:
                 tracked = finished.tracker.finish(succeeded=True)
             elif about is not None and key not in self._tracked:
-                self.background_tracker(reports_console.warn).track(about, folder)
+                self.background_tracker(built.tracking.name).track(about, folder)
             self._tracked.add(key)
-        if built.tracking.name == TENSORBOARD:
+        if built.tracking.name == resolve.TENSORBOARD:
             self.tensorboard_folders.add(built.tracking.dir or str(self.sweep))
-        elif tracked or built.tracking.name == OFFLINE:
+        elif tracked or built.tracking.name == resolve.OFFLINE:
             self.offline_folders.add(built.tracking.dir or str(folder.parent / "*"))
         self._warn_of_rounding(entry.summary)
         summary, overrides = entry.summary, [str(override) for override in hydra.overrides.task]
@@ -167,11 +177,17 @@ class Jobs:
             self.has_warned = True
             console.warn(warning)
 
-    def background_tracker(self, warn: Callable[[str], None]) -> "BackgroundTracker":
-        """Return the tracker of a sweep's finished jobs; the first call starts it."""
+    def _start_tracker(self, name: str | None) -> "Callable[[About, Path], AnyTracker]":
+        """Return what starts to track a run: in another process, started now, if the setting `name` is of a log for later."""
+        tracker_name = resolve.tracker_name(name if isinstance(name, str) else None)
+        return self.background_tracker(tracker_name).start if tracker_name in resolve.LATER else track_here
+
+    def background_tracker(self, name: str) -> "BackgroundTracker":
+        """Return what tracks runs in another process; the first call starts the process, for the tracker `name`."""
+        from rlkl.reports import console
         from rlkl.sweeps.tracking_process import BackgroundTracker
 
-        self._background_tracker = self._background_tracker or BackgroundTracker(warn)
+        self._background_tracker = self._background_tracker or BackgroundTracker(console.warn, resolve.LATER.get(name))
         return self._background_tracker
 
     @property
@@ -199,6 +215,8 @@ class Jobs:
         if self._faults is not None:
             self._faults.close()
         if self.sweep is None:
+            if self._background_tracker is not None:
+                self._background_tracker.close()
             return
         from rlkl.reports import console as reports_console
 
@@ -228,10 +246,7 @@ class Jobs:
         """Track the sweep as a run of its own, after its jobs if a process tracks these."""
         if self.sweep is None or self._about_job is None or not self.rows:
             return
-        from rlkl.reports import console
         from rlkl.runs.tracking.about import about_sweep
-        from rlkl.runs.tracking.tracker import Tracker
-        from rlkl.sweeps.tracking_process import draw
 
         prefix = "override."
         rows = [self.rows[number] for number in sorted(self.rows)]
@@ -241,7 +256,7 @@ class Jobs:
             self._background_tracker.track(about, self.sweep)
             tracked = None
         else:
-            tracked = Tracker(about, self.sweep, console.warn, draw).finish(succeeded=True)
+            tracked = track_here(about, self.sweep).finish(succeeded=True)
         if about.tracker == "wandb" and (tracked or about.offline):
             self.offline_folders.add(about.dir or str(self.sweep))
 

@@ -21,13 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rlkl.config import hydra_private, interrupts, machine
 from rlkl.config.overrides import refusal
 from rlkl.errors import BadJobsError, SettingsError
+from rlkl.runs.tracking import resolve
 from rlkl.sweeps import composer
-from rlkl.sweeps.hydra_job import Finished, Jobs
+from rlkl.sweeps.hydra_job import Finished, Jobs, track_here
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.run_store import Entry
-    from rlkl.runs.tracking.tracker import Tracker
+    from rlkl.runs.tracking.tracker import AnyTracker
     from rlkl.training.loop import Row
 
 
@@ -59,10 +60,9 @@ class FusedLauncher(Launcher):
 
         kept_programs.keep()
         prepared = self._prepare(job_overrides, initial_job_idx)
-        if any(job.built.tracking.name in ("wandb_offline", "tensorboard") for job in prepared.values()):
-            from rlkl.reports import console
-
-            self.task_function.background_tracker(console.warn)  # its process starts while the first group is compiled
+        names = {job.built.tracking.name for job in prepared.values()}
+        for name in names & set(resolve.LATER):
+            self.task_function.background_tracker(name)  # its process starts while the first group is compiled
         interrupts.raise_first()
         returns: dict[int, JobReturn] = {}
         training = _train_or_load(prepared, self.task_function, self._log_rows)
@@ -122,16 +122,15 @@ class FusedLauncher(Launcher):
 
     def _log_rows(self, job: "Prepared", rows: "Row") -> None:
         """Send a job's new rows to its tracker while it trains."""
-        from rlkl.reports.console import warn
         from rlkl.runs import execute
         from rlkl.runs.folder import summary
-        from rlkl.sweeps.tracking_process import draw
 
         if job.tracker is None:
             hydra = self._full_config(job.overrides, job.number).hydra
             folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
             folder.mkdir(parents=True, exist_ok=True)
-            job.tracker = execute.make_tracker(job.built, folder, Path(str(hydra.sweep.dir)).name, warn, draw)
+            group = Path(str(hydra.sweep.dir)).name
+            job.tracker = execute.make_tracker(job.built, folder, group, track_here)
         assert job.tracker is not None
         job.tracker.log(summary.history(rows))
 
@@ -164,7 +163,7 @@ class Prepared:
     built: "Built"
     key: str
     entry: "Entry | None" = field(default=None, repr=False)
-    tracker: "Tracker | None" = field(default=None, repr=False)
+    tracker: "AnyTracker | None" = field(default=None, repr=False)
 
     @property
     def fails_fast(self) -> bool:

@@ -20,9 +20,8 @@ from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
-from rlkl.runs import execute
 from rlkl.runs.store import run_store
-from rlkl.runs.tracking.tracker import Tracker
+from rlkl.runs.tracking import tracker
 from rlkl.sweeps import tracking_process
 from tests.helpers import content, loaded_by, packed, seal
 
@@ -339,7 +338,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
     """One tracker a job, opened before it ends, that hears of every row once and of the summary."""
     seen: list[tuple[str, str, object]] = []
 
-    class Recorder(Tracker):
+    class Recorder(tracker.Tracker):
         def __init__(self, told, folder, warn, draw):
             self.name = Path(folder).name
             assert (told.group, Path(folder).is_dir()) == ("sweep", True)
@@ -351,7 +350,7 @@ def test_jobs_that_are_tracked_online_are_followed_as_they_train(rlkl, monkeypat
         def finish(self, succeeded):
             seen.append((self.name, "finish", succeeded))
 
-    monkeypatch.setattr(execute, "Tracker", Recorder)
+    monkeypatch.setattr(tracker, "Tracker", Recorder)
     chosen = ("task=bandit/random", "steps=240", "log_every=10", "seed=0,1", "hydra.sweep.dir=sweep")
     assert rlkl("-m", *chosen, "tracking=wandb", "store=a")[0] == 0
     steps = list(range(0, 241, 10))
@@ -373,7 +372,7 @@ def test_two_jobs_of_one_run_are_logged_once_and_the_sweep_last(rlkl, tmp_path, 
         def close(self):
             pass
 
-    monkeypatch.setattr(tracking_process, "BackgroundTracker", lambda warn: Recorder())
+    monkeypatch.setattr(tracking_process, "BackgroundTracker", lambda warn, library: Recorder())
     chosen = ("-m", *SMALL[:3], "tracking=wandb_offline", "seed=0,1,0", "hydra.sweep.dir=sweep")
     assert rlkl(*chosen)[0] == 0
     assert [(kind == "sweep", folder) for kind, folder, _ in seen] == [(False, "0"), (False, "1"), (True, "sweep")]

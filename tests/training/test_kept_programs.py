@@ -74,7 +74,7 @@ def test_another_process_neither_traces_nor_compiles(folder, monkeypatch):
         {"dtype": np.float32},
         {"compiler_options": {"xla_cpu_prefer_vector_width": 512}},
     ],
-    ids=str,
+    ids=lambda other: next(iter(other)),
 )
 def test_what_a_program_depends_on_is_in_its_key(folder, other):
     called()
@@ -135,7 +135,7 @@ def enclosing(number):
         (enclosing(1), enclosing(2)), (halved, doubled), (functools.partial(halved, 1), functools.partial(halved, 2)),
         (int, float),
     ],
-    ids=str,
+    ids=lambda pair: type(pair[0]).__name__,
 )  # fmt: skip
 def test_different_values_have_different_keys(pair):
     first, second = (json.dumps(value_key(value)) for value in pair)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 ONLINE, OFFLINE, TENSORBOARD = "wandb", "wandb_offline", "tensorboard"
+LATER = {OFFLINE: "wandb", TENSORBOARD: "tensorboardX"}  # logs that are read later, and their libraries
 MODES = {"online": ONLINE, "run": ONLINE, "shared": ONLINE, "offline": OFFLINE, "dryrun": OFFLINE, "disabled": "none"}
 FORBIDDEN = "/\\#?%:"  # characters that wandb refuses in the name of a project
 
@@ -24,7 +25,7 @@ def resolved(built: "Built") -> "Built":
 
     Raises `SettingsError` for a mode, project, entity or tag that wandb would refuse.
     """
-    tracking, name = built.tracking, _name(built.tracking.name)
+    tracking, name = built.tracking, tracker_name(built.tracking.name)
     if name == "none":
         tracking = dataclasses.replace(tracking, name=name)
     else:
@@ -43,8 +44,8 @@ def resolved(built: "Built") -> "Built":
     return built._replace(tracking=tracking, resolved=built.resolved | {"tracking": plain})
 
 
-def _name(setting: str | None) -> str:
-    """Return the name of the tracker; the environment can overrule `wandb` alone."""
+def tracker_name(setting: str | None) -> str:
+    """Return the name of the tracker; the environment can overrule `wandb` alone. Raises `SettingsError` for its value."""
     if setting in (OFFLINE, TENSORBOARD, "none"):
         return setting
     mode = os.environ.get("WANDB_MODE", "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlkl.errors import one_line
 from rlkl.runs.tracking import tensorboard_log, wandb_log
@@ -25,6 +25,17 @@ STARTS: dict[str, Callable[[About, Path, Callable[[str], None]], Log]] = {
     "wandb": wandb_log.start_wandb,
     "tensorboard": tensorboard_log.start_tensorboard,
 }
+
+
+@runtime_checkable
+class AnyTracker(Protocol):
+    """Logs one run, in this process (`Tracker`) or in another."""
+
+    def log(self, columns: Mapping[str, Any]) -> None:
+        """Log rows, given as columns under their names in history.csv."""
+
+    def finish(self, succeeded: bool) -> str | None:
+        """Log the results in the run's folder, and close the log; returns what tells the user where it is, or None."""
 
 
 class Tracker:
