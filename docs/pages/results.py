@@ -4,12 +4,15 @@ import functools
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
+from experiments.harness import optima
 from experiments.where_diversity_goes import shares
 from pages import experiments, markdown, registries
-from rlkl import divergences, settings
+from rlkl import divergences, settings, tasks
+from rlkl.exact import matching
 from rlkl.penalties.expected_gradient import expected_gradient
 
 
@@ -25,12 +28,16 @@ def crossings(name: str, panel: str, first: str, second: str) -> list[float]:
     """Where the lines of two series of a panel of figure.csv cross, in ascending order of x, between its points."""
     drawn = experiments.numbers(name).query("panel == @panel and series in [@first, @second]")
     lines = drawn.pivot(index="x", columns="series", values="y").sort_index()
-    x, gap = lines.index.to_numpy(), (lines[first] - lines[second]).to_numpy()
-    before = [i for i in range(len(x) - 1) if gap[i] * gap[i + 1] < 0]
-    found = [float(x[i] + (x[i + 1] - x[i]) * gap[i] / (gap[i] - gap[i + 1])) for i in before]
+    found = _zeros(lines.index.to_numpy(), (lines[first] - lines[second]).to_numpy())
     if not found:
         raise ValueError(f"{name}: {first} and {second} do not cross in {panel!r}")
     return found
+
+
+def _zeros(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Where a line between points crosses 0, in the order of x."""
+    before = [i for i in range(len(x) - 1) if y[i] * y[i + 1] < 0]
+    return [float(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1])) for i in before]
 
 
 def highest(name: str, query: str, column: str, at: str = "x") -> float:
@@ -88,6 +95,36 @@ def _label(key: object) -> str:
     return divergences.REGISTRY[text].formula if text in divergences.REGISTRY else text
 
 
+# Exact optima at one KL(pi‖pi_ref), computed when the pages are built
+
+MODES = "bandit/two_modes"
+NATS = np.geomspace(0.01, 5.9, 60)  # the better mode alone has 5.95
+
+
+def lesser_share(direction: str, nats: float) -> float:
+    """The lesser mode's share of the mass on the two modes of `bandit/two_modes`, at the optimum with this KL(pi‖pi_ref)."""
+    return float(_lesser_shares(direction, np.array([nats]))[0])
+
+
+def equal_kl_crossings() -> list[float]:
+    """The KL(pi‖pi_ref) at which the lesser mode's share is the same under both KLs, in ascending order."""
+    return _zeros(NATS, _lesser_shares("kl_pi_ref", NATS) - _lesser_shares("kl_ref_pi", NATS))
+
+
+def _lesser_shares(direction: str, nats: np.ndarray) -> np.ndarray:
+    task = tasks.build(MODES).task
+    modes = np.exp(optima.over_beta(task, direction, matching.betas(task, divergences.REGISTRY[direction], nats))[:, :2])
+    return modes.min(axis=1) / modes.sum(axis=1)
+
+
+def k1_deviation(task: str, nats: float, batch: int) -> float:
+    """Standard deviation of the mean of k1 over a batch of the optimum under KL(pi‖pi_ref) of a bandit, at this KL."""
+    bandit = tasks.build(task).task
+    log_pi = optima.over_beta(bandit, "kl_pi_ref", matching.betas(bandit, divergences.REGISTRY["kl_pi_ref"], nats))[0]
+    k1 = log_pi - bandit.log_reference[0]
+    return float(np.sqrt((np.exp(log_pi) @ k1**2 - (np.exp(log_pi) @ k1) ** 2) / batch))
+
+
 # Where diversity goes: shares of causes
 
 STEPS = {
@@ -98,6 +135,7 @@ STEPS = {
     "optimiser": "optimiser",
 }
 TASKS = {"words": "words", "grammar": "sentences"}
+CASES = [(task, direction) for task in TASKS for direction in ("kl_pi_ref", "kl_ref_pi")]
 
 
 @functools.cache
@@ -111,21 +149,35 @@ def share(task: str, direction: str, view: str, step: str, order: str = "", numb
 
 
 def shares_table(views: list[str]) -> str:
-    """Change of entropy by each cause: in turn, in brackets alone; the cause with the largest loss in turn is bold."""
+    """Change of entropy by each cause: in turn with its 95% interval, in brackets alone. A cause is bold where its loss in turn
+    is the largest and its interval overlaps no other's."""
     lines = []
-    for task, called in TASKS.items():
-        for direction in ("kl_pi_ref", "kl_ref_pi"):
-            for view in views:
-                changes = {step: share(task, direction, view, step) for step in STEPS}
-                most = min(changes, key=lambda step: changes[step])
-                cells = [_share_cell(task, direction, view, step, step == most) for step in STEPS]
-                lines.append((f"{called}, {divergences.REGISTRY[direction].formula}, {view}", *cells))
+    for task, direction in CASES:
+        for view in views:
+            cells = [_share_cell(task, direction, view, step, _lost_most(task, direction, view)) for step in STEPS]
+            lines.append((f"{TASKS[task]}, {divergences.REGISTRY[direction].formula}, {view}", *cells))
     return _table(["", *STEPS.values()], lines, "")
 
 
-def _share_cell(task: str, direction: str, view: str, step: str, bold: bool) -> str:
+def most_lost(view: str, step: str, clearly: bool = False) -> int:
+    """In how many of the four cases (task and direction) a cause loses the most entropy in turn, on average; clearly: and its
+    95% interval overlaps no other's."""
+    means = [min(STEPS, key=lambda each, case=case: share(*case, view, each)) == step for case in CASES]
+    return sum(_lost_most(*case, view) == step for case in CASES) if clearly else sum(means)
+
+
+def _lost_most(task: str, direction: str, view: str) -> str:
+    """The cause that loses the most, if its interval overlaps no other's; else nothing."""
+    ends = {step: shares.interval(_shares(), "entropy", (task, direction, view, step)) for step in STEPS}
+    most = min(STEPS, key=lambda step: share(task, direction, view, step))
+    return most if all(ends[most][1] < ends[step][0] for step in STEPS if step != most) else ""
+
+
+def _share_cell(task: str, direction: str, view: str, step: str, lost_most: str) -> str:
     in_turn, alone = (_change(share(task, direction, view, step, order)) for order in ("", " first"))
-    shown = f"**{in_turn}**" if bold else in_turn
+    low, high = shares.interval(_shares(), "entropy", (task, direction, view, step))
+    shown = f"**{in_turn}**" if step == lost_most else in_turn
+    shown += f" ± {(high - low) / 2:.2f}" if high - low >= 0.01 else ""
     return shown if step == "reward" or alone == in_turn else f"{shown} ({alone})"
 
 
@@ -136,6 +188,14 @@ def _change(value: float) -> str:
 # What is said of KL, and what a penalty descends
 
 
+PAGES = {
+    "collapse": "collapse.md",
+    "mode_seeking": "../explanation/two_directions.md",
+    **{name: f"more.md#{name.replace('_', '-')}" for name in ("compression", "likelihood", "asymmetry", "quantization")},
+    "zero_and_units": "more.md#zero-and-units",
+}  # where a page in results/ finds an experiment's claims
+
+
 def sayings() -> str:
     """Common sayings about KL, each with its verdict, the reason, and the experiment whose claims show it."""
     path = experiments.EXPERIMENTS / "harness" / "page" / "sayings.yaml"
@@ -144,7 +204,8 @@ def sayings() -> str:
         for start in each["claims"]:
             if not [one for one in experiments.claims_of(each["experiment"]) if one.claim.startswith(start) and one.verdict]:
                 raise ValueError(f"{each['experiment']} has no true claim that starts with {start!r}")
-        lines.append((each["saying"], f"**{each['verdict']}**", each["because"], f"`{each['experiment']}`"))
+        name = each["experiment"]
+        lines.append((each["saying"], f"**{each['verdict']}**", each["because"], f"[`{name}`]({PAGES[name]})"))
     return _table(("saying", "verdict", "why", "experiment"), lines, "")
 
 
