@@ -81,7 +81,8 @@ def paper_index(kind: str = "claim") -> str:
     rows = []
     for paper in papers:
         link = f"[{paper['title']}](https://arxiv.org/abs/{paper['arxiv']})" if "arxiv" in paper else paper["title"]
-        number = f": {claim(paper['experiment'], paper['number'])}" if "number" in paper else ""
+        starts = [paper["number"]] if isinstance(paper.get("number", []), str) else paper.get("number", [])
+        number = f": {max((claim(paper['experiment'], start) for start in starts), key=float)}" if starts else ""
         cells = (
             f"{link} ({paper['authors']}, {paper['year']})",
             paper["claim"],
