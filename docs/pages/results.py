@@ -177,7 +177,7 @@ def _share_cell(task: str, direction: str, view: str, step: str, lost_most: str)
     in_turn, alone = (_change(share(task, direction, view, step, order)) for order in ("", " first"))
     low, high = shares.interval(_shares(), "entropy", (task, direction, view, step))
     shown = f"**{in_turn}**" if step == lost_most else in_turn
-    shown += f" ± {(high - low) / 2:.2f}" if high - low >= 0.01 else ""
+    shown += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{(high - low) / 2:.2f}" if high - low >= 0.01 else ""
     return shown if step == "reward" or alone == in_turn else f"{shown} ({alone})"
 
 
