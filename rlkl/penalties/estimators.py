@@ -34,19 +34,20 @@ def k1(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 @register("k2")
 def k2(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """u^2/2: biased, never negative; its pathwise gradient is that of KL(pi||pi_ref)."""
+    """u^2/2: biased, never negative; its gradient in the loss, with the sample held fixed, is that of KL(pi||pi_ref)."""
     return 0.5 * jnp.square(u)
 
 
 @register("k3")
 def k3(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """e^-u - 1 + u: unbiased for KL(pi||pi_ref) and never negative; its pathwise gradient is that of KL(pi_ref||pi)."""
+    """e^-u - 1 + u: unbiased for KL(pi||pi_ref) and never negative; its gradient in the loss, with the sample held fixed, is
+    that of KL(pi_ref||pi)."""
     return jnp.expm1(-u) + u
 
 
 @register("abs")
 def absolute(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """|u|: biased; its pathwise gradient is that of twice the total variation."""
+    """|u|: biased; its gradient in the loss, with the sample held fixed, is that of twice the total variation."""
     return jnp.abs(u)
 
 

@@ -37,7 +37,7 @@ def make_terms(penalty: settings.PenaltySettings, dtype) -> Terms:
         return Terms(_zero, _zero, _zero)
     params = parameters(penalty, dtype)
     if penalty.estimator == "score":
-        return Terms(partial(_score, penalty, div, params), _zero, _zero)
+        return Terms(partial(score, penalty, div, params), _zero, _zero)
     full: Term | None = partial(_full, div, params) if penalty.estimator == "full" else None
     if penalty.placement == "reward":
         return Terms(full or partial(_estimate, penalty), _zero, _zero)
@@ -106,10 +106,10 @@ def _differentiated(penalty: settings.PenaltySettings, positions: Positions, bat
     return jnp.where(_mask(penalty, batch), term, 0.0)
 
 
-def _score(
+def score(
     penalty: settings.PenaltySettings, div: Divergence, params: Params, positions: Positions, batch: Batch
 ) -> Float[Array, "N T"]:
-    """The slope f'(pi/pi_ref) of the whole sequence, at its last token."""
+    """The slope f'(pi/pi_ref) of the whole sequence, at its last token; exact in expectation for every divergence."""
     return at_last_token(batch, div.both(limited(penalty, _of_sequences(positions, batch)), params)[1])
 
 

@@ -106,7 +106,11 @@ class PenaltySettings:
     importance_correction: str = static(
         "none", "importance weights of a sampler that is not the policy", allowed=("none", "token", "sequence")
     )
-    truncation: Traced = traced(None, "largest importance weight; null: no limit", above=0.0)
+    truncation: Traced = traced(
+        None,
+        "largest importance weight: of importance_correction, and pi_ref/pi of score under KL(pi_ref‖pi); null: no limit",
+        above=0.0,
+    )
     allow_biased: bool = static(False, "allow an expected gradient that is not the divergence's", kind=bool)
     controller: str = static("fixed", "controller or schedule of beta", allowed=CONTROLLERS)
     beta_end: Traced = traced(None, "final beta of a schedule", above=0.0)

@@ -42,7 +42,7 @@ def preference(
     penalty of `ridge`/2 times the sum of squares, so that the fit to separated pairs is finite (0: no penalty); an end state in
     no pair gets the mean of all values. The reward is `temperature` times the fitted score, shifted to mean 0 under the
     reference and, with `standardise`, scaled to standard deviation 1. For a network over more sequences than can be enumerated,
-    both are estimated from MOMENTS samples, and only sampled algorithms can train on it.
+    both are estimated from 65,536 samples, and only sampled algorithms can train on it.
     """
     card = _base(base, choice("task.model", model, MODELS))
     preferences = Preferences(number("task.typicality", typicality), number("task.temperature", temperature, above=0.0))
