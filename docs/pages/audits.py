@@ -27,6 +27,7 @@ SHOWN = ("k1", "k2", "k3", "full", "score")  # of the estimators
 DISTANCES = {"near": 0.1, "far": 1.0}  # shares of the way from the reference's logits to the random policy's
 ROUNDING = 1e-9
 ENDS = {
+    "at a fixed point": "A fixed point is a policy at which the expected gradient is zero.",
     "at a corner": "A corner is a policy that has lost sequences for good.",
     "nowhere": "A way that ends nowhere was stopped while it still ran away.",
 }

@@ -1,6 +1,8 @@
 """Tables of what is registered: divergences, tasks, policies, algorithms, estimators, and the shipped penalties."""
 
 import inspect
+import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -8,14 +10,22 @@ from pathlib import Path
 import yaml
 
 from pages import markdown
-from rlkl import algorithms, divergences, policies, tasks
+from rlkl import algorithms, divergences, errors, policies, tasks
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
-from rlkl.penalties import options
+from rlkl.penalties import options, terms
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.reports.one_page import citation
 
+GOES_WITH = re.compile(r"^(Goes with:) (.+)$")
+STARTS = ("Goes with:", "On a bandit ")  # of paragraphs in the comment of a preset
 PRESETS = Path(__file__).parents[2] / "configs" / "penalty"
+TASK_PRESETS = PRESETS.parent / "task"
+NEEDED: dict[str, dict] = {  # values of the options that have no default
+    "bandit/custom": {"reward": [0.0, 1.0], "reference": [0.5, 0.5]},
+    "automaton/custom": {"path": "?"},
+    "preference/any": {"base": {"name": "bandit/two_modes"}},
+}
 CHAINS = {"policy": "chain rule under the policy", "reference": "chain rule under the reference", "both": "both chain rules"}
 
 
@@ -25,6 +35,7 @@ def summary(documented) -> str:
 
 
 SEMI = re.compile(r"the semi-gradient of each token's (.*?) \(the states that follow are left out\)")
+DASH_NOTE = "A dash: the setting is about later tokens, which a bandit does not have.\n\n"
 SEMI_NOTE = (
     "*Semi-gradient of D*: the gradient of each token's D with the visited states held fixed. What a token does to the states "
     "that follow is left out.\n\n"
@@ -55,12 +66,73 @@ def divergences_table() -> str:
 
 
 def tasks_table() -> str:
-    """A row for each task: name, options, what it is."""
-    rows = (
-        (f"`{name}`", ", ".join(f"`{key}`" for key in tasks.options(name)), summary(build))
-        for name, build in tasks.REGISTRY.items()
-    )
-    return markdown.table(("`task`", "options", "what it is"), rows)
+    """A row for each task, with a link to its options, and one for each preset of preference tasks."""
+    rows = [(f"[`{name}`](#{_slug(name)})", summary(build)) for name, build in tasks.REGISTRY.items()]
+    for path in sorted(TASK_PRESETS.glob("preference/*.yaml")):
+        name, text = f"preference/{path.stem}", path.read_text(encoding="utf-8")
+        if name not in tasks.REGISTRY:
+            says = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#") and "@" not in line)
+            rows.append((f"`{name}`", f"{markdown.cell(says)} It is `{' '.join(_overrides(yaml.safe_load(text)))}`."))
+    return markdown.table(("`task`", "what it is"), rows)
+
+
+def _overrides(preset: dict) -> list[str]:
+    """The command line that does what a preset of preference tasks does."""
+    base = next(each["override /task@base"] for each in preset["defaults"] if isinstance(each, dict) and len(each) == 1)
+    words = ["task=preference/any", f"task@task.base={base}"]
+    for key, value in preset.items():
+        if isinstance(value, dict):
+            words += [f"task.{key}.{inner}={number}" for inner, number in value.items()]
+        elif key != "defaults":
+            words.append(f"task.{key}={value}")
+    return words
+
+
+def _slug(name: str) -> str:
+    return name.replace("/", "")
+
+
+def task_names() -> list[str]:
+    """The registered tasks."""
+    return list(tasks.REGISTRY)
+
+
+def task(name: str) -> str:
+    """A task: its description, and a table of its options but `typicality`, which all tasks share, and `base`."""
+    text = (inspect.getdoc(tasks.REGISTRY[name]) or "").replace("<", "&lt;")
+    rows = [
+        (f"`task.{key}`", _value(default), _allowed_in_task(name, key))
+        for key, default in tasks.options(name).items()
+        if key != "base" and (key != "typicality" or "base" in tasks.options(name))
+    ]
+    return f"{text}\n\n{markdown.table(('option', 'default', 'allowed'), rows) if rows else ''}\n"
+
+
+def _value(default: object) -> str:
+    if default is inspect.Parameter.empty:
+        return "none: needs a value"
+    if isinstance(default, tuple):
+        return f"`[{','.join(map(str, default))}]`"
+    return f"`{json.dumps(default)}`" if default is None or isinstance(default, bool) else f"`{default}`"
+
+
+def _allowed_in_task(name: str, key: str) -> str:
+    """What a task says of bad values of an option: the values or the numbers that are allowed; "" where it says neither."""
+    default = tasks.options(name)[key]
+    share = isinstance(default, float) and 0 < default < 1
+    bad = (-1, 2) if share else (-1,) if isinstance(default, (int, float)) and not isinstance(default, bool) else ("",)
+    rules = dict.fromkeys(rule for value in bad if (rule := _rule(name, key, value)))
+    return markdown.cell(("`null`, or " if default is None and rules else "") + ", ".join(rules))
+
+
+def _rule(name: str, key: str, value: object) -> str:
+    """What a task says that an option must be, where it refuses the value so; else ""."""
+    try:
+        tasks.build(name, **{**NEEDED.get(name, {}), key: value})
+    except errors.SettingsError as error:
+        found = re.match(r"(?:allowed: |must be )(.*)", error.allowed)
+        return re.sub(r"list of \d+ ", "list of ", found[1]) if found else ""
+    return ""
 
 
 def policies_table() -> str:
@@ -85,37 +157,47 @@ def algorithms_table() -> str:
 
 
 def estimators_table() -> str:
-    """A row for each estimator that reads one log-ratio u."""
+    """A row for each estimator: those that read one log-ratio u, then those of the whole vocabulary and the whole sequence."""
     rows = [
         (f"`{name}`", ", ".join(f"`{alias}`" for alias, own in registered.ALIASES.items() if own == name), summary(estimate))
         for name, estimate in registered.REGISTRY.items()
     ]
-    rows.append(("`full`", "", summary(registered.full)))
+    rows += [("`full`", "", summary(registered.full)), ("`score`", "", summary(terms.score))]
     return markdown.table(("`penalty.estimator`", "in other libraries", "what it is"), rows)
 
 
 def descends_table(name: str, estimator: str = "") -> str:
-    """What each combination descends on a bandit and on sequences, for a divergence and, if given, one estimator."""
+    """What each combination descends on a bandit and on sequences, for a divergence and, if given, one estimator.
+
+    The columns `gradient`, `future_kl` and `sampler` are left out where all rows have the default.
+    """
+    penalties = [each for each in options.combinations(name, 2) if estimator in ("", each.estimator)]
+    varying = {
+        key: default
+        for key, default in (("gradient", "naive"), ("future_kl", False), ("sampler", "policy"))
+        if any(getattr(each, key) != default for each in penalties)
+    }
     rows = []
-    for penalty in options.combinations(name, 2):
-        if estimator and penalty.estimator != estimator:
-            continue
-        extra = "future_kl" if penalty.future_kl else "" if penalty.placement == "loss" else str(penalty.credit)
-        bandit = expected_gradient(penalty, 1).says if not penalty.future_kl and penalty.credit == "reward_to_go" else "-"
-        where = f"`{penalty.estimator}` in the {penalty.placement}"
+    for penalty in penalties:
+        on_bandit = not penalty.future_kl and penalty.credit == "reward_to_go"
         rows.append(
             (
-                where,
+                f"`{penalty.estimator}` in the {penalty.placement}",
                 str(penalty.level),
-                penalty.gradient,
-                extra,
-                markdown.cell(bandit),
+                "" if penalty.placement == "loss" else str(penalty.credit),
+                *(_setting(getattr(penalty, key)) for key in varying),
+                markdown.cell(expected_gradient(penalty, 1).says) if on_bandit else "-",
                 markdown.cell(short(expected_gradient(penalty, 2).says)),
             )
         )
-    header = ("estimator", "level", "gradient", "credit", "descends on a bandit", "descends on sequences")
+    header = ("estimator", "level", "credit", *varying, "descends on a bandit", "descends on sequences")
     note = SEMI_NOTE if any(row[-1].startswith("semi-gradient") for row in rows) else ""
+    note += DASH_NOTE if any(row[-2] == "-" for row in rows) else ""
     return note + markdown.table(header, rows)
+
+
+def _setting(value: object) -> str:
+    return ("true" if value else "") if isinstance(value, bool) else str(value)
 
 
 def bibtex() -> str:
@@ -147,5 +229,13 @@ def preset(name: str) -> str:
     """A shipped penalty: its description, and the settings that it fixes."""
     lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     body = "\n".join(line for line in lines if not line.startswith("#")).strip()
-    text = "\n\n".join(_comment(name))
-    return f"{text}\n\n```yaml\n{body}\n```\n"
+    return f"{_paragraphs(_comment(name))}\n\n```yaml\n{body}\n```\n"
+
+
+def _paragraphs(comment: list[str]) -> str:
+    """The lines of a preset's comment as paragraphs: its title, its source, what it goes with, what it descends, notes."""
+    paragraphs = comment[:1]
+    for before, line in itertools.pairwise(comment):
+        begins = before == comment[0] or line.startswith(STARTS) or before.startswith("Goes with:")
+        paragraphs = [*paragraphs, line] if begins else [*paragraphs[:-1], f"{paragraphs[-1]} {line}"]
+    return "\n\n".join(GOES_WITH.sub(r"\1 `\2`", paragraph) for paragraph in paragraphs)
