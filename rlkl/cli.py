@@ -205,7 +205,7 @@ def _audit(argv: list[str]) -> int:
 def _grade(argv: list[str]) -> int:
     """rlkl grade [FILE.py ...] [penalty=... KEY=VALUE ...]
 
-    Print six scores from 0 to 1 of a penalty beside those of the shipped ones: gradient, regret, reward at KL, coverage,
+    Print six scores from 0 to 1 of a penalty beside those of the shipped ones: gradient, objective, reward at KL, coverage,
     extreme ratios, seeds. FILE.py registers a divergence. The numbers and a figure are written to outputs/grade/.
     """
     machine.configure()

@@ -12,7 +12,7 @@ import rlkl
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.diagnostics.audit.gradients import BANDIT, gradients, random_automaton
-from rlkl.diagnostics.scorecard import command, grade, radar, robustness, scores, suite
+from rlkl.diagnostics.scorecard import command, extreme_ratios, grade, radar, scores, suite
 from rlkl.errors import SettingsError
 from rlkl.penalties.expected_gradient import ExpectedGradient
 from rlkl.policies.tabular import Tabular
@@ -67,7 +67,7 @@ def test_an_inert_penalty_s_gradient_has_an_error_of_one_and_no_cosine():
 
 
 def failed(task: str, horizon: int, *overrides: str) -> set[tuple[str, str]]:
-    return {(c.name, c.dtype) for c in robustness.robust(resolved(task, *overrides), horizon) if not c.passed}
+    return {(c.name, c.dtype) for c in extreme_ratios.run_checks(resolved(task, *overrides), horizon) if not c.passed}
 
 
 def test_what_overflows_fails_the_checks_and_what_does_not_passes():
@@ -122,19 +122,19 @@ def test_a_good_penalty_s_scores_are_high(mini):
     good = scored.iloc[0]
     assert good[list(grade.SCORES)].between(0.0, 1.0).all()
     assert good["gradient"] >= 1.0 - 1e-10
-    assert good["robustness"] >= 0.9
-    assert good["regret"] >= 0.6
+    assert good["extreme_ratios"] >= 0.9
+    assert good["objective"] >= 0.6
     assert good["seeds"] >= 0.9
 
 
 def test_learning_and_coverage_fail_where_the_penalty_is_inert():
-    """On the bandits; the gradient's score of such a penalty, 0, and robustness are above."""
+    """On the bandits; the gradient's score of such a penalty, 0, and the checks at extreme log-ratios are above."""
     setups, size = suite.bandits(), suite.FULL._replace(betas=(0.1, 1.0), seeds=3)
     found = suite.train_suite(resolved("bandit/zipf", "penalty=tunix_grpo"), setups, size)
     for setup, at in zip(setups, found, strict=True):
         if setup.name in ("random", "zipf"):
             assert grade.uncertain(at, setup.reference_reward) is None
-            assert scores.regret(at.objective, setup.reference_reward, at.best[:, 0]) <= 0.3
+            assert scores.objective(at.objective, setup.reference_reward, at.best[:, 0]) <= 0.3
             assert scores.reward_at_kl(at.kl, at.reward, setup.ends, setup.rewards) <= 0.5
         elif setup.lost is not None:
             assert (at.ends[..., setup.lost] / setup.reference[setup.lost] <= 0.1).all()
@@ -148,7 +148,7 @@ def test_details_hold_every_number_behind_a_score(mini):
     by = on.pivot_table(index=["beta", "seed"], columns="measure", values="value")
     objective, best = (by[name].unstack().to_numpy() for name in ("objective", "optimal_objective"))
     zipf = next(setup for setup in suite.bandits() if setup.name == "zipf")
-    assert 0.0 < scores.regret(objective, zipf.reference_reward, best[:, 0]) < 1.0
+    assert 0.0 < scores.objective(objective, zipf.reference_reward, best[:, 0]) < 1.0
     assert (objective <= best + 1e-12).all()
     errors = own[own["measure"] == "relative_error"]["value"]
     assert scores.gradient(errors.to_numpy()) == mini[0].scores["gradient"].iloc[0]
@@ -181,15 +181,15 @@ def test_the_command_writes_its_table_frames_and_figure(mini, tmp_path, monkeypa
     assert "1 of 1 grades were in the store" in said  # the candidate is the shipped one: it is not there twice
     table, details = (pd.read_csv(tmp_path / "grade" / f"{name}.csv") for name in ("grade", "details"))
     assert table["penalty"].tolist() == ["reverse_kl"]
-    assert table["regret"].tolist() == mini[0].scores["regret"].tolist()
+    assert table["objective"].tolist() == mini[0].scores["objective"].tolist()
     assert len(details) == len(mini[0].details)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("score", "bad", "most"),
-    [("gradient", "tunix_grpo", 1e-12), ("regret", "tunix_grpo", 0.1), ("reward_at_kl", "tunix_grpo", 0.7),
-     ("coverage", "tunix_grpo", 0.5), ("seeds", "tunix_grpo", 0.9), ("robustness", "steep", 0.8)],
+    [("gradient", "tunix_grpo", 1e-12), ("objective", "tunix_grpo", 0.1), ("reward_at_kl", "tunix_grpo", 0.7),
+     ("coverage", "tunix_grpo", 0.5), ("seeds", "tunix_grpo", 0.9), ("extreme_ratios", "steep", 0.8)],
 )  # fmt: skip
 def test_every_score_of_the_whole_suite_can_fail(whole, score, bad, most):
     scored = whole.set_index("penalty")
@@ -213,19 +213,19 @@ def test_what_is_undefined_is_a_dash_with_a_reason():
     assert "certified" in grade.uncertain(reached._replace(gap=np.full((2, 3), 0.1)), 0.1)
     assert "beat" in grade.uncertain(reached._replace(objective=best + 0.1), 0.1)
     assert "gains nothing" in grade.uncertain(reached, 0.5)
-    named = dict.fromkeys(grade.SCORES, 0.5) | {"regret": np.nan}
+    named = dict.fromkeys(grade.SCORES, 0.5) | {"objective": np.nan}
     entry = grade.GradedPenalty(
         grade.NamedPenalty("mine", (), True),
-        grade.Grade(named, {"regret": "zipf: why"}, []),
+        grade.Grade(named, {"objective": "zipf: why"}, []),
         (ExpectedGradient("exact", ""),) * 2,
         (),
         False,
     )
-    assert list(command.notes([entry])) == ["- mine, regret: undefined (zipf: why)"]
+    assert list(command.notes([entry])) == ["- mine, objective: undefined (zipf: why)"]
     inert = entry._replace(descends=(ExpectedGradient("inert", "nothing"), ExpectedGradient("semi", "a part")))
     assert next(iter(command.notes([inert]))) == "* mine descends nothing, on sequences a part"
     assert list(command.scorecard_table([entry]).columns[2].cells) == ["-"]
-    assert command.frames([entry]).scores["undefined"].tolist() == ["regret: zipf: why"]
+    assert command.frames([entry]).scores["undefined"].tolist() == ["objective: zipf: why"]
     radar.radar_figure([entry])
 
 
@@ -282,7 +282,7 @@ def test_no_penalty_has_no_gradient_to_be_right_about():
     entrant = grade.Entrant(chosen, resolved("sequence/brackets", "penalty=none"))
     tiny = MINI._replace(betas=(1.0,), seeds=1, steps=2)
     found = grade.measure_grade(entrant, tiny, lambda part: None)
-    assert np.isnan([found.scores["gradient"], found.scores["robustness"]]).all()
-    assert found.reasons == {"gradient": grade.NO_PENALTY, "robustness": grade.NO_PENALTY}
-    assert np.isfinite([found.scores["regret"], found.scores["coverage"]]).all()
+    assert np.isnan([found.scores["gradient"], found.scores["extreme_ratios"]]).all()
+    assert found.reasons == {"gradient": grade.NO_PENALTY, "extreme_ratios": grade.NO_PENALTY}
+    assert np.isfinite([found.scores["objective"], found.scores["coverage"]]).all()
     json.dumps([grade.none_for_nan(detail.value) for detail in found.details], allow_nan=False)

@@ -18,21 +18,21 @@ def test_the_gradient_s_score_is_one_less_the_relative_error():
     assert scores.gradient(np.zeros(4)) == 1.0
 
 
-def test_regret_and_seeds_pool_the_coefficients():
+def test_objective_and_seeds_pool_the_coefficients():
     objective, best = np.array([[0.5, 0.7], [0.2, 0.2]]), np.array([1.0, 0.5])
-    assert scores.regret(objective, -0.5, best) == pytest.approx(1.0 - (0.4 + 0.3) / 2.5)
+    assert scores.objective(objective, -0.5, best) == pytest.approx(1.0 - (0.4 + 0.3) / 2.5)
     assert scores.seeds(objective, -0.5, best) == pytest.approx(1.0 - (0.2 + 0.0) / 2.5)
-    assert scores.regret(np.stack([best, best], axis=1), 0.0, best) == 1.0
-    assert scores.regret(np.full((2, 2), 0.0), 0.0, best) == 0.0  # left at the reference
-    assert scores.regret(np.full((2, 2), -9.0), 0.0, best) == 0.0  # worse than the reference
+    assert scores.objective(np.stack([best, best], axis=1), 0.0, best) == 1.0
+    assert scores.objective(np.full((2, 2), 0.0), 0.0, best) == 0.0  # left at the reference
+    assert scores.objective(np.full((2, 2), -9.0), 0.0, best) == 0.0  # worse than the reference
 
 
 def test_an_infinite_objective_scores_nothing_and_no_gain_is_undefined():
     best = np.array([1.0, 0.5])
     for lost in (np.array([[-np.inf, 1.0], [0.5, 0.5]]), np.full((2, 2), -np.inf)):
-        assert scores.regret(lost, 0.0, best) == 0.0
+        assert scores.objective(lost, 0.0, best) == 0.0
         assert scores.seeds(lost, 0.0, best) == 0.0
-    for of in (scores.regret, scores.seeds):
+    for of in (scores.objective, scores.seeds):
         assert np.isnan(of(np.zeros((2, 2)), 0.0, np.zeros(2)))
         assert np.isnan(of(np.zeros((2, 2)), 0.0, np.full(2, np.nan)))
 
@@ -68,5 +68,5 @@ def test_coverage_is_half_proportions_kept_and_half_arms_brought_back():
     assert scores.coverage(kept, returned) == pytest.approx(0.5 * (0.75 + 0.25) / 2.0 + 0.5 * 0.5)
 
 
-def test_robustness_is_the_share_of_checks():
-    assert scores.robustness(np.array([True, False, True, True])) == 0.75
+def test_extreme_ratios_is_the_share_of_checks():
+    assert scores.extreme_ratios(np.array([True, False, True, True])) == 0.75

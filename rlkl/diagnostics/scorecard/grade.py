@@ -11,7 +11,7 @@ import numpy as np
 from rlkl import algorithms, settings
 from rlkl.config import machine
 from rlkl.diagnostics.audit.gradients import BANDIT, gradients, random_automaton
-from rlkl.diagnostics.scorecard import robustness, scores, suite
+from rlkl.diagnostics.scorecard import extreme_ratios, scores, suite
 from rlkl.diagnostics.scorecard.suite import Reached, Setup, Size
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options
@@ -20,7 +20,7 @@ from rlkl.runs.store import checked_files
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.fingerprint import fingerprint
 
-SCORES = ("gradient", "regret", "reward_at_kl", "coverage", "robustness", "seeds")
+SCORES = ("gradient", "objective", "reward_at_kl", "coverage", "extreme_ratios", "seeds")
 PARTS = ("gradients and log-ratios", "bandits", *suite.SEQUENCES)
 GAP = 0.01  # largest optimality gap accepted, as a share of the attainable gain
 NO_PENALTY = "there is no penalty"
@@ -86,7 +86,9 @@ def measure_grade(entrant: Entrant, size: Size, on_part: Callable[[str], None]) 
     has_penalty = options.divergence(entrant.bandit.penalty) is not None
     probes = {"bandit": (entrant.bandit, BANDIT), "automaton": (entrant.sequence, random_automaton())}
     compared = {name: gradients(*probe, size.policies) for name, probe in probes.items()} if has_penalty else {}
-    checks = robustness.robust(entrant.bandit, 1) + robustness.robust(entrant.sequence, 2) if has_penalty else []
+    checks = (
+        extreme_ratios.run_checks(entrant.bandit, 1) + extreme_ratios.run_checks(entrant.sequence, 2) if has_penalty else []
+    )
     on_part(PARTS[1])
     setups = suite.bandits()
     reached = suite.train_suite(entrant.bandit, setups, size)
@@ -105,17 +107,17 @@ def _scored(compared, checks, setups: tuple[Setup, ...], reached: list[Reached])
     """The scores, averaged over tasks, and the reasons of scores that are undefined on some task."""
     reasons: dict[str, str] = {}
     trained = [(setup, result) for setup, result in zip(setups, reached, strict=True) if setup.lost is None]
-    parts: dict[str, list[float]] = {name: [] for name in ("regret", "reward_at_kl", "seeds")}
+    parts: dict[str, list[float]] = {name: [] for name in ("objective", "reward_at_kl", "seeds")}
     for setup, result in trained:
         best = result.best[:, 0]
         parts["reward_at_kl"].append(scores.reward_at_kl(result.kl, result.reward, setup.ends, setup.rewards))
         reason = uncertain(result, setup.reference_reward)
-        for name, score in (("regret", scores.regret), ("seeds", scores.seeds)):
+        for name, score in (("objective", scores.objective), ("seeds", scores.seeds)):
             parts[name].append(np.nan if reason else score(result.objective, setup.reference_reward, best))
             if reason:
                 reasons[name] = f"{setup.name}: {reason}"
     if not compared:
-        reasons |= {"gradient": NO_PENALTY, "robustness": NO_PENALTY}
+        reasons |= {"gradient": NO_PENALTY, "extreme_ratios": NO_PENALTY}
     proportions = [result.kept for setup, result in trained if setup.several]
     returned = [
         result.ends[..., setup.lost] / setup.reference[setup.lost]
@@ -126,7 +128,7 @@ def _scored(compared, checks, setups: tuple[Setup, ...], reached: list[Reached])
         "gradient": scores.gradient(np.concatenate([each.error for each in compared.values()])) if compared else np.nan,
         **{name: float(np.mean(values)) for name, values in parts.items()},
         "coverage": scores.coverage(proportions, returned),
-        "robustness": scores.robustness(np.array([check.passed for check in checks])) if checks else np.nan,
+        "extreme_ratios": scores.extreme_ratios(np.array([check.passed for check in checks])) if checks else np.nan,
     }
     return {name: values_by_score[name] for name in SCORES}, reasons
 
@@ -152,7 +154,7 @@ def _of_probes(compared, checks) -> Iterator[ScoreDetail]:
             yield ScoreDetail("gradient", name, str(i), None, None, "cosine", float(each.cosine[i]))
     for check in checks:
         where = ("bandit" if check.horizon == 1 else "sequence") + f", {check.dtype}"
-        yield ScoreDetail("robustness", where, check.name, None, None, "passed", float(check.passed))
+        yield ScoreDetail("extreme_ratios", where, check.name, None, None, "passed", float(check.passed))
 
 
 def _of_runs(setup: Setup, reached: Reached, size: Size) -> Iterator[ScoreDetail]:
@@ -163,7 +165,7 @@ def _of_runs(setup: Setup, reached: Reached, size: Size) -> Iterator[ScoreDetail
         ("reward", reached.reward),
         ("kl_pi_ref", reached.kl),
     )
-    measured = [("regret, reward_at_kl, seeds", name, values) for name, values in trained] if setup.lost is None else []
+    measured = [("objective, reward_at_kl, seeds", name, values) for name, values in trained] if setup.lost is None else []
     measured += [("coverage", "kept", reached.kept)] if setup.several else []
     if setup.lost is not None:
         measured += [("coverage", "returned", reached.ends[..., setup.lost] / setup.reference[setup.lost])]
@@ -190,7 +192,7 @@ def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
 
 
-HEADINGS = dict(zip(SCORES, ("gradient", "regret", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
+HEADINGS = dict(zip(SCORES, ("gradient", "objective", "reward\nat KL", "coverage", "extreme\nratios", "seeds"), strict=True))
 
 
 class NamedPenalty(NamedTuple):

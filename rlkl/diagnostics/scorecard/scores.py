@@ -19,16 +19,16 @@ def gradient(error: Float[np.ndarray, " I"]) -> float:
     return float(np.mean(np.clip(1.0 - np.asarray(error), 0.0, 1.0)))
 
 
-def regret(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.ndarray, " B"]) -> float:
-    """Regret at a fixed budget: the share of the optimum's gain in objective over the reference that training realised.
+def objective(final: Float[np.ndarray, "B S"], start: float, best: Float[np.ndarray, " B"]) -> float:
+    """Objective at a fixed budget: the share of the attainable gain in objective that training reaches.
 
-    start: the objective of the reference; best: of the optimum. Gains are summed over all coefficients and averaged over seeds.
-    NaN if there is nothing to gain.
+    final: the objective after training; start: of the reference; best: of the optimum, whose gain over the reference is what
+    can be attained. Gains are summed over all coefficients and averaged over seeds. NaN if there is nothing to gain.
     """
     gain = float(np.sum(best - start))
     if not gain > 0.0:
         return np.nan
-    return _share(float(np.sum(np.mean(best[:, None] - objective, axis=1))) / gain)
+    return _share(float(np.sum(np.mean(best[:, None] - final, axis=1))) / gain)
 
 
 def seeds(objective: Float[np.ndarray, "B S"], start: float, best: Float[np.ndarray, " B"]) -> float:
@@ -119,8 +119,8 @@ def _mean_score(parts: list[Float[np.ndarray, "B S"]]) -> float:
     return float(np.mean([np.mean(np.clip(part, 0.0, 1.0)) for part in parts]))
 
 
-def robustness(passed: Bool[np.ndarray, " C"]) -> float:
-    """Robustness to extreme log-ratios: the share of checks that the training loss and its gradient pass.
+def extreme_ratios(passed: Bool[np.ndarray, " C"]) -> float:
+    """Correctness at extreme log-ratios: the share of checks that the training loss and its gradient pass.
 
     In float32 and float64, they must be finite at log-ratios of 200 and -200, zero at equal policies, and at a token of
     reference probability zero finite or infinite as the divergence declares, never NaN.

@@ -22,7 +22,7 @@ ROUNDING = 64.0  # tolerance for a zero, in machine epsilons
 
 
 class Check(NamedTuple):
-    """The result of one check of robustness."""
+    """The result of one check at extreme log-ratios."""
 
     name: str
     horizon: int
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 # Log-probabilities of three tokens, the first of which is likely, rare (LIKELY less FAR) or impossible.
 LIKELY = np.log([0.5, 0.3, 0.2])
 RARE, GONE = (np.append(first, np.log([0.6, 0.4])) for first in (LIKELY[0] - FAR, -np.inf))
-# (policy, reference) of each check of `scores.robustness`.
+# (policy, reference) of each check of `scores.extreme_ratios`.
 CASES = {
     f"+{FAR:g}": (LIKELY, RARE),
     f"-{FAR:g}": (RARE, LIKELY),
@@ -46,8 +46,8 @@ TWO = Automaton(np.array([[1, 1, 1, -1], [2, 3, 4, 5]]), states=6, horizon=2)
 SECOND = np.log([0.4, 0.3, 0.2, 0.1])
 
 
-def robust(run_settings: settings.Settings, horizon: int) -> list[Check]:
-    """The checks of `scores.robustness` on a bandit (horizon 1) or on sequences of two tokens.
+def run_checks(run_settings: settings.Settings, horizon: int) -> list[Check]:
+    """The checks of `scores.extreme_ratios` on a bandit (horizon 1) or on sequences of two tokens.
 
     The batch holds every sequence with equal weight; for equal policies it is weighted by its probability. Needs x64.
     """
