@@ -1,5 +1,6 @@
 """The Python API of a module or package, from signatures and docstrings."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -29,6 +30,16 @@ def public(module: ModuleType) -> list[tuple[str, object]]:
     return sorted(own, key=lambda pair: inspect.getsourcelines(inspect.unwrap(pair[1]))[1])
 
 
+def methods(cls: type) -> list[tuple[str, object]]:
+    """The public methods and properties that a class defines itself, in the order of the source."""
+    names = [name for name in vars(cls) if not name.startswith("_")]
+    return [(name, member) for name in names if _is_property(member := getattr(cls, name)) or inspect.isroutine(member)]
+
+
+def _is_property(member: object) -> bool:
+    return isinstance(member, (property, functools.cached_property))
+
+
 def api(name: str) -> str:
     """The entries of a module or package, a heading for each module."""
     parts = []
@@ -46,12 +57,13 @@ def top_level() -> str:
     return "\n".join([":::{py:currentmodule} rlkl\n:::\n", *(_entry(name, getattr(rlkl, name)) for name in rlkl.__all__)])
 
 
-def _signature(value: object) -> str:
+def _signature(value: object, skip: int = 0) -> str:
+    """The signature of a function or a class, without types. skip: how many first parameters are left out (self)."""
     try:
         signature = inspect.signature(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return "()"
-    plain = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    plain = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()][skip:]
     defaults = [each if _readable(each.default) else each.replace(default=...) for each in plain]
     return str(signature.replace(parameters=defaults, return_annotation=inspect.Signature.empty))
 
@@ -78,6 +90,29 @@ def _type(annotation: object) -> str:
 
 def _entry(name: str, value: object) -> str:
     kind = "class" if inspect.isclass(value) else "function"
-    body = inspect.getdoc(value) or ""
-    types = _types(value)
-    return f"::::{{py:{kind}}} {name}{_signature(value)}\n\n{body}\n\n{types}\n::::\n"
+    parts = [inspect.getdoc(value) or "", _types(value)]
+    if isinstance(value, type):
+        parts += [_method(value, inner, member) for inner, member in methods(value)]
+    body = "\n\n".join(filter(None, parts))
+    return f"::::{{py:{kind}}} {name}{_signature(value)}\n\n{body}\n::::\n"
+
+
+def _method(cls: type, name: str, member: object) -> str:
+    """The entry of a method or a property: its signature, and the first paragraph of its docstring."""
+    if _is_property(member):
+        kind, signature = "property", ""
+    else:
+        bound = inspect.ismethod(member) or isinstance(inspect.getattr_static(cls, name), staticmethod)
+        kind, signature = "method", _signature(member, skip=0 if bound else 1)
+    return f":::{{py:{kind}}} {name}{signature}\n\n{method_summary(cls, name)}\n:::"
+
+
+def method_summary(cls: type, name: str) -> str:
+    """The first paragraph of the docstring of a method or a property; where it has none, of the one that it overrides."""
+    documented = (inspect.getdoc(vars(each)[name]) or _doc(getattr(each, name)) for each in cls.__mro__ if name in vars(each))
+    return " ".join(next(filter(None, documented), "").split("\n\n")[0].split())
+
+
+def _doc(member: object) -> str:
+    function = getattr(member, "func", None) or getattr(member, "fget", None) or member
+    return inspect.getdoc(function) or ""

@@ -1,4 +1,4 @@
-"""The reference is whole: every option with its meaning, every public function and class with its entry."""
+"""The reference is whole: every option with its meaning, every public function, class and method with its entry."""
 
 import pkgutil
 import re
@@ -8,6 +8,7 @@ import pytest
 
 import rlkl
 from rlkl import settings
+from rlkl.exact import objective
 from tests.helpers import CLONE
 
 sys.path.append(str(CLONE / "docs"))
@@ -40,6 +41,30 @@ def test_every_public_function_has_an_entry(name):
         for entry, value in api.public(module):
             assert f"{{py:{'class' if isinstance(value, type) else 'function'}}} {entry}" in text
             assert value.__doc__, f"{module.__name__}.{entry} has no docstring"
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_every_public_method_has_an_entry(name):
+    """Those that a class defines itself; what counts as one is read from the class anew."""
+    for module in api.modules(name):
+        for class_name, cls in api.public(module):
+            if not isinstance(cls, type):
+                continue
+            entry = api._entry(class_name, cls)
+            for method, member in vars(cls).items():
+                is_property = type(member).__name__ in ("property", "cached_property")
+                if method.startswith("_") or not (is_property or callable(getattr(cls, method))) or isinstance(member, type):
+                    continue
+                kind = "property" if is_property else "method"
+                assert re.search(rf"^:::\{{py:{kind}\}} {method}\b.*\n\n\S", entry, re.M), (
+                    f"{module.__name__}.{class_name}.{method}"
+                )
+
+
+def test_a_method_s_entry_has_its_signature_and_the_first_paragraph_of_its_docstring():
+    entry = api._entry("Objective", objective.Objective)
+    assert ":::{py:method} value(reward, divergence)\n\nJ from the values of E_pi[r] and D.\n:::" in entry
+    assert ":::{py:property} measured\n\nThe divergence whose value is reported" in entry
 
 
 def test_the_picture_of_the_rooms_has_each_of_them():
