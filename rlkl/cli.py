@@ -128,7 +128,8 @@ def _show(argv: list[str]) -> int:
 def _plot(argv: list[str]) -> int:
     """rlkl plot FOLDER
 
-    Draw the run or the sweep in FOLDER (learning curves, regret, distributions) to figure.png and figure.pdf in that folder.
+    Draw the run or the sweep in FOLDER (learning curves, regret, distributions, entropy) to figure.png and figure.pdf in that
+    folder.
     """
     if len(argv) != 1:
         return _fail(f"rlkl plot takes one folder, of a run or of a sweep, and was given {len(argv)}", BAD_SETTING)

@@ -112,9 +112,9 @@ def _encoded(figure: Figure, suffix: str) -> bytes:
 
 
 def draw(runs: Runs) -> Figure:
-    """Draw one run (learning curves, regret, distribution) or a sweep (regret over steps and over beta)."""
+    """Draw one run (learning curves, regret, distribution) or a sweep (regret over steps and over beta, entropy over beta)."""
     with styled():
-        figure = Figure(figsize=(9.0, 2.7) if len(runs.summary) == 1 else (7.0, 2.8))
+        figure = Figure(figsize=(9.0, 2.7))
         draw_on(figure, runs)
         return figure
 
@@ -193,30 +193,59 @@ def _distribution(axes: Axes, outcomes) -> None:
 
 
 def _sweep(figure: FigureBase, runs: Runs) -> None:
-    left, right = figure.subplots(1, 2)
-    drawn = runs.summary[~np.isnan(drawable(runs.summary[["beta", "regret"]])).any(axis=1)]
+    over_steps, final, entropy = figure.subplots(1, 3)
+    drawn = runs.summary[_can_be_drawn(runs.summary, "beta", "regret")]
     if drawn.empty:
-        _without_optimum(left, right, runs)
-        return
+        _without_optimum(over_steps, final, runs)
+    else:
+        _regrets(over_steps, final, runs, drawn)
+    _entropies(entropy, runs)
+    for axes in (final, entropy):
+        if axes.has_data():
+            axes.legend()
+
+
+def _can_be_drawn(summary, *columns: str) -> np.ndarray:
+    """Return the runs that have a number that can be drawn in each of these columns, as Bool["runs"]."""
+    return ~np.isnan(drawable(summary[list(columns)])).any(axis=1)
+
+
+def _regrets(left: Axes, right: Axes, runs: Runs, drawn) -> None:
+    """Draw the regret over steps, and the final regret over beta of those runs that have one."""
     for _, summary in runs.summary.head(MOST_CURVES).iterrows():
         history = runs.history[runs.history["run"] == summary["run"]]
         _regret(left, history["step"], history["regret"], look(summary["divergence"])[0], alpha=0.6, lw=0.8)
     many = f" (the first {MOST_CURVES} runs)" if len(runs.summary) > MOST_CURVES else ""
     left.set(xlabel="step", ylabel="regret", title=f"distance from the exact optimum{many}")
-    for divergence, group in drawn.groupby("divergence", sort=False):
-        colour, marker = look(str(divergence))
-        regret = np.maximum(group["regret"].astype(float), 1e-16)
-        right.plot(group["beta"], regret, marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
-    betas = sorted(set(drawn["beta"]))
-    xlabel = "beta" + _left_out(len(runs.summary) - len(drawn))
-    right.set(xscale="log" if betas[0] > 0 else "linear", yscale="log", xlabel=xlabel)
-    if len(betas) <= 8:
-        right.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
-        right.minorticks_off()
+    _over_beta(right, drawn, np.maximum(drawn["regret"].astype(float), 1e-16), len(runs.summary) - len(drawn))
     tasks = [label(task) for task in sorted(set(runs.summary["task"]))]
     title = f"{len(runs.summary)} runs on {', '.join(tasks[:2])}{', ...' if len(tasks) > 2 else ''}"
-    right.set(ylabel="final regret", title=title)
-    right.legend()
+    right.set(yscale="log", ylabel="final regret", title=title)
+
+
+def _entropies(axes: Axes, runs: Runs) -> None:
+    """Draw the final entropy of each run over beta and, where it is the same for all runs, the reference's as a line."""
+    drawn = runs.summary[_can_be_drawn(runs.summary, "beta", "entropy")]
+    axes.set(xlabel="beta", ylabel="entropy in nats", title="final entropy")
+    if drawn.empty:
+        return
+    references = drawable(runs.diversity.loc[runs.diversity["metric"] == "entropy", "reference"])
+    if references.size and np.ptp(references) <= 1e-9 * max(1.0, abs(references[0])):
+        axes.axhline(references[0], color=GREY, ls=":", label="reference")
+    _over_beta(axes, drawn, drawn["entropy"].astype(float), len(runs.summary) - len(drawn))
+
+
+def _over_beta(axes: Axes, drawn, values, left_out: int) -> None:
+    """Draw a value of each run over beta, in the look of its divergence. left_out: how many runs are not among them."""
+    for divergence, group in drawn.groupby("divergence", sort=False):
+        colour, marker = look(str(divergence))
+        name = label(group["formula"].iloc[0])
+        axes.plot(group["beta"], values[group.index], marker, color=colour, label=name, alpha=0.8)
+    betas = sorted(set(drawn["beta"]))
+    axes.set(xscale="log" if betas[0] > 0 else "linear", xlabel="beta" + _left_out(left_out))
+    if len(betas) <= 8:
+        axes.set_xticks(betas, [f"{beta:.3g}" for beta in betas])
+        axes.minorticks_off()
 
 
 def _without_optimum(left: Axes, right: Axes, runs: Runs) -> None:
@@ -225,11 +254,9 @@ def _without_optimum(left: Axes, right: Axes, runs: Runs) -> None:
         history = runs.history[runs.history["run"] == summary["run"]]
         left.plot(history["step"], drawable(history["objective"]), color=look(summary["divergence"])[0], alpha=0.6, lw=0.8)
     left.set(xlabel="step", ylabel="objective", title="no optimum is known")
-    drawn = runs.summary[~np.isnan(drawable(runs.summary[["kl_pi_ref", "reward"]])).any(axis=1)]
+    drawn = runs.summary[_can_be_drawn(runs.summary, "kl_pi_ref", "reward")]
     for divergence, group in drawn.groupby("divergence", sort=False):
         colour, marker = look(str(divergence))
         right.plot(group["kl_pi_ref"], group["reward"], marker, color=colour, label=label(group["formula"].iloc[0]), alpha=0.8)
     xlabel = "KL(pi‖pi_ref)" + _left_out(len(runs.summary) - len(drawn))
     right.set(xlabel=xlabel, ylabel="E[r]", title=f"{len(runs.summary)} runs")
-    if len(drawn):
-        right.legend()

@@ -219,7 +219,7 @@ def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     drawn = plots.draw(load(tmp_path / "0"))
     assert [axes.get_title() for axes in drawn.axes][1:] == ["no optimum is known", "before and after"]
     assert [text.get_text() for text in drawn.axes[2].get_legend().get_texts()] == ["reference", "policy"]
-    assert [axes.get_title() for axes in plots.draw(load(tmp_path)).axes] == ["no optimum is known", "2 runs"]
+    assert [axes.get_title() for axes in plots.draw(load(tmp_path)).axes] == ["no optimum is known", "2 runs", "final entropy"]
 
 
 def test_a_network_s_reward_cannot_be_written_out(read):
