@@ -66,6 +66,7 @@ class Jobs:
     tensorboard_folders: set[str] = field(default_factory=set)  # of a sweep's event files
     has_warned: bool = False  # of rounding errors
     _tracked: set[str] = field(default_factory=set)  # fingerprints of tracked jobs; two jobs of one run are logged once
+    _group: str | None = None  # of a sweep at trackers
     _about_job: "About | None" = None  # of the first tracked job of a sweep
     _background_tracker: "BackgroundTracker | None" = None
     _faults: "Faults | None" = None
@@ -138,7 +139,7 @@ class Jobs:
         from rlkl.runs.tracking.about import about_run
 
         kept_programs.keep()
-        folder, group = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).name
+        folder, group = Path(hydra.runtime.output_dir), self.group(self.sweep or Path(hydra.sweep.dir))
         built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
@@ -176,6 +177,13 @@ class Jobs:
         if warning is not None and not self.has_warned:
             self.has_warned = True
             console.warn(warning)
+
+    def group(self, sweep: Path) -> str:
+        """Return the name that a sweep's jobs share at trackers. sweep: its folder, whose record is read once."""
+        from rlkl.runs.tracking.about import sweep_group
+
+        self._group = self._group or sweep_group(sweep)
+        return self._group
 
     def _start_tracker(self, name: str | None) -> "Callable[[About, Path], AnyTracker]":
         """Return what starts to track a run: in another process, started now, if the setting `name` is of a log for later."""

@@ -127,9 +127,9 @@ class FusedLauncher(Launcher):
 
         if job.tracker is None:
             hydra = self._full_config(job.overrides, job.number).hydra
-            folder = self._folder / str(hydra.sweep.dir) / str(hydra.sweep.subdir)
+            sweep = self._folder / str(hydra.sweep.dir)
+            folder, group = sweep / str(hydra.sweep.subdir), self.task_function.group(sweep)
             folder.mkdir(parents=True, exist_ok=True)
-            group = Path(str(hydra.sweep.dir)).name
             job.tracker = execute.make_tracker(job.built, folder, group, track_here)
         assert job.tracker is not None
         job.tracker.log(summary.history(rows))

@@ -1,5 +1,6 @@
 """How a run is tracked, as overrides and wandb's environment say; and what becomes of it where wandb's server fails."""
 
+import json
 import sys
 import types
 
@@ -9,7 +10,7 @@ from rlkl.config.build import Built, build
 from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.runs.tracking import resolve, wandb_log
-from rlkl.runs.tracking.about import about_run
+from rlkl.runs.tracking.about import MOST_WORDS, about_run, sweep_group
 from rlkl.runs.tracking.tracker import Tracker
 
 SMALL = ("task=bandit/random", "steps=20", "log_every=10")
@@ -60,6 +61,36 @@ def test_a_run_is_tracked_as_override_environment_and_default_say(environment, c
     environment(**variables)
     built = resolved(composed, name=name)
     assert (built.tracking.name, built.resolved["tracking"]["name"]) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task=bandit/zipf", "algorithm=rloo", "penalty.beta=0.1,0.2", "seed=range(5)"], "zipf penalty.beta seed "),
+        (["task=bandit/zipf,bandit/random", "+penalty.alpha=choice(0.1,0.2)"], "task penalty.alpha "),
+        (["task.reward=[0,1]", "hydra/launcher=basic"], ""),
+        (["steps=20"], ""),
+        ([f"penalty.{'x' * MOST_WORDS}=1,2"], f"penalty.{'x' * (MOST_WORDS - 9)}… "),
+    ],
+    ids=str,
+)
+def test_a_sweep_whose_folder_is_named_by_a_time_is_called_by_what_it_sweeps(tmp_path, overrides, says):
+    for name in ("2026-03-01/14-05-33", "mine/14-05-33", "mine"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": {"task": overrides}}}))
+    assert sweep_group(tmp_path / "2026-03-01" / "14-05-33") == f"{says}2026-03-01 14-05-33"
+    assert sweep_group(tmp_path / "mine" / "14-05-33") == "14-05-33"
+    assert sweep_group(tmp_path / "mine") == "mine"
+
+
+@pytest.mark.parametrize("record", [None, "", "hydra: 1", "[", "hydra: {overrides: {task: ['=,=']}}"])
+def test_a_sweep_without_a_record_of_its_overrides_is_called_by_its_time(tmp_path, record):
+    folder = tmp_path / "2026-03-01" / "14-05-33"
+    folder.mkdir(parents=True)
+    if record is not None:
+        (folder / "multirun.yaml").write_text(record)
+    assert sweep_group(folder) == "2026-03-01 14-05-33"
 
 
 def test_an_override_wins_over_the_environment_and_that_over_the_default(environment, composed, tmp_path, monkeypatch):

@@ -3,16 +3,23 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rlkl.errors import SettingsError
+from rlkl.runs.load import hydra_record
 from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
 from rlkl.runs.tracking.wandb_log import Server
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
+
+
+DATE_AND_TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2}/[0-9]{2}(-[0-9]{2}){2}")  # a sweep's default folder, below multirun/
+MOST_WORDS = 80  # largest number of characters that say what such a sweep is of; wandb allows 128 for a group
 
 
 class About(NamedTuple):
@@ -84,6 +91,31 @@ def about_sweep(job: About, folder: Path, overrides: Sequence[Mapping[str, str]]
         job_type="sweep",
         config={"overrides": swept, "jobs": len(overrides), "failed": failed},
     )
+
+
+def sweep_group(folder: Path) -> str:
+    """Return the name of a sweep's group: that of its folder.
+
+    The default folder is named by a time. The name is then the sweep's task, the keys that it sweeps, and the date and time.
+    """
+    if not DATE_AND_TIME.fullmatch(f"{folder.parent.name}/{folder.name}"):
+        return folder.name
+    of = " ".join(_swept(folder))
+    return f"{of if len(of) <= MOST_WORDS else of[: MOST_WORDS - 1] + '…'} {folder.parent.name} {folder.name}".strip()
+
+
+def _swept(folder: Path) -> list[str]:
+    """Return the task of a sweep, where its overrides name one, and the keys that take several values; [] where unknown."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(hydra_record(folder / "multirun.yaml")["hydra"]["overrides"]["task"])
+    except (SettingsError, HydraException, TypeError, KeyError):  # another sweeper may leave no record, or one of its own
+        return []
+    tasks = [str(each.value()) for each in parsed if each.key_or_group == "task" and not each.is_sweep_override()]
+    keys = [each.key_or_group.replace("/", ".") for each in parsed if each.is_sweep_override()]
+    return [*(task.split("/")[-1] for task in tasks), *keys]
 
 
 def fixed_id(*parts: str | None) -> str:
