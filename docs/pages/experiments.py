@@ -1,6 +1,5 @@
 """Numbers, tables and figures of the experiments, from their figure.csv and their claims."""
 
-import ast
 import functools
 import importlib
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from experiments.harness.page import evidence
 from pages import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +99,6 @@ def experiments_table() -> str:
     rows = []
     for path in sorted(EXPERIMENTS.glob("*/sweep.yaml")):
         name = path.parent.name
-        text = ast.get_docstring(ast.parse((path.parent / "figure.py").read_text(encoding="utf-8"))) or name
-        headline = " ".join(text.split("\n\n")[0].split()).partition(": ")[2]
         count = len(claims_of(name)) if (path.parent / "figure.csv").exists() else "-"
-        rows.append((f"`{name}`", markdown.cell(headline), str(count)))
+        rows.append((f"`{name}`", markdown.cell(evidence.describe(name).headline), str(count)))
     return markdown.table(("experiment", "shows", "claims"), rows)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from experiments.harness import optima
+from experiments.harness.page import evidence
 from experiments.where_diversity_goes import shares
 from pages import experiments, markdown, registries
 from rlkl import divergences, settings, tasks
@@ -198,15 +198,19 @@ PAGES = {
 
 def sayings() -> str:
     """Common sayings about KL, each with its verdict, the reason, and the experiment whose claims show it."""
-    path = experiments.EXPERIMENTS / "harness" / "page" / "sayings.yaml"
+    committed = {path.parent.name for path in experiments.EXPERIMENTS.glob("*/figure.csv")}
     lines = []
-    for each in yaml.safe_load(path.read_text(encoding="utf-8")):
-        for start in each["claims"]:
-            if not [one for one in experiments.claims_of(each["experiment"]) if one.claim.startswith(start) and one.verdict]:
-                raise ValueError(f"{each['experiment']} has no true claim that starts with {start!r}")
-        name = each["experiment"]
-        lines.append((each["saying"], f"**{each['verdict']}**", each["because"], f"[`{name}`]({PAGES[name]})"))
+    for each in evidence.sayings([_shown(name) for name in sorted(committed)]):
+        if each.complaints:
+            raise ValueError(f"{each.saying!r} rests on {each.experiment}, {each.complaints[0]}")
+        lines.append((each.saying, f"**{each.verdict}**", each.because, f"[`{each.experiment}`]({PAGES[each.experiment]})"))
     return _table(("saying", "verdict", "why", "experiment"), lines, "")
+
+
+def _shown(name: str) -> evidence.Shown:
+    """An experiment with the claims of its committed numbers, of which none is reduced."""
+    claims = [claim._asdict() for claim in experiments.claims_of(name)]
+    return evidence.Shown(name, evidence.describe(name), claims, {"quick": False}, "", "", [])
 
 
 def expected(estimator: str, placement: str, tokens: int, **others) -> str:
