@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlkl.errors import SettingsError
-from rlkl.runs.load import hydra_record
 from rlkl.runs.tracking.resolve import OFFLINE, TENSORBOARD
 from rlkl.runs.tracking.wandb_log import Server
 
@@ -108,6 +107,8 @@ def _swept(folder: Path) -> list[str]:
     """Return the task of a sweep, where its overrides name one, and the keys that take several values; [] where unknown."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+
+    from rlkl.runs.load import hydra_record
 
     try:
         parsed = OverridesParser.create().parse_overrides(hydra_record(folder / "multirun.yaml")["hydra"]["overrides"]["task"])
