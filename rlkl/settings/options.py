@@ -82,7 +82,9 @@ class PenaltySettings:
 
     divergence: str = static("kl_pi_ref", "divergence D that is penalised; none: no penalty", kind=str)
     beta: Traced = traced(0.1, "coefficient of the penalty: > 0; 0 only with penalty=none")
-    estimator: Resolved = static(None, "estimator of the divergence; null: an unbiased one", kind=str)
+    estimator: Resolved = static(
+        None, "estimator of the divergence; null: one that is unbiased with unscaled advantages and sums over tokens", kind=str
+    )
     placement: Resolved = static(None, "whether the estimate is part of the reward or of the loss", allowed=("reward", "loss"))
     level: Resolved = static(
         None, "whether an estimator reads log-ratios of tokens or of sequences", allowed=("token", "sequence")
