@@ -74,7 +74,6 @@ def _hydra(argv: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        machine.import_jax()
         jobs.status = _fail(str(overrides.refusal(error, args.overrides, args.config_dir)), BAD_SETTING)
     except OSError as error:
         if wants_traceback:

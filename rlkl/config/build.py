@@ -43,25 +43,15 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     """
     files = config.get("plugins") or []
     plugins.load(files)
-    groups = {name: settings.from_mapping(cls, _group(config, name), f"{name}.") for name, cls in settings.GROUPS.items()}
-    execution_keys = {field.name for field in dataclasses.fields(settings.Execution)}
-    other_keys = {"task", "tracking", "plugins", "engine"} | execution_keys
-    keys = {field.name for field in dataclasses.fields(settings.Settings)} | other_keys
-    for key in config:
-        if key not in keys:
-            raise SettingsError(key, config[key], "unknown option; " + nearest(key, keys))
-    top_level = {key: config[key] for key in config if key in keys - other_keys - set(groups)}
-    run_settings = dataclasses.replace(settings.from_mapping(settings.Settings, top_level), **groups)
-    tracking = settings.from_mapping(settings.Tracking, _group(config, "tracking"), "tracking.")
-    execution = settings.from_mapping(settings.Execution, {key: config[key] for key in execution_keys if key in config})
-    engine = settings.from_mapping(settings.Engine, _group(config, "engine"), "engine.")
+    checked = settings.check_settings(config)
+    run_settings = checked.run
     family = policies.REGISTRY.get(run_settings.policy.name)
     tokens_remembered = None if family is None or family.memory is None else family.memory(run_settings.policy)
     as_tree = run_settings.reward_shaping.name == "mara"
     card_key = json.dumps([config.get("task"), config.get("plugins"), tokens_remembered, as_tree], default=str)
     cards = {} if cards is None else cards
     if card_key not in cards:
-        cards[card_key] = _build_card(_group(config, "task"), tokens_remembered, as_tree)
+        cards[card_key] = _build_card(settings.group(config, "task"), tokens_remembered, as_tree)
     card = cards[card_key]
     run_settings = dataclasses.replace(run_settings, reward_shaping=reward_shaping.resolve_shaping(run_settings, card))
     run_settings = resolve(run_settings, card.task)
@@ -70,15 +60,7 @@ def build(config: Mapping[str, Any], cards: dict[str, tasks.Card] | None = None)
     run = spec.make_run(run_settings, card.task)
     memory.check_memory(run)
     resolved = _fill_nulls(config, run_settings)
-    return Built(run, card, tracking, resolved, execution, engine, plugins.absolute_paths(files))
-
-
-def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return the config of one config group."""
-    values = config.get(name)
-    if values is not None and not isinstance(values, Mapping):
-        raise SettingsError(name, values, f"must be a choice by name, or keys below it, as in {name}.name=...")
-    return values or {}
+    return Built(run, card, checked.tracking, resolved, checked.execution, checked.engine, plugins.absolute_paths(files))
 
 
 def _build_card(task: Mapping[str, Any], tokens_remembered: int | None, as_tree: bool) -> tasks.Card:

@@ -1,7 +1,4 @@
-"""Check the command's overrides one by one before Hydra composes anything, and name the one that is refused.
-
-jax is imported only once something is refused.
-"""
+"""Check the command's overrides one by one before Hydra composes anything, and name the one that is refused."""
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, ValueType
 from hydra.errors import HydraException, MissingConfigException
@@ -89,10 +87,12 @@ def choices(config_dir: str | None = None) -> dict[str, list[str]]:
 
 
 def known_keys() -> set[str]:
-    """Return every key that an override may name, with dots: those of the settings and the options of every task."""
-    from rlkl import tasks  # imports jax
+    """Return every key that an override may name, with dots: those of the settings and the options of every shipped task.
 
-    options = {option for name in tasks.REGISTRY for option in tasks.options(name)}
+    The options are read from the shipped configs, since importing the tasks takes longer than all else that a refusal needs.
+    """
+    files = (config_directory() / "task").rglob("*.yaml")
+    options = {option for file in files for option in yaml.safe_load(file.read_text(encoding="utf-8"))} - {"defaults"}
     return (
         settings.known_keys()
         | {f"task.{option}" for option in options}

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlkl.errors import SettingsError, nearest
 from rlkl.settings.options import GROUPS, Engine, Execution, Settings, Tracking
@@ -60,6 +60,41 @@ def from_mapping(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         if key not in fields:
             raise SettingsError(prefix + key, values[key], "unknown option; " + nearest(key, fields))
     return cls(**{key: check(prefix + key, value, fields[key]) for key, value in values.items()})
+
+
+class Checked(NamedTuple):
+    """The settings of a config, each allowed by its declaration; nulls are not resolved yet."""
+
+    run: Settings
+    tracking: Tracking
+    execution: Execution
+    engine: Engine
+
+
+def check_settings(config: Mapping[str, Any]) -> Checked:
+    """Return the settings of a plain config; raises `SettingsError` at the first unknown key or bad value."""
+    groups = {name: from_mapping(cls, group(config, name), f"{name}.") for name, cls in GROUPS.items()}
+    execution_keys = {field.name for field in dataclasses.fields(Execution)}
+    other_keys = {"task", "tracking", "plugins", "engine"} | execution_keys
+    keys = {field.name for field in dataclasses.fields(Settings)} | other_keys
+    for key in config:
+        if key not in keys:
+            raise SettingsError(key, config[key], "unknown option; " + nearest(key, keys))
+    top_level = {key: config[key] for key in config if key in keys - other_keys - set(groups)}
+    return Checked(
+        dataclasses.replace(from_mapping(Settings, top_level), **groups),
+        from_mapping(Tracking, group(config, "tracking"), "tracking."),
+        from_mapping(Execution, {key: config[key] for key in execution_keys if key in config}),
+        from_mapping(Engine, group(config, "engine"), "engine."),
+    )
+
+
+def group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the config of one config group; raises `SettingsError` for what is no group."""
+    values = config.get(name)
+    if values is not None and not isinstance(values, Mapping):
+        raise SettingsError(name, values, f"must be a choice by name, or keys below it, as in {name}.name=...")
+    return values or {}
 
 
 def known_keys() -> set[str]:

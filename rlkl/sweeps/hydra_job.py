@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlkl import settings
 from rlkl.config import interrupts, machine
 from rlkl.errors import DivergedError, SettingsError, visible
 from rlkl.runs.tracking import resolve
@@ -95,9 +96,10 @@ class Jobs:
 
     def _run_single(self, config: Any, hydra: Any) -> dict[str, Any]:
         """Run the only job of a command, and return its summary."""
-        from omegaconf import OmegaConf
+        from rlkl.config.compose import from_omegaconf
 
-        start_tracker = self._start_tracker(OmegaConf.select(config, "tracking.name"))
+        checked = settings.check_settings(from_omegaconf(config))  # what is refused here is refused before jax is imported
+        start_tracker = self._start_tracker(checked.tracking.name)
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports import outcomes, tables
@@ -187,7 +189,7 @@ class Jobs:
 
     def _start_tracker(self, name: str | None) -> "Callable[[About, Path], AnyTracker]":
         """Return what starts to track a run: in another process, started now, if the setting `name` is of a log for later."""
-        tracker_name = resolve.tracker_name(name if isinstance(name, str) else None)
+        tracker_name = resolve.tracker_name(name)
         return self.background_tracker(tracker_name).start if tracker_name in resolve.LATER else track_here
 
     def background_tracker(self, name: str) -> "BackgroundTracker":
