@@ -54,14 +54,24 @@ def cache(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def command(tmp_path, cache):
-    """Runs the real command in an empty folder; returns the finished process."""
+@pytest.fixture(scope="session")
+def command_in(cache):
+    """Runs the real command in a folder; returns the finished process."""
 
-    def run(*arguments: str, cwd: Path = tmp_path, environment: dict | None = None) -> subprocess.CompletedProcess:
+    def run(cwd: Path, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
         variables = {**os.environ, "XDG_CACHE_HOME": str(cache), "COLUMNS": "160", **(environment or {})}
         return subprocess.run(
             [sys.executable, "-m", "rlkl", *arguments], cwd=cwd, env=variables, capture_output=True, text=True, timeout=300
         )
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path, command_in):
+    """Runs the real command in an empty folder; returns the finished process."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, environment: dict | None = None) -> subprocess.CompletedProcess:
+        return command_in(cwd, *arguments, environment=environment)
 
     return run
