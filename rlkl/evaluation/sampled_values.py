@@ -164,7 +164,7 @@ def _error_of_ratio(x: Float[Array, " N"], count: Float[Array, " N"]) -> Float[A
 
 def summed_rows(rows: Float[Array, " R"], positions: Positions, batch: Batch) -> Float[Array, " N"]:
     """The sum along each sequence of a quantity of each row."""
-    return jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1)
+    return jnp.sum(positions.at_positions(rows, batch), axis=1)
 
 
 def _sequence_terms(

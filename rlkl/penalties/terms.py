@@ -120,7 +120,7 @@ def _zero(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
 def _full(div: Divergence, params: Params, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
     """The exact divergence of the next-token distribution at each position."""
     rows = estimators.full(div, params, positions.log_pi, positions.log_ref)
-    return jnp.where(batch.mask, rows[positions.row], 0.0)
+    return positions.at_positions(rows, batch)
 
 
 def _of_sequences(positions: Positions, batch: Batch) -> Float[Array, " N"]:

@@ -38,7 +38,25 @@ class Positions(NamedTuple):
 
     def at_tokens(self, rows: Float[Array, "R V"], batch: Batch) -> Float[Array, "N T"]:
         """The entry of the rows at each token of the batch; 0 at padding."""
-        return zero_at_padding(rows[self.row, batch.tokens], batch)
+        entries = rows.T if rows.shape[0] == 1 and has_each_token_once(batch, rows.shape[1]) else rows[self.row, batch.tokens]
+        return zero_at_padding(entries, batch)
+
+    def at_positions(self, values: Float[Array, " R"], batch: Batch) -> Float[Array, "N T"]:
+        """The value of each position's row; 0 at padding."""
+        return jnp.where(batch.mask, values if values.shape[0] == 1 else values[self.row], 0.0)
+
+
+LARGE = 32  # vocabulary above which a gather of each token once takes longer than the row that it gathers
+
+
+def has_each_token_once(batch: Batch, vocabulary: int) -> bool:
+    """Whether the batch has each token of a large bandit once, in order: the entries of a row are then the row itself.
+
+    It is known of NumPy arrays only. A gather in the row's place would take longer than the rest, and its gradient is a
+    scatter; for small rows both are fused with what reads them, and faster.
+    """
+    tokens = batch.tokens
+    return vocabulary > LARGE and isinstance(tokens, np.ndarray) and np.array_equal(tokens, np.arange(vocabulary)[:, None])
 
 
 def last_token_mask(batch: Batch) -> Bool[Array, "N T"]:

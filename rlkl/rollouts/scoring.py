@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollouts.batch import Batch, Positions, positions_from_rows, zero_at_padding
+from rlkl.rollouts.batch import Batch, Positions, has_each_token_once, positions_from_rows, zero_at_padding
 from rlkl.tasks.automaton import Automaton
 
 CHUNK_SIZE = 1024  # sequences that a network scores at once
@@ -34,6 +34,8 @@ def _table_indices(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Arra
 
 def entries_along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
     """The entry of a table (position, state, token) at each token of the batch; 0 at padding."""
+    if table.shape[:2] == (1, 1) and has_each_token_once(batch, table.shape[2]):
+        return zero_at_padding(table[0].T, batch)
     return zero_at_padding(table[(*_table_indices(table, batch), jnp.asarray(batch.tokens))], batch)
 
 

@@ -140,7 +140,7 @@ def surrogate(
     per_token = per_token + beta * terms.make_terms(settings.penalty, log_pi.dtype).in_loss(positions, batch)
     if algorithm.entropy_coef is not None:
         entropy = exact.mean(jnp.exp(positions.log_pi), -positions.log_pi)
-        per_token = per_token - algorithm.entropy_coef * jnp.where(batch.mask, entropy[positions.row], 0.0)
+        per_token = per_token - algorithm.entropy_coef * positions.at_positions(entropy, batch)
     if experience.importance_weight is not None:
         per_token = experience.importance_weight * per_token
     return algorithms.aggregate(algorithm.loss_aggregation, per_token, batch)
@@ -172,7 +172,7 @@ def _controller_kl(penalty: PenaltySettings, positions: Positions, batch: Batch)
     if penalty.controller not in STEERED:
         return jnp.full((), jnp.nan, positions.log_pi.dtype)
     rows = estimators.full(divergences.REGISTRY["kl_pi_ref"], Params(), positions.log_pi, positions.log_ref)
-    return jnp.sum(batch.weight * jnp.sum(jnp.where(batch.mask, rows[positions.row], 0.0), axis=1))
+    return jnp.sum(batch.weight * jnp.sum(positions.at_positions(rows, batch), axis=1))
 
 
 def off_batch_penalty(

@@ -85,7 +85,7 @@ def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, bat
     """The token divergences summed along the sequences, whose weights are fixed."""
     positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
     rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
-    return jnp.sum(weight[:, None] * jnp.where(batch.mask, rows[positions.row], 0.0))
+    return jnp.sum(weight[:, None] * positions.at_positions(rows, batch))
 
 
 def _own_states(run: Run, policy: AnyPolicy, div: Divergence, params) -> Float[Array, ""]:

@@ -1,0 +1,104 @@
+"""Draws from bandits: exact in distribution, counted as a plain search counts them, never of an arm without probability."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rlkl.policies import Fixed
+from rlkl.rollouts import batch, sampling, scoring
+from rlkl.tasks import Automaton
+
+SIZES = [2, 10, 32, 33, 64, 100, 1000, 4096, 4100, 100_000]
+
+
+def bandit(arms: int) -> Automaton:
+    return Automaton(np.arange(1, arms + 1)[None], arms + 1, 1)
+
+
+def hard_row(arms: int, seed: int) -> np.ndarray:
+    """Probabilities with zeros (the first and the last arm among them), ties, and one arm of mass 1e-12."""
+    draw = np.random.default_rng([arms, seed])
+    weight = np.round(draw.gamma(0.5, size=arms), 2) * (draw.random(arms) < 0.7)
+    weight[arms // 2] = 1.0
+    if arms > 4:
+        weight[[0, -1]] = 0.0
+    weight /= weight.sum()
+    weight[1] = 1e-12
+    return weight / weight.sum()
+
+
+def log(probability: np.ndarray, dtype=np.float32) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(probability).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("arms", SIZES)
+def test_counts_are_those_of_a_plain_search(arms, dtype):
+    """Over the same sums, number by number; and what the sums are is within rounding of what NumPy adds up."""
+    row = log(hard_row(arms, 0), dtype)
+    size = 64
+    key = jax.random.key(arms)
+    got = np.asarray(jax.jit(lambda key, row: sampling._sample_counts(key, bandit(arms), row, size))(key, row).weight) * size
+    cdf = np.asarray(jax.jit(sampling.cumulative)(row))
+    uniform = np.asarray(jax.random.uniform(key, (size,), dtype))
+    tokens = np.searchsorted(cdf, uniform * cdf[-1], side="right")
+    np.testing.assert_array_equal(got, np.bincount(tokens, minlength=arms))
+    np.testing.assert_allclose(cdf, np.cumsum(np.exp(row.astype(np.float64))), rtol=2 * np.sqrt(arms) * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("arms", [2, 10, 33, 1000, 5000])
+def test_a_million_draws_have_their_probabilities(arms):
+    probability, size = hard_row(arms, 1), 1_000_000
+    policy = Fixed(jnp.asarray(log(probability))[None], 1)
+    counts = np.zeros(arms)
+    draw = jax.jit(lambda key: sampling.sample(key, bandit(arms), policy, 50_000).weight * 50_000)
+    for part in range(size // 50_000):
+        counts += np.asarray(draw(jax.random.fold_in(jax.random.key(3), part)), float).round()
+    assert counts.sum() == size
+    assert (counts[probability == 0.0] == 0.0).all()
+    assert counts[1] <= 1  # of mass 1e-12
+    common = probability * size > 5
+    pooled = np.append(counts[common], counts[~common].sum())
+    expected = np.append(probability[common], probability[~common].sum()) * size
+    assert stats.chisquare(pooled[expected > 0], expected[expected > 0]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("arms", [33, 1000, 4100, 100_000])
+def test_an_arm_without_probability_is_never_drawn(arms):
+    """Nor where the uniform number is 0 or the largest below 1."""
+    for seed in range(5):
+        row = hard_row(arms, seed)
+        cdf = jax.jit(sampling._sums_in_parts)(jnp.exp(log(row)))
+        uniform = np.concatenate([[0.0, 1.0 - 2.0**-24], np.asarray(jax.random.uniform(jax.random.key(seed), (254,)))])
+        counts = np.asarray(jax.jit(sampling._counts_in_parts)(jnp.asarray(uniform, jnp.float32), cdf))
+        assert counts.sum() == 256
+        assert (counts[:arms][row == 0.0] == 0.0).all()
+        assert (counts[arms:] == 0.0).all()
+
+
+def test_the_entries_of_a_counted_batch_are_the_row_itself():
+    """As a gather reads them, and with its gradient."""
+    arms = 50
+    row, reference = (jax.nn.log_softmax(jnp.asarray(np.random.default_rng(i).normal(size=arms))) for i in range(2))
+    automaton = bandit(arms)
+    drawn = sampling.sample(jax.random.key(0), automaton, Fixed(row[None], 1), 64)
+    assert batch.has_each_token_once(drawn, arms)
+    gathered = drawn._replace(tokens=jnp.asarray(drawn.tokens), states=jnp.asarray(drawn.states))
+    assert not batch.has_each_token_once(gathered, arms)
+
+    def total(row, of):
+        positions = scoring.positions(automaton, Fixed(row[None], 1), Fixed(reference[None], 1), of)
+        at_tokens = positions.at_tokens(positions.log_pi, of)
+        return jnp.sum(of.weight[:, None] * jnp.square(at_tokens)), (at_tokens, scoring.entries_along(row[None, None], of))
+
+    (value, entries), gradient = jax.value_and_grad(total, has_aux=True)(row, drawn)
+    (expected, expected_entries), expected_gradient = jax.value_and_grad(total, has_aux=True)(row, gathered)
+    np.testing.assert_array_equal(entries, expected_entries)
+    np.testing.assert_allclose(value, expected, rtol=1e-14)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-14)
+    listed = batch.enumerate_all(bandit(40))
+    assert batch.has_each_token_once(listed, 40)
+    assert not batch.has_each_token_once(listed, 41)
