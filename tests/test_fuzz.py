@@ -15,7 +15,7 @@ from rlkl.settings import numerics
 from rlkl.training import blocks
 from tests import fuzz
 
-CHUNK, QUICK, ALL = 100, 100, 10_000
+CHUNK, QUICK, ALL = 50, 50, 10_000
 FIRST = [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in range(0, ALL, CHUNK)]
 
 

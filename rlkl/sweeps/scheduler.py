@@ -19,10 +19,12 @@ from rlkl.runs.store import pretrained_references, run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
 from rlkl.settings import numerics
-from rlkl.training import blocks
+from rlkl.training import blocks, programs
 from rlkl.training.loop import Row
 
-ANOTHER_DEVICE_PAYS = 4.0  # remaining work, in units of the first block's time, above which another compilation pays
+# Remaining work above which another device pays: in units of the first block's time if the programs are compiled anew for it,
+# in seconds if they are kept, and so loaded.
+ANOTHER_COMPILATION_PAYS, ANOTHER_DEVICE_PAYS = 4.0, 0.5
 
 
 class Job(NamedTuple):
@@ -91,7 +93,8 @@ def train_group(
                 raise finished
             left -= 1
             first_seconds = first_seconds or finished.seconds
-            if len(workers) < len(devices) and len(pending) * finished.seconds > ANOTHER_DEVICE_PAYS * first_seconds:
+            least = ANOTHER_DEVICE_PAYS if programs.are_kept() else ANOTHER_COMPILATION_PAYS * first_seconds
+            if len(workers) < len(devices) and len(pending) * finished.seconds > least:
                 start_worker()
             yield finished.entries
     finally:

@@ -32,7 +32,7 @@ def test_every_job_of_an_experiment_composes_and_builds(name):
 
     for overrides in sweeps(name):
         jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-        for job in (jobs[0][0], jobs[0][-1]):
+        for job in {tuple(jobs[0][0]), tuple(jobs[0][-1])}:
             config_build.build(compose(job))
 
 

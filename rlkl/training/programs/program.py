@@ -38,6 +38,11 @@ def keep_in(kept: Kept | None) -> None:
     _kept = kept
 
 
+def are_kept() -> bool:
+    """Whether programs are kept somewhere."""
+    return _kept is not None
+
+
 def static_part(tree: Any) -> tuple:
     """The part of a pytree that a program is compiled for: its structure, and the shapes and dtypes of its leaves."""
     leaves, structure = jax.tree.flatten(tree)
