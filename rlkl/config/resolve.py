@@ -70,22 +70,7 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
 
 def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.PenaltySettings:
     penalty = run_settings.penalty
-    if penalty.divergence == "none":
-        if penalty.beta != 0.0:
-            raise SettingsError("penalty.beta", penalty.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
-    elif penalty.beta <= 0.0:
-        raise SettingsError("penalty.beta", penalty.beta, "must be above 0 (penalty=none trains without a penalty)")
-    else:
-        _check_beta("penalty.beta", penalty.beta)
-    if penalty.controller != "fixed":
-        if penalty.divergence == "none":
-            raise SettingsError("penalty.controller", penalty.controller, "there is no penalty for it to steer")
-        scheduled = penalty.controller in settings.SCHEDULES
-        key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
-        if getattr(penalty, key) is None:
-            raise SettingsError(f"penalty.{key}", "null", f"controller={penalty.controller} needs the {what}")
-        if scheduled:
-            _check_beta("penalty.beta_end", penalty.beta_end)
+    settings.check_penalty(penalty)
     if penalty.controller == "adaptive" and penalty.horizon <= controllers.least_horizon(batch_size):
         rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
         raise SettingsError("penalty.horizon", penalty.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
@@ -99,13 +84,6 @@ def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_si
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
     return options.resolve_penalty(algorithms.gradient_kind(run_settings.algorithm.name), penalty, task.automaton.horizon)
-
-
-def _check_beta(key: str, beta: float) -> None:
-    least, most = settings.BETA_LIMITS
-    if not least <= beta <= most:
-        rule = f"must be between {least:g} and {most:g}: beyond, rounding and not the penalty decides what is optimal"
-        raise SettingsError(key, beta, rule)
 
 
 def _check_weights(penalty: settings.PenaltySettings) -> settings.PenaltySettings:

@@ -1,6 +1,6 @@
 """The declarations of all options of a run, and the jax settings under which rlkl computes."""
 
-from rlkl.settings.checks import check, check_settings, from_mapping, group, known_keys
+from rlkl.settings.checks import check, check_penalty, check_settings, from_mapping, group, known_keys
 from rlkl.settings.options import (
     AGGREGATIONS,
     BETA_LIMITS,
@@ -52,6 +52,7 @@ __all__ = [
     "Traced",
     "Tracking",
     "check",
+    "check_penalty",
     "check_settings",
     "from_mapping",
     "group",

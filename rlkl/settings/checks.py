@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rlkl.errors import SettingsError, nearest
-from rlkl.settings.options import GROUPS, Engine, Execution, Settings, Tracking
+from rlkl.settings.options import BETA_LIMITS, GROUPS, SCHEDULES, Engine, Execution, PenaltySettings, Settings, Tracking
 
 
 def check(key: str, value: Any, field: dataclasses.Field) -> Any:
@@ -81,12 +81,40 @@ def check_settings(config: Mapping[str, Any]) -> Checked:
         if key not in keys:
             raise SettingsError(key, config[key], "unknown option; " + nearest(key, keys))
     top_level = {key: config[key] for key in config if key in keys - other_keys - set(groups)}
+    check_penalty(groups["penalty"])
     return Checked(
         dataclasses.replace(from_mapping(Settings, top_level), **groups),
         from_mapping(Tracking, group(config, "tracking"), "tracking."),
         from_mapping(Execution, {key: config[key] for key in execution_keys if key in config}),
         from_mapping(Engine, group(config, "engine"), "engine."),
     )
+
+
+def check_penalty(penalty: PenaltySettings) -> None:
+    """Check the penalty's coefficient and its controller; raises `SettingsError`."""
+    if penalty.divergence == "none":
+        if penalty.beta != 0.0:
+            raise SettingsError("penalty.beta", penalty.beta, "must be 0 without a penalty (penalty=reverse_kl has one)")
+    elif penalty.beta <= 0.0:
+        raise SettingsError("penalty.beta", penalty.beta, "must be above 0 (penalty=none trains without a penalty)")
+    else:
+        _check_beta("penalty.beta", penalty.beta)
+    if penalty.controller != "fixed":
+        if penalty.divergence == "none":
+            raise SettingsError("penalty.controller", penalty.controller, "there is no penalty for it to steer")
+        scheduled = penalty.controller in SCHEDULES
+        key, what = ("beta_end", "coefficient that it ends at") if scheduled else ("target_kl", "KL that it steers to")
+        if getattr(penalty, key) is None:
+            raise SettingsError(f"penalty.{key}", "null", f"controller={penalty.controller} needs the {what}")
+        if scheduled:
+            _check_beta("penalty.beta_end", penalty.beta_end)
+
+
+def _check_beta(key: str, beta: float) -> None:
+    least, most = BETA_LIMITS
+    if not least <= beta <= most:
+        rule = f"must be between {least:g} and {most:g}: beyond, rounding and not the penalty decides what is optimal"
+        raise SettingsError(key, beta, rule)
 
 
 def group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
