@@ -48,6 +48,7 @@ def cache(tmp_path_factory) -> Path:
     """One cache folder for a session's tests and commands, shared by pytest's workers: what is the same compiles once."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
+    os.environ["XDG_CACHE_HOME"] = str(folder)  # of commands, in this process or another
     jax.config.update("jax_compilation_cache_dir", str(folder / "rlkl" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

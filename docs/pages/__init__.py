@@ -21,6 +21,7 @@ FUNCTIONS = {
     "cell": experiments.cell,
     "table": experiments.table,
     "claims": experiments.claims,
+    "timings": experiments.timings,
     "figure": experiments.figure,
     "experiments_table": experiments.experiments_table,
     "paper_index": experiments.paper_index,

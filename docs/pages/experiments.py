@@ -53,6 +53,13 @@ def _text(value, form: str) -> str:
     return format(value, form) if isinstance(value, float) else str(value)
 
 
+def timings(name: str) -> str:
+    """The committed rows of a benchmark in `experiments/speed`: the first column as text, seconds and ratios as numbers."""
+    rows = pd.read_csv(EXPERIMENTS / "speed" / f"{name}.csv")
+    header = [column.replace("times_", "times ").replace("_", " ") for column in rows]
+    return markdown.table(header, [[str(first), *(f"{value:.2f}" for value in rest)] for first, *rest in rows.to_numpy()])
+
+
 def claims(name: str) -> str:
     """Every claim of an experiment with its value, bound and verdict."""
     rows = (

@@ -1,69 +1,67 @@
-"""`make bench`: what users wait for, measured side by side in one run; medians and ratios, no test depends on them."""
+"""`make bench`: what a command takes before and around its training, beside a bare `import jax`; no test depends on it.
 
+All commands take turns, so that noise of the machine falls on each of them; medians and their ratios are shown.
+"""
+
+import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 from rich.table import Table
 
+from experiments.speed.turns import finish
 from rlkl.config import terminal
-from rlkl.reports.console import console
 
-COMMAND = [sys.executable, "-m", "rlkl", "tracking=none", "task=bandit/random"]
-REPEATS = 10
-
-
-def first_metrics(cache: str, folder: str) -> tuple[float, float]:
-    """Seconds from typing the command to its first line of metrics, and to its end."""
-    started, first = time.perf_counter(), None
-    environment = {**os.environ, "XDG_CACHE_HOME": cache}
-    process = subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, stdout=subprocess.PIPE, encoding="utf-8", errors="backslashreplace"
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if first is None and line.startswith("step"):
-            first = time.perf_counter() - started
-    process.wait()
-    assert first is not None
-    return first, time.perf_counter() - started
+OUT = Path("paper") / "speed" / "startup.csv"
+RLKL = [sys.executable, "-m", "rlkl"]
+RUN = [*RLKL, "task=bandit/two_modes", "resume=false"]
+COMMANDS = {
+    "import jax": [sys.executable, "-c", "import jax"],
+    "a run, tracked offline": RUN,
+    "a run, tracking=none": [*RUN, "tracking=none"],
+    "the same, nothing compiled before": [*RUN, "tracking=none"],
+    "rlkl --help": [*RLKL, "--help"],
+    "rlkl list": [*RLKL, "list"],
+    "an unknown key refused": [*RLKL, "penalty.betta=1"],
+    "a bad value refused": [*RLKL, "penalty.beta=-1"],
+}
+COLD = "the same, nothing compiled before"
 
 
-def bare_import(folder: str) -> float:
-    """Seconds that a bare `import jax` takes on this machine now."""
+def seconds(command: list[str], cache: Path, folder: Path) -> float:
+    """Wall-clock time of a command that keeps its programs in `cache`."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import jax"], cwd=folder, check=True)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Interleave the kinds, so that noise of the machine falls on all of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        warm = str(Path(folder) / "warm")
-        first_metrics(warm, folder)
-        times: dict[str, list[float]] = {}
-        for i in range(REPEATS):
-            cold = first_metrics(str(Path(folder) / f"cold{i}"), folder)
-            kept = first_metrics(warm, folder)
-            row = {
-                "import jax": bare_import(folder),
-                "first metrics, cold cache": cold[0],
-                "first metrics, warm cache": kept[0],
-                "whole run, cold cache": cold[1],
-                "whole run, warm cache": kept[1],
-            }
-            for name, taken in row.items():
-                times.setdefault(name, []).append(taken)
-    base = statistics.median(times["import jax"])
-    table = Table("", "median s", "least s", "times import jax", title=f"{REPEATS} repeats, interleaved", title_justify="left")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        table.add_row(name, f"{median:.2f}", f"{min(seconds):.2f}", f"{median / base:.1f}")
-    console.print(table)
+    """Measure, show, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    chosen = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for turn in range(-1, chosen.turns):  # the first compiles and does not count
+            for what, command in COMMANDS.items():
+                cache = folder / (f"cold{turn}" if what == COLD else "warm")
+                rows.append({"command": what, "turn": turn, "seconds": seconds(command, cache, folder)})
+    times = pd.DataFrame(rows).query("turn >= 0").pivot(index="turn", columns="command", values="seconds")[list(COMMANDS)]
+    ratios = times.div(times["import jax"], axis=0)
+    table = pd.DataFrame({"seconds": times.median(), "least": times.min(), "times_import_jax": ratios.median()})
+    shown = Table(
+        "", "median s", "least s", "times import jax", title=f"{chosen.turns} turns, interleaved", title_justify="left"
+    )
+    for what, row in table.iterrows():
+        shown.add_row(str(what), f"{row.seconds:.2f}", f"{row.least:.2f}", f"{row.times_import_jax:.1f}")
+    finish(shown, table.reset_index(), OUT)
 
 
 if __name__ == "__main__":
