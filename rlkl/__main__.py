@@ -26,5 +26,17 @@ def entry() -> None:
     sys.exit(status)
 
 
+def run() -> None:
+    """Run the command as the only work of its process."""
+    try:
+        entry()
+    except SystemExit as ended:
+        from rlkl.config import terminal
+
+        if isinstance(ended.code, str):
+            raise
+        terminal.end_process(ended.code or 0)
+
+
 if __name__ == "__main__":
-    entry()
+    run()

@@ -286,7 +286,7 @@ def test_an_interrupted_run_says_so(monkeypatch, capsys):
 
 def test_python_m_and_the_script_are_the_same_program():
     script = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["rlkl"]
-    assert script == "rlkl.__main__:entry"
+    assert script == "rlkl.__main__:run"
 
 
 @pytest.mark.slow

@@ -81,13 +81,14 @@ def check_settings(config: Mapping[str, Any]) -> Checked:
         if key not in keys:
             raise SettingsError(key, config[key], "unknown option; " + nearest(key, keys))
     top_level = {key: config[key] for key in config if key in keys - other_keys - set(groups)}
-    check_penalty(groups["penalty"])
-    return Checked(
+    checked = Checked(
         dataclasses.replace(from_mapping(Settings, top_level), **groups),
         from_mapping(Tracking, group(config, "tracking"), "tracking."),
         from_mapping(Execution, {key: config[key] for key in execution_keys if key in config}),
         from_mapping(Engine, group(config, "engine"), "engine."),
     )
+    check_penalty(checked.run.penalty)
+    return checked
 
 
 def check_penalty(penalty: PenaltySettings) -> None:

@@ -126,3 +126,4 @@ def main(libraries: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    terminal.end_process(0)

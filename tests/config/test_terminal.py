@@ -138,3 +138,20 @@ def test_outcomes_that_are_numbers_lie_on_an_axis_and_others_are_bars(tmp_path):
     assert len(plots.draw(runs).axes[2].lines) == 3
     runs.outcomes.loc[0, "outcome"] = "1e3"
     assert not plots.draw(runs).axes[2].lines
+
+
+def test_a_process_ends_with_its_status_once_its_handlers_have_run():
+    code = """
+import atexit, sys
+from rlkl.config import terminal
+atexit.register(lambda: print("handled"))
+print("said", end=" ")
+terminal.end_process(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said handled\n", "")
+
+
+def test_a_process_whose_reader_has_gone_ends_too():
+    code = "import os, sys; from rlkl.config import terminal; os.close(1); print('x'); terminal.end_process(0)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
