@@ -153,5 +153,13 @@ terminal.end_process(3)
 
 
 def test_a_process_whose_reader_has_gone_ends_too():
-    code = "import os, sys; from rlkl.config import terminal; os.close(1); print('x'); terminal.end_process(0)"
+    code = """
+import sys
+from rlkl.config import terminal
+class Gone:
+    def flush(self):
+        raise BrokenPipeError
+sys.stdout = Gone()
+terminal.end_process(0)
+"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
