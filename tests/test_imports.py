@@ -3,11 +3,27 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers import loaded_by
 
 
 def test_importing_rlkl_loads_neither_wandb_nor_matplotlib_nor_jax():
     assert not {"wandb", "matplotlib", "jax", "pandas"} & loaded_by("import rlkl, rlkl.settings, rlkl.cli")
+
+
+@pytest.mark.parametrize("argument", ["penalty.betta=1", "penalty.beta=-1", "--help"])
+def test_help_and_what_a_declaration_refuses_load_no_jax(argument):
+    code = f"""
+import contextlib, io, sys
+from rlkl import cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    cli.main([{argument!r}])
+print(*{{name.split(".")[0] for name in sys.modules}})
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"jax", "wandb", "pandas"} & set(loaded)
+    assert "hydra" in loaded
 
 
 def test_training_loads_neither_wandb_nor_matplotlib():
