@@ -57,7 +57,10 @@ def timings(name: str) -> str:
     """The committed rows of a benchmark in `experiments/speed`: the first column as text, seconds and ratios as numbers."""
     rows = pd.read_csv(EXPERIMENTS / "speed" / f"{name}.csv")
     header = [column.replace("times_", "times ").replace("_", " ") for column in rows]
-    return markdown.table(header, [[str(first), *(f"{value:.2f}" for value in rest)] for first, *rest in rows.to_numpy()])
+    named = [f"`{first}`" if first.startswith(("rlkl ", "import ")) else first for first in rows.iloc[:, 0]]
+    return markdown.table(
+        header, [[first, *(f"{value:.2f}" for value in rest)] for first, (_, *rest) in zip(named, rows.to_numpy(), strict=True)]
+    )
 
 
 def claims(name: str) -> str:
