@@ -21,8 +21,7 @@ def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
     probability = jnp.exp(log_pi)
     if probability.shape[-1] <= PART:
         return jnp.cumsum(probability, axis=-1)
-    sums = _sums_in_parts(probability)
-    return sums.reshape(*sums.shape[:-2], -1)[..., : probability.shape[-1]]
+    return _joined(_sums_in_parts(probability), probability.shape[-1])
 
 
 def _sums_in_parts(x: Float[Array, "*n V"]) -> Float[Array, "*n P W"]:
@@ -37,13 +36,15 @@ def _sums_in_parts(x: Float[Array, "*n V"]) -> Float[Array, "*n P W"]:
     within = _triangular_product(parts)
     totals = within[..., -1:]
     count = parts.shape[-2]
-    if count <= PART:
-        ends = _triangular_product(totals[..., 0])[..., None]
-    else:
-        sums = _sums_in_parts(totals[..., 0])
-        ends = sums.reshape(*sums.shape[:-2], -1)[..., :count, None]
+    of_parts = totals[..., 0]
+    ends = (_triangular_product(of_parts) if count <= PART else _joined(_sums_in_parts(of_parts), count))[..., None]
     starts = jnp.concatenate([jnp.zeros_like(ends[..., :1, :]), ends[..., :-1, :]], axis=-2)
     return jnp.where(within == totals, ends, jnp.minimum(starts + within, ends))
+
+
+def _joined(parts: Float[Array, "*n P W"], size: int) -> Float[Array, "*n V"]:
+    """The parts as rows of this size, without the padding of the last part."""
+    return parts.reshape(*parts.shape[:-2], -1)[..., :size]
 
 
 def _triangular_product(x: Float[Array, "*n K"]) -> Float[Array, "*n K"]:
