@@ -17,7 +17,7 @@ if __name__ == "__main__":
     machine.configure()
     terminal.configure()
     from experiments.harness import command
-    from rlkl.runs.store import kept_programs
+    from rlkl.runs.store import program_cache
 
-    kept_programs.keep()
+    program_cache.enable()
     sys.exit(command.main(sys.argv[1:]))

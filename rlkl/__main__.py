@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from rlkl.config import interrupts
+from rlkl.config import interrupts, terminal
 
 
 def entry() -> None:
@@ -12,7 +12,6 @@ def entry() -> None:
     # Imports and traces allocate many objects that stay; collecting less often makes the start about a tenth faster.
     gc.set_threshold(100_000, 50, 50)
     from rlkl import cli
-    from rlkl.config import terminal
 
     terminal.configure()
     try:
@@ -31,8 +30,6 @@ def run() -> None:
     try:
         entry()
     except SystemExit as ended:
-        from rlkl.config import terminal
-
         if isinstance(ended.code, str):
             raise
         terminal.end_process(ended.code or 0)

@@ -210,9 +210,9 @@ def _grade(argv: list[str]) -> int:
     """
     machine.configure()
     from rlkl.diagnostics.scorecard.command import run_grade
-    from rlkl.runs.store import kept_programs
+    from rlkl.runs.store import program_cache
 
-    kept_programs.keep()
+    program_cache.enable()
     run_grade(argv)
     return 0
 

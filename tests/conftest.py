@@ -28,7 +28,7 @@ def registries():
     So is the folder of programs of a command that it ran in this process: other tests replace functions that these call.
     """
     yield
-    programs.keep_in(None)
+    programs.use_cache(None)
     for registry, shipped in zip(plugins.REGISTRIES, SHIPPED, strict=True):
         registry.clear()
         registry.update(shipped)

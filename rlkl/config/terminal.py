@@ -1,4 +1,4 @@
-"""Set up standard output and standard error."""
+"""Set up standard output and standard error, and end the process."""
 
 import atexit
 import contextlib

@@ -8,7 +8,7 @@ from rlkl import settings
 from rlkl.config import machine
 from rlkl.errors import SettingsError
 from rlkl.runs.folder import artifacts
-from rlkl.runs.store import kept_programs, run_store
+from rlkl.runs.store import program_cache, run_store
 from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
 from rlkl.sweeps import scheduler
@@ -43,7 +43,7 @@ def train_on_cluster(
 def work(configs: Sequence[dict[str, Any]], root: str, resume: bool) -> list[str]:
     """Train runs in a job of the cluster: `scheduler.train_configs`, with jax set up as for the command."""
     machine.configure()
-    kept_programs.keep()
+    program_cache.enable()
     return scheduler.train_configs(configs, root, resume)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlkl import settings
 from rlkl.config import interrupts, machine
+from rlkl.config.compose import from_omegaconf
 from rlkl.errors import DivergedError, SettingsError, visible
 from rlkl.runs.tracking import resolve
 
@@ -96,19 +97,18 @@ class Jobs:
 
     def _run_single(self, config: Any, hydra: Any) -> dict[str, Any]:
         """Run the only job of a command, and return its summary."""
-        from rlkl.config.compose import from_omegaconf
-
-        checked = settings.check_settings(from_omegaconf(config))  # what is refused here is refused before jax is imported
+        plain = from_omegaconf(config)
+        checked = settings.check_settings(plain)  # what is refused here is refused before jax is imported
         start_tracker = self._start_tracker(checked.tracking.name)
         machine.configure()
         from rlkl.reports import console as reports_console
         from rlkl.reports import outcomes, tables
         from rlkl.runs.execute import execute
-        from rlkl.runs.store import kept_programs
+        from rlkl.runs.store import program_cache
 
-        kept_programs.keep()
+        program_cache.enable()
         cwd, folder = Path(hydra.runtime.cwd), Path(hydra.runtime.output_dir)
-        built = _build(config, cwd)
+        built = _build(plain, cwd)
         _save_resolved(config, built, folder, hydra.output_subdir)
         reports_console.console.print(tables.header(built), markup=False)
         interrupts.raise_first()
@@ -137,12 +137,12 @@ class Jobs:
         from rlkl.runs import load
         from rlkl.runs.execute import execute
         from rlkl.runs.folder import files
-        from rlkl.runs.store import kept_programs, run_store
+        from rlkl.runs.store import program_cache, run_store
         from rlkl.runs.tracking.about import about_run
 
-        kept_programs.keep()
+        program_cache.enable()
         folder, group = Path(hydra.runtime.output_dir), self.group(self.sweep or Path(hydra.sweep.dir))
-        built = _build(config, Path(hydra.runtime.cwd)) if finished is None else finished.built
+        built = _build(from_omegaconf(config), Path(hydra.runtime.cwd)) if finished is None else finished.built
         _save_resolved(config, built, folder, hydra.output_subdir)
         interrupts.raise_first()
         key = run_store.key(built) if finished is None else finished.key
@@ -271,17 +271,15 @@ class Jobs:
             self.offline_folders.add(about.dir or str(self.sweep))
 
 
-def _build(config: Any, folder: Path) -> "Built":
-    """Build the run of a job's config, with relative paths below `folder`, where the command was started.
+def _build(config: dict[str, Any], folder: Path) -> "Built":
+    """Build the run of a job's plain config, with relative paths below `folder`, where the command was started.
 
     Hydra may change the working folder for the job.
     """
     from rlkl.config.build import build
-    from rlkl.config.compose import from_omegaconf
-    from rlkl.runs.tracking.resolve import resolved
 
     with contextlib.chdir(folder):
-        built = resolved(build(from_omegaconf(config)))
+        built = resolve.resolved(build(config))
     return built._replace(execution=replace(built.execution, store=str(folder / built.store)))
 
 

@@ -56,9 +56,9 @@ class FusedLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         machine.configure()
-        from rlkl.runs.store import kept_programs
+        from rlkl.runs.store import program_cache
 
-        kept_programs.keep()
+        program_cache.enable()
         prepared = self._prepare(job_overrides, initial_job_idx)
         names = {job.built.tracking.name for job in prepared.values()}
         for name in names & set(resolve.LATER):

@@ -23,7 +23,7 @@ from rlkl.training import blocks, programs
 from rlkl.training.loop import Row
 
 # Remaining work above which another device pays: in units of the first block's time if the programs are compiled anew for it,
-# in seconds if they are kept, and so loaded.
+# in seconds if they are loaded from a cache.
 ANOTHER_COMPILATION_PAYS, ANOTHER_DEVICE_PAYS = 4.0, 0.5
 
 
@@ -93,7 +93,7 @@ def train_group(
                 raise finished
             left -= 1
             first_seconds = first_seconds or finished.seconds
-            least = ANOTHER_DEVICE_PAYS if programs.are_kept() else ANOTHER_COMPILATION_PAYS * first_seconds
+            least = ANOTHER_DEVICE_PAYS if programs.has_cache() else ANOTHER_COMPILATION_PAYS * first_seconds
             if len(workers) < len(devices) and len(pending) * finished.seconds > least:
                 start_worker()
             yield finished.entries

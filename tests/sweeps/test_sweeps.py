@@ -27,7 +27,7 @@ def test_jobs_are_grouped_by_what_is_compiled():
 
 @pytest.mark.parametrize("plain", [PLAIN, {"steps": 60, "log_every": 2}], ids=["rloo", "exact"])
 def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_path, plain):
-    """Kept after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
+    """ProgramCache after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
     members = [job(seed, algorithm=plain.get("algorithm", {})) for seed in range(5)]
     whole = [files(execute.entry(each.built, one, 0.0)) for each, one in zip(
         members, blocks.train_runs([each.built.run for each in members]), strict=True)]  # fmt: skip
@@ -120,9 +120,9 @@ import sys
 from pathlib import Path
 from rlkl.config import machine
 machine.configure()
-from rlkl.runs.store import kept_programs
+from rlkl.runs.store import program_cache
 from rlkl.sweeps import scheduler
-kept_programs.keep()
+program_cache.enable()
 import jax
 assert jax.local_device_count() == int(sys.argv[2]), jax.local_devices()
 used, block = set(), scheduler.blocks.train_block

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlkl.runs.store import kept_programs
+from rlkl.runs.store import program_cache
 from rlkl.tasks import Automaton
 from rlkl.training import programs
 from rlkl.training.programs import Program, executable
@@ -19,7 +19,7 @@ from tests.helpers import content
 
 
 class Folder(dict):
-    """A `programs.Kept` in memory."""
+    """A `programs.ProgramCache` in memory."""
 
     read, write = dict.get, dict.__setitem__
 
@@ -27,9 +27,9 @@ class Folder(dict):
 @pytest.fixture
 def folder():
     kept = Folder()
-    programs.keep_in(kept)
+    programs.use_cache(kept)
     yield kept
-    programs.keep_in(None)
+    programs.use_cache(None)
 
 
 TRACED = []
@@ -105,7 +105,7 @@ def test_a_function_that_has_no_key_is_jitted_and_not_kept(folder):
 
 def test_without_a_place_nothing_is_kept():
     Program(halved, (0, None))(np.ones((3, 2)), np.asarray(1.0))
-    assert programs.program._kept is None
+    assert programs.program._cache is None
 
 
 def test_an_executable_of_jax_s_own_cache_is_not_kept(folder, monkeypatch):
@@ -167,9 +167,9 @@ def test_what_was_typed_in_has_no_key():
 
 
 def test_a_folder_keeps_what_was_used_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_programs, "MOST_BYTES", 1000)
+    monkeypatch.setattr(program_cache, "MOST_BYTES", 1000)
     for number in range(4):
-        folder = kept_programs.ProgramFolder(tmp_path)  # each as in a process of its own, which prunes once
+        folder = program_cache.ProgramFolder(tmp_path)  # each as in a process of its own, which prunes once
         folder.write(str(number), bytes(400))
     assert folder.read("0") is None
     assert folder.read("3") == bytes(400)
@@ -179,13 +179,13 @@ def test_a_folder_keeps_what_was_used_last(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    folder = kept_programs.ProgramFolder(file / "programs")
+    folder = program_cache.ProgramFolder(file / "programs")
     folder.write("key", b"content")
     assert folder.read("key") is None
 
 
 def test_a_program_of_other_versions_is_another(tmp_path):
-    folder = kept_programs.ProgramFolder(tmp_path)
+    folder = program_cache.ProgramFolder(tmp_path)
     folder.write("key", b"content")
     assert folder.read("key") == b"content"
     folder._environment = {"device": "another"}
@@ -210,8 +210,8 @@ def test_a_command_that_loads_its_programs_writes_the_same_bytes(command, tmp_pa
 def test_with_jax_s_own_cache_off_nothing_is_kept():
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        kept_programs.keep()
-        assert programs.program._kept is None
+        program_cache.enable()
+        assert programs.program._cache is None
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
 

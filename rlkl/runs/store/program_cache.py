@@ -1,4 +1,4 @@
-"""Keep compiled programs in the user's cache folder, under a key of all that they depend on."""
+"""The cache of compiled programs: a folder of the user's, with a key of all that a program depends on."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ from rlkl.training import programs
 MOST_BYTES = 2**30  # beyond which the programs that were used longest ago are deleted, down to half of it
 
 
-def keep() -> None:
-    """From now on, keep the programs that this process compiles, unless jax's own cache is off."""
+def enable() -> None:
+    """From now on, load programs from the user's cache folder and write new ones there, unless jax's own cache is off."""
     if jax.config.values["jax_enable_compilation_cache"]:
-        programs.keep_in(ProgramFolder(machine.cache_folder() / "programs"))
+        programs.use_cache(ProgramFolder(machine.cache_folder() / "programs"))
 
 
 class ProgramFolder:
@@ -40,7 +40,7 @@ class ProgramFolder:
         return content
 
     def write(self, key: str, content: bytes) -> None:
-        """Keep this content under a key."""
+        """Write this content under a key."""
         with contextlib.suppress(OSError):  # the disk is full
             checked_files.write(self._file(key), content, self._faults)
         with self._lock:

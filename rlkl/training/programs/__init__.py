@@ -1,5 +1,5 @@
-"""Functions of a block of runs as compiled programs, kept on disk so that a later process neither traces nor compiles them."""
+"""Functions of a block of runs as compiled programs, cached on disk: a later process neither traces nor compiles them."""
 
-from rlkl.training.programs.program import Kept, Program, are_kept, keep_in, static_part
+from rlkl.training.programs.program import Program, ProgramCache, has_cache, static_part, use_cache
 
-__all__ = ["Kept", "Program", "are_kept", "keep_in", "static_part"]
+__all__ = ["Program", "ProgramCache", "has_cache", "static_part", "use_cache"]

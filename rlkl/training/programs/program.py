@@ -1,4 +1,4 @@
-"""A function of a block of runs as a program: compiled, or loaded from where compiled programs are kept."""
+"""A function of a block of runs as a program: compiled, or loaded from a cache."""
 
 import contextlib
 import hashlib
@@ -19,28 +19,28 @@ HEADER = struct.Struct("<Q")  # length of the description before the executable
 
 
 @runtime_checkable
-class Kept(Protocol):
-    """Where compiled programs are kept between processes."""
+class ProgramCache(Protocol):
+    """A cache of compiled programs that outlives the process."""
 
     def read(self, key: str) -> bytes | None:
         """Return the content that was written under this key; None where there is none, or it is damaged."""
 
     def write(self, key: str, content: bytes) -> None:
-        """Keep this content under a key."""
+        """Write this content under a key."""
 
 
-_kept: Kept | None = None
+_cache: ProgramCache | None = None
 
 
-def keep_in(kept: Kept | None) -> None:
-    """From now on, programs are loaded from `kept`, or else compiled and written to it. None: they are kept nowhere."""
-    global _kept
-    _kept = kept
+def use_cache(cache: ProgramCache | None) -> None:
+    """From now on, load programs from this cache, or else compile them and write them to it. None: use no cache."""
+    global _cache
+    _cache = cache
 
 
-def are_kept() -> bool:
-    """Whether programs are kept somewhere."""
-    return _kept is not None
+def has_cache() -> bool:
+    """Whether a cache is used."""
+    return _cache is not None
 
 
 def static_part(tree: Any) -> tuple:
@@ -86,13 +86,13 @@ class Program:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function on a block of runs."""
-        if _kept is None:
+        if _cache is None:
             return self._jitted(*arguments)
         device = jax.config.values["jax_default_device"] or jax.local_devices()[0]
         static = (static_part(arguments), device)
         with self._lock:
             if static not in self._loaded:
-                self._loaded[static] = self._load(_kept, arguments, device)
+                self._loaded[static] = self._load(_cache, arguments, device)
             loaded = self._loaded[static]
         if loaded is None:
             return self._jitted(*arguments)
@@ -103,20 +103,20 @@ class Program:
         """The shapes and dtypes of the result, as `jax.eval_shape`."""
         return jax.eval_shape(self._jitted, *arguments)
 
-    def _load(self, kept: Kept, arguments: tuple, device: jax.Device) -> _Loaded | None:
-        """Load the executable for these arguments, or compile and keep it; None where no key can be given to it."""
+    def _load(self, cache: ProgramCache, arguments: tuple, device: jax.Device) -> _Loaded | None:
+        """Load the executable for these arguments, or compile it and write it to the cache; None where it has no key."""
         try:
             key = self._key(arguments)
         except NoStaticKeyError:
             return None
-        content = kept.read(key)
+        content = cache.read(key)
         if content is not None:
             with contextlib.suppress(Exception):  # what does not fit is compiled anew
                 return _unpack(content, device)
         structure, compiled, code = self._compile(arguments)
         description = result_structure.to_json(structure)
         if code is not None and description is not None:
-            kept.write(key, _pack(description, code))
+            cache.write(key, _pack(description, code))
         return _Loaded(compiled, structure, device)
 
     def _key(self, arguments: tuple) -> str:
