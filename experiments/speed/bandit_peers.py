@@ -51,7 +51,7 @@ def trainer(of: tuple[np.ndarray, np.ndarray], algorithm: str, count: int) -> Ca
 
     def taken(run, state, number):
         low = base.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, number, lambda _, state: loop.step(low, state), state)
+        return loop.steps(low, state, number)
 
     start = jax.jit(jax.vmap(loop.start))
     take = jax.jit(jax.vmap(taken, in_axes=(0, 0, None)), compiler_options=COMPILER_OPTIONS)

@@ -58,7 +58,7 @@ def make(kind: str, length: int = LENGTH) -> Callable[[int], None]:
     @jax.jit
     def advance(run, state, count):
         low = base.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, count, lambda _, state: loop.step(low, state), state)
+        return loop.steps(low, state, count)
 
     state = jax.jit(loop.start)(run)
 

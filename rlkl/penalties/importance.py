@@ -38,6 +38,6 @@ def weights(
     largest = jnp.log(penalty.truncation)
 
     def count(tokens):
-        return jnp.sum(batch.weight * jnp.sum((mask & tokens).astype(log_ratio.dtype), axis=1))
+        return batch.mean(jnp.sum((mask & tokens).astype(log_ratio.dtype), axis=1))
 
     return Weights(jnp.exp(jnp.minimum(log_ratio, largest)), count(log_ratio > largest) / count(mask))

@@ -75,7 +75,7 @@ def saturation(penalty: settings.PenaltySettings, positions: Positions, batch: B
     u, mask = _log_ratios(penalty, positions, batch), _mask(penalty, batch)
 
     def count(tokens):
-        return jnp.sum(batch.weight * jnp.sum(tokens.astype(u.dtype), axis=1))
+        return batch.mean(jnp.sum(tokens.astype(u.dtype), axis=1))
 
     def share(beyond):
         return count(mask & beyond) / count(mask)
@@ -148,4 +148,4 @@ def from_reference(penalty: settings.PenaltySettings, positions: Positions, batc
         per_token = _full(div, Params(), positions, batch)
     else:
         per_token = -log_ratio(positions, batch)
-    return jnp.sum(batch.weight * jnp.sum(per_token, axis=1))
+    return batch.mean(jnp.sum(per_token, axis=1))

@@ -28,6 +28,10 @@ class Batch(NamedTuple):
     weight: Float[Array | np.ndarray, " N"]
     size: int
 
+    def mean(self, values: Float[Array, "N ..."]) -> Float[Array, "..."]:
+        """The weighted mean over the batch, as a product: on CPUs sums over the first axis of an array are slow."""
+        return jnp.tensordot(jnp.asarray(self.weight), values, 1, precision=jax.lax.Precision.HIGHEST)
+
 
 class Positions(NamedTuple):
     """The distinct rows of policy and reference, and `row`, the index of each position's row."""

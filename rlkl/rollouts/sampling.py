@@ -25,19 +25,22 @@ def cumulative(log_pi: Float[Array, "*n V"]) -> Float[Array, "*n V"]:
 
 
 def _sums_in_parts(x: Float[Array, "*n V"]) -> Float[Array, "*n P W"]:
-    """Cumulative sums of numbers that are not negative, in P parts of W, the last one padded with zeros.
+    """Cumulative sums of numbers that are not negative, in P parts of W; the last part is continued by its total.
 
     They are products with triangular matrices of ones, on a CPU several times as fast as `jnp.cumsum`. All sums of a product
     add the same numbers, or zeros in their place, in the same order, and rounding preserves order: so no sum is below the one
     before it, and it equals that one where zero was added. The sums up to the end of each part are computed alike and bound
     those within it, so that this holds from part to part.
     """
-    parts = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % PART)]).reshape(*x.shape[:-1], -1, PART)
-    within = _triangular_product(parts)
+    full = x.shape[-1] // PART * PART  # the rest is not padded: XLA would not vectorise the exponentials before a pad
+    within = _triangular_product(x[..., :full].reshape(*x.shape[:-1], -1, PART))
+    if full < x.shape[-1]:
+        within = jnp.concatenate([within, _triangular_product(x[..., None, full:])], axis=-2)
     totals = within[..., -1:]
-    count = parts.shape[-2]
+    count = within.shape[-2]
     of_parts = totals[..., 0]
-    ends = (_triangular_product(of_parts) if count <= PART else _joined(_sums_in_parts(of_parts), count))[..., None]
+    ends = _triangular_product(of_parts)[..., :count] if count <= PART else _joined(_sums_in_parts(of_parts), count)
+    ends = ends[..., None]
     starts = jnp.concatenate([jnp.zeros_like(ends[..., :1, :]), ends[..., :-1, :]], axis=-2)
     return jnp.where(within == totals, ends, jnp.minimum(starts + within, ends))
 
@@ -47,19 +50,29 @@ def _joined(parts: Float[Array, "*n P W"], size: int) -> Float[Array, "*n V"]:
     return parts.reshape(*parts.shape[:-2], -1)[..., :size]
 
 
-def _triangular_product(x: Float[Array, "*n K"]) -> Float[Array, "*n K"]:
-    ones = np.triu(np.ones((x.shape[-1], x.shape[-1])))
+def _triangular_product(x: Float[Array, "*n K"]) -> Float[Array, "*n W"]:
+    """The cumulative sums of each row, as a product; rows are continued to PART sums by their total."""
+    ones = np.triu(np.ones((x.shape[-1], PART)))
     return jnp.matmul(x, jnp.asarray(ones, x.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def inverse_cdf(uniform: Float[Array, "*n"], cdf: Float[Array, "*n V"]) -> Int[Array, "*n"]:
-    """The token sampled by each uniform number in [0, 1), by inverse CDF.
+def inverse_cdf(uniform: Float[Array, " N"], cdf: Float[Array, "R V"], row: Int[Array, " N"]) -> Int[Array, " N"]:
+    """The token sampled by each uniform number in [0, 1) from its row of the CDF, by a binary search.
 
     The uniform is scaled by the last entry of the row, so that a token of probability zero is never sampled.
     """
-    scaled = uniform[..., None] * cdf[..., -1:]
-    token = jnp.sum(cdf <= scaled, axis=-1, dtype=jnp.int32)
-    return jnp.minimum(token, cdf.shape[-1] - 1)
+    entries, last = cdf.reshape(-1), cdf.shape[1] - 1
+    start = row * cdf.shape[1]
+
+    def entry(token):
+        return entries.at[start + token].get(mode="promise_in_bounds")
+
+    scaled = uniform * entry(last)
+    token = jnp.zeros_like(row)
+    for step in (1 << bit for bit in reversed(range(last.bit_length()))):
+        beyond = token + step  # the entries before it are not above the number, if the one just before it is not
+        token = jnp.where((beyond <= last) & (entry(jnp.minimum(beyond, last) - 1) <= scaled), beyond, token)
+    return token
 
 
 def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
@@ -93,7 +106,7 @@ def walk_with_rows(
     uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy
 ) -> tuple[Batch, Float[Array, "N T V"]]:
     """The batch of `walk`, and the rows of log-probabilities that its tokens were sampled from."""
-    next_state, last_decision = jnp.asarray(automaton.next_state), automaton.decisions - 1
+    next_state, last_decision = jnp.asarray(automaton.next_state).reshape(-1), automaton.decisions - 1
     size = uniform.shape[1]
     carry, next_row = _row_reader(policy, size)
 
@@ -101,35 +114,41 @@ def walk_with_rows(
         carry, token, state = loop_state
         position, numbers = inputs
         alive, decision = state <= last_decision, jnp.minimum(state, last_decision)
-        carry, cdf, log_pi = next_row(carry, position, token, decision)
-        token = jnp.where(alive, inverse_cdf(numbers, cdf), 0)
-        after = jnp.where(alive, next_state[decision, token], state)
-        return (carry, token, after), (token, after, alive, log_pi)
+        carry, cdf, row, log_pi = next_row(carry, position, token, decision)
+        token = jnp.where(alive, inverse_cdf(numbers, cdf, row), 0)
+        after = next_state.at[decision * automaton.vocabulary + token].get(mode="promise_in_bounds")
+        after = jnp.where(alive, after, state)
+        return (carry, token, after), (token, after, log_pi)
 
     start = jnp.full((size,), automaton.start, jnp.int32)
     before = jnp.full((size,), automaton.vocabulary, jnp.int32)
     inputs = (jnp.arange(automaton.horizon, dtype=jnp.int32), uniform)
-    _, (tokens, after, mask, rows) = jax.lax.scan(step, (carry, before, start), inputs)
+    _, (tokens, after, rows) = jax.lax.scan(step, (carry, before, start), inputs)
     states = jnp.concatenate([start[None], after])
     weight = jnp.full((size,), 1.0 / size, uniform.dtype)
-    return Batch(tokens.T, states.T, mask.T, weight, size), jnp.swapaxes(rows, 0, 1)
+    return Batch(tokens.T, states.T, (states[:-1] <= last_decision).T, weight, size), jnp.swapaxes(rows, 0, 1)
 
 
 def _row_reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
-    """The initial carry of a walk, and the function (carry, position, token, state) -> (carry, CDF, log-probabilities)."""
+    """The initial carry of a walk, and a function that reads the next rows.
+
+    It maps (carry, position, token, state) to (carry, CDFs, the index of each sequence's CDF, log-probabilities).
+    """
     if isinstance(policy, Policy):
         rows = policy.rows()
-        sums, last = cumulative(rows), rows.shape[0] - 1
+        last, states, vocabulary = rows.shape[0] - 1, *rows.shape[1:]
+        log_pi = rows.reshape(-1, vocabulary)
+        sums = cumulative(log_pi)
 
         def look_up(carry, position, token, state):
-            index = (jnp.minimum(position, last), state)
-            return carry, sums[index], rows[index]
+            row = jnp.minimum(position, last) * states + state
+            return carry, sums, row, log_pi[row]
 
         return None, look_up
 
     def step(carry, position, token, state):
         carry, log_pi = policy.step(carry, token, state)
-        return carry, cumulative(jax.lax.stop_gradient(log_pi)), log_pi
+        return carry, cumulative(jax.lax.stop_gradient(log_pi)), jnp.arange(size, dtype=jnp.int32), log_pi
 
     return policy.start(size), step
 

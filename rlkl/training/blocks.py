@@ -20,6 +20,7 @@ from rlkl.training.programs import Program, static_part
 from rlkl.training.spec import Run
 
 WIDEST = 64  # runs in a block of small tables: the small operations of a step take as long for 64 runs as for one
+BANDIT_CELLS, CELLS = 8192, 1024  # in the tables of a block; in larger blocks a run takes no less time, or more
 CACHED = 8  # static parts; each takes 30 to 100 MB, and 650 to 1,300 of the 65,530 mappings that Linux gives a process
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}  # of `advance`; by default XLA uses half the width of AVX-512
 
@@ -69,7 +70,8 @@ def width(run: Run) -> int:
     """Number of runs in a block; depends on static settings only."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
-    return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(WIDEST, 1024 // cells))
+    largest = BANDIT_CELLS if automaton.horizon == 1 else CELLS
+    return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(WIDEST, largest // cells))
 
 
 def stack(runs: Sequence[Run], size: int) -> Run:

@@ -154,7 +154,8 @@ def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Ro
 
 
 class UpdateResult(NamedTuple):
-    """The parameters and optimiser after one update; finite: whether the loss, the gradient and the parameters are."""
+    """The parameters and optimiser after one update; finite: whether the loss and the gradient are, and
+    the parameters with certainty."""
 
     trainable: Any
     optimizer: optax.OptState
@@ -171,8 +172,12 @@ def _update(run: Run, trainable, optimizer_state, loss_function) -> UpdateResult
         method = optimizer(settings.optimizer, settings.steps * epochs(run))
         updates, optimizer_state = method.update(gradient, optimizer_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-    finite = jnp.isfinite(value) & jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, trainable))]).all()
-    return UpdateResult(trainable, optimizer_state, optax.tree.norm(gradient), batch_stats, finite)
+    norm = optax.tree.norm(gradient)
+    # No update is much larger than this: Adam's are of the order of the learning rate, and all others at most of its product
+    # with the norm. While the square is finite, no parameter overflows, and neither does Adam's second moment.
+    largest = settings.optimizer.learning_rate * jnp.maximum(norm, 1.0)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(jnp.square(largest))
+    return UpdateResult(trainable, optimizer_state, norm, batch_stats, finite)
 
 
 def epochs(run: Run) -> int:
@@ -181,10 +186,11 @@ def epochs(run: Run) -> int:
     return run.settings.algorithm.epochs if algorithm is not None and algorithm.clipped else 1
 
 
-def step(run: Run, state: State) -> State:
+def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State:
     """Take one training step: a batch (or an exact gradient) and its updates.
 
-    If the loss, the gradient or the parameters are not finite, the state stays as it was.
+    Where the loss or the gradient is not finite, or the update could leave parameters that are not, the state stays as it was.
+    logged: whether the step's statistics are logged; those that only the log reads are NaN where not.
     """
     settings, objective = run.settings, training_objective(run, state)
     stale_index = state.step % max(1, settings.rollout.staleness)
@@ -194,12 +200,12 @@ def step(run: Run, state: State) -> State:
     if epochs(run) == 1:
 
         def step_loss(parameters):
-            return sampled_losses.loss(settings, objective, eqx.combine(parameters, rest), baseline, key, sampler)
+            return sampled_losses.loss(settings, objective, eqx.combine(parameters, rest), baseline, key, sampler, logged)
 
         result = _update(run, trainable, state.optimizer, step_loss)
     else:
         batch, old_positions, sampler_log_pi = sampled_losses.gather(settings, objective, sampler, state.policy, key)
-        experience = sampled_losses.experience(settings, objective, old_positions, batch, baseline, sampler_log_pi)
+        experience = sampled_losses.experience(settings, objective, old_positions, batch, baseline, sampler_log_pi, logged)
 
         def epoch_loss(parameters):
             policy = eqx.combine(parameters, rest)
@@ -239,6 +245,11 @@ def step(run: Run, state: State) -> State:
         stopped=state.stopped,
     )
     return jax.tree.map(lambda new, old: jnp.where(result.finite, new, old), after, state)
+
+
+def steps(run: Run, state: State, count: Int[Array, ""] | int) -> State:
+    """Take `count` training steps, of which the last one is logged."""
+    return jax.lax.fori_loop(0, count, lambda i, state: step(run, state, i == count - 1), state)
 
 
 def _updated_anchor(settings: ReferenceSettings, state: State, policy: AnyPolicy) -> AnyPolicy | None:
@@ -286,7 +297,7 @@ def advance(run: Run, optimum: optimal_policy.Optimum, state: State, start: Int[
     def log_interval(state, first_step):
         count = jnp.clip(settings.steps - first_step, 0, settings.log_every)
         count = count if state.stopped is None else jnp.where(state.stopped, 0, count)
-        state = jax.lax.fori_loop(0, count, lambda _, state: step(cast_run, state), state)
+        state = steps(cast_run, state, count)
         new_row = observe(run, optimum, state)
         if state.stopped is not None:
             state = state._replace(stopped=state.stopped | (new_row.report.values.kl_pi_ref > settings.stop_kl))

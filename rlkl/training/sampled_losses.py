@@ -1,10 +1,11 @@
 """Losses of one training step: pure functions of settings, an objective and a batch, sampled, counted or enumerated."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlkl import algorithms, divergences, exact, policies
 from rlkl.divergences import Params
@@ -22,6 +23,8 @@ REFERENCE = 2**31 - 3  # folded into the key of samples from the reference; trai
 
 class BatchStats(NamedTuple):
     """What is logged of a batch; NaN where there is nothing to log.
+
+    Only reward and controller_kl are computed in every step: the next steps read them.
 
     reward: mean return, less the penalty where it is in the reward.
     kl: mean k1, k2 and k3 per sequence, in nats.
@@ -92,10 +95,12 @@ def experience(
     batch: Batch,
     baseline: Float[Array, ""],
     sampler_log_pi: Float[Array, "N T"] | None = None,
+    logged: Bool[Array, ""] | bool = True,
 ) -> Experience:
     """The advantages, importance weights and statistics of a batch.
 
-    baseline: moving average of earlier batches' returns. sampler_log_pi: as in `Rollout`.
+    baseline: moving average of earlier batches' returns. sampler_log_pi: as in `Rollout`. logged: whether the step's statistics
+    are logged; those that only the log reads are NaN where not.
     """
     penalty, beta = settings.penalty, objective.beta
     positions = jax.lax.stop_gradient(positions)
@@ -112,20 +117,29 @@ def experience(
     returns = algorithms.returns_to_go(rewards) - beta * cost
     algorithm = algorithms.REGISTRY[settings.algorithm.name]
     advantages = algorithm.advantage(returns, batch, baseline)
-    beta_effective = jnp.full((), jnp.nan, log_pi.dtype)
-    if algorithm.factor is not None:
-        in_loss = penalty.placement == "loss"
-        beta_effective = beta / algorithm.factor(returns, batch) if in_loss else jnp.asarray(beta, log_pi.dtype)
-    clamped, truncated = terms.saturation(penalty, positions, batch)
-    importance_weight = None
+    importance_weight, truncated_weights = None, None
     if sampler_log_pi is not None:
         importance_weight, truncated_weights = importance.weights(penalty, log_pi, sampler_log_pi, batch)
+
+    def statistics() -> BatchStats:
+        beta_effective = jnp.full((), jnp.nan, log_pi.dtype)
+        if algorithm.factor is not None:
+            in_loss = penalty.placement == "loss"
+            beta_effective = beta / algorithm.factor(returns, batch) if in_loss else jnp.asarray(beta, log_pi.dtype)
+        clamped, truncated = terms.saturation(penalty, positions, batch)
         truncated = truncated if truncated_weights is None else truncated_weights
-    u = terms.log_ratio(positions, batch)
-    kl = {name: jnp.sum(batch.weight * jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
-    reward, controller_kl = jnp.sum(batch.weight * returns[:, 0]), _controller_kl(penalty, positions, batch)
-    batch_stats = BatchStats(reward, kl, controller_kl, beta_effective, clamped, truncated)
+        u = terms.log_ratio(positions, batch)
+        kl = {name: batch.mean(jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
+        return BatchStats(reward, kl, controller_kl, beta_effective, clamped, truncated)
+
+    reward, controller_kl = batch.mean(returns[:, 0]), _controller_kl(penalty, positions, batch)
+    batch_stats = _if_logged(logged, statistics, empty_stats(reward, controller_kl))
     return Experience(log_pi, advantages, importance_weight, batch_stats)
+
+
+def _if_logged(logged: Bool[Array, ""] | bool, statistics: Callable[[], BatchStats], otherwise: BatchStats) -> BatchStats:
+    """The statistics of a logged step, else `otherwise`; they are computed only where they are logged."""
+    return statistics() if logged is True else jax.lax.cond(logged, statistics, lambda: otherwise)
 
 
 def surrogate(
@@ -153,15 +167,19 @@ def loss(
     baseline: Float[Array, ""],
     key: PRNGKeyArray,
     sampler: AnyPolicy | None = None,
+    logged: Bool[Array, ""] | bool = True,
 ) -> tuple[Array, BatchStats]:
-    """Loss of a step of one update, and the statistics of its batch; the objective's leaves are in the training dtype."""
+    """Loss of a step of one update, and the statistics of its batch; the objective's leaves are in the training dtype.
+
+    logged: as in `experience`.
+    """
     if algorithms.gradient_kind(settings.algorithm.name) == "exact":
         value = exact_losses.loss(settings.algorithm, objective, policy)
         controlled = settings.penalty.controller in STEERED
         controller_kl = exact_losses.controller_kl(objective, policy) if controlled else jnp.nan
         return value, empty_stats(-value, jnp.asarray(controller_kl, value.dtype))
     batch, positions, sampler_log_pi = gather(settings, objective, sampler, policy, key)
-    targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi)
+    targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged)
     value = surrogate(settings, objective.beta, positions, batch, targets)
     return value + off_batch_penalty(settings, objective, policy, key), targets.batch_stats
 
@@ -172,7 +190,7 @@ def _controller_kl(penalty: PenaltySettings, positions: Positions, batch: Batch)
     if penalty.controller not in STEERED:
         return jnp.full((), jnp.nan, positions.log_pi.dtype)
     rows = estimators.full(divergences.REGISTRY["kl_pi_ref"], Params(), positions.log_pi, positions.log_ref)
-    return jnp.sum(batch.weight * jnp.sum(positions.at_positions(rows, batch), axis=1))
+    return batch.mean(jnp.sum(positions.at_positions(rows, batch), axis=1))
 
 
 def off_batch_penalty(

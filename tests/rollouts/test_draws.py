@@ -102,3 +102,27 @@ def test_the_entries_of_a_counted_batch_are_the_row_itself():
     listed = batch.enumerate_all(bandit(40))
     assert batch.has_each_token_once(listed, 40)
     assert not batch.has_each_token_once(listed, 41)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 31, 32, 33, 40, 1000])
+def test_the_binary_search_is_a_plain_one(tokens):
+    """In many rows with zeros and ties, and for the smallest and the largest uniform number."""
+    rows, size = 7, 300
+    probability = np.stack([hard_row(max(tokens, 2), seed)[:tokens] + (tokens == 1) for seed in range(rows)])
+    cdf = np.asarray(sampling.cumulative(jnp.asarray(log(probability))))
+    row = np.random.default_rng(tokens).integers(rows, size=size).astype(np.int32)
+    uniform = np.append(np.asarray(jax.random.uniform(jax.random.key(0), (size - 2,))), [0.0, 1.0 - 2.0**-24]).astype(
+        np.float32
+    )
+    drawn = np.asarray(jax.jit(sampling.inverse_cdf)(uniform, cdf, row))
+    plain = [np.searchsorted(cdf[r], u * cdf[r, -1], side="right") for u, r in zip(uniform, row, strict=True)]
+    np.testing.assert_array_equal(drawn, plain)
+    assert (probability[row, drawn] > 0.0).all()
+
+
+def test_the_mean_of_a_batch_is_its_weighted_sum():
+    draw = np.random.default_rng(0)
+    weight, values = draw.dirichlet(np.ones(5)), draw.normal(size=(5, 3))
+    of = batch.Batch(np.zeros((5, 3), int), np.zeros((5, 4), int), np.ones((5, 3), bool), weight, 5)
+    np.testing.assert_allclose(of.mean(jnp.asarray(values)), weight @ values, rtol=1e-14)
+    np.testing.assert_allclose(of.mean(jnp.asarray(values[:, 0])), weight @ values[:, 0], rtol=1e-14)

@@ -13,6 +13,7 @@ from rlkl.divergences import REGISTRY
 from rlkl.exact import Objective
 from rlkl.penalties import expected_gradient as penalties_expected_gradient
 from rlkl.penalties import options
+from rlkl.policies import base
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.settings import AGGREGATIONS
@@ -23,7 +24,7 @@ ARMS = {"name": "bandit/custom", "reward": [0.0, 1.0, 0.3, -0.5], "reference": [
 
 
 def bandit_run(algorithm: str | dict, **groups) -> spec.Run:
-    top = {key: groups.pop(key) for key in ("batch_size", "steps", "dtype") if key in groups}
+    top = {key: groups.pop(key) for key in ("batch_size", "steps", "log_every", "dtype") if key in groups}
     algorithm = {"name": algorithm} if isinstance(algorithm, str) else algorithm
     plain = {"task": ARMS, "algorithm": algorithm, "policy": {"init": "random"}, **groups, **top}
     return jax.tree.map(jnp.asarray, build(plain).run)
@@ -226,6 +227,36 @@ def test_every_batch_is_logged_with_its_k1_k2_and_k3():
         u = np.asarray(state.policy.table() - run.reference.table())[0, 0]
         for name, k in {"k1": u, "k2": u**2 / 2, "k3": np.exp(-u) - 1 + u}.items():
             np.testing.assert_allclose(after.batch_stats.kl[name], np.sum(np.asarray(batch.weight) * k), rtol=1e-9)
+
+
+def test_a_row_has_the_statistics_of_its_step_and_other_steps_none():
+    """With limits, a controller and scaled advantages, so that no statistic is NaN where it is logged."""
+    limits = {"clamp": 0.02, "truncation": 1.01, "controller": "adaptive", "target_kl": 0.1}
+    penalty = {"divergence": "kl_ref_pi", "estimator": "score", "beta": 0.3, **limits}
+    run = bandit_run("grpo", penalty=penalty, dtype="float64", steps=25, log_every=10)
+    run = base.cast(run, jnp.float64)
+    start = loop.start(run)
+    _, rows = jax.jit(loop.advance)(run, loop.prepare(run, start)[0], start, jnp.int32(0))
+    step, state, after = jax.jit(loop.step), start, {}
+    for number in range(25):
+        unlogged = step(run, state, jnp.asarray(False)).batch_stats
+        state = step(run, state, jnp.asarray(True))
+        after[number + 1] = state.batch_stats
+        assert unlogged.reward == state.batch_stats.reward
+        assert unlogged.controller_kl == state.batch_stats.controller_kl
+        only_logged = (unlogged.kl, unlogged.beta_effective, unlogged.clamped, unlogged.truncated)
+        assert np.isnan(jax.tree.leaves(only_logged)).all()
+    for i, number in enumerate((10, 20, 25)):
+        for name, column in zip(rows.batch_stats._fields, rows.batch_stats, strict=True):
+            got, expected = jax.tree.leaves(column), jax.tree.leaves(getattr(after[number], name))
+            np.testing.assert_allclose([x[i] for x in got], expected, rtol=1e-9, err_msg=f"{name} at {number}")
+            assert np.isfinite(expected).all()
+
+
+def test_returns_to_go_are_the_sums_from_each_position_on():
+    rewards = np.random.default_rng(0).normal(size=(4, 9))
+    expected = [[row[t:].sum() for t in range(9)] for row in rewards]
+    np.testing.assert_allclose(algorithms.returns_to_go(jnp.asarray(rewards)), expected, rtol=1e-13)
 
 
 def test_the_defaults_are_exact_everywhere():

@@ -11,7 +11,7 @@ from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks import REGISTRY as TASKS
-from rlkl.training import blocks, loop, spec
+from rlkl.training import blocks, loop, sampled_losses, spec
 
 BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
 STRICT = sorted(set(REGISTRY) - {"total_variation"})
@@ -168,6 +168,36 @@ def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
     assert second.rows.step[-1] < 100
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(second.state.policy))
     assert np.isfinite(second.final.outcomes.policy).all()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("bad", ["one gradient entry", "loss", "learning rate", "overflow of the second moment"])
+def test_a_step_that_is_not_finite_changes_nothing(name, bad, monkeypatch):
+    """Each cause alone, the rest finite; the last one leaves Adam's parameters finite, and stuck for good."""
+    rate = 1e30 if bad == "learning rate" else 0.1
+    made = run("bandit/random", "kl_pi_ref", 0.1, steps=10, optimizer={"name": name, "learning_rate": rate}, dtype="float32")
+    made = jax.tree.map(jnp.asarray, made)
+    low = base.cast(made, jnp.float32)
+    state = loop.start(made)
+    true_loss = sampled_losses.loss
+
+    def loss(settings, objective, policy, *rest):
+        value, batch_stats = true_loss(settings, objective, policy, *rest)
+        logit = policy.logits.reshape(-1)[0]
+        if bad == "one gradient entry":
+            value = value + jnp.sqrt(jnp.abs(logit - jax.lax.stop_gradient(logit)))
+        elif bad == "loss":
+            value = value + jnp.inf
+        elif bad == "overflow of the second moment":
+            value = value + 1e25 * logit
+        return value, batch_stats
+
+    good = jax.jit(lambda state: loop.step(low, state))(state)
+    monkeypatch.setattr(sampled_losses, "loss", loss)
+    after = jax.jit(lambda state: loop.step(low, state))(state)
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert good.step == (0 if bad == "learning rate" else 1)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
