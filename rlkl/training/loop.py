@@ -154,8 +154,8 @@ def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Ro
 
 
 class UpdateResult(NamedTuple):
-    """The parameters and optimiser after one update; finite: whether the loss and the gradient are, and
-    the parameters with certainty."""
+    """The parameters and optimiser after one update; finite: whether the loss, the gradient and so
+    the parameters are."""
 
     trainable: Any
     optimizer: optax.OptState
