@@ -76,7 +76,7 @@ class Network(eqx.Module):
 
     def __init_subclass__(cls, **rest: Any):
         super().__init_subclass__(**rest)
-        _precisely(cls, ("start", "step", "score"))
+        _precisely(cls, ("start", "step", "score", "score_sampled"))
 
     @abc.abstractmethod
     def start(self, size: int) -> Any:
@@ -89,6 +89,10 @@ class Network(eqx.Module):
     @abc.abstractmethod
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
         """The log-probabilities at every position of these sequences (teacher forcing)."""
+
+    def score_sampled(self, carry: Any, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        """The same as `score`, for sequences that were sampled with this last carry, which a network may read values from."""
+        return self.score(tokens, states)
 
 
 AnyPolicy = Policy | Network

@@ -12,6 +12,24 @@ from rlkl.tasks.automaton import Task
 INITS = ("reference", "uniform", "random")
 
 
+def product(
+    x: Float[Array, "m K"], weight: Float[Array, "K N"], known: Float[Array, "m N"] | None = None
+) -> Float[Array, "m N"]:
+    """x @ weight. Where its value is `known`, it is not computed again, but has the same gradient."""
+    return x @ weight if known is None else _known_product(x, weight, known)
+
+
+@jax.custom_jvp
+def _known_product(x, weight, known):
+    return known
+
+
+@_known_product.defjvp
+def _known_product_jvp(primals, tangents):
+    (x, weight, known), (x_tangent, weight_tangent, _) = primals, tangents
+    return known, x_tangent @ weight + x @ weight_tangent
+
+
 class Head(eqx.Module):
     """The output layer: log-softmax of base[state] + features @ weight + bias over the supported tokens of the state.
 

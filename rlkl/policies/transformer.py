@@ -8,16 +8,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlkl.errors import SettingsError
-from rlkl.policies import heads
+from rlkl.policies import attention, heads
 from rlkl.policies.base import Network, register
 from rlkl.policies.heads import Head
 
 
-class Cache(NamedTuple):
-    """The key-value cache: keys and values of each layer for the positions before `position`."""
+class Products(NamedTuple):
+    """What a layer's four weights made of their inputs: a row for each position of each sequence, or None where unknown."""
 
-    keys: tuple[Float[Array, "n T H"], ...]
-    values: tuple[Float[Array, "n T H"], ...]
+    attend: Float[Array, "m G"] | None = None
+    project: Float[Array, "m H"] | None = None
+    expand: Float[Array, "m F"] | None = None
+    contract: Float[Array, "m H"] | None = None
+
+
+class Cache(NamedTuple):
+    """What each layer computed for the positions before `position`: keys and values by head, and all its products."""
+
+    keys: tuple[Float[Array, "n h T d"], ...]
+    values: tuple[Float[Array, "n h T d"], ...]
+    products: tuple[Products, ...]
     position: Int[Array, ""]
 
 
@@ -40,14 +50,19 @@ class Layer(eqx.Module):
     contract: Float[Array, "H F"]
     scales: Float[Array, "two H"]  # of the two norms
 
-    def query_key_value(self, x: Float[Array, "m H"]) -> list[Float[Array, "m H"]]:
+    def query_key_value(self, x: Float[Array, "m H"], known: Products) -> Float[Array, "m G"]:
         """Query, key and value of each position."""
-        return jnp.split(norm(x, self.scales[0]) @ self.attend, 3, axis=-1)
+        return heads.product(norm(x, self.scales[0]), self.attend, known.attend)
 
-    def output(self, x: Float[Array, "m H"], mixed: Float[Array, "m H"]) -> Float[Array, "m H"]:
-        """The block's output, from its input and the mixed values of attention."""
-        x = x + mixed @ self.project
-        return x + jax.nn.gelu(norm(x, self.scales[1]) @ self.expand) @ self.contract.T
+    def output(
+        self, x: Float[Array, "m H"], mixed: Float[Array, "m H"], known: Products
+    ) -> tuple[Float[Array, "m H"], Products]:
+        """The block's output, from its input and the mixed values of attention, and its products."""
+        projected = heads.product(mixed, self.project, known.project)
+        x = x + projected
+        expanded = heads.product(norm(x, self.scales[1]), self.expand, known.expand)
+        contracted = heads.product(jax.nn.gelu(expanded), self.contract.T, known.contract)
+        return x + contracted, Products(known.attend, projected, expanded, contracted)
 
 
 class Transformer(Network):
@@ -60,37 +75,50 @@ class Transformer(Network):
     head: Head
     heads: int = eqx.field(static=True)
 
-    def _attention(self, query, keys, values, visible) -> Float[Array, "n q H"]:
-        """Multi-head attention; query: [n, q, H], keys and values: [n, T, H], visible: [q, T]."""
-        q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (query, keys, values))
-        match = jnp.einsum("nqhd,nthd->nhqt", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-        weight = jax.nn.softmax(jnp.where(visible[None, None], match, -jnp.inf), axis=-1)
-        return jnp.einsum("nhqt,nthd->nqhd", weight, v).reshape(query.shape)
-
     def start(self, size: int) -> Cache:
-        empty = (jnp.zeros((size, *self.place.shape), self.place.dtype),) * len(self.layers)
-        return Cache(empty, empty, jnp.zeros((), jnp.int32))
+        length, width = self.place.shape
+
+        def zeros(*shape):
+            return jnp.zeros((size, *shape), self.place.dtype)
+
+        empty = (zeros(self.heads, length, width // self.heads),) * len(self.layers)
+        products = Products(*(zeros(length, times * width) for times in (3, 1, 4, 1)))
+        return Cache(empty, empty, (products,) * len(self.layers), jnp.zeros((), jnp.int32))
 
     def step(self, carry: Cache, token: Int[Array, " n"], state: Int[Array, " n"]) -> tuple[Cache, Float[Array, "n V"]]:
         position = carry.position
         embedded = self.embedding[token]
         x = embedded + jnp.broadcast_to(self.place[position], embedded.shape)
-        visible = (jnp.arange(self.place.shape[0], dtype=position.dtype) <= position)[None]
-        cached_keys, cached_values = [], []
-        for layer, keys, values in zip(self.layers, carry.keys, carry.values, strict=True):
-            query, key, value = layer.query_key_value(x)
-            cached_keys.append(jax.lax.dynamic_update_slice_in_dim(keys, key[:, None], position, axis=1))
-            cached_values.append(jax.lax.dynamic_update_slice_in_dim(values, value[:, None], position, axis=1))
-            x = layer.output(x, self._attention(query[:, None], cached_keys[-1], cached_values[-1], visible)[:, 0])
-        return Cache(tuple(cached_keys), tuple(cached_values), position + 1), self.head(norm(x, self.scale), state)
+
+        def put(cached, new):
+            return jax.lax.dynamic_update_slice_in_dim(cached, new[..., None, :], position, axis=-2)
+
+        keys, values, products = [], [], []
+        for layer, old_keys, old_values, old_products in zip(self.layers, *carry[:-1], strict=True):
+            attend = layer.query_key_value(x, Products())
+            query, key, value = (part.reshape(len(part), self.heads, -1) for part in jnp.split(attend, 3, axis=-1))
+            keys.append(put(old_keys, key))
+            values.append(put(old_values, value))
+            mixed = attention.at_position(query, keys[-1], values[-1], position)
+            x, new = layer.output(x, mixed.reshape(x.shape), Products(attend))
+            products.append(jax.tree.map(put, old_products, new))
+        cache = Cache(tuple(keys), tuple(values), tuple(products), position + 1)
+        return cache, self.head(norm(x, self.scale), state)
 
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        return self._score(tokens, states, (Products(),) * len(self.layers))
+
+    def score_sampled(self, carry: Cache, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
+        return self._score(tokens, states, jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), carry.products))
+
+    def _score(self, tokens, states, known: tuple[Products, ...]) -> Float[Array, "N T V"]:
         embedded = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
-        visible = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         x = (embedded + jnp.broadcast_to(self.place, embedded.shape)).reshape(-1, embedded.shape[-1])
-        for layer in self.layers:
-            query, key, value = (part.reshape(embedded.shape) for part in layer.query_key_value(x))
-            x = layer.output(x, self._attention(query, key, value, visible).reshape(x.shape))
+        for layer, products in zip(self.layers, known, strict=True):
+            attend = layer.query_key_value(x, products)
+            parts = (*tokens.shape, self.heads, -1)
+            query, key, value = (part.reshape(parts) for part in jnp.split(attend, 3, axis=-1))
+            x, _ = layer.output(x, attention.causal(query, key, value).reshape(x.shape), products)
         return self.head(norm(x, self.scale).reshape(embedded.shape), states[:, :-1])
 
 

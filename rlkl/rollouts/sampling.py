@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
 from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_dtype, positions_from_rows
-from rlkl.rollouts.scoring import positions, rows_along, sampling_log_probability
+from rlkl.rollouts.scoring import CHUNK_SIZE, positions, rows_along, sampling_log_probability
 from rlkl.tasks.automaton import Automaton
 
 PART = 32  # largest number of probabilities that are summed and searched in one pass
@@ -106,6 +106,11 @@ def walk_with_rows(
     uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy
 ) -> tuple[Batch, Float[Array, "N T V"]]:
     """The batch of `walk`, and the rows of log-probabilities that its tokens were sampled from."""
+    return _walk(uniform, automaton, policy)[:2]
+
+
+def _walk(uniform, automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Float[Array, "N T V"], Any]:
+    """The batch and rows of `walk_with_rows`, and the policy's last carry."""
     next_state, last_decision = jnp.asarray(automaton.next_state).reshape(-1), automaton.decisions - 1
     size = uniform.shape[1]
     carry, next_row = _row_reader(policy, size)
@@ -123,10 +128,11 @@ def walk_with_rows(
     start = jnp.full((size,), automaton.start, jnp.int32)
     before = jnp.full((size,), automaton.vocabulary, jnp.int32)
     inputs = (jnp.arange(automaton.horizon, dtype=jnp.int32), uniform)
-    _, (tokens, after, rows) = jax.lax.scan(step, (carry, before, start), inputs)
+    (carry, _, _), (tokens, after, rows) = jax.lax.scan(step, (carry, before, start), inputs)
     states = jnp.concatenate([start[None], after])
     weight = jnp.full((size,), 1.0 / size, uniform.dtype)
-    return Batch(tokens.T, states.T, (states[:-1] <= last_decision).T, weight, size), jnp.swapaxes(rows, 0, 1)
+    batch = Batch(tokens.T, states.T, (states[:-1] <= last_decision).T, weight, size)
+    return batch, jnp.swapaxes(rows, 0, 1), carry
 
 
 def _row_reader(policy: AnyPolicy, size: int) -> tuple[Any, Callable]:
@@ -181,9 +187,13 @@ def _counts_in_parts(uniform: Float[Array, " N"], cdf: Float[Array, "P W"]) -> F
 def sample_with_positions(
     key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
 ) -> tuple[Batch, Positions]:
-    """Sample a batch and return it with its `positions`. A stepwise network runs once: its rows are reused."""
-    if isinstance(policy, Network) and policy.stepwise:
-        batch, log_pi = walk_with_rows(uniforms(key, automaton, policy, size), automaton, policy)
+    """Sample a batch and return it with its `positions`. What a network computed while it sampled is reused."""
+    if isinstance(policy, Network) and (policy.stepwise or size <= CHUNK_SIZE):
+        sampler = policy if policy.stepwise else jax.lax.stop_gradient(policy)
+        batch, log_pi, carry = _walk(uniforms(key, automaton, policy, size), automaton, sampler)
+        log_pi = (
+            log_pi if policy.stepwise else policy.score_sampled(carry, jnp.asarray(batch.tokens), jnp.asarray(batch.states))
+        )
         return batch, positions_from_rows(log_pi, rows_along(reference, batch))
     batch = sample(key, automaton, policy, size)
     return batch, positions(automaton, policy, reference, batch)
