@@ -32,7 +32,7 @@ def check_memory(run: Run) -> None:
 def needs(run: Run) -> Iterator[Need]:
     """Yield the memory that each setting needs: for parameters, activations, sequences and logged rows."""
     settings, automaton = run.settings, run.task.automaton
-    family, number_bytes = policies.REGISTRY[settings.policy.name], 4.0 if settings.dtype == "float32" else 8.0
+    family, number_bytes = policies.REGISTRY[settings.policy.name], 8.0 if settings.dtype == "float64" else 4.0
     horizon, vocabulary, block_width = automaton.horizon, automaton.vocabulary, blocks.width(run)
     parameters = _parameters(run)
     if family.network:

@@ -52,6 +52,9 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, actual) for k, actual in zip(key, kinds, strict=True)))
     steps = run_settings.steps or recipe.steps
     batch_size = None if kind == "exact" else run_settings.batch_size or recipe.batch_size
+    if run_settings.dtype == "bfloat16" and kinds[-1] == "table":
+        rule = "is for networks: a table has no matrix products, and its log-probabilities would be too coarse"
+        raise SettingsError("dtype", "bfloat16", f"{rule}; float32 or float64 can train policy={run_settings.policy.name}")
     unset = {key for key, value in vars(run_settings.optimizer).items() if value is None and key in Recipe._fields}
     if run_settings.optimizer.decay is not None and run_settings.optimizer.decay > 1:
         raise SettingsError("optimizer.decay", run_settings.optimizer.decay, "must be at most 1, a part of the steps")

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import settings
+from rlkl.policies.matrix import Matrix
 from rlkl.tasks.automaton import Task
 
 
@@ -175,5 +176,17 @@ class Fixed(Policy):
 
 
 def cast(tree: Any, dtype) -> Any:
-    """The pytree with every floating-point leaf converted to `dtype`."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
+    """The pytree in `dtype`: its floating-point leaves or, for bfloat16, its products of matrices, with leaves in float32."""
+    bfloat16, leaf_dtype = jnp.dtype(dtype) == jnp.bfloat16, number_dtype(dtype)
+
+    def converted(x):
+        if isinstance(x, Matrix):
+            return Matrix(converted(x.weights), bfloat16)
+        return jnp.asarray(x, leaf_dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+    return jax.tree.map(converted, tree, is_leaf=lambda x: isinstance(x, Matrix))
+
+
+def number_dtype(dtype: Any) -> np.dtype:
+    """The dtype of the numbers of a run whose `dtype` this is: float32 where that is bfloat16, of which only products are."""
+    return jnp.dtype(jnp.float32 if jnp.dtype(dtype) == jnp.bfloat16 else dtype)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from rlkl.policies import heads
 from rlkl.policies.base import Network, register
 from rlkl.policies.heads import Head
+from rlkl.policies.matrix import Matrix
 
 
 class Gru(Network):
@@ -17,16 +18,16 @@ class Gru(Network):
     stepwise: ClassVar[bool] = True
 
     embedding: Float[Array, "V1 G"]  # G = 3H: reset, update, candidate
-    recurrent: Float[Array, "H G"]
+    recurrent: Matrix  # [H, G]
     bias: Float[Array, " G"]
     head: Head
 
     def start(self, size: int) -> Float[Array, "n H"]:
-        return jnp.zeros((size, self.recurrent.shape[0]), self.recurrent.dtype)
+        return jnp.zeros((size, self.bias.shape[0] // 3), self.bias.dtype)
 
     def _cell(self, hidden: Float[Array, "n H"], embedded: Float[Array, "n G"]) -> Float[Array, "n H"]:
         reset_in, update_in, new_in = jnp.split(embedded, 3, axis=-1)
-        carried = hidden @ self.recurrent
+        carried = self.recurrent.product(hidden)
         reset, update, new = jnp.split(carried + jnp.broadcast_to(self.bias, carried.shape), 3, axis=-1)
         gate = jax.nn.sigmoid(update_in + update)
         return gate * hidden + (1.0 - gate) * jnp.tanh(new_in + jax.nn.sigmoid(reset_in + reset) * new)
@@ -53,7 +54,7 @@ def gru(settings, task, support, key, dtype) -> Gru:
     embedding, recurrent, out = jax.random.split(key, 3)
     return Gru(
         jax.random.normal(embedding, (vocabulary + 1, 3 * width), dtype),
-        heads.normal(recurrent, (width, 3 * width), dtype),
+        Matrix(heads.normal(recurrent, (width, 3 * width), dtype)),
         jnp.zeros((3 * width,), dtype),
         heads.head(settings, task, support, out, width, dtype),
     )

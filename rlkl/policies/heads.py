@@ -7,27 +7,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import settings
 from rlkl.policies.base import finite_log_reference, normalise
+from rlkl.policies.matrix import Matrix
 from rlkl.tasks.automaton import Task
 
 INITS = ("reference", "uniform", "random")
-
-
-def product(
-    x: Float[Array, "m K"], weight: Float[Array, "K N"], known: Float[Array, "m N"] | None = None
-) -> Float[Array, "m N"]:
-    """x @ weight. Where its value is `known`, it is not computed again, but has the same gradient."""
-    return x @ weight if known is None else _known_product(x, weight, known)
-
-
-@jax.custom_jvp
-def _known_product(x, weight, known):
-    return known
-
-
-@_known_product.defjvp
-def _known_product_jvp(primals, tangents):
-    (x, weight, known), (x_tangent, weight_tangent, _) = primals, tangents
-    return known, x_tangent @ weight + x @ weight_tangent
 
 
 class Head(eqx.Module):
@@ -37,14 +20,14 @@ class Head(eqx.Module):
     the reference (or uniform).
     """
 
-    weight: Float[Array, "H V"]
+    weight: Matrix  # [H, V]
     bias: Float[Array, " V"]
     base: Float[Array, "D V"]
     support: Bool[Array, "D V"]
 
     def __call__(self, features: Float[Array, "*n H"], state: Int[Array, "*n"]) -> Float[Array, "*n V"]:
         row = jnp.minimum(state, self.base.shape[0] - 1)  # after the end of a sequence any row will do
-        added = (features.reshape(-1, features.shape[-1]) @ self.weight).reshape(*state.shape, -1)
+        added = self.weight.product(features.reshape(-1, features.shape[-1])).reshape(*state.shape, -1)
         logits = jax.lax.stop_gradient(self.base)[row] + added + jnp.broadcast_to(self.bias, added.shape)
         return normalise(logits, self.support[row])
 
@@ -64,7 +47,7 @@ def head(
         weight = jnp.asarray(policy_settings.init_scale, dtype) * normal(key, shape, dtype)
     reference = jnp.asarray(task.log_reference, dtype)
     base = finite_log_reference(reference, support) if policy_settings.init == "reference" else jnp.zeros_like(reference)
-    return Head(weight, jnp.zeros(shape[1:], dtype), base, support)
+    return Head(Matrix(weight), jnp.zeros(shape[1:], dtype), base, support)
 
 
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:

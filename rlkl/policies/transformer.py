@@ -11,6 +11,7 @@ from rlkl.errors import SettingsError
 from rlkl.policies import attention, heads
 from rlkl.policies.base import Network, register
 from rlkl.policies.heads import Head
+from rlkl.policies.matrix import Matrix
 
 
 class Products(NamedTuple):
@@ -44,24 +45,24 @@ class Layer(eqx.Module):
     slower. Each weight has its longer axis last, since XLA computes the gradient of the other orientation half as fast.
     """
 
-    attend: Float[Array, "H G"]
-    project: Float[Array, "H H"]
-    expand: Float[Array, "H F"]
-    contract: Float[Array, "H F"]
+    attend: Matrix  # [H, G]
+    project: Matrix  # [H, H]
+    expand: Matrix  # [H, F]
+    contract: Matrix  # [H, F]
     scales: Float[Array, "two H"]  # of the two norms
 
     def query_key_value(self, x: Float[Array, "m H"], known: Products) -> Float[Array, "m G"]:
         """Query, key and value of each position."""
-        return heads.product(norm(x, self.scales[0]), self.attend, known.attend)
+        return self.attend.product(norm(x, self.scales[0]), known.attend)
 
     def output(
         self, x: Float[Array, "m H"], mixed: Float[Array, "m H"], known: Products
     ) -> tuple[Float[Array, "m H"], Products]:
         """The block's output, from its input and the mixed values of attention, and its products."""
-        projected = heads.product(mixed, self.project, known.project)
+        projected = self.project.product(mixed, known.project)
         x = x + projected
-        expanded = heads.product(norm(x, self.scales[1]), self.expand, known.expand)
-        contracted = heads.product(jax.nn.gelu(expanded), self.contract.T, known.contract)
+        expanded = self.expand.product(norm(x, self.scales[1]), known.expand)
+        contracted = self.contract.T.product(jax.nn.gelu(expanded), known.contract)
         return x + contracted, Products(known.attend, projected, expanded, contracted)
 
 
@@ -134,14 +135,16 @@ def transformer(settings, task, support, key, dtype) -> Transformer:
     width, depth, automaton = settings.width, settings.layers, task.automaton
     keys = jax.random.split(key, 7)
     residual = jnp.asarray((2 * depth) ** -0.5, dtype)  # keeps the scale of the residual stream over the blocks
-    stacked = (
+    attend, project, expand, contract = (
         heads.normal(keys[0], (depth, width, 3 * width), dtype),
         residual * heads.normal(keys[1], (depth, width, width), dtype),
         heads.normal(keys[2], (depth, width, 4 * width), dtype),
         residual * jnp.swapaxes(heads.normal(keys[3], (depth, 4 * width, width), dtype), 1, 2),
-        jnp.ones((depth, 2, width), dtype),
     )
-    layers = tuple(Layer(*(weights[i] for weights in stacked)) for i in range(depth))
+    scales = jnp.ones((2, width), dtype)
+    layers = tuple(
+        Layer(Matrix(attend[i]), Matrix(project[i]), Matrix(expand[i]), Matrix(contract[i]), scales) for i in range(depth)
+    )
     return Transformer(
         jax.random.normal(keys[4], (automaton.vocabulary + 1, width), dtype),
         jax.random.normal(keys[5], (automaton.horizon, width), dtype),

@@ -229,7 +229,10 @@ class Settings:
     batch_size: Resolved = static(None, "number of sequences in a batch", kind=int, at_least=2)
     log_every: Resolved = static(None, "number of steps between logged rows", kind=int, at_least=1, at_most=MOST_COUNT)
     dtype: Resolved = static(
-        None, "precision of training; null: float32 for sampled, float64 for exact algorithms", allowed=("float32", "float64")
+        None,
+        "precision of training; null: float32 for sampled, float64 for exact algorithms. bfloat16: float32, with a network's "
+        "matrix products in bfloat16",
+        allowed=("float32", "float64", "bfloat16"),
     )
     stop_kl: Traced = traced(
         None, "stop at the first logged row with a KL(pi‖pi_ref) above this, in nats; null: never", above=0.0

@@ -14,7 +14,7 @@ from rlkl.evaluation import metrics
 from rlkl.exact import Objective, optimal_policy
 from rlkl.penalties import controllers
 from rlkl.policies import AnyPolicy, tempered
-from rlkl.policies.base import cast
+from rlkl.policies.base import cast, number_dtype
 from rlkl.rollouts import scoring, threefry
 from rlkl.settings import SCHEDULES, OptimizerSettings, ReferenceSettings, Settings
 from rlkl.training import reward_shaping, sampled_losses, spec
@@ -83,7 +83,7 @@ def optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransfor
 
 def start(run: Run) -> State:
     """The state of a run at step 0."""
-    settings, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    settings, dtype = run.settings, number_dtype(run.settings.dtype)
     init_key, train_key = jax.random.split(threefry.key(settings.seed))
     policy, staleness = first_policy(run, init_key), settings.rollout.staleness
     zero = jnp.zeros((), dtype)

@@ -12,7 +12,7 @@ from rlkl import algorithms, policies
 from rlkl.exact import Objective
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
-from rlkl.policies.base import cast
+from rlkl.policies.base import cast, number_dtype
 from rlkl.settings import GROUPS, Settings
 from rlkl.tasks.automaton import Task
 
@@ -66,9 +66,10 @@ def first_policy(run: Run, key: PRNGKeyArray, init: str | None = None) -> AnyPol
 
     With a pretrained reference, `reference` copies that reference.
     """
-    settings, dtype = run.settings, jnp.dtype(run.settings.dtype)
+    settings, dtype = run.settings, run.settings.dtype
     cast_run, init = cast(run, dtype), init or settings.policy.init
     if settings.reference.name == "pretrained" and init == "reference":
         return cast_run.reference
     policy_settings = replace(cast_run.settings.policy, init=init)
-    return policies.REGISTRY[settings.policy.name].build(policy_settings, cast_run.task, support(run), key, dtype)
+    build = policies.REGISTRY[settings.policy.name].build
+    return cast(build(policy_settings, cast_run.task, support(run), key, number_dtype(dtype)), dtype)

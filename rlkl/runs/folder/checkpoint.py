@@ -76,14 +76,14 @@ def _blame(file: Path) -> Iterator[None]:
 def _rebuild(about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> policies.AnyPolicy:
     """Build the policy of a checkpoint; raises an exception if its parts contradict each other."""
     automaton = _automaton(about, arrays.pop("next_state"))
-    policy, dtype = settings.from_mapping(settings.PolicySettings, about["policy"], "policy."), np.dtype(about["dtype"])
+    policy, dtype = settings.from_mapping(settings.PolicySettings, about["policy"], "policy."), about["dtype"]
     shape = (automaton.decisions, automaton.vocabulary)
     task = Task(automaton, np.zeros(automaton.states), np.zeros(shape), np.zeros(()), np.arange(shape[1], dtype=float))
     if policy.name not in policies.REGISTRY:
         raise ValueError(f"its policy {policy.name!r} is none that is registered here")
     build = policies.REGISTRY[policy.name].build
     like = jax.eval_shape(
-        lambda task, legal, key: build(policy, base.cast(task, dtype), legal, key, dtype),
+        lambda task, legal, key: base.cast(build(policy, base.cast(task, dtype), legal, key, base.number_dtype(dtype)), dtype),
         task,
         automaton.legal,
         jax.random.key(0),
