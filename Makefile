@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint docs docs-serve dist bench paper figures clean
+.PHONY: demo test test-all lint docs docs-serve dist bench bench-gpu paper figures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -61,6 +61,11 @@ bench: $(READY)
 	$(BIN)/python -m experiments.speed.throughput
 	$(BIN)/python -m experiments.speed.sweeping
 	$(BIN)/python -m experiments.speed.growth
+
+# At most six minutes, on one GPU. WHEELS: a folder of wheels to install jax's CUDA build from, without a network.
+bench-gpu: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(WHEELS),--no-index --find-links '$(WHEELS)') 'rlkl[cuda]'
+	$(BIN)/python -m experiments.speed.gpu
 
 clean:
 	rm -rf $(VENV) outputs multirun paper build dist

@@ -22,7 +22,7 @@ from rlkl.training.spec import Run
 WIDEST = 64  # runs in a block of small tables: the small operations of a step take as long for 64 runs as for one
 BANDIT_CELLS, CELLS = 8192, 1024  # in the tables of a block; in larger blocks a run takes no less time, or more
 CACHED = 8  # static parts; each takes 30 to 100 MB, and 650 to 1,300 of the 65,530 mappings that Linux gives a process
-COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}  # of `advance`; by default XLA uses half the width of AVX-512
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}  # of `advance` on CPUs; by default XLA uses half the width of AVX-512
 
 
 class Trained(NamedTuple):
@@ -55,7 +55,7 @@ def compiled_programs(_: tuple) -> Programs:
     return Programs(
         Program(start, (0,)),
         Program(prepare, (0, 0)),
-        Program(advance, (0, 0, 0, None), COMPILER_OPTIONS),
+        Program(advance, (0, 0, 0, None), COMPILER_OPTIONS if jax.default_backend() == "cpu" else None),
         Program(final_grade.grade_last_state, (0, 0, 0)),
         Program(final_grade.best_in_family, (0,)),
     )

@@ -76,7 +76,7 @@ def test_training_keeps_float32_and_a_run_alone_is_the_same_and_its_grade_is_in_
 
 
 def test_a_table_is_refused():
-    with pytest.raises(SettingsError, match="dtype=bfloat16 is for networks: a table has no matrix products"):
+    with pytest.raises(SettingsError, match="dtype='bfloat16': is for networks: a table has no matrix products"):
         build({"task": FEW, "dtype": "bfloat16", "policy": {"name": "tabular"}, "algorithm": {"name": "rloo"}})
 
 
