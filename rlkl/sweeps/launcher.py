@@ -66,7 +66,8 @@ class FusedLauncher(Launcher):
         interrupts.raise_first()
         returns: dict[int, JobReturn] = {}
         training = _train_or_load(prepared, self.task_function, self._log_rows)
-        with contextlib.closing(training), _closing_trackers(prepared):  # so that training ends when this function does
+        # So that training ends when this function does.
+        with contextlib.closing(training), _closing_trackers(prepared), hydra_private.quick_jobs():
             for numbers, last in training:
                 for number in numbers:
                     returns[number] = self._record(prepared[number])

@@ -172,7 +172,7 @@ BAD = [
     (["batch_size=1", "algorithm=rloo"], "batch_size", "at least 2"),
     (["seed=-1"], "seed", "at least 0"),
     (["seed=4294967296"], "seed", "below"),
-    (["dtype=float16"], "dtype", "did you mean 'float"),
+    (["dtype=float16"], "dtype", "did you mean 'bfloat16'"),
     (["+penalty.bta=1"], "penalty.bta", "did you mean 'beta'"),
     (["+sed=1"], "sed", "did you mean 'seed'"),
     (["plugins=[nowhere.py]"], "plugins", "no such file"),

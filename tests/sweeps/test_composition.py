@@ -173,3 +173,28 @@ def test_composing_registers_no_resolver(monkeypatch):
     assert compose(["seed=${now:}"])["seed"] == 7
     assert OmegaConf.has_resolver("now")
     assert not OmegaConf.has_resolver("hydra")
+
+
+def test_jobs_write_what_hydra_writes(tmp_path):
+    """Read back, text that YAML must quote, long, in other scripts, or an interpolation: the same from both writers."""
+    texts = [
+        "yes",
+        "1e3",
+        "07",
+        "null",
+        "",
+        " a",
+        "a: b",
+        "- c",
+        "two\nlines\n",
+        "π‖π_ref",
+        "${a.b}",
+        "word " * 60,
+        "#",
+        "'",
+        '"',
+    ]
+    config = OmegaConf.create({"a": {"b": 1, "c": None, "d": [True, 0.1, 1e-12, float("inf")]}, "texts": texts})
+    hydra_private._save_config(config, "config.yaml", tmp_path / "new")
+    written = (tmp_path / "new" / "config.yaml").read_text(encoding="utf-8")
+    assert OmegaConf.create(written) == OmegaConf.create(OmegaConf.to_yaml(config)) == config
