@@ -56,6 +56,7 @@ dist: $(READY)
 	.ci/dist $(BIN)/python $(PYTHONS)
 
 bench: $(READY)
+	$(BIN)/python -m experiments.speed.same_work
 	$(BIN)/python -m experiments.speed.startup
 	$(BIN)/python -m experiments.speed
 	$(BIN)/python -m experiments.speed.throughput

@@ -17,7 +17,7 @@ ARMS, BATCH, STEPS, ROWS = 10, 64, 2000, 200
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="plain")
-def main(chosen: DictConfig) -> None:
+def main(config: DictConfig) -> None:
     """Train one run and write its history."""
     import jax
     import jax.numpy as jnp
@@ -27,24 +27,24 @@ def main(chosen: DictConfig) -> None:
     draw = np.random.default_rng(0)
     log_reference = jnp.asarray(np.log(draw.dirichlet(np.ones(ARMS))), jnp.float32)
     reward = jnp.asarray(draw.normal(size=ARMS), jnp.float32)
-    optimizer = optax.adam(chosen.learning_rate)
+    optimizer = optax.adam(config.learning_rate)
 
     def loss(logits, key):
         log_pi = jax.nn.log_softmax(logits)
         tokens = jax.random.categorical(key, jax.lax.stop_gradient(logits), shape=(BATCH,))
         log_pi = log_pi[tokens]
-        returns = reward[tokens] - chosen.beta * jax.lax.stop_gradient(log_pi - log_reference[tokens])
+        returns = reward[tokens] - config.beta * jax.lax.stop_gradient(log_pi - log_reference[tokens])
         return -jnp.mean((returns - returns.mean()) * (BATCH / (BATCH - 1)) * log_pi)
 
-    def step(held, key):
-        logits, slots = held
+    def step(carry, key):
+        logits, slots = carry
         updates, slots = optimizer.update(jax.grad(loss)(logits, key), slots)
         return (optax.apply_updates(logits, updates), slots), None
 
     @jax.jit
     def train(key):
-        def chunk(held, keys):
-            (logits, slots), _ = jax.lax.scan(step, held, keys)
+        def chunk(carry, keys):
+            (logits, slots), _ = jax.lax.scan(step, carry, keys)
             log_pi = jax.nn.log_softmax(logits)
             row = jnp.exp(log_pi) @ reward, jnp.exp(log_pi) @ (log_pi - log_reference), -jnp.exp(log_pi) @ log_pi
             return (logits, slots), jnp.stack(row)
@@ -56,7 +56,7 @@ def main(chosen: DictConfig) -> None:
     with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["reward", "kl", "entropy"])
-        writer.writerows(np.asarray(train(jax.random.key(chosen.seed))).tolist())
+        writer.writerows(np.asarray(train(jax.random.key(config.seed))).tolist())
     logging.getLogger(__name__).info("written")
 
 

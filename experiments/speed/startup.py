@@ -45,22 +45,22 @@ def main() -> None:
     """Measure, show, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for turn in range(-1, chosen.turns):  # the first compiles and does not count
-            for what, command in COMMANDS.items():
-                cache = folder / (f"cold{turn}" if what == COLD else "warm")
-                rows.append({"command": what, "turn": turn, "seconds": seconds(command, cache, folder)})
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        for turn in range(-1, options.turns):  # the first compiles and does not count
+            for name, command in COMMANDS.items():
+                cache = folder / (f"cold{turn}" if name == COLD else "warm")
+                rows.append({"command": name, "turn": turn, "seconds": seconds(command, cache, folder)})
     times = pd.DataFrame(rows).query("turn >= 0").pivot(index="turn", columns="command", values="seconds")[list(COMMANDS)]
     ratios = times.div(times["import jax"], axis=0)
     table = pd.DataFrame({"seconds": times.median(), "least": times.min(), "times_import_jax": ratios.median()})
     shown = Table(
-        "", "median s", "least s", "times import jax", title=f"{chosen.turns} turns, interleaved", title_justify="left"
+        "", "median s", "least s", "times import jax", title=f"{options.turns} turns, interleaved", title_justify="left"
     )
-    for what, row in table.iterrows():
-        shown.add_row(str(what), f"{row.seconds:.2f}", f"{row.least:.2f}", f"{row.times_import_jax:.1f}")
+    for name, row in table.iterrows():
+        shown.add_row(str(name), f"{row.seconds:.2f}", f"{row.least:.2f}", f"{row.times_import_jax:.1f}")
     finish(shown, table.reset_index(), OUT)
 
 

@@ -1,89 +1,37 @@
-"""`python -m experiments.speed.throughput`: 256 runs on a bandit beside other ways to train them, in turn; medians of ratios.
+"""`python -m experiments.speed.throughput`: 256 runs on a bandit, beside other ways to train them; medians of ratios.
 
-rlkl uses both cores. The batched PyTorch peers are measured with one thread and with two, and the faster counts. Scans, one run
-after the other, use one core: so a loop over runs is written.
+rlkl, the batched PyTorch peers and the floor in C are measured with one thread and with two. Scans train one run after the
+other, as a loop over runs is written; a second core does not help them much.
 """
 
-import argparse
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
-from rich.table import Table
-
-from experiments.speed.turns import busy, finish, installed, rate
+from experiments.speed.turns import RLKL, Peer, compare
 from rlkl.config import terminal
-from rlkl.config.machine import cores
-from rlkl.reports.console import console
 
 OUT = Path("paper") / "speed" / "throughput.csv"
 
 
-class Peer(NamedTuple):
-    """A way to train, the package it needs, its thread counts, and the ratio wanted by number of arms (None: shown alone)."""
+def peers_at(arms: int, scans: tuple[float, float], compiled: float) -> list[Peer]:
+    """rlkl and its peers at a number of arms, with the ratios wanted against scans (categorical, inverse) and `compiled`."""
 
-    name: str
-    package: str
-    threads: tuple[int, ...]
-    wanted: dict[int, float | None]
+    def peer(name: str, choice: str, needs: str, wanted: float | None = None, each_count: bool = False) -> Peer:
+        return Peer(f"{arms:,} arms", name, needs, ("bandit_peers", "--peer", choice, "--arms", str(arms)), wanted, each_count)
 
-
-PEERS = (
-    Peer("categorical", "jax", (1,), {10: 50.0, 1000: 100.0}),
-    Peer("inverse", "jax", (1,), {10: 15.0, 1000: None}),
-    *(Peer(name, "torch", (1, 2), {10: 8.0, 1000: None}) for name in ("multinomial", "searchsorted", "compiled")),
-)
-ARMS = (10, 1000)
-
-
-def turn(arms: int, python: str, peers: list[Peer], seconds: float) -> list[dict]:
-    """Every peer once, at each of its thread counts, rlkl before and after."""
-    run = lambda who, of, threads: rate(  # noqa: E731
-        who, ("bandit_peers", "--peer", of, "--arms", str(arms)), threads, seconds
-    )
-    before = run(sys.executable, "rlkl", cores())
-    rows = [("exact", run(sys.executable, "exact", cores()))] if arms == ARMS[0] else []
-    for peer in peers:
-        who = python if peer.package == "torch" else sys.executable
-        rows.append((peer.name, max(run(who, peer.name, threads) for threads in peer.threads)))
-    own = (before + run(sys.executable, "rlkl", cores())) / 2
-    return [{"arms": arms, "peer": name, "rlkl": own, "other": other, "ratio": own / other} for name, other in rows]
+    return [
+        peer(RLKL, "rlkl", "jax"),
+        peer("rlkl, exact gradient", "exact", "jax"),
+        peer("scans, categorical", "categorical", "jax", scans[0]),
+        peer("scans, inverse CDF", "inverse", "jax", scans[1]),
+        peer("PyTorch, multinomial", "multinomial", "torch"),
+        peer("PyTorch, searchsorted", "searchsorted", "torch"),
+        peer("PyTorch, torch.compile", "compiled", "torch", compiled),
+        peer("floor in C", "floor", "cc", each_count=True),
+    ]
 
 
-def main() -> None:
-    """Measure, show, and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each run is measured")
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has torch")
-    chosen = parser.parse_args()
-    torch = installed(chosen.peers_python, "torch")
-    if not torch:
-        console.print("torch is not installed, and is left out: pip install 'rlkl[bench]'", markup=False)
-    peers = [peer for peer in PEERS if torch or peer.package != "torch"]
-    console.print(f"other processes take {busy():.0%} of {cores()} cores")
-    rows = []
-    for _ in range(chosen.repeats):
-        for arms in ARMS:
-            rows += turn(arms, chosen.peers_python, peers, chosen.seconds)
-    table = pd.DataFrame(rows).groupby(["arms", "peer"], sort=False).median().reset_index()
-    title = f"updates per second, {chosen.repeats} turns: rlkl beside others"
-    shown = Table("arms", "peer", "rlkl", "peer's", "ratio", "wanted", title=title, title_justify="left")
-    wanted = {(arms, peer.name): bound for peer in PEERS for arms, bound in peer.wanted.items() if bound}
-    for row in table.itertuples():
-        bound = wanted.get((row.arms, row.peer))
-        shown.add_row(
-            str(row.arms),
-            row.peer,
-            f"{row.rlkl:,.0f}",
-            f"{row.other:,.0f}",
-            f"{row.ratio:.1f}",
-            f">= {bound:g}" if bound else "",
-        )
-    finish(shown, table, OUT)
-
+PEERS = (*peers_at(10, (50.0, 25.0), 14.0), *peers_at(1000, (100.0, 4.0), 1.5))
 
 if __name__ == "__main__":
     terminal.configure()
-    main()
+    compare(PEERS, OUT, "256 runs on a bandit", __doc__, seconds=2.0)

@@ -1,4 +1,4 @@
-"""Three policies over tokens in eager PyTorch. Imports torch: only `torch_peer.main` imports this.
+"""Three policies over tokens in PyTorch, which start uniform. Imports torch: only `torch_peer` imports this.
 
 Each has `forward(previous, tokens) -> log-probabilities of tokens` for teacher forcing, [batch, position], and, for sampling,
 `begin(batch) -> carry` and `step(previous, position, carry) -> (cumulative probabilities, carry)`.
@@ -13,9 +13,19 @@ from torch.nn import functional as F
 from experiments.speed.work import HEADS, LAYERS, LENGTH, MLP, VOCABULARY, WIDTH
 
 
-def picked(logits: Tensor, tokens: Tensor) -> Tensor:
+def log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
     """The log-probability of each token."""
     return F.log_softmax(logits, -1).gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def initialise(module: nn.Module) -> None:
+    """Start as rlkl's networks do: weights of variance 1/fan-in, no biases, a head of zeros."""
+    for name, weight in module.named_parameters():
+        if name.startswith("head") or "bias" in name:
+            nn.init.zeros_(weight)
+        elif weight.dim() == 2 and not name.startswith(("embedding", "position")):
+            residual = (2 * LAYERS) ** -0.5 if name.endswith(("out.weight", "mlp.2.weight")) else 1.0
+            nn.init.normal_(weight, std=residual * weight.shape[1] ** -0.5)
 
 
 class Tabular(nn.Module):
@@ -43,9 +53,10 @@ class Gru(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY + 1, WIDTH)
         self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
         self.head = nn.Linear(WIDTH, VOCABULARY)
+        initialise(self)
 
     def forward(self, previous: Tensor, tokens: Tensor) -> Tensor:
-        return picked(self.head(self.gru(self.embedding(previous))[0]), tokens)
+        return log_prob(self.head(self.gru(self.embedding(previous))[0]), tokens)
 
     def begin(self, batch: int) -> Tensor:
         return torch.zeros(batch, WIDTH)
@@ -84,12 +95,13 @@ class Transformer(nn.Module):
         self.embedding, self.position = nn.Embedding(VOCABULARY + 1, WIDTH), nn.Embedding(LENGTH, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY)
+        initialise(self)
 
     def forward(self, previous: Tensor, tokens: Tensor) -> Tensor:
         x = self.embedding(previous) + self.position.weight
         for block in self.blocks:
             x = block(x)
-        return picked(self.head(self.norm(x)), tokens)
+        return log_prob(self.head(self.norm(x)), tokens)
 
     def begin(self, batch: int) -> Tensor:
         return torch.empty(LAYERS, 2, batch, HEADS, LENGTH, WIDTH // HEADS)

@@ -14,6 +14,7 @@ WIDTH, LAYERS, HEADS, MLP = 64, 2, 4, 256
 BETA, LEARNING_RATE = 0.1, 1e-3
 START = VOCABULARY  # the token before the first one
 WARMUP = 5
+GRADED = 20  # batches that a policy is graded by, where it is graded by samples
 
 
 def reference() -> np.ndarray:
@@ -26,21 +27,24 @@ def reward() -> np.ndarray:
     return np.random.default_rng(1).random(VOCABULARY)
 
 
-def arguments(description: str | None, choice: str, choices: list[str], **numbers: int) -> argparse.Namespace:
-    """What every peer takes: `choice`, one of `choices` (the first is the default), threads and seconds; and its own numbers.
+def arguments(description: str | None, choices: dict[str, list[str]], **numbers: int) -> argparse.Namespace:
+    """The options of a peer: its choices (the first of each is the default), its numbers, and those that every peer takes.
 
-    The process is held to as many cores, before anything is imported that counts them.
+    The process is held to as many cores as threads, before anything is imported that counts them.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(f"--{choice}", choices=choices, default=choices[0])
+    for name, values in choices.items():
+        parser.add_argument(f"--{name}", choices=values, default=values[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure, after the warm-up")
+    parser.add_argument("--runs", type=int, default=0, help="train so many runs, and print how good they are, not how fast")
+    parser.add_argument("--steps", type=int, default=100, help="steps of these runs")
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # not on a Mac
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
-    return chosen
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    return options
 
 
 def timed(update: Callable[[], object], seconds: float) -> tuple[int, float]:
@@ -58,5 +62,5 @@ def line(peer: str, kind: str, threads: int, updates: int, elapsed: float, packa
     """The result as one line of JSON."""
     versions = {name: importlib.metadata.version(name) for name in packages}
     rate = round(updates / elapsed, 2)
-    found = {"peer": peer, "kind": kind, "threads": threads, "updates_per_second": rate, "updates": updates}
-    return json.dumps({**found, "versions": versions})
+    result = {"peer": peer, "kind": kind, "threads": threads, "updates_per_second": rate, "updates": updates}
+    return json.dumps({**result, "versions": versions})

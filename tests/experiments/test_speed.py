@@ -5,18 +5,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.speed import bandit_peers, growth, sweeping, throughput
+from experiments.speed import bandit_peers, bandits, floor, growth, same_work, sweeping, turns
 
 
-def test_a_turn_takes_the_best_thread_count_of_each_peer(monkeypatch):
-    def rate(python, command, threads, seconds):
-        return {"rlkl": 60.0, "exact": 90.0, "categorical": 1.0}.get(command[2], 4.0 + threads)
+def test_each_peer_counts_at_its_best_number_of_threads_and_ratios_are_of_one_turn():
+    peers = [
+        turns.Peer("a", turns.RLKL, "jax", ()),
+        turns.Peer("a", "fast", "jax", (), 2.0),
+        turns.Peer("a", "floor", "cc", (), each_count=True),
+    ]
+    speeds = {
+        ("rlkl", 1): (10, 30),
+        ("rlkl", 2): (20, 60),
+        ("fast", 1): (5, 10),
+        ("fast", 2): (1, 1),
+        ("floor", 1): (100, 100),
+        ("floor", 2): (200, 200),
+    }
+    rows = [(turn, "a", name, threads, float(pair[turn])) for (name, threads), pair in speeds.items() for turn in (0, 1)]
+    table = turns.summary(pd.DataFrame(rows, columns=["turn", "task", "peer", "threads", "updates_per_second"]), peers)
+    fast, *floor = table.itertuples(index=False, name=None)
+    assert fast == ("a", "fast", 2, 40.0, 1, 7.5, 5.0, 4.0, 6.0, 2.0)
+    assert [row[2:8] for row in floor] == [(1, 20.0, 1, 100.0, 0.2, 0.1), (2, 40.0, 2, 200.0, 0.2, 0.1)]
 
-    monkeypatch.setattr(throughput, "rate", rate)
-    rows = {row["peer"]: row["ratio"] for row in throughput.turn(10, "python", list(throughput.PEERS), 1.0)}
-    assert rows == {"exact": 60 / 90, "categorical": 60.0, "inverse": 12.0} | dict.fromkeys(
-        ("multinomial", "searchsorted", "compiled"), 10.0
-    )
+
+def test_a_difference_beyond_four_standard_errors_is_other_work():
+    peer, runs = turns.Peer("10 arms", "other", "jax", ()), np.tile([-1.0, 1.0], 50)
+    assert same_work.row(peer, "regret", list(runs), list(runs + 0.56))["same"] == "yes"  # 4 sqrt(2) 0.1005 = 0.568
+    assert same_work.row(peer, "regret", list(runs), list(runs + 0.58))["same"] == "no"
 
 
 def test_a_sweep_s_ratios_are_of_one_turn():
@@ -30,21 +46,28 @@ def test_a_sweep_s_ratios_are_of_one_turn():
 
 def test_a_cost_in_proportion_has_slope_one():
     size = np.array([1, 10, 100, 1000])
-    assert growth.slope(pd.DataFrame({"size": size, "seconds": 3.0 * size})) == pytest.approx(1.0)
-    assert growth.draw(
-        pd.DataFrame([(over, n, n) for over in ("runs", "arms", "tokens") for n in size], columns=["over", "size", "seconds"])
-    )
+    assert growth.slope(pd.DataFrame({"size": size, "seconds": 3.0 * size}), "seconds") == pytest.approx(1.0)
+    columns = ["over", "size", "seconds", "MiB"]
+    assert growth.draw(pd.DataFrame([(over, n, n, n) for over in growth.SIZES for n in size], columns=columns))
 
 
-@pytest.mark.parametrize("inverse", [False, True])
-def test_scans_learn_what_rlkl_learns(inverse, monkeypatch):
-    """Their last policies' mean rewards, over a few seeds, within what their spread allows."""
-    monkeypatch.setattr(bandit_peers, "steps", lambda arms: 400)
-    monkeypatch.setattr(bandit_peers, "RATE", 0.05)
-    log_reference, reward = bandit_peers.bandit(5)
+@pytest.mark.parametrize("peer", ["categorical", "inverse", "floor"])
+def test_peers_end_at_the_same_regret(peer):
+    """Mean regrets of many short runs within four standard errors of rlkl's."""
+    if peer == "floor" and not floor.available():
+        pytest.skip("there is no C compiler")
+    log_reference, reward = bandits.bandit(5)
+    values = [f"task.reward={reward.tolist()}", f"task.reference={np.exp(log_reference).tolist()}"]
+    states = bandit_peers.trainer(["task=bandit/custom", *values], "rloo", 64)(40)
+    own = bandits.regret(np.concatenate([np.asarray(state.policy.logits)[:, 0, 0] for state in states])[:64])
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):  # as their users have it
-        train = bandit_peers.scan(5, inverse)
-        ends = np.array([np.asarray(train(jax.random.key(seed))) for seed in range(8)])
-    got = np.exp(ends - np.logaddexp.reduce(ends, axis=1)[:, None]) @ reward
-    weight = np.exp(log_reference + reward / bandit_peers.BETA)
-    assert abs(got.mean() - weight @ reward / weight.sum()) <= 0.02
+        ends = bandits.regret(bandit_peers.PEERS[peer].build(5, 64, 40)())
+    row = same_work.row(turns.Peer("5 arms", peer, "jax", ()), "regret", own.tolist(), ends.tolist())
+    assert row["same"] == "yes", row
+
+
+def test_regret_of_the_optimum_is_zero():
+    log_reference, reward = bandits.bandit(7)
+    logits = np.stack([log_reference + reward / bandits.BETA, log_reference])
+    best, start = bandits.regret(logits)
+    assert best == pytest.approx(0.0, abs=1e-12) and start > 0.0
