@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -53,14 +54,22 @@ def _text(value, form: str) -> str:
     return format(value, form) if isinstance(value, float) else str(value)
 
 
-def timings(name: str) -> str:
-    """The committed rows of a benchmark in `experiments/speed`: the first column as text, seconds and ratios as numbers."""
+def timings(name: str, columns: Sequence[str] = (), query: str = "") -> str:
+    """The committed rows of a benchmark in `experiments/speed` that a pandas query selects, or those columns of them."""
     rows = pd.read_csv(EXPERIMENTS / "speed" / f"{name}.csv")
+    rows = rows.query(query) if query else rows
+    rows = rows[list(columns)] if columns else rows
     header = [column.replace("times_", "times ").replace("_", " ") for column in rows]
-    named = [f"`{first}`" if first.startswith(("rlkl ", "import ")) else first for first in rows.iloc[:, 0]]
-    return markdown.table(
-        header, [[first, *(f"{value:.2f}" for value in rest)] for first, (_, *rest) in zip(named, rows.to_numpy(), strict=True)]
-    )
+    return markdown.table(header, ([_timing(value) for value in row] for row in rows.itertuples(index=False, name=None)))
+
+
+def _timing(value) -> str:
+    """A cell of a benchmark: thousands separators and three digits, commands as code, a dash for what is missing."""
+    if isinstance(value, str):
+        return f"`{value}`" if value.startswith(("rlkl -", "rlkl list", "import ", "hydra/")) else markdown.cell(value)
+    if pd.isna(value):
+        return "-"
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
 
 
 def claims(name: str) -> str:

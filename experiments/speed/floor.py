@@ -1,5 +1,6 @@
 """The training step of `bandit_peers` in C, as a floor under its time: compiles and runs `floor.c`."""
 
+import atexit
 import functools
 import shutil
 import subprocess
@@ -37,15 +38,15 @@ def available() -> bool:
 
 def train_by_floor(arms: int, runs: int, steps: int) -> Callable[[], np.ndarray]:
     """A function that trains the runs, a thread on each core, and returns their last logits."""
-    folder = tempfile.TemporaryDirectory()
-    program = compile_floor(arms, Path(folder.name))
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    program = compile_floor(arms, folder)
     if program is None:
         raise OSError("no C compiler compiles floor.c")
     padded = -(-runs // (LANES * cores())) * LANES * cores()
     data = b"".join(np.asarray(column, np.float32).tobytes() for column in bandit(arms))
 
     def train() -> np.ndarray:
-        assert folder.name  # the program is deleted with `folder`
         line = [str(program), str(padded), str(steps), str(cores())]
         logits = subprocess.run(line, input=data, stdout=subprocess.PIPE, check=True).stdout
         return np.frombuffer(logits, np.float32).reshape(padded, arms)[:runs]
