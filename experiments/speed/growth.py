@@ -56,13 +56,13 @@ def trainer(over: str, size: int) -> Callable[[int], object]:
 
 
 def seconds_of_steps(train: Callable[[int], object]) -> float:
-    """Seconds of STEPS steps, compiled, from as few as take LEAST_SECONDS."""
+    """Seconds of STEPS steps, compiled, from as few as take LEAST_SECONDS; less what a call of no steps takes."""
     train(1)
-    count = 1
-    while (elapsed := timed(train, count)) < LEAST_SECONDS and count < STEPS:
+    start, count = timed(train, 0), 1
+    while (elapsed := timed(train, count) - start) < LEAST_SECONDS and count < STEPS:
         count *= 10
     repeats = REPEATS if elapsed < 2.0 else 0
-    return statistics.median([elapsed, *(timed(train, count) for _ in range(repeats))]) / count * STEPS
+    return statistics.median([elapsed, *(timed(train, count) - start for _ in range(repeats))]) / count * STEPS
 
 
 def timed(train: Callable[[int], object], count: int) -> float:
