@@ -58,8 +58,8 @@ def trainer(over: str, size: int) -> Callable[[int], object]:
 def seconds_of_steps(train: Callable[[int], object]) -> float:
     """Seconds of STEPS steps, compiled, from as few as take LEAST_SECONDS; less what a call of no steps takes."""
     train(1)
-    start, count = timed(train, 0), 1
-    while (elapsed := timed(train, count) - start) < LEAST_SECONDS and count < STEPS:
+    start, count = min(timed(train, 0) for _ in range(2)), 1
+    while (elapsed := timed(train, count) - start) < max(LEAST_SECONDS, start) and count < STEPS:
         count *= 10
     repeats = REPEATS if elapsed < 2.0 else 0
     return statistics.median([elapsed, *(timed(train, count) - start for _ in range(repeats))]) / count * STEPS
