@@ -57,7 +57,7 @@ def _path(run: spec.Run, logits, steps):
         return -run.settings.penalty.beta * values.divergence, values
 
     def onward(state, count):
-        state = jax.lax.fori_loop(0, count, lambda _, state: loop.step(run, state), state)
+        state = loop.steps(run, state, count)
         slope, values = eqx.filter_grad(worth, has_aux=True)(state.policy)
         return state, (values.kl_pi_ref, values.kl_ref_pi, jnp.linalg.norm(slope.logits))
 

@@ -56,8 +56,7 @@ def trained(overrides: list[str], count: int, steps: int, devices: list) -> tupl
     members = list(blocks.blocks([dataclasses.replace(first, settings=settings) for settings in seeds]))
 
     def steps_of(run, state, number):
-        low = base.cast(run, run.settings.dtype)
-        return jax.lax.fori_loop(0, number, lambda _, state: loop.step(low, state), state)
+        return loop.steps(base.cast(run, run.settings.dtype), state, number)
 
     options = blocks.COMPILER_OPTIONS if devices[0].platform == "cpu" else None
     start, take = jax.jit(jax.vmap(loop.start)), jax.jit(jax.vmap(steps_of, in_axes=(0, 0, None)), compiler_options=options)

@@ -33,7 +33,7 @@ def final_regret(made):
     state = loop.start(made)
     optimum, _ = loop.prepare(made, state)
     low = base.cast(made, made.settings.dtype)
-    state = jax.lax.fori_loop(0, made.settings.steps, lambda _, state: loop.step(low, state), state)
+    state = loop.steps(low, state, made.settings.steps)
     return loop.observe(made, optimum, state).report.regret
 
 

@@ -48,7 +48,7 @@ def audit_rows(overrides: Sequence[str] = ()) -> list[AuditRow]:
 @partial(jax.jit, static_argnums=2)
 def _train(run: spec.Run, state: loop.State, updates: int) -> loop.State:
     cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
-    return jax.lax.fori_loop(0, updates, lambda _, state: loop.step(cast_run, state), state)
+    return loop.steps(cast_run, state, updates)
 
 
 def run_audit(overrides: Sequence[str], folder: Path = FOLDER) -> None:

@@ -170,7 +170,7 @@ def _train_one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
     state = loop.start(run)
     policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_dtype(state.policy)))
     cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
-    state = jax.lax.fori_loop(0, run.settings.steps, lambda _, s: loop.step(cast_run, s), state._replace(policy=policy))
+    state = loop.steps(cast_run, state._replace(policy=policy), run.settings.steps)
     optimum = loop.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
     report = loop.observe(run, optimum, state).report
     final_policy = base.cast(state.policy, jnp.float64)
