@@ -129,7 +129,8 @@ def experience(
         clamped, truncated = terms.saturation(penalty, positions, batch)
         truncated = truncated if truncated_weights is None else truncated_weights
         u = terms.log_ratio(positions, batch)
-        kl = {name: batch.mean(jnp.sum(estimators.REGISTRY[name](u), axis=1)) for name in LOGGED}
+        sums = jnp.stack([jnp.sum(estimators.REGISTRY[name](u), axis=1) for name in LOGGED])
+        kl = dict(zip(LOGGED, jnp.matmul(sums, batch.weight, precision=jax.lax.Precision.HIGHEST), strict=True))
         return BatchStats(reward, kl, controller_kl, beta_effective, clamped, truncated)
 
     reward, controller_kl = batch.mean(returns[:, 0]), _controller_kl(penalty, positions, batch)
