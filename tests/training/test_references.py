@@ -171,7 +171,7 @@ def test_a_sampled_run_says_so_and_gives_its_errors(command, tmp_path):
     assert header == "outcome,reward,reference,policy,optimum,policy_stderr"
     assert len((tmp_path / "run" / "samples.txt").read_text().split("\n\n")) == 8
     policy = checkpoint.load_policy(tmp_path / "run")
-    assert policy.recurrent.shape == (8, 24)
+    assert policy.recurrent.weights.shape == (8, 24)
 
 
 def test_a_task_is_written_out_and_read_back(command, tmp_path):
