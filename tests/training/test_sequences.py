@@ -94,7 +94,7 @@ def train(task: dict, divergence: str, beta: float) -> blocks.Trained:
     return blocks.train_runs([build(plain).run])[0]
 
 
-@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", pytest.param("kl_ref_pi", marks=pytest.mark.slow)])
 def test_exact_training_reaches_the_optimum_of_brackets(divergence):
     assert abs(train({"name": "sequence/brackets", "horizon": 6}, divergence, 0.3).rows.report.regret[-1]) <= 1e-4
 
