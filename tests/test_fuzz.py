@@ -46,7 +46,7 @@ NEVER_NEGATIVE = (
     "divergence_value",
     "length",
 )
-TRAINED, SMALL = 200, (3,)  # of which these compile soon
+TRAINED, SMALL = 200, (3,)  # of which this one compiles soon
 NUMBERS = [pytest.param(i, marks=[] if i in SMALL else [pytest.mark.slow]) for i in range(TRAINED)]
 
 
