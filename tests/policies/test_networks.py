@@ -124,8 +124,9 @@ def test_exact_training_of_a_network_comes_close_to_the_optimum_of_listed_sequen
     assert report.regret[-1] >= -1e-12
 
 
-@pytest.mark.parametrize("name", ["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "gru")])
-@pytest.mark.parametrize("divergence", [pytest.param("kl_pi_ref", marks=pytest.mark.slow), "kl_ref_pi"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", "kl_ref_pi"])
 def test_rloo_brings_a_small_network_closer_on_sequences_that_cannot_be_listed(name, divergence):
     penalty = {"divergence": divergence, "beta": 0.3}
     trained = blocks.train_runs(

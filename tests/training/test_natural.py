@@ -64,6 +64,7 @@ def test_each_step_contracts_the_centred_logits_by_one_less_eta_beta(steps):
     np.testing.assert_allclose(apart, (1.0 - eta * beta) ** steps * (-best), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_it_reaches_the_optimum_of_a_sequence_task():
     made = ["task=sequence/motif", "algorithm=natural", "penalty.beta=0.3", "optimizer=sgd", "optimizer.learning_rate=1"]
     assert rlkl.train([*made, "steps=60", "tracking=none"]).summary["regret"] < 1e-6

@@ -60,6 +60,7 @@ def test_mara_is_uniform_above_the_threshold_under_reverse_kl(variant):
     np.testing.assert_allclose(policy[3] / policy[0], 0.2 / 0.4 * math.exp((0.2 - 1.0) / 0.3), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_forward_kl_the_first_variant_is_not_uniform_and_the_second_is():
     """The second is beta p/(L - R) with p = pi_ref(z), R = R(z) above the threshold: an unnormalised reference."""
     assert spread(end(*MARA, "penalty=forward_kl")) > 0.1
