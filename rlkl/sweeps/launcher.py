@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlkl.config import hydra_private, interrupts, machine
@@ -67,7 +67,7 @@ class FusedLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         training = _train_or_load(prepared, self.task_function, self._log_rows)
         # So that training ends when this function does.
-        with contextlib.closing(training), _closing_trackers(prepared), hydra_private.quick_jobs():
+        with contextlib.closing(training), _closing_trackers(prepared), hydra_private.quick_jobs(save_config):
             for numbers, last in training:
                 for number in numbers:
                     returns[number] = self._record(prepared[number])
@@ -149,6 +149,13 @@ class FusedLauncher(Launcher):
         if returned.status == JobStatus.FAILED:
             raise returned._return_value  # the property `return_value` would first print a line of its own
         return returned
+
+
+def save_config(config: Any, name: str, folder: Path) -> None:
+    """Write a job's composed config as YAML, as Hydra's function of this kind does, but atomically and by libyaml."""
+    from rlkl.runs.folder import files
+
+    files.write(folder / name, files.yaml_text(OmegaConf.to_container(config, enum_to_str=True)))  # type: ignore[arg-type]
 
 
 class StoppedError(Exception):

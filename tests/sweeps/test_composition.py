@@ -21,6 +21,7 @@ from rlkl.config import hydra_private
 from rlkl.config.compose import compose
 from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
+from rlkl.sweeps import launcher
 from rlkl.sweeps.composer import Composer
 from tests.helpers import SHIPPED
 
@@ -195,6 +196,6 @@ def test_jobs_write_what_hydra_writes(tmp_path):
         '"',
     ]
     config = OmegaConf.create({"a": {"b": 1, "c": None, "d": [True, 0.1, 1e-12, float("inf")]}, "texts": texts})
-    hydra_private._save_config(config, "config.yaml", tmp_path / "new")
+    launcher.save_config(config, "config.yaml", tmp_path / "new")
     written = (tmp_path / "new" / "config.yaml").read_text(encoding="utf-8")
     assert OmegaConf.create(written) == OmegaConf.create(OmegaConf.to_yaml(config)) == config

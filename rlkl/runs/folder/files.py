@@ -39,9 +39,10 @@ def _represent_text(dumper, text: str):
 _Dumper.add_representer(str, _represent_text)
 
 
-def yaml_text(values: Mapping[str, Any]) -> str:
+def yaml_text(values: Mapping[str, Any] | list[Any]) -> str:
     """Return plain values as YAML that Hydra reads back unchanged."""
-    return yaml.dump(dict(values), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    plain = values if isinstance(values, list) else dict(values)
+    return yaml.dump(plain, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def pack_arrays(leaves: Iterable[Any], **named: Any) -> bytes:
