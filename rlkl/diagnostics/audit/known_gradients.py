@@ -1,7 +1,6 @@
 """Match a measured gradient to the exact gradients of known divergences."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,9 +10,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from rlkl import divergences, exact
+from rlkl.diagnostics.audit import score_weights
+from rlkl.diagnostics.audit.score_weights import Sequences
 from rlkl.divergences import REGISTRY, Divergence
 from rlkl.penalties import expected_gradient, options
-from rlkl.policies import AnyPolicy, table_of
+from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.training.spec import Run
@@ -30,14 +31,9 @@ class Exact(NamedTuple):
 
 def exact_gradient(run: Run, policy: AnyPolicy, div: Divergence) -> Exact:
     """The exact divergence between the distributions of whole sequences, and its gradient."""
-    value, gradient = _gradient(policy, lambda p: _divergence(run, p, div))
-    return Exact(value, gradient)
-
-
-def _gradient(policy: AnyPolicy, function) -> tuple[Any, Any]:
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: function(eqx.combine(p, rest))))(trainable)
-    return value, ravel_pytree(gradient)[0]
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: _divergence(run, eqx.combine(p, rest), div)))(trainable)
+    return Exact(value, ravel_pytree(gradient)[0])
 
 
 def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""]:
@@ -53,45 +49,38 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
     there are also the semi-gradient of each, and for each divergence the gradient of its sum over visited states.
     batch: every sequence, weighted by its probability under the policy.
     """
-    return dict(_known_gradients(run, policy, batch))
-
-
-def _known_gradients(run: Run, policy: AnyPolicy, batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
-    whole = {name: np.asarray(exact_gradient(run, policy, div).gradient) for name, div in REGISTRY.items()}
-    for name, gradient in whole.items():
-        yield expected_gradient.formula({name: 1.0}), gradient
-    yield expected_gradient.formula({"total_variation": 2.0}), 2.0 * whole["total_variation"]
-    difference = {"kl_pi_ref": 1.0, "kl_ref_pi": -1.0}
-    yield expected_gradient.formula(difference), whole["kl_pi_ref"] - whole["kl_ref_pi"]
-    if run.task.automaton.horizon == 1:
-        return
-    params, weight = options.parameters(run.settings.penalty, jnp.float64), jax.lax.stop_gradient(batch.weight)
-    semi = {
-        name: np.asarray(_gradient(policy, lambda p, div=div: _per_token(run, p, div, params, weight, batch))[1])
-        for name, div in REGISTRY.items()
-    }
-    for name, gradient in semi.items():
-        yield expected_gradient.semi({name: 1.0}).says, gradient
-    yield expected_gradient.semi({"total_variation": 2.0}).says, 2.0 * semi["total_variation"]
-    yield expected_gradient.semi(difference).says, semi["kl_pi_ref"] - semi["kl_ref_pi"]
-    if exact.evaluation_method(run.task.automaton, (policy, run.reference)) == "dynamic program":
+    params = options.parameters(run.settings.penalty, jnp.float64)
+    sequences = _sequences(run, policy, batch)
+    weights = {each.says: each.weights for each in score_weights.known(sequences, params)}
+    is_table = exact.evaluation_method(run.task.automaton, (policy, run.reference)) == "dynamic program"
+    if run.task.automaton.horizon > 1 and is_table:
+        positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
         for name, div in REGISTRY.items():
-            summed = np.asarray(_gradient(policy, lambda p, div=div: _own_states(run, p, div, params))[1])
-            yield expected_gradient.own_states(name), summed
-            yield expected_gradient.later_alone(name).says, summed - semi[name]
+            rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
+            later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(rows, batch)))
+            weights[expected_gradient.own_states(name)] = weights[expected_gradient.semi({name: 1.0}).says] + later
+            weights[expected_gradient.later_alone(name).says] = later
+    gradients = _weighted_scores(policy, batch, jnp.asarray(np.stack(list(weights.values()))))
+    return dict(zip(weights, np.asarray(gradients), strict=True))
 
 
-def _per_token(run: Run, policy: AnyPolicy, div: Divergence, params, weight, batch: Batch) -> Float[Array, ""]:
-    """The token divergences summed along the sequences, whose weights are fixed."""
-    positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
-    rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
-    return jnp.sum(weight[:, None] * positions.at_positions(rows, batch))
+@jax.jit
+def _token_log_probabilities(policy: AnyPolicy, reference: AnyPolicy, batch: Batch) -> tuple[Float[Array, "N T"], ...]:
+    return scoring.token_log_probability(policy, batch), scoring.token_log_probability(reference, batch)
 
 
-def _own_states(run: Run, policy: AnyPolicy, div: Divergence, params) -> Float[Array, ""]:
-    """The token divergences summed over the states that the policy visits."""
-    log_pi, log_ref = table_of(policy), table_of(run.reference)
-    return exact.visited(exact.occupancy(run.task.automaton, log_pi), divergences.exact(div, params, log_pi, log_ref))
+def _sequences(run: Run, policy: AnyPolicy, batch: Batch) -> Sequences:
+    """The sequences of a batch that are drawn from the policy."""
+    log_pi, log_ref = map(np.asarray, _token_log_probabilities(policy, run.reference, batch))
+    return Sequences(log_pi, log_ref, log_pi, np.asarray(batch.mask))
+
+
+@jax.jit
+def _weighted_scores(policy: AnyPolicy, batch: Batch, weights: Float[Array, "K N T"]) -> Float[Array, "K P"]:
+    """The sum of the tokens' scores with each of the weights, by the policy's parameters."""
+    trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
+    _, pull_back = jax.vjp(lambda p: scoring.token_log_probability(eqx.combine(p, rest), batch), trainable)
+    return jax.lax.map(lambda each: ravel_pytree(pull_back(each)[0])[0], weights)
 
 
 def name_of(gradient: np.ndarray, candidates: dict[str, np.ndarray]) -> str:
