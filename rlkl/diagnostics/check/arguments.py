@@ -62,7 +62,7 @@ class Matched(NamedTuple):
         return self.bundle is not None or any(name in self.arrays.values() for name in names)
 
 
-def match(loss: Callable[..., Any], names: Mapping[str, str], settings: Mapping[str, Any]) -> Matched:
+def match_arguments(loss: Callable[..., Any], names: Mapping[str, str], settings: Mapping[str, Any]) -> Matched:
     """Match the parameters of a loss to arrays by the spellings above, or by `names` (parameter to array).
 
     settings: values of other parameters. Raises `SettingsError` on a parameter that has neither an array nor a default.

@@ -114,7 +114,7 @@ def match(world: World, without: Float[np.ndarray, "D V"], with_penalty: Float[n
 
     The step is a (without) + b (known). Where advantages are standardised together with the penalty, a is not 1.
     """
-    scale, reward_residual = _reward(world, without)
+    scale, reward_residual = reward_fit(world, without)
     unit = 1.0 if np.isnan(reward_residual) else scale
     known = candidates(world)
     kls = [each.columns for name in BOTH for each in known if each.divergence == name and each.kind == "exact"]
@@ -129,7 +129,8 @@ def match(world: World, without: Float[np.ndarray, "D V"], with_penalty: Float[n
         min((pair for pair in fits if len(pair[1].factors) == 1), key=lambda pair: pair[1].residual),
     )
     is_known = fit.residual < SAME
-    part = fit.part if is_known else plain
+    if not is_known:
+        fit = _added(candidate.columns, plain)
     coefficients = fit.factors / (fit.share * unit * beta)
     says = candidate.says if len(coefficients) == 1 else _combination(candidate.says, coefficients)
     return Match(
@@ -138,8 +139,8 @@ def match(world: World, without: Float[np.ndarray, "D V"], with_penalty: Float[n
         candidate.kind if is_known else "none",
         float(coefficients[0]),
         fit.residual,
-        _cosine(part, kls[0]),
-        _cosine(part, kls[1]),
+        _cosine(fit.part, kls[0]),
+        _cosine(fit.part, kls[1]),
         scale,
         reward_residual,
     )
@@ -154,20 +155,24 @@ class Fit(NamedTuple):
     part: Float[np.ndarray, " P"]
 
 
+def _added(columns: np.ndarray, plain: np.ndarray) -> Fit:
+    """Fit the penalty's part as one that is added to the step without a penalty."""
+    factors = np.linalg.lstsq(columns, plain, rcond=None)[0]
+    return Fit(1.0, factors, float(np.linalg.norm(plain - columns @ factors) / np.linalg.norm(plain)), plain)
+
+
 def _fit(columns: np.ndarray, without: np.ndarray, with_penalty: np.ndarray) -> Fit:
     """Fit the penalty's part as simply added, else beside a share of the step without a penalty."""
-    plain = with_penalty - without
-    factors = np.linalg.lstsq(columns, plain, rcond=None)[0]
-    residual = float(np.linalg.norm(plain - columns @ factors) / np.linalg.norm(plain))
-    if residual < SAME or not np.any(without):
-        return Fit(1.0, factors, residual, plain)
+    added = _added(columns, with_penalty - without)
+    if added.residual < SAME or not np.any(without):
+        return added
     share, *rest = np.linalg.lstsq(np.column_stack([without, columns]), with_penalty, rcond=None)[0]
     part, factors = with_penalty - share * without, np.array(rest)
     left = float(np.linalg.norm(part - columns @ factors)) / max(float(np.linalg.norm(part)), 1e-300)
     return Fit(float(share), factors, left, part)
 
 
-def _reward(world: World, without: np.ndarray) -> tuple[float, float]:
+def reward_fit(world: World, without: np.ndarray) -> tuple[float, float]:
     """The factor of the reward's gradient in a step without a penalty, and the rest over the step."""
     if not np.any(without):
         return 0.0, np.nan

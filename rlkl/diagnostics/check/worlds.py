@@ -84,12 +84,11 @@ class World:
         return self.gradient(np.repeat(-(self.probability * self.reward)[:, None], self.automaton.horizon, axis=1))
 
 
-def tree(vocabulary: int, horizon: int, has_end_token: bool = False) -> Automaton:
-    """The automaton whose states are the tokens so far. has_end_token: token 0 ends a sequence."""
+def tree(vocabulary: int, horizon: int, ends: int = 0) -> Automaton:
+    """The automaton whose states are the tokens so far. ends: the number of tokens, the first ones, that end a sequence."""
     inner: list[tuple[int, ...]] = [()]
     for prefix in inner:
-        continued = range(1 if has_end_token else 0, vocabulary)
-        inner += [(*prefix, token) for token in continued] if len(prefix) < horizon - 1 else []
+        inner += [(*prefix, token) for token in range(ends, vocabulary)] if len(prefix) < horizon - 1 else []
     index = {prefix: i for i, prefix in enumerate(inner)}
     next_state = np.zeros((len(inner), vocabulary), int)
     for prefix, state in list(index.items()):
@@ -121,7 +120,7 @@ def equal() -> World:
 
 def unequal() -> World:
     """Up to three tokens of three, of which token 0 ends a sequence, in 64 rows."""
-    return random_world(tree(3, 3, has_end_token=True), 4, 3)
+    return random_world(tree(3, 3, ends=1), 4, 3)
 
 
 def extreme() -> World:
@@ -152,5 +151,5 @@ WORLDS: dict[str, Callable[[], World]] = {
 }
 GROUPS: dict[str, tuple[Callable[[], World], tuple[int, ...]]] = {  # worlds small enough to list every group of a size
     "bandit": (lambda: bandit(arms=5, draws=20, seed=5), (2, 4, 8)),
-    "unequal": (lambda: random_world(tree(3, 2, has_end_token=True), 8, 4), (2, 4)),
+    "unequal": (lambda: random_world(tree(4, 2, ends=2), 8, 4), (2, 4)),
 }

@@ -1,0 +1,159 @@
+"""Probes of a loss: what its penalty does with padding, the spread of rewards, large log-ratios, positions and tokens.
+
+Each function returns a flag's name with a sentence, or nothing. All compare gradients of the same loss on changed inputs.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlkl.diagnostics.check.arguments import batch_arrays
+from rlkl.diagnostics.check.matching import SAME, Match
+from rlkl.diagnostics.check.measure import Evaluate, Measured, measure
+from rlkl.diagnostics.check.worlds import World
+from rlkl.divergences import REGISTRY, Params
+from rlkl.settings import numerics
+
+LARGEST_RATIO = 22.0  # of the log-ratios that clamps are looked for in
+NEAR = 1.0  # log-ratios within which no library clamps
+CURVE = 1e-3  # relative difference above which the curve of a penalty departs from its divergence's
+
+
+class Flag(NamedTuple):
+    """A property of a loss that its user should know, and the sentence that says so."""
+
+    name: str
+    says: str
+
+
+def _differ(first: np.ndarray, second: np.ndarray, size: float) -> bool:
+    return bool(np.linalg.norm(first - second) > SAME * size)
+
+
+def detached(without: Measured, with_penalty: Measured) -> Iterator[Flag]:
+    """Whether the penalty has no gradient at any token, in contrast to one whose expectation is zero."""
+    changes = [with_penalty.evaluation.gradient[name] - each for name, each in without.evaluation.gradient.items()]
+    if any(np.any(change) for change in changes):
+        return
+    if with_penalty.evaluation.value != without.evaluation.value:
+        yield Flag("detached", "the penalty changes the loss and has no gradient: it is detached")
+    else:
+        yield Flag("absent", "the coefficient changes neither the loss nor its gradient")
+
+
+def scaled_by_std(evaluate: Evaluate, world: World, without: Measured) -> Iterator[Flag]:
+    """Whether the step does not grow with the rewards."""
+    threefold = measure(evaluate, world, 0.0, reward_scale=3.0).gradient
+    if _differ(threefold, 3.0 * without.gradient, float(np.linalg.norm(threefold))):
+        yield Flag("scaled_by_std", "rewards or advantages are divided by their spread, so the step does not grow with them")
+
+
+def padding(unpadded: Measured, padded: Measured) -> Iterator[Flag]:
+    """Whether a gradient changes with columns of padding, or flows into them."""
+    size = float(np.linalg.norm(unpadded.gradient))
+    if padded.at_padding > SAME * size:
+        yield Flag("padding", "padding has a gradient: the mask is ignored")
+    elif _differ(padded.gradient, unpadded.gradient, size):
+        yield Flag("padding", "the gradient changes with the number of padding columns or with what stands in them")
+
+
+def swapped(match: Match) -> Iterator[Flag]:
+    """Whether the gradient is that of k3 with policy and reference exchanged."""
+    exchanged = ("pearson", 0.5), ("0.5 χ²(pi‖pi_ref) - KL(pi‖pi_ref)", 0.5), ("χ²(pi‖pi_ref) - KL(pi‖pi_ref)", 1.0)
+    for name, coefficient in exchanged:
+        if name in (match.divergence, match.says) and abs(match.coefficient - coefficient) < 1e-3:
+            yield Flag("swapped", "this is the gradient of k3 with policy and reference exchanged")
+
+
+def clamped(evaluate: Evaluate, world: World, match: Match, beta: float) -> Iterator[Flag]:
+    """Whether the penalty's slope departs from its divergence's at large log-ratios, and from which on.
+
+    world: a bandit. Each row of the batch is given a log-ratio of its own, by its reference's log-probability.
+    """
+    if match.divergence is None:
+        return
+    rows = world.population
+    u = np.linspace(-LARGEST_RATIO, LARGEST_RATIO, len(rows) - 21)
+    u = np.concatenate([u, np.linspace(-NEAR, NEAR, 21)])
+    arrays = batch_arrays(world, rows)
+    arrays["ref_log_probs"] = arrays["log_probs"] - u[:, None]
+    gradients = [evaluate(arrays, coefficient).gradient for coefficient in (0.0, beta)]
+    if "log_probs" not in gradients[0]:
+        return
+    curve = (gradients[1]["log_probs"] - gradients[0]["log_probs"])[:, 0]
+    with numerics.pinned():
+        slope = np.asarray(REGISTRY[match.divergence].both(jnp.asarray(u), Params())[1])
+    near = np.abs(u) <= NEAR
+    factors = np.linalg.lstsq(np.stack([slope[near], np.ones(near.sum())], axis=1), curve[near], rcond=None)[0]
+    fitted = factors[0] * slope + factors[1]
+    departs = np.abs(curve - fitted) > CURVE * np.maximum(np.abs(fitted), np.abs(factors[0]))
+    if departs[near].any() or not departs.any():
+        return
+    bounds = [f"below {u[departs & (u < 0)].max():.1f}"] if (departs & (u < 0)).any() else []
+    bounds += [f"above {u[departs & (u > 0)].min():.1f}"] if (departs & (u > 0)).any() else []
+    yield Flag("clamped", f"its slope is changed, as by a clamp, where log(pi/pi_ref) is {' or '.join(bounds)}")
+
+
+def shifted(evaluate: Evaluate, world: World, beta: float) -> Iterator[Flag]:
+    """Whether a token's penalty depends on the reference at other positions, and not at its own. world: several tokens."""
+    arrays = batch_arrays(world, world.population)
+    base, horizon = _position_gradients(evaluate, arrays, beta), world.automaton.horizon
+    influence = np.zeros((horizon, horizon))
+    for column in range(horizon):
+        moved = dict(arrays)
+        for name in ("ref_log_probs", "ref_logits"):
+            moved[name] = arrays[name].copy()
+            moved[name][:, column] -= np.linspace(0.1, 0.4, arrays[name][:, column].size).reshape(arrays[name][:, column].shape)
+        change = _position_gradients(evaluate, moved, beta) - base
+        influence[:, column] = np.abs(change).reshape(len(change), horizon, -1).max(axis=(0, 2))
+    others = influence[~np.eye(horizon, dtype=bool)]
+    if others.max() > 0.0 and np.diag(influence).max() < SAME * others.max():
+        yield Flag("shifted", "a token's penalty reads the reference at another position than its own")
+
+
+def at_reference(evaluate: Evaluate, world: World, beta: float, size: float) -> Iterator[Flag]:
+    """Whether the penalty pulls where the policy is the reference. size: of a gradient elsewhere."""
+    equal = dataclasses.replace(world, reference=world.policy)
+    pull = measure(evaluate, equal, beta).gradient - measure(evaluate, equal, 0.0).gradient
+    if np.linalg.norm(pull) > SAME * size:
+        yield Flag(
+            "nonzero_at_reference", "its gradient is not zero where the policy is the reference, as every divergence's is"
+        )
+
+
+def tokens_and_temperature(evaluate: Evaluate, world: World, beta: float) -> Iterator[Flag]:
+    """Whether a loss of logits takes the log-probability of another token, or of logits at another temperature.
+
+    The gradient of log softmax(logits/tau)[token] is e_token - softmax(logits/tau), over tau. world: several tokens.
+    """
+    arrays = batch_arrays(world, world.population)
+    gradients = [evaluate(arrays, coefficient).gradient for coefficient in (0.0, beta)]
+    if "logits" not in gradients[0]:
+        return
+    rows = (gradients[1]["logits"] - gradients[0]["logits"])[arrays["mask"] > 0]
+    tokens, log_pi = arrays["tokens"][arrays["mask"] > 0], arrays["logits"][arrays["mask"] > 0]
+    used = np.abs(rows).max(axis=1) > SAME * np.abs(rows).max()
+    rows, tokens, log_pi = rows[used], tokens[used], log_pi[used]
+    signs = np.sign(rows)
+    alone = (signs == -np.sign(signs.sum(axis=1, keepdims=True))).sum(axis=1) == 1  # one entry against all others
+    if not alone.all() or rows.shape[1] < 3:
+        return  # sums over the vocabulary
+    picked = np.argmax(signs == -np.sign(signs.sum(axis=1, keepdims=True)), axis=1)
+    if np.mean(picked == tokens) < 0.99:
+        yield Flag("wrong_token", "the log-probability that is penalised is not that of the sampled token")
+    rest = np.arange(rows.shape[1]) != picked[:, None]
+    ratios, spread = np.log(np.abs(rows[rest].reshape(len(rows), -1))), log_pi[rest].reshape(len(rows), -1)
+    ratios, spread = (x - x.mean(axis=1, keepdims=True) for x in (ratios, spread))
+    inverse = float((ratios * spread).sum() / (spread**2).sum())
+    if np.abs(ratios - inverse * spread).max() < 1e-4 and abs(inverse - 1.0) > 1e-4:
+        yield Flag("temperature", f"the policy's logits are divided by a temperature of {1 / inverse:.4g} in the penalty")
+
+
+def _position_gradients(evaluate: Evaluate, arrays: dict[str, np.ndarray], beta: float) -> np.ndarray:
+    """The penalty's gradient at every position, by whichever array the loss reads."""
+    without, with_penalty = evaluate(arrays, 0.0).gradient, evaluate(arrays, beta).gradient
+    name = next(iter(with_penalty))
+    return with_penalty[name] - without[name]
