@@ -1,6 +1,8 @@
 """How a user's loss is called: its framework, the form of its arguments, and what it returns."""
 
+import inspect
 import itertools
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -85,14 +87,14 @@ def layouts(loss: Callable[..., Any], matched: Matched) -> Iterator[Layout]:
 
 
 def frameworks(loss: Callable[..., Any]) -> tuple[str, ...]:
-    """The frameworks that a loss may be written in, the likeliest first, by what its module imports."""
-    function = getattr(loss, "forward", getattr(loss, "func", loss))
-    names = getattr(function, "__globals__", {}).values()
+    """The frameworks to try, the likelier first: JAX alone unless PyTorch is loaded, else by what the loss's module imports."""
+    if "torch" not in sys.modules:
+        return ("jax",)
+    function = inspect.unwrap(getattr(loss, "forward", getattr(loss, "func", loss)))
+    names = getattr(getattr(function, "__func__", function), "__globals__", {}).values()
     modules = {each.__name__ if isinstance(each, types.ModuleType) else str(getattr(each, "__module__", "")) for each in names}
     packages = {module.partition(".")[0] for module in modules}
-    if "torch" not in packages:
-        return ("jax",)
-    return ("torch", "jax") if packages & {"jax", "optax"} else ("torch",)
+    return ("jax", "torch") if "jax" in packages and "torch" not in packages else ("torch", "jax")
 
 
 def parts(result: Any) -> tuple[Any, dict[str, Any]]:

@@ -130,13 +130,13 @@ def world_named(name: str) -> World:
 
 def _prepare(loss: Callable[..., Any], matched: Matched, settings: Mapping[str, Any], beta: float) -> tuple[Evaluate, str]:
     """The evaluation of a loss in the form of arguments in which it runs and follows the reward's gradient; its framework."""
-    errors, usable = [], []
-    world = world_named("equal")
-    arrays = batch_arrays(world, world.population)
+    errors: list[Exception] = []
+    usable: list[tuple[float, int, Evaluate, str]] = []
+    world, unequal = world_named("equal"), world_named("unequal")
     for layout in layouts(loss, matched):
         try:
             evaluate = evaluator(Call(loss, matched, settings, layout))
-            evaluate(batch_arrays(world_named("unequal"), world_named("unequal").population), beta)
+            evaluate(batch_arrays(unequal, unequal.population), beta)
             residual = reward_fit(world, measure(evaluate, world, 0.0).gradient)[1]
         except Exception as error:  # a user's code may raise anything
             errors.append(error)
@@ -145,10 +145,8 @@ def _prepare(loss: Callable[..., Any], matched: Matched, settings: Mapping[str, 
         if usable[-1][0] < 1e-3:
             break
     if not usable:
-        error = errors[0]
-        raise SettingsError(
-            "loss", type(error).__name__, f"is what it raised on a batch of {len(arrays['mask'])}: {one_line(error)}"
-        )
+        what, size = type(errors[0]).__name__, len(world.population)
+        raise SettingsError("loss", what, f"is what it raised on a batch of {size}: {one_line(errors[0])}")
     _, _, evaluate, framework = min(usable)
     return evaluate, framework
 

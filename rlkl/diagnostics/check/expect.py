@@ -28,7 +28,7 @@ def assert_descends(
     """Raise `AssertionError` unless the penalty of a loss descends what is expected, in every world.
 
     expected: a divergence's name (its gradient), `semi_` and a name (its gradient on bandits, its semi-gradient on sequences)
-    or `nothing`. coefficient: what beta must be worth, over beta; by default any positive number. options: those of `check_loss`.
+    or `nothing`. coefficient: what beta must be worth, over beta; by default any positive number. options: of `check_loss`.
     """
     checked = check_loss(loss, worlds=worlds, **options)
     misses = list(differences(checked, expected, worlds, coefficient))
