@@ -6,14 +6,29 @@ rlkl.load("outputs/...")          # pandas frames of a run or a sweep
 rlkl.load_policy("outputs/...")   # the trained policy of a run
 rlkl.grade(["my_penalty.py"])     # a penalty's scorecard
 rlkl.compare("base.npz", "quant.npz")   # the KL divergences between two models' log-probabilities
+rlkl.check_loss(my_loss)          # what the KL penalty of a PyTorch or JAX loss descends
+rlkl.assert_descends(my_loss, "kl_pi_ref")   # the same, as a line of a test
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Result", "compare", "grade", "load", "load_policy", "train"]
+__all__ = [
+    "Comparison",
+    "Report",
+    "Result",
+    "assert_descends",
+    "check_loss",
+    "compare",
+    "grade",
+    "load",
+    "load_policy",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from rlkl.diagnostics.check.check import Report, check_loss
+    from rlkl.diagnostics.check.expect import assert_descends
     from rlkl.diagnostics.compare.kl_statistics import Comparison, compare
     from rlkl.diagnostics.scorecard.command import grade
     from rlkl.runs.execute import Result, train
@@ -26,6 +41,9 @@ _MODULES = {
     "load": "rlkl.runs.load",
     "load_policy": "rlkl.runs.folder.checkpoint",
     "grade": "rlkl.diagnostics.scorecard.command",
+    "check_loss": "rlkl.diagnostics.check.check",
+    "Report": "rlkl.diagnostics.check.check",
+    "assert_descends": "rlkl.diagnostics.check.expect",
     "compare": "rlkl.diagnostics.compare.kl_statistics",
     "Comparison": "rlkl.diagnostics.compare.kl_statistics",
 }

@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
         "audit": _audit,
         "grade": _grade,
         "compare": _compare,
+        "check": _check,
     }
     try:
         if argv and argv[0] in commands and {"-h", "--help"} & set(argv[1:]):
@@ -229,3 +230,21 @@ def _compare(argv: list[str]) -> int:
 
     run_compare(argv)
     return 0
+
+
+def _check(argv: list[str]) -> int:
+    """rlkl check FILE.py:LOSS [beta=NUMBER] [expect=DIVERGENCE] [KEY=VALUE ...]
+
+    Say which divergence the KL penalty of a loss in PyTorch or JAX descends, from its exact expected gradient in small worlds.
+    The loss is called by the names of its arguments (log_probs, old_log_probs, ref_log_probs, advantages or rewards, mask, beta
+    and other spellings); names.ARGUMENT=NAME maps others, KEY=VALUE sets the rest. beta: the coefficient (default .25).
+    expect=kl_pi_ref, semi_kl_pi_ref (its semi-gradient on sequences) or nothing: exit status 1 where that is not so;
+    coefficient=NUMBER: and beta is not worth this many times beta. worlds=bandit,unequal,groups: these alone. The table,
+    check.json and a figure are written to out=FOLDER (default: outputs/check).
+    """
+    machine.configure()
+    from rlkl.diagnostics.check.command import run_check
+    from rlkl.runs.store import program_cache
+
+    program_cache.enable()
+    return 0 if run_check(argv) else FAILED

@@ -75,6 +75,8 @@ def match_arguments(loss: Callable[..., Any], names: Mapping[str, str], settings
             raise SettingsError(f"names.{parameter}", name, f"{nearest(name, [*SPELLINGS, 'beta'])}")
     accepts_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for setting in settings:
+        if setting in COEFFICIENTS and names.get(setting) is None:
+            raise SettingsError(setting, settings[setting], "is the coefficient of the penalty; beta=NUMBER sets it")
         if setting not in parameters and not accepts_any:
             raise SettingsError(setting, settings[setting], f"the loss has no such argument; {_has(parameters)}")
     arrays: dict[str, str] = {}

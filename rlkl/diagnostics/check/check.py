@@ -15,7 +15,7 @@ from rlkl.diagnostics.check.load import load_loss
 from rlkl.diagnostics.check.matching import Match, match, reward_fit
 from rlkl.diagnostics.check.measure import Evaluate, batch_variance, measure, over_groups, without_coefficient
 from rlkl.diagnostics.check.metrics import Metric, identify
-from rlkl.diagnostics.check.probes import Flag
+from rlkl.diagnostics.check.probes import Curve, Flag
 from rlkl.diagnostics.check.worlds import GROUPS, WORLDS, World
 from rlkl.errors import SettingsError, nearest, one_line
 
@@ -56,7 +56,7 @@ class CheckRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The answer of a check: a row for each world, what the loss logs, and a sentence for each flag."""
+    """The answer of a check: a row for each world, what the loss logs, a sentence for each flag, the penalty's slope."""
 
     loss: str
     framework: str
@@ -64,6 +64,7 @@ class Report:
     rows: tuple[CheckRow, ...]
     metrics: tuple[Metric, ...]
     notes: Mapping[str, str]
+    curve: Curve | None = None
 
     def row(self, world: str) -> CheckRow:
         """The row of a world."""
@@ -119,7 +120,8 @@ def report(
         rows.append(row)
         notes |= {flag.name: flag.says for flag in flags}
     on_progress("metrics")
-    return Report(label, framework, beta, tuple(rows), tuple(_metrics(evaluate, beta)), notes)
+    curve = probes.slope_curve(evaluate, world_named("bandit"), beta)
+    return Report(label, framework, beta, tuple(rows), tuple(_metrics(evaluate, beta)), notes, curve)
 
 
 @cache

@@ -20,39 +20,59 @@ class Metric(NamedTuple):
 
 
 def identify(name: str, values: Mapping[str, float], worlds: Mapping[str, World], beta: float) -> Metric:
-    """Match a metric's expectations to quantities of the worlds; those of the policy's own samples decide if all do not."""
-    quantities = {label: dict(_quantities(world)) for label, world in worlds.items() if label in values}
-    on_policy = [label for label in quantities if label != OFF_POLICY]
-    for labels, condition in ((list(quantities), ""), (on_policy, ", on the policy's own samples")):
-        for factor, prefix in ((1.0, ""), (beta, "the coefficient times ")):
-            for quantity in quantities[on_policy[0]]:
-                expected = np.array([factor * quantities[label].get(quantity, np.nan) for label in labels])
-                measured = np.array([values[label] for label in labels])
-                if np.all(np.abs(measured - expected) <= CLOSE * (np.abs(expected) + 1e-3)):
-                    return Metric(name, prefix + quantity + condition, values)
-    return Metric(name, "no quantity that is known", values)
+    """Match a metric's expectations to exact quantities of the worlds, and to means of estimators over the batch.
+
+    Many metrics are an exact quantity on the policy's own samples alone; the estimator that they average is then named too.
+    """
+    on_policy = {label: value for label, value in values.items() if label != OFF_POLICY}
+    exact = _matching(values, {label: dict(_exact(worlds[label])) for label in values}, beta)
+    if exact:
+        return Metric(name, exact, values)
+    exact = _matching(on_policy, {label: dict(_exact(worlds[label])) for label in on_policy}, beta)
+    batch_mean = _matching(values, {label: dict(_estimators(worlds[label])) for label in values}, beta)
+    parts = ([f"{exact} on the policy's own samples"] if exact else []) + ([f"the mean of {batch_mean}"] if batch_mean else [])
+    return Metric(name, "; ".join(parts) or "no quantity that is known", values)
 
 
-def _quantities(world: World) -> Iterator[tuple[str, float]]:
-    """Quantities of a world by name: exact ones first, then means over the batch of estimators that are no exact value."""
-    log_pi, log_ref, log_sampler, mask = world.sequences
-    lengths = world.lengths
-    drawn = np.exp(log_sampler.sum(axis=1))
-    models = {"pi": log_pi, "pi_ref": log_ref, "sampler": log_sampler}
+def _matching(values: Mapping[str, float], quantities: Mapping[str, Mapping[str, float]], beta: float) -> str:
+    """The first quantity, or the coefficient times one, that has these values in all worlds; empty if none has."""
+    measured = np.array(list(values.values()))
+    for factor, prefix in ((1.0, ""), (beta, "the coefficient times ")):
+        for quantity in next(iter(quantities.values())):
+            expected = factor * np.array([quantities[label][quantity] for label in values])
+            if np.all(np.abs(measured - expected) <= CLOSE * (np.abs(expected) + 1e-3)):
+                return prefix + quantity
+    return ""
+
+
+def _exact(world: World) -> Iterator[tuple[str, float]]:
+    """Exact quantities of a world."""
+    models = _models(world)
     for first, second in (("pi", "pi_ref"), ("pi_ref", "pi"), ("sampler", "pi"), ("pi", "sampler"), ("sampler", "pi_ref")):
         p, u = np.exp(models[first].sum(axis=1)), models[first] - models[second]
-        yield from _aggregated(f"KL({first}‖{second})", p, u, lengths)
+        yield from _aggregated(f"KL({first}‖{second})", p, u, world.lengths)
+    yield from _aggregated("the policy's entropy", world.probability, -models["pi"], world.lengths)
     yield "E[r]", float(world.probability @ world.reward)
-    yield "E[length]", float(world.probability @ lengths)
+    yield "E[length]", float(world.probability @ world.lengths)
     yield "0", 0.0
     yield "1", 1.0
+
+
+def _estimators(world: World) -> Iterator[tuple[str, float]]:
+    """Means over the batch of estimators that are no exact quantity."""
+    models, mask = _models(world), np.asarray(world.batch.mask)
+    drawn = np.exp(models["sampler"].sum(axis=1))
     for first, second in (("pi", "pi_ref"), ("pi", "sampler")):
         u = models[first] - models[second]
         estimators = {"k1": u, "k2": u**2 / 2, "k3": np.where(mask, np.expm1(-u) + u, 0.0), "|u|": np.abs(u)}
         for name, values in estimators.items():
-            yield from _aggregated(f"{name} of log({first}/{second})", drawn, values, lengths)
-        yield from _aggregated(f"the ratio {first}/{second}", drawn, np.where(mask, np.exp(u), 0.0), lengths)
-    yield from _aggregated("-log pi, the entropy", drawn, -log_pi, lengths)
+            yield from _aggregated(f"{name} of log({first}/{second})", drawn, values, world.lengths)
+        yield from _aggregated(f"the ratio {first}/{second}", drawn, np.where(mask, np.exp(u), 0.0), world.lengths)
+    yield from _aggregated("-log pi", drawn, -models["pi"], world.lengths)
+
+
+def _models(world: World) -> dict[str, np.ndarray]:
+    return {"pi": world.sequences.log_pi, "pi_ref": world.sequences.log_ref, "sampler": world.sequences.log_sampler}
 
 
 def _aggregated(

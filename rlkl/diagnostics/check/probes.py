@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from rlkl.diagnostics.check.arguments import batch_arrays
 from rlkl.diagnostics.check.matching import SAME, Match
@@ -68,33 +69,65 @@ def swapped(match: Match) -> Iterator[Flag]:
             yield Flag("swapped", "this is the gradient of k3 with policy and reference exchanged")
 
 
-def clamped(evaluate: Evaluate, world: World, match: Match, beta: float) -> Iterator[Flag]:
-    """Whether the penalty's slope departs from its divergence's at large log-ratios, and from which on.
+class Curve(NamedTuple):
+    """The slope of a penalty, over its coefficient, at log-ratios u of a token; the mean over tokens of the loss is undone."""
+
+    u: Float[np.ndarray, " N"]
+    slope: Float[np.ndarray, " N"]
+
+
+def slope_curve(evaluate: Evaluate, world: World, beta: float, u: Float[np.ndarray, " N"] | None = None) -> Curve | None:
+    """The derivative of the penalty by each token's log-probability; None for a loss of logits alone.
 
     world: a bandit. Each row of the batch is given a log-ratio of its own, by its reference's log-probability.
     """
-    if match.divergence is None:
-        return
     rows = world.population
-    u = np.linspace(-LARGEST_RATIO, LARGEST_RATIO, len(rows) - 21)
-    u = np.concatenate([u, np.linspace(-NEAR, NEAR, 21)])
+    if u is None:
+        u = np.concatenate([np.linspace(-LARGEST_RATIO, LARGEST_RATIO, len(rows) - 12), np.linspace(-NEAR, NEAR, 12)])
     arrays = batch_arrays(world, rows)
     arrays["ref_log_probs"] = arrays["log_probs"] - u[:, None]
-    gradients = [evaluate(arrays, coefficient).gradient for coefficient in (0.0, beta)]
-    if "log_probs" not in gradients[0]:
+    without, with_penalty = evaluate(arrays, 0.0).gradient, evaluate(arrays, beta).gradient
+    if "log_probs" not in without:
+        return None
+    slope = (with_penalty["log_probs"] - without["log_probs"])[:, 0] * len(rows) / beta
+    order = np.argsort(u)
+    return Curve(u[order], slope[order])
+
+
+def clamped(evaluate: Evaluate, world: World, match: Match, beta: float) -> Iterator[Flag]:
+    """Whether the penalty's slope departs from that of its divergence at large log-ratios, and from which on."""
+    curve = slope_curve(evaluate, world, beta)
+    if curve is None or match.divergence is None:
         return
-    curve = (gradients[1]["log_probs"] - gradients[0]["log_probs"])[:, 0]
-    with numerics.pinned():
-        slope = np.asarray(REGISTRY[match.divergence].both(jnp.asarray(u), Params())[1])
-    near = np.abs(u) <= NEAR
-    factors = np.linalg.lstsq(np.stack([slope[near], np.ones(near.sum())], axis=1), curve[near], rcond=None)[0]
-    fitted = factors[0] * slope + factors[1]
-    departs = np.abs(curve - fitted) > CURVE * np.maximum(np.abs(fitted), np.abs(factors[0]))
-    if departs[near].any() or not departs.any():
+    divergence, near = match.divergence, np.abs(curve.u) <= NEAR
+    slope = _slope(divergence, curve.u[near])
+    factors = np.linalg.lstsq(np.stack([slope, np.ones(len(slope))], axis=1), curve.slope[near], rcond=None)[0]
+
+    def departs(curve: Curve) -> np.ndarray:
+        fitted = factors[0] * _slope(divergence, curve.u) + factors[1]
+        return np.abs(curve.slope - fitted) > CURVE * np.maximum(np.abs(fitted), np.abs(factors[0]))
+
+    changed = departs(curve)
+    if changed[near].any() or not changed.any():
         return
-    bounds = [f"below {u[departs & (u < 0)].max():.1f}"] if (departs & (u < 0)).any() else []
-    bounds += [f"above {u[departs & (u > 0)].min():.1f}"] if (departs & (u > 0)).any() else []
+    bounds = []
+    for side, word in ((-1.0, "below"), (1.0, "above")):
+        inner, outer = curve.u[~changed & (side * curve.u > 0)], curve.u[changed & (side * curve.u > 0)]
+        if not len(outer):
+            continue
+        first = outer[np.argmin(np.abs(outer))]
+        last = inner[np.abs(inner) < abs(first)]
+        fine = np.linspace(last[np.argmax(np.abs(last))], first, len(curve.u))
+        refined = slope_curve(evaluate, world, beta, fine)
+        assert refined is not None
+        edge = refined.u[departs(refined)]
+        bounds.append(f"{word} {edge[np.argmin(np.abs(edge))] if len(edge) else first:.2f}")
     yield Flag("clamped", f"its slope is changed, as by a clamp, where log(pi/pi_ref) is {' or '.join(bounds)}")
+
+
+def _slope(divergence: str, u: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    with numerics.pinned():
+        return np.asarray(REGISTRY[divergence].both(jnp.asarray(u), Params())[1])
 
 
 def shifted(evaluate: Evaluate, world: World, beta: float) -> Iterator[Flag]:
