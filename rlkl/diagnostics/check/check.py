@@ -12,7 +12,7 @@ from rlkl.diagnostics.check import probes
 from rlkl.diagnostics.check.arguments import Matched, batch_arrays, match_arguments
 from rlkl.diagnostics.check.call import Call, evaluator, layouts
 from rlkl.diagnostics.check.load import load_loss
-from rlkl.diagnostics.check.matching import Match, match, reward_fit
+from rlkl.diagnostics.check.matching import NOT_FINITE, Match, match, reward_fit
 from rlkl.diagnostics.check.measure import Evaluate, batch_variance, measure, over_groups, without_coefficient
 from rlkl.diagnostics.check.metrics import Metric, identify
 from rlkl.diagnostics.check.probes import Curve, Flag
@@ -186,6 +186,8 @@ def _group_row(evaluate: Evaluate, name: str, beta: float) -> tuple[CheckRow, li
     population = _population_match(evaluate, world, beta)
     of_groups = match(world, over_groups(evaluate, world, 0.0, size), over_groups(evaluate, world, beta, size), beta)
     flags = list(_direction(of_groups))
+    if of_groups.says == NOT_FINITE:
+        return _check_row(name, of_groups, math.nan, flags), flags
     same = (population.divergence, population.kind, population.says) == (of_groups.divergence, of_groups.kind, of_groups.says)
     if not same or not math.isclose(population.coefficient, of_groups.coefficient, rel_tol=UNIFORM, abs_tol=UNIFORM):
         flags.append(
@@ -204,6 +206,8 @@ def _group_world(name: str) -> World:
 
 
 def _direction(matched: Match) -> Iterator[Flag]:
+    if matched.says == NOT_FINITE:
+        yield Flag("not_finite", "its gradient is not finite on some batches, for instance where all samples are the same")
     if matched.divergence is not None and matched.coefficient < 0.0:
         yield Flag("wrong_sign", "its sign is wrong: it climbs the divergence that it should descend")
     yield from probes.swapped(matched)

@@ -12,7 +12,18 @@ from rlkl.errors import SettingsError, nearest
 ON_POLICY = tuple(
     name for name in WORLDS if name != "sampler"
 )  # the worlds that an expectation is about, unless others are named
-FAULTS = ("detached", "absent", "wrong_sign", "swapped", "padding", "clamped", "shifted", "wrong_token", "temperature")
+FAULTS = (
+    "not_finite",
+    "detached",
+    "absent",
+    "wrong_sign",
+    "swapped",
+    "padding",
+    "clamped",
+    "shifted",
+    "wrong_token",
+    "temperature",
+)
 SEMI, NOTHING = "semi_", "nothing"
 BANDITS = ("bandit", "extreme", "sampler")
 

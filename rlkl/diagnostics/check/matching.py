@@ -22,6 +22,7 @@ SINGLE = tuple(
 )  # the others are combinations of these, or have parameters
 PAIRS = (BOTH, ("pearson", "kl_pi_ref"))  # k3 with policy and reference exchanged descends combinations of the second
 NOTHING = "nothing"
+NOT_FINITE = "nothing that is defined: the gradient is not finite"
 
 
 class Match(NamedTuple):
@@ -114,6 +115,8 @@ def match(world: World, without: Float[np.ndarray, "D V"], with_penalty: Float[n
 
     The step is a (without) + b (known). Where advantages are standardised together with the penalty, a is not 1.
     """
+    if not (np.isfinite(without).all() and np.isfinite(with_penalty).all()):
+        return Match(NOT_FINITE, None, "none", *[np.nan] * 6)
     scale, reward_residual = reward_fit(world, without)
     unit = 1.0 if np.isnan(reward_residual) else scale
     known = candidates(world)

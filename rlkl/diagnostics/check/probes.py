@@ -31,7 +31,7 @@ class Flag(NamedTuple):
 
 
 def _differ(first: np.ndarray, second: np.ndarray, size: float) -> bool:
-    return bool(np.linalg.norm(first - second) > SAME * size)
+    return not np.linalg.norm(first - second) <= SAME * size
 
 
 def detached(without: Measured, with_penalty: Measured) -> Iterator[Flag]:
@@ -84,12 +84,12 @@ def slope_curve(evaluate: Evaluate, world: World, beta: float, u: Float[np.ndarr
     rows = world.population
     if u is None:
         u = np.concatenate([np.linspace(-LARGEST_RATIO, LARGEST_RATIO, len(rows) - 12), np.linspace(-NEAR, NEAR, 12)])
-    arrays = batch_arrays(world, rows)
+    arrays = batch_arrays(world, rows, reward_scale=0.0)  # what is left of the loss is its penalty
     arrays["ref_log_probs"] = arrays["log_probs"] - u[:, None]
-    without, with_penalty = evaluate(arrays, 0.0).gradient, evaluate(arrays, beta).gradient
-    if "log_probs" not in without:
+    gradient = evaluate(arrays, beta).gradient
+    if "log_probs" not in gradient:
         return None
-    slope = (with_penalty["log_probs"] - without["log_probs"])[:, 0] * len(rows) / beta
+    slope = gradient["log_probs"][:, 0] * len(rows) / beta
     order = np.argsort(u)
     return Curve(u[order], slope[order])
 
