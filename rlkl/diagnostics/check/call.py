@@ -50,7 +50,7 @@ class Call(NamedTuple):
     settings: Mapping[str, Any]
     layout: Layout
 
-    def result(self, arrays: Mapping[str, Any], beta: float) -> tuple[Any, dict[str, Any]]:
+    def result(self, arrays: Mapping[str, Any], beta: Any) -> tuple[Any, dict[str, Any]]:
         """The loss as one number, and the metrics beside it, for arrays of the loss's framework."""
         arguments = {parameter: arrays[name] for parameter, name in self.matched.arrays.items()}
         if self.matched.coefficient is not None:

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlkl.diagnostics.check.arguments import SPELLINGS
 from rlkl.diagnostics.check.call import Call, Evaluation
 
 
 def evaluator(call: Call) -> Callable[[Mapping[str, np.ndarray], float], Evaluation]:
     """The function that evaluates the loss on a batch. Raises `TypeError` if the loss returns no tensor."""
 
+    read = {name for name in SPELLINGS if call.matched.reads(name)} | {"mask"}
+
     def evaluate(arrays: Mapping[str, np.ndarray], beta: float) -> Evaluation:
         arrays = call.layout.apply(arrays)
-        tensors = {name: torch.tensor(value) if value.ndim else value.item() for name, value in arrays.items()}
+        tensors = {name: torch.tensor(arrays[name]) if arrays[name].ndim else arrays[name].item() for name in read}
         leaves = [tensors[name].requires_grad_() for name in call.leaves]
         loss, metrics = call.result(tensors, beta)
         if not torch.is_tensor(loss):
