@@ -46,6 +46,7 @@ FUNCTIONS = {
     "task": registries.task,
     "policies": registries.policies_table,
     "algorithms": registries.algorithms_table,
+    "check_arguments": registries.check_arguments,
     "estimators": registries.estimators_table,
     "descends": registries.descends_table,
     "presets": registries.presets_table,

@@ -11,6 +11,7 @@ import yaml
 
 from pages import markdown
 from rlkl import algorithms, divergences, errors, policies, tasks
+from rlkl.diagnostics.check.arguments import MEANINGS, SPELLINGS
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
 from rlkl.penalties import options, terms
@@ -239,3 +240,12 @@ def _paragraphs(comment: list[str]) -> str:
         begins = before == comment[0] or line.startswith(STARTS) or before.startswith("Goes with:")
         paragraphs = [*paragraphs, line] if begins else [*paragraphs[:-1], f"{paragraphs[-1]} {line}"]
     return "\n\n".join(GOES_WITH.sub(r"\1 `\2`", paragraph) for paragraph in paragraphs)
+
+
+def check_arguments() -> str:
+    """The arrays that `rlkl check` can give a loss, with their spellings."""
+    rows = [
+        (f"`{name}`", MEANINGS[name], ", ".join(f"`{spelling}`" for spelling in spellings))
+        for name, spellings in SPELLINGS.items()
+    ]
+    return markdown.table(("name", "what it is", "other spellings"), rows)

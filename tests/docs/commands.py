@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rlkl.config.build import build
 from rlkl.config.compose import compose
+from rlkl.diagnostics.check import command as check_command
 from rlkl.errors import SettingsError, nearest
 from tests.helpers import CHAIN, CLONE
 
@@ -48,6 +49,9 @@ def check(words: list[str]) -> None:
 def _check_rlkl(arguments: list[str]) -> None:
     command = arguments[0] if arguments else ""
     if command in ("list", "compare", "--help"):
+        return
+    if command == "check":
+        check_command.parse(arguments[1:])
         return
     if command in ON_FOLDERS:
         if len(arguments) == 1:

@@ -42,6 +42,24 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "group_index": ("index", "group_ids", "uid", "prompt_index"),
     "group_size": ("num_generations", "n_samples_per_prompt", "rollout_n", "samples_per_prompt"),
 }  # fmt: skip
+MEANINGS = {  # N rows of T tokens, a vocabulary of V
+    "log_probs": "[N, T], the policy's log-probability of each token",
+    "old_log_probs": "[N, T], the sampler's, without a gradient",
+    "ref_log_probs": "[N, T], the reference's",
+    "logits": "[N, T, V], the policy's logits, whose row t scores token t",
+    "ref_logits": "[N, T, V], the reference's",
+    "tokens": "[N, T], indices; 0 at padding",
+    "mask": "[N, T], 1 for a token and 0 for padding",
+    "advantages": "[N, T] or [N], the rewards less their expectation",
+    "rewards": "[N], one number for each sequence",
+    "token_rewards": "[N, T], the same at each last token",
+    "returns": "[N, T], the sequence's reward at each token",
+    "values": "[N, T], zeros",
+    "weights": "[N], of the rows; their mean is 1",
+    "lengths": "[N], numbers of tokens",
+    "group_index": "[N], the group of each row: all rows are one group",
+    "group_size": "the number of rows",
+}
 NAMES = {spelling: name for name, spellings in SPELLINGS.items() for spelling in (name, *spellings)}
 COEFFICIENTS = (
     "beta", "kl_coef", "kl_coeff", "kl_beta", "kl_loss_coef", "kl_loss_coeff", "kl_penalty_coef", "kl_loss_weight", "kl_weight",

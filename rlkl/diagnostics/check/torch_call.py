@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlkl.diagnostics.check.arguments import SPELLINGS
 from rlkl.diagnostics.check.call import Call, Evaluation
@@ -12,6 +11,8 @@ from rlkl.diagnostics.check.call import Call, Evaluation
 
 def evaluator(call: Call) -> Callable[[Mapping[str, np.ndarray], float], Evaluation]:
     """The function that evaluates the loss on a batch. Raises `TypeError` if the loss returns no tensor."""
+
+    import torch
 
     read = {name for name in SPELLINGS if call.matched.reads(name)} | {"mask"}
 
@@ -36,6 +37,8 @@ def evaluator(call: Call) -> Callable[[Mapping[str, np.ndarray], float], Evaluat
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that are one number."""
+    import torch
+
     numbers = {}
     for name, value in metrics.items():
         if torch.is_tensor(value):
