@@ -1,0 +1,37 @@
+"""Environments of the libraries that are run live: one each, since their requirements exclude each other."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent.parent
+REQUIREMENTS = FOLDER / "live" / "requirements"
+BUILD = ROOT / "build" / "conformance"
+
+
+def environment(name: str) -> Path:
+    """The Python of a library's environment, made from its requirements unless it stands with these already."""
+    folder, files = BUILD / name, [REQUIREMENTS / f"{name}-deps.txt", REQUIREMENTS / f"{name}.txt"]
+    python, stamp = folder / "bin" / "python", folder / "requirements"
+    wanted = "".join(file.read_text() for file in files)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    venv.create(folder, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", str(files[0]), "-e", str(ROOT)], check=True, cwd=ROOT)
+    subprocess.run([*pip, "--no-deps", "-r", str(files[1])], check=True, cwd=ROOT)
+    stamp.write_text(wanted)
+    return python
+
+
+def live_names() -> list[str]:
+    """The names of all environments: a library, or a library and a release of it."""
+    return sorted(path.stem for path in REQUIREMENTS.glob("*.txt") if not path.stem.endswith("-deps"))
+
+
+def write_rows(python: Path, module: str, output: Path) -> None:
+    """Write the rows of a module, run by this Python."""
+    arguments = ["-m", "experiments.conformance.run", module, str(output)]
+    subprocess.run([str(python), *arguments], check=True, cwd=ROOT, stdout=sys.stderr)
