@@ -20,7 +20,7 @@ def main(name: str, output: Path) -> None:
     from rlkl.runs.folder.files import write
 
     today = datetime.date.today().isoformat()
-    write(output, table.write_rows(list(table.module_rows(module, today))))
+    write(output, table.as_csv(table.module_rows(module, today)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`rlkl check`: what a loss descends, as a table, a sentence, check.json and a figure."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -18,7 +19,8 @@ FOLDER = Path("outputs") / "check"
 NAMES = "names."
 
 
-class Request(NamedTuple):
+@dataclasses.dataclass
+class Request:
     """The arguments of the command."""
 
     loss: str
@@ -27,8 +29,8 @@ class Request(NamedTuple):
     coefficient: float | None = None
     worlds: tuple[str, ...] | None = None
     out: Path = FOLDER
-    names: dict[str, str] = {}  # noqa: RUF012
-    settings: dict[str, Any] = {}  # noqa: RUF012
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run_check(arguments: Sequence[str]) -> bool:
@@ -75,33 +77,25 @@ def parse(arguments: Sequence[str]) -> Request:
     losses = [each for each in arguments if "=" not in each]
     if len(losses) != 1:
         raise SettingsError("rlkl check", " ".join(losses), "takes one loss, FILE.py:NAME or trl:TRAINER, and KEY=VALUE")
-    request = Request(losses[0], names={}, settings={})
+    request = Request(losses[0])
     for argument in arguments:
         key, separator, text = argument.partition("=")
         if not separator:
             continue
         if key.startswith(NAMES):
             request.names[key.removeprefix(NAMES)] = text
-        elif key == "beta":
-            request = request._replace(beta=_number(key, text))
-        elif key == "coefficient":
-            request = request._replace(coefficient=_number(key, text))
-        elif key == "worlds":
-            request = request._replace(worlds=tuple(_worlds(text)))
-        elif key == "out":
-            request = request._replace(out=Path(text))
-        elif key == "expect":
-            request = request._replace(expect=text)
+        elif key in READERS:
+            setattr(request, key, READERS[key](key, text))
         else:
             request.settings[key] = _value(text)
     return request
 
 
-def _worlds(text: str) -> list[str]:
-    """The worlds of a list; `groups` names all of them."""
+def _worlds(key: str, text: str) -> tuple[str, ...]:
+    """The worlds of a list; `groups` names all groups."""
     names = [each.strip() for each in text.strip("[]").split(",")]
     groups = [world for world in ALL_WORLDS if world.startswith("groups")]
-    return [world for name in names for world in (groups if name == "groups" else [name])]
+    return tuple(world for name in names for world in (groups if name == "groups" else [name]))
 
 
 def _number(key: str, text: str) -> float:
@@ -109,6 +103,15 @@ def _number(key: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise SettingsError(key, text, "must be a number") from None
+
+
+READERS: dict[str, Callable[[str, str], Any]] = {
+    "beta": _number,
+    "coefficient": _number,
+    "worlds": _worlds,
+    "expect": lambda key, text: text,
+    "out": lambda key, text: Path(text),
+}
 
 
 def _value(text: str) -> Any:
