@@ -65,6 +65,15 @@ def test_a_fault_is_named(name, framework):
     assert report.framework == framework
 
 
+def test_a_mask_that_is_ignored_and_a_mean_over_padding_are_told_apart():
+    notes = {
+        name: check.check_loss(build(losses.FAULTY[name][2], "jax"), worlds=["padded_right"]).notes["padding"]
+        for name in ("mask ignored", "divided by the padded length")
+    }
+    assert notes["mask ignored"] == "padding has a gradient: the mask is ignored"
+    assert "number of padding columns" in notes["divided by the padded length"]
+
+
 def gradient_of(world, logits, value):
     """The gradient of a number of the policy's probabilities of all sequences, by central differences."""
     gradient = np.zeros(logits.shape)
