@@ -1,0 +1,1 @@
+"""Losses of installed libraries, each called in an environment of its own."""
