@@ -171,11 +171,6 @@ def ppo_low_var_kl(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, 
     return ppo(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, beta)
 
 
-def ppo_low_var_kl_lambda_1(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, beta):
-    """k3 in the reward of PPO, GAE with gae_lambda=1 and a critic of zeros."""
-    return ppo(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, beta, gae_lambda=1.0)
-
-
 def ppo_kl_lambda_1(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, beta):
     """k1 in the reward of PPO, GAE with gae_lambda=1 and a critic of zeros."""
     return ppo(logits, tokens, mask, old_log_probs, ref_log_probs, rewards, beta, kl_method="kl", gae_lambda=1.0)
@@ -195,6 +190,5 @@ ROWS = (
     Row("kl_loss_mode=low_var_kl, loss_agg_mode=sequence-mean-token-sum-norm", low_var_kl_token_sum_norm, K3_SAYS),
     Row("kl_loss_mode=low_var_kl, loss_algo=gspo-token", low_var_kl_gspo, K3_SAYS),
     Row("PPO (kl_method=low_var_kl, gae_lambda=0.95), with a critic of zeros", ppo_low_var_kl, K3_SAYS),
-    Row("PPO, kl_method=low_var_kl, gae_lambda=1, with a critic of zeros", ppo_low_var_kl_lambda_1, K3_SAYS),
     Row("PPO, kl_method=kl, gae_lambda=1, with a critic of zeros", ppo_kl_lambda_1, K1_SAYS),
 )
