@@ -242,6 +242,7 @@ def _check(argv: list[str]) -> int:
     coefficient=NUMBER: and beta is not worth this many times beta. worlds=bandit,unequal,groups: these alone. The table,
     check.json and a figure are written to out=FOLDER (default: outputs/check).
     """
+    machine.compile_quickly()
     machine.configure()
     from rlkl.diagnostics.check.command import run_check
     from rlkl.runs.store import program_cache

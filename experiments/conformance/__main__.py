@@ -11,7 +11,11 @@ from rlkl.errors import SettingsError, nearest
 from rlkl.reports.console import console, errors
 from rlkl.runs.folder.files import write
 
-READ = [f"read.{path.stem}" for path in sorted((table.FOLDER / "read").glob("[a-z]*.py")) if path.stem != "estimators"]
+READ = [
+    f"read.{path.stem}"
+    for path in sorted((table.FOLDER / "read").glob("[a-z]*.py"))
+    if path.stem not in ("estimators", "policy_gradient")
+]
 LIVE = [f"live.{name}" for name in environments.live_names()]
 
 

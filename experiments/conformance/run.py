@@ -12,6 +12,7 @@ from rlkl.config import machine
 
 def main(name: str, output: Path) -> None:
     """Run every setting of a module."""
+    machine.compile_quickly()
     machine.configure()
     warnings.simplefilter("ignore")  # the libraries'
     logging.disable(logging.WARNING)

@@ -260,6 +260,10 @@ FAULTY = {  # the flag that names the fault, if any; world -> kind, divergence o
     "k1, mean of means": (
         None, {"equal": "inert", "unequal": "E[1/length]"}, lambda o: in_loss(o, lambda u: u, aggregate="sequence mean"),
     ),
+    "k1 times the ratio, mean of means": (
+        None, {"equal": "kl_pi_ref", "unequal": "divided by its length, and the gradient of E[1/length]"},
+        lambda o: in_loss(o, lambda u: u, ratio=True, aggregate="sequence mean"),
+    ),
     "standardised with the penalty": (
         "scaled_by_std", {"bandit": "kl_pi_ref", "unequal": "kl_pi_ref"}, standardised_together,
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import UNOPTIMISED
+from rlkl.config import machine
 from rlkl.config.build import build
 from rlkl.training import blocks
 
@@ -78,7 +78,7 @@ for i in range(int(sys.argv[1])):
 @pytest.mark.slow
 def test_a_process_trains_five_hundred_different_settings_in_three_gigabytes(cache):
     variables = {
-        "XLA_FLAGS": UNOPTIMISED,
+        "XLA_FLAGS": machine.UNOPTIMISED,
         "JAX_COMPILATION_CACHE_DIR": str(cache / "rlkl" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -174,7 +174,7 @@ def _row(evaluate: Evaluate, name: str, beta: float) -> tuple[CheckRow, list[Fla
     if name == "equal":
         flags += probes.shifted(evaluate, world, beta)
         flags += probes.tokens_and_temperature(evaluate, world, beta)
-        flags += probes.at_reference(evaluate, world, beta, float(np.linalg.norm(with_penalty.gradient - without.gradient)))
+        flags += probes.at_reference(evaluate, world, beta, max(np.abs(with_penalty.rows).max(), np.abs(without.rows).max()))
     flags += _direction(matched)
     variance = batch_variance(with_penalty.rows - without.rows)
     return _check_row(name, matched, variance, flags), flags

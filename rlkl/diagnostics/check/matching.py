@@ -1,6 +1,6 @@
 """Match the penalty's part of a measured gradient to the gradients that are known in a world."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ NOTHING = "nothing"
 NOT_FINITE = "nothing that is defined: the gradient is not finite"
 
 
+Describe = Callable[[dict[str, float]], str]  # the factors of a combination, in words
+
+
 class Match(NamedTuple):
     """Which gradient the penalty's part of a step is.
 
@@ -45,12 +48,17 @@ class Match(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A known gradient, or the span of two: the columns of a least-squares fit."""
+    """A known gradient, or the span of two: the columns of a least-squares fit.
+
+    describe: for a span, its description in words by the factors of the two.
+    """
 
     says: str
     kind: Kind
     divergence: str | None
     columns: Float[np.ndarray, "P K"]
+    describe: Describe | None = None
+    pair: tuple[str, ...] = ()
 
 
 def candidates(world: World) -> tuple[Candidate, ...]:
@@ -69,14 +77,21 @@ def _known(world: World) -> Iterator[Candidate]:
     named = [each for each in score_weights.known(sequences, params, SINGLE) if each.divergence]
     for each in (*named, *_by_length(world), *_uncorrected(world)):
         yield Candidate(each.says, each.kind, each.divergence, world.gradient(each.weights).reshape(-1, 1))
-    spans = [score_weights.whole] if world.automaton.horizon == 1 else [score_weights.whole, score_weights.per_token]
-    for weights in spans:
+    if len(set(world.lengths)) > 1:
+        yield from _divided_ratios(world)
+    spans: list[tuple[dict[str, np.ndarray], Describe]] = [
+        (score_weights.whole(sequences, params, SINGLE), expected_gradient.formula)
+    ]
+    if world.automaton.horizon > 1:
+        spans.append((score_weights.per_token(sequences, params, SINGLE), _semi))
+    for by_name, describe in spans:
         for pair in PAIRS:
-            by_name = weights(sequences, params, SINGLE)
-            gradients = [world.gradient(by_name[name]).ravel() for name in pair]
-            formulas = " and ".join(REGISTRY[name].formula for name in pair)
-            says = formulas if weights is score_weights.whole else f"semi {formulas}"
-            yield Candidate(says, "other", None, np.stack(gradients, axis=1))
+            columns = np.stack([world.gradient(by_name[name]).ravel() for name in pair], axis=1)
+            yield Candidate("", "other", None, columns, describe, pair)
+
+
+def _semi(factors: dict[str, float]) -> str:
+    return expected_gradient.semi(factors).says
 
 
 def _by_length(world: World) -> Iterator[Known]:
@@ -91,6 +106,16 @@ def _by_length(world: World) -> Iterator[Known]:
     for name, weights in score_weights.per_token(sequences, Params(), SINGLE).items():
         says = f"each token's {REGISTRY[name].formula} (semi-gradient), each sequence divided by its length: no divergence"
         yield Known(says, "other", None, weights * share)
+
+
+def _divided_ratios(world: World) -> Iterator[Candidate]:
+    """Spans of a semi-gradient, each sequence divided by its length, and the gradient of E[1/length]: k1 times the ratio."""
+    of_length, *semi = _by_length(world)
+    for each in semi:
+        if REGISTRY[BOTH[0]].formula in each.says or REGISTRY[BOTH[1]].formula in each.says:
+            columns = [world.gradient(weights.weights).ravel() for weights in (each, of_length)]
+            says = each.says.replace(": no divergence", ", and the gradient of E[1/length]: no divergence")
+            yield Candidate(says, "other", None, np.stack(columns, axis=1))
 
 
 def _uncorrected(world: World) -> Iterator[Known]:
@@ -135,7 +160,9 @@ def match(world: World, without: Float[np.ndarray, "D V"], with_penalty: Float[n
     if not is_known:
         fit = _added(candidate.columns, plain)
     coefficients = fit.factors / (fit.share * unit * beta)
-    says = candidate.says if len(coefficients) == 1 else _combination(candidate.says, coefficients)
+    says = candidate.says
+    if candidate.describe is not None:
+        says = candidate.describe({name: float(f"{x:.4g}") for name, x in zip(candidate.pair, coefficients, strict=True)})
     return Match(
         says if is_known else f"{NO_DIVERGENCE}; the nearest is {says}",
         candidate.divergence if is_known else None,
@@ -191,13 +218,6 @@ def reward_fit(world: World, without: np.ndarray) -> tuple[float, float]:
         fits.append((float(factors[0]), float(np.linalg.norm(without.ravel() - each @ factors) / np.linalg.norm(without))))
     by_length_fits = len(fits) > 1 and fits[1][1] < SAME
     return fits[1] if by_length_fits and fits[0][1] >= SAME else fits[0]
-
-
-def _combination(says: str, coefficients: np.ndarray) -> str:
-    names = says.removeprefix("semi ").split(" and ")
-    by_formula = {div.formula: name for name, div in REGISTRY.items()}
-    rounded = {by_formula[name]: float(f"{x:.4g}") for name, x in zip(names, coefficients, strict=True)}
-    return expected_gradient.semi(rounded).says if says.startswith("semi ") else expected_gradient.formula(rounded)
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> float:

@@ -148,7 +148,7 @@ def shifted(evaluate: Evaluate, world: World, beta: float) -> Iterator[Flag]:
 
 
 def at_reference(evaluate: Evaluate, world: World, beta: float, size: float) -> Iterator[Flag]:
-    """Whether the penalty pulls where the policy is the reference. size: of a gradient elsewhere."""
+    """Whether the penalty pulls where the policy is the reference. size: of the gradients of single rows, which cancel."""
     equal = dataclasses.replace(world, reference=world.policy)
     pull = measure(evaluate, equal, beta).gradient - measure(evaluate, equal, 0.0).gradient
     if np.linalg.norm(pull) > SAME * size:
