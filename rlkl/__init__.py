@@ -27,8 +27,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from rlkl.diagnostics.check.check import Report, check_loss
+    from rlkl.diagnostics.check.check import check_loss
     from rlkl.diagnostics.check.expect import assert_descends
+    from rlkl.diagnostics.check.report import Report
     from rlkl.diagnostics.compare.kl_statistics import Comparison, compare
     from rlkl.diagnostics.scorecard.command import grade
     from rlkl.runs.execute import Result, train
@@ -42,7 +43,7 @@ _MODULES = {
     "load_policy": "rlkl.runs.folder.checkpoint",
     "grade": "rlkl.diagnostics.scorecard.command",
     "check_loss": "rlkl.diagnostics.check.check",
-    "Report": "rlkl.diagnostics.check.check",
+    "Report": "rlkl.diagnostics.check.report",
     "assert_descends": "rlkl.diagnostics.check.expect",
     "compare": "rlkl.diagnostics.compare.kl_statistics",
     "Comparison": "rlkl.diagnostics.compare.kl_statistics",

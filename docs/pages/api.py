@@ -9,13 +9,16 @@ from types import ModuleType
 import rlkl
 
 
+UNLISTED = ("__main__", "trl_table_model")  # a command, and what needs PyTorch to be imported
+
+
 def modules(name: str) -> list[ModuleType]:
     """A module, or the modules of a package in alphabetical order (packages of packages included)."""
     module = importlib.import_module(name)
     if not hasattr(module, "__path__"):
         return [module]
     inner = [each.name for each in pkgutil.walk_packages(module.__path__, f"{name}.")]
-    return [module, *(importlib.import_module(each) for each in sorted(inner) if not each.endswith("__main__"))]
+    return [module, *(importlib.import_module(each) for each in sorted(inner) if not each.endswith(UNLISTED))]
 
 
 def public(module: ModuleType) -> list[tuple[str, object]]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from experiments.conformance.rows import Row
-from rlkl.diagnostics.check.check import CheckRow, Report, check_loss
+from rlkl.diagnostics.check.check import check_loss
+from rlkl.diagnostics.check.report import CheckRow, Report
 from rlkl.errors import SettingsError, one_line
 
 FOLDER = Path(__file__).parent

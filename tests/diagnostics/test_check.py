@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlkl import settings
-from rlkl.diagnostics.check import check, expect, matching, measure, worlds
+from rlkl.diagnostics.check import candidates, check, expect, measure, worlds
 from rlkl.penalties import estimators, expected_gradient
 from tests.diagnostics import losses
 
@@ -102,7 +102,7 @@ def test_the_known_gradients_of_a_world_are_its_finite_differences(name):
         "χ²(pi‖pi_ref)": lambda x: np.sum((probability(x) - ref) ** 2 / ref),
         "the gradient of E[1/length], no penalty at all": lambda x: np.sum(probability(x) / mask.sum(axis=1)),
     }
-    by_name = {each.says: each.columns for each in matching.candidates(world)}
+    by_name = {each.says: each.columns for each in candidates.candidates(world)}
     for says, number in numbers.items():
         if says in by_name:
             np.testing.assert_allclose(by_name[says][:, 0], gradient_of(world, logits, number).ravel(), atol=1e-8)

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rlkl.diagnostics.check.check import CheckRow, Report
 from rlkl.diagnostics.check.matching import SAME
+from rlkl.diagnostics.check.report import CheckRow, Report
 from rlkl.divergences import REGISTRY
 from rlkl.reports import plots
 from rlkl.reports.console import number
@@ -45,9 +45,10 @@ def sentence(report: Report) -> str:
     rows = {row.world: row for row in report.rows}
     parts = [f"On one token {_descends(rows['bandit'])}."] if "bandit" in rows else []
     sequences = [rows[name] for name in ("equal", "unequal") if name in rows]
-    for row in sequences[: 1 if len({(row.descends, f"{row.coefficient:.3g}") for row in sequences}) == 1 else None]:
-        where = "several tokens" if len(sequences) > 1 and sequences[0].descends == sequences[-1].descends else title(row.world)
-        parts.append(f"On {where} {_descends(row)}.")
+    if len(sequences) == 2 and _descends(sequences[0]) == _descends(sequences[1]):
+        parts.append(f"On several tokens {_descends(sequences[0])}.")
+    else:
+        parts += [f"On sequences of {title(row.world)} {_descends(row)}." for row in sequences]
     parts += [f"{says[0].upper()}{says[1:]}." for flag, says in report.notes.items() if flag != "group_dependent"]
     dependent = [title(row.world) for row in report.rows if "group_dependent" in row.flags]
     if dependent:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from rlkl.diagnostics.check import answer, expect
-from rlkl.diagnostics.check.check import ALL_WORLDS, BETA, Report, check_loss
+from rlkl.diagnostics.check.check import ALL_WORLDS, BETA, check_loss
+from rlkl.diagnostics.check.report import Report
 from rlkl.errors import SettingsError
 from rlkl.reports import plots
 from rlkl.reports.console import console, errors

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rlkl.diagnostics.check.check import CheckRow, Report, check_loss
+from rlkl.diagnostics.check.check import check_loss
+from rlkl.diagnostics.check.report import CheckRow, Report
 from rlkl.diagnostics.check.worlds import WORLDS
 from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError, nearest

@@ -23,6 +23,9 @@ NEAR = 1.0  # log-ratios within which no library clamps
 CURVE = 1e-3  # relative difference above which the curve of a penalty departs from its divergence's
 
 
+SCALED = "rewards or advantages are divided by their spread, so the step does not grow with them"
+
+
 class Flag(NamedTuple):
     """A property of a loss that its user should know, and the sentence that says so."""
 
@@ -49,7 +52,7 @@ def scaled_by_std(evaluate: Evaluate, world: World, without: Measured) -> Iterat
     """Whether the step does not grow with the rewards."""
     threefold = measure(evaluate, world, 0.0, reward_scale=3.0).gradient
     if _differ(threefold, 3.0 * without.gradient, float(np.linalg.norm(threefold))):
-        yield Flag("scaled_by_std", "rewards or advantages are divided by their spread, so the step does not grow with them")
+        yield Flag("scaled_by_std", SCALED)
 
 
 def padding(unpadded: Measured, padded: Measured) -> Iterator[Flag]:
