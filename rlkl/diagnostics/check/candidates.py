@@ -92,17 +92,15 @@ def _divided_ratios(world: World) -> Iterator[Candidate]:
 
 
 def _uncorrected(world: World) -> Iterator[Known]:
-    """Gradients of losses that do not weigh the samples of another sampler."""
+    """Gradients of losses that do not correct for another sampler: in the weights of its samples, or in the log-ratio."""
     if world.sampler is world.policy:
         return
-    sequences = world.sequences
-    uncorrected = sequences._replace(log_pi=sequences.log_sampler)
-    log_ratio = sequences.log_pi - sequences.log_ref
-    shifted = uncorrected._replace(log_ref=sequences.log_sampler - log_ratio)
-    for name, weights in score_weights.whole(shifted, Params(), SINGLE).items():
-        yield Known(
-            f"{REGISTRY[name].formula} with the sampler's samples in place of the policy's: no divergence",
-            "other",
-            None,
-            weights,
-        )
+    log_pi, log_ref, log_sampler, _ = world.sequences
+    cases = {
+        "with the sampler's samples in place of the policy's": (log_sampler, log_sampler - (log_pi - log_ref)),
+        "with the sampler's log-ratio in place of the policy's": (log_pi, log_pi - (log_sampler - log_ref)),
+    }
+    for says, (log_weight, log_other) in cases.items():
+        changed = world.sequences._replace(log_pi=log_weight, log_ref=log_other)
+        for name, weights in score_weights.whole(changed, Params(), SINGLE).items():
+            yield Known(f"{REGISTRY[name].formula} {says}: no divergence", "other", None, weights)
