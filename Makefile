@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint docs docs-serve dist bench bench-gpu paper figures clean
+.PHONY: demo test test-all lint docs docs-serve dist bench bench-gpu conformance paper figures clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -67,6 +67,11 @@ bench: $(READY)
 bench-gpu: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(WHEELS),--no-index --find-links '$(WHEELS)') 'rlkl[cuda]'
 	$(BIN)/python -m experiments.speed.gpu
+
+# What RLHF libraries descend: each that installs on a CPU, in an environment of its own with pinned versions (several GB in
+# build/conformance), and those that were read. Fails where a row is otherwise than the committed one.
+conformance: $(READY)
+	$(BIN)/python -m experiments.conformance
 
 clean:
 	rm -rf $(VENV) outputs multirun paper build dist

@@ -8,7 +8,6 @@ from types import ModuleType
 
 import rlkl
 
-
 UNLISTED = ("__main__", "trl_table_model")  # a command, and what needs PyTorch to be imported
 
 
