@@ -1,9 +1,10 @@
 """The model that TRL trains in a check: a policy whose logits are a table, and which generates what it is told to.
 
-The tokens of the automaton are 0 ... V-1, V is the prompt, V+1 the padding. Where sequences differ in length, token 0 ends one.
+The tokens of the automaton are 0 ... V-1, and V is the prompt. Where sequences differ in length, token 0 ends one, and is the
+padding, too; elsewhere both are V+1, and never occur.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class TableConfig(PretrainedConfig):
     """The transitions of an automaton, and what the trainers read of a config."""
 
     model_type = MODEL_TYPE
-    auto_map: ClassVar[dict[str, str]] = {}  #  which TRL 1.16 reads; annotated, it would be a field
+    auto_map = {}  # type: ignore[var-annotated]  # noqa: RUF012  which TRL 1.16 reads; annotated, it would be a field
 
     def __init__(self, next_state: list[list[int]] = [[1, 1]], **rest: Any):  # noqa: B006  it is written to JSON
         self.next_state = next_state
@@ -127,14 +128,14 @@ def table_model(automaton: Automaton) -> TableForCausalLM:
 
 def tokenizer(automaton: Automaton) -> PreTrainedTokenizerFast:
     """A tokenizer that writes tokens as their numbers."""
-    prompt, padding = automaton.vocabulary, automaton.vocabulary + 1
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(padding + 1)} | {"?": padding + 1}, unk_token="?"))
+    prompt, end = automaton.vocabulary, 0 if automaton.lengths_vary else automaton.vocabulary + 1
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(automaton.vocabulary + 2)}, unk_token=str(prompt)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token=str(prompt),
-        eos_token="0" if automaton.lengths_vary else str(padding),
-        pad_token=str(padding),
+        eos_token=str(end),
+        pad_token=str(end),
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
     )

@@ -112,7 +112,7 @@ def _train(
         reference.save_pretrained(folder)  # trainers that load the reference take it from where the policy came from
         policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
         policy.set_table(world.policy)  # ... and the policy has moved since
-        policy.completions = torch.tensor(_padded_tokens(world)[data.generated])
+        policy.completions = torch.tensor(world.batch.tokens[data.generated], dtype=torch.int64)
         policy.generation_config.eos_token_id = 0 if world.automaton.lengths_vary else None
         sgd = torch.optim.SGD(policy.parameters(), lr=rate)
         tables: list[np.ndarray] = []
@@ -136,9 +136,9 @@ def _train(
                 callbacks=[Tables()],
                 **arguments,
             )
+            training.train()
         except (ValueError, TypeError, NotImplementedError) as error:
             raise SettingsError("loss", f"trl:{trainer}", f"TRL refuses this: {one_line(error)}") from error
-        training.train()
         logged = [entry for entry in training.state.log_history if "train_runtime" not in entry]
     return [
         Step(_softmax(before), (before - after) / rate, {k: float(v) for k, v in metrics.items()})
@@ -194,16 +194,12 @@ def _check_options(options: Mapping[str, Any], config_class: Any, fixed: Mapping
             raise SettingsError(key, value, f"is set by the check, to {fixed[key]}")
 
 
-def _padded_tokens(world: World) -> Int[np.ndarray, "Y T"]:
-    return np.where(world.batch.mask, world.batch.tokens, world.automaton.vocabulary + 1).astype(np.int64)
-
-
 def _reward_function(world: World, scale: float) -> Callable[..., list[float]]:
-    words = [tuple(tokens[mask]) for tokens, mask in zip(world.batch.tokens, np.asarray(world.batch.mask), strict=True)]
-    by_tokens = dict(zip(words, scale * world.reward, strict=True))
+    horizon = world.automaton.horizon
+    by_tokens = dict(zip(map(tuple, world.batch.tokens), scale * world.reward, strict=True))
 
     def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [by_tokens[tuple(i for i in ids if i < world.automaton.vocabulary)] for ids in completion_ids]
+        return [by_tokens[(*ids, *[0] * (horizon - len(ids)))] for ids in completion_ids]
 
     return rewards
 
@@ -258,8 +254,8 @@ def _preferences(world: World, _: int | None) -> Data:
     pairs = np.where(swapped, pairs[:, ::-1], pairs)
     columns = {
         "prompt": [_chat(world)] * len(pairs),
-        "chosen": [_answer(world, row) for row in pairs[:, 0]],
-        "rejected": [_answer(world, row) for row in pairs[:, 1]],
+        "chosen": [_answer(world, row) for row in pairs[:, 0].tolist()],
+        "rejected": [_answer(world, row) for row in pairs[:, 1].tolist()],
     }
     return Data(columns, world.population, {"per_device_train_batch_size": len(pairs)})
 
@@ -268,7 +264,7 @@ def _examples(world: World, _: int | None) -> Data:
     rows = world.population
     columns: dict[str, list[Any]] = {
         "prompt": [_chat(world)] * len(rows),
-        "completion": [_answer(world, row) for row in rows],
+        "completion": [_answer(world, row) for row in rows.tolist()],
         "label": [bool(world.reward[row] >= world.probability @ world.reward) for row in rows],
     }
     return Data(columns, rows, {"per_device_train_batch_size": len(rows)})
