@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.wrong_gradient.targets import myopic
 from rlkl.diagnostics.check.worlds import tree
@@ -27,6 +29,7 @@ from rlkl.exact import optimal_policy
 from rlkl.exact.objective import Objective
 from rlkl.policies.base import Fixed
 from rlkl.reports import plots
+from rlkl.reports.over_seeds import spread
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.rollouts.scoring import log_probability
 from rlkl.settings import numerics
@@ -86,7 +89,7 @@ def train(case: Case, seed: int, steps: int) -> list[dict[str, Any]]:
     """Rows of one training: the total variation to each possible end."""
     from experiments.conformance import gpt2
 
-    automaton = tree(VOCABULARY, case.tokens, has_end_token=True)
+    automaton = tree(VOCABULARY, case.tokens, ends=1)
     reward = np.random.default_rng(seed).integers(0, 9, size=int(automaton.sequences)) / 8
     start, end = gpt2.train(
         case.trainer, automaton, reward, group=GROUP, steps=steps, seed=seed, options={"beta": BETA, **case.options}
@@ -116,9 +119,55 @@ def nearest_is_predicted(table: pd.DataFrame) -> bool:
     return all(bool(run.loc[run["total_variation"].idxmin(), "predicted"]) for _, run in runs)
 
 
+MARKERS = {"optimum": "o", "myopic": "D", "reference": "X"}
+NAMES = {
+    "GRPOTrainer scale_rewards=none": "GRPO",
+    "GRPOTrainer scale_rewards=none use_bias_correction_kl=False": "GRPO, uncorrected",
+    "RLOOTrainer": "RLOO",
+}
+
+
 def draw(table: pd.DataFrame) -> Figure:
-    """A row for each case: the mean over seeds of the total variation to each possible end, with its 95% interval."""
-    return Figure()
+    """A row for each case: the mean over seeds of the total variation to each possible end, with its 95% interval.
+
+    The predicted end is filled.
+    """
+    table = table.assign(case=(table["trainer"] + " " + table["options"]).str.strip().map(NAMES))
+    with plots.styled():
+        figure = Figure(figsize=(plots.PAGE, 1.9))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (tokens, rows) in zip(panels, table.groupby("tokens"), strict=True):
+            for (case, end), runs in rows.groupby(["case", "end"], sort=False):
+                _point(axes, -list(NAMES.values()).index(case), end, runs)
+            axes.set(xscale="log", xlim=(0.8 * LEAST, 1.0), ylim=(-2.5, 0.5), xlabel="total variation to the trained policy")
+            axes.set_title("one token" if tokens == 1 else f"up to {tokens} tokens")
+            axes.set_yticks([-y for y in range(len(NAMES))], list(NAMES.values()))
+        figure.legend(handles=_legend(), loc="outside lower center", ncols=3)
+        return figure
+
+
+def _look(end: str) -> tuple[str, str]:
+    """The colour and the marker of an end."""
+    kind, _, divergence = end.partition(" ")
+    return plots.look(divergence)[0] if divergence else plots.GREY, MARKERS[kind]
+
+
+def _point(axes: Axes, y: int, end: str, runs: pd.DataFrame) -> None:
+    colour, marker = _look(end)
+    interval = np.maximum(spread([runs["total_variation"].to_numpy()]), LEAST)
+    filled = colour if runs["predicted"].all() else "white"
+    axes.plot(interval[1:], [y, y], color=colour, lw=0.8)
+    axes.plot(interval[:1], [y], marker, color=colour, mfc=filled, mew=0.8, ms=4.5)
+
+
+def _legend() -> list[Line2D]:
+    ends = {f"{kind} {name}": f"{kind} policy of {REGISTRY[name].formula}" for kind in ("optimum", "myopic") for name in KLS}
+    ends = {end: says.replace("optimum policy", "optimum") for end, says in ends.items()} | {"reference": "reference"}
+    handles = [
+        Line2D([], [], ls="", marker=_look(end)[1], color=_look(end)[0], mfc="white", mew=0.8, label=says)
+        for end, says in ends.items()
+    ]
+    return [*handles, Line2D([], [], ls="", marker="o", color=plots.BLACK, label="filled: predicted by the check")]
 
 
 def main() -> None:

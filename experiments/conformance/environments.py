@@ -13,15 +13,19 @@ BUILD = ROOT / "build" / "conformance"
 
 def environment(name: str) -> Path:
     """The Python of a library's environment, made from its requirements unless it stands with these already."""
-    folder, files = BUILD / name, [REQUIREMENTS / f"{name}-deps.txt", REQUIREMENTS / f"{name}.txt"]
+    folder, library, dependencies = BUILD / name, REQUIREMENTS / f"{name}.txt", REQUIREMENTS / f"{name}-deps.txt"
     python, stamp = folder / "bin" / "python", folder / "requirements"
-    wanted = "".join(file.read_text() for file in files)
+    wanted = "".join(file.read_text() for file in (dependencies, library) if file.exists())
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     venv.create(folder, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", str(files[0]), "-e", str(ROOT)], check=True, cwd=ROOT)
-    subprocess.run([*pip, "--no-deps", "-r", str(files[1])], check=True, cwd=ROOT)
+    own = ["-c", str(ROOT / "constraints.txt"), "-e", str(ROOT)]
+    if dependencies.exists():  # the library asks for what cannot be installed beside it
+        subprocess.run([*pip, "-r", str(dependencies), "-e", str(ROOT)], check=True, cwd=ROOT)
+        subprocess.run([*pip, "--no-deps", "-r", str(library)], check=True, cwd=ROOT)
+    else:
+        subprocess.run([*pip, "-r", str(library), *own], check=True, cwd=ROOT)
     stamp.write_text(wanted)
     return python
 

@@ -1,16 +1,18 @@
 """The table of the conformance matrix: a row for each library, version, setting and world."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments.conformance.rows import Row
-from rlkl.diagnostics.check.check import check_loss
+from experiments.conformance.rows import TrainerRow
+from rlkl.diagnostics.check.check import ALL_WORLDS, check_loss
 from rlkl.diagnostics.check.report import CheckRow, Report
+from rlkl.diagnostics.check.worlds import WORLDS
 from rlkl.errors import SettingsError, one_line
 
 FOLDER = Path(__file__).parent
@@ -43,14 +45,29 @@ def module_rows(module: ModuleType, date: str) -> Iterator[dict[str, Any]]:
     """The rows of a library's module, live or read."""
     how = module.__name__.split(".")[-2]
     for row in module.ROWS:
-        command = f"rlkl check {module.__name__}:{row.loss.__name__}"
-        yield from loss_rows(row, Origin(module.LIBRARY, module.VERSION, how, date, row.setting, row.says, command))
+        if isinstance(row, TrainerRow):
+            options = [f"{key}={str(value).lower() if value is False else value}" for key, value in row.options.items()]
+            command = " ".join([f"rlkl check trl:{row.trainer}", f"beta={row.beta:g}", *options])
+            check = partial(_check_trainer, row)
+        else:
+            command = f"rlkl check {module.__name__}:{row.loss.__name__}"
+            check = partial(check_loss, row.loss)
+        yield from checked_rows(check, Origin(module.LIBRARY, module.VERSION, how, date, row.setting, row.says, command))
 
 
-def loss_rows(row: Row, origin: Origin) -> Iterator[dict[str, Any]]:
+def _check_trainer(row: TrainerRow) -> Report:
+    from rlkl.diagnostics.check.trainer import check_second_update
+
+    if row.is_second_update:
+        return check_second_update(row.trainer, row.beta, row.options)
+    worlds = ALL_WORLDS if row.has_groups else tuple(WORLDS)
+    return check_loss(f"trl:{row.trainer}", beta=row.beta, settings=row.options, worlds=worlds)
+
+
+def checked_rows(check: Callable[[], Report], origin: Origin) -> Iterator[dict[str, Any]]:
     """The rows of one setting, or one row of kind "raises" that says what it raises."""
     try:
-        report = check_loss(row.loss)
+        report = check()
     except SettingsError as error:
         yield origin._asdict() | {"descends": one_line(error), "kind": "raises"}
         return

@@ -101,9 +101,7 @@ def test_the_mean_of_a_group_shrinks_the_reward_and_leave_one_out_does_not(size)
     ("trainer", "options"),
     [("DPOTrainer", {}), ("DPOTrainer", {"f_divergence_type": "forward_kl"}), ("OnlineDPOTrainer", {"loss_type": "ipo"})],
 )
-@pytest.mark.parametrize(
-    "world", [bandit(arms=4, draws=8), random_world(tree(3, 2, has_end_token=True), 4, 4)], ids=["bandit", "unequal"]
-)
+@pytest.mark.parametrize("world", [bandit(arms=4, draws=8), random_world(tree(3, 2, ends=1), 4, 4)], ids=["bandit", "unequal"])
 def test_a_step_of_dpo_is_the_gradient_of_its_definition(trainer, options, world):
     step, definition = trl_trainers.gradient(trainer, world, BETA, options), preference_losses.dpo(world, BETA, **options)
     assert np.linalg.norm(step - definition) < 1e-5 * np.linalg.norm(definition)

@@ -1,25 +1,15 @@
 """Rows of TRL: whole trainers as black boxes (`rlkl.diagnostics.check.trl_trainers`), of whichever release is installed."""
 
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
+
+import trl
+
+from experiments.conformance.rows import TrainerRow
 
 LIBRARY = "TRL"
 VERSION = metadata.version("trl")
 SOURCE = f"trl {VERSION} from the package index, beside transformers {metadata.version('transformers')}"
-
-
-class TrainerRow(NamedTuple):
-    """A setting of a trainer: its name, its options, what TRL says of the penalty, its beta.
-
-    is_second_update: read the second update on the same batch, without rewards; its sampler is the policy before the first.
-    """
-
-    setting: str
-    trainer: str
-    options: dict[str, Any]
-    says: str = ""
-    is_second_update: bool = False
-    beta: float = 0.25
 
 
 UNSCALED: dict[str, Any] = {"scale_rewards": "none"}
@@ -28,12 +18,12 @@ SEQUENCE: dict[str, Any] = {"importance_sampling_level": "sequence"}
 UNBIASED = "unbiased gradient of the reverse KL"
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
 
-ROWS = (
+ALL_ROWS = (
     # A penalty beside a reward.
-    TrainerRow("GRPO", "GRPOTrainer", {}, UNBIASED),
+    TrainerRow("default (GRPO, beta above 0)", "GRPOTrainer", {}, UNBIASED, has_groups=True),
     TrainerRow("GRPO use_bias_correction_kl=False", "GRPOTrainer", UNCORRECTED),
     TrainerRow("GRPO scale_rewards=batch", "GRPOTrainer", {"scale_rewards": "batch"}, UNBIASED),
-    TrainerRow("GRPO scale_rewards=none", "GRPOTrainer", UNSCALED, UNBIASED),
+    TrainerRow("GRPO scale_rewards=none", "GRPOTrainer", UNSCALED, UNBIASED, has_groups=True),
     TrainerRow("GRPO scale_rewards=none use_bias_correction_kl=False", "GRPOTrainer", UNSCALED | UNCORRECTED),
     *(
         TrainerRow(f"GRPO scale_rewards=none loss_type={name}", "GRPOTrainer", {**UNSCALED, "loss_type": name}, UNBIASED)
@@ -53,7 +43,7 @@ ROWS = (
     ),
     TrainerRow("GRPO num_iterations=2, second update", "GRPOTrainer", {}, UNBIASED, is_second_update=True),
     TrainerRow("GRPO num_iterations=2 use_bias_correction_kl=False, second update", "GRPOTrainer", UNCORRECTED, "", True),
-    TrainerRow("RLOO", "RLOOTrainer", {}, "KL in the reward"),
+    TrainerRow("RLOO", "RLOOTrainer", {}, "KL in the reward", has_groups=True),
     TrainerRow("RLOO normalize_advantages=True", "RLOOTrainer", {"normalize_advantages": True}, "KL in the reward"),
     # A penalty inside of the loss: steps are compared to the gradients of the definitions in `preference_losses`.
     TrainerRow("DPO", "DPOTrainer", {}, "reverse KL"),
@@ -69,3 +59,20 @@ ROWS = (
         for beta, says in ((0.0, "forward KL"), (0.5, "Jensen-Shannon"), (1.0, "reverse KL"))
     ),
 )
+
+LATEST = "1.16.0"
+OF_EVERY_RELEASE = (
+    "default (GRPO, beta above 0)", "GRPO use_bias_correction_kl=False", "GRPO scale_rewards=none",
+    "GRPO scale_rewards=none use_bias_correction_kl=False", "RLOO", "RLOO normalize_advantages=True",
+)  # fmt: skip
+FIELDS = set(trl.GRPOConfig.__dataclass_fields__)
+
+
+def _is_run(row: TrainerRow) -> bool:
+    """Whether this release is asked for a row: the latest for all, the others for those whose answer changed."""
+    return VERSION == LATEST or (
+        row.setting in OF_EVERY_RELEASE and (row.trainer == "RLOOTrainer" or set(row.options) <= FIELDS)
+    )
+
+
+ROWS = [row for row in ALL_ROWS if _is_run(row)]

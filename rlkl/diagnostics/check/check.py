@@ -49,12 +49,14 @@ def check_loss(
     for name in worlds:
         if name not in ALL_WORLDS:
             raise SettingsError("worlds", name, nearest(name, ALL_WORLDS))
-    if not (math.isfinite(beta) and beta > 0.0):
-        raise SettingsError("beta", beta, "must be a positive number")
+    if not (math.isfinite(beta) and beta >= 0.0):
+        raise SettingsError("beta", beta, "must be a finite number, and not negative")
     if isinstance(loss, str) and loss.startswith(TRAINER):
         from rlkl.diagnostics.check.trainer import check_trainer
 
         return check_trainer(loss.removeprefix(TRAINER), beta, settings or {}, worlds, on_progress)
+    if beta == 0.0:
+        raise SettingsError("beta", beta, "must be positive: the loss at beta is compared with the loss at 0")
     label = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     function = load_loss(loss) if isinstance(loss, str) else loss
     matched = match_arguments(function, names or {}, settings or {})

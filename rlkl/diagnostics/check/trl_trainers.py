@@ -8,7 +8,6 @@ parameters before, less those after, over the rate, are its gradient. No private
 import contextlib
 import importlib
 import io
-import itertools
 import logging
 import tempfile
 import warnings
@@ -16,18 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from rlkl.diagnostics.check import trl_data
+from rlkl.diagnostics.check.trl_data import Data
 from rlkl.diagnostics.check.worlds import World
 from rlkl.errors import SettingsError, nearest, one_line
-
-
-class Data(NamedTuple):
-    """What a trainer learns from: columns of its data set, the sequences that the policy generates, settings of its config."""
-
-    columns: dict[str, list[Any]]
-    generated: Int[np.ndarray, " N"]
-    settings: dict[str, Any]
 
 
 class Recipe(NamedTuple):
@@ -217,78 +210,12 @@ def _quiet() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _groups(world: World, size: int | None) -> Data:
-    rows = world.population
-    if size is not None:
-        rows = np.array(list(itertools.product(rows, repeat=size))).ravel()
-    size = len(rows) if size is None else size
-    settings = {
-        "per_device_train_batch_size": len(rows),
-        "num_generations": size,
-        "max_completion_length": world.automaton.horizon,
-    }
-    return Data({"prompt": [_prompt(world)] * (len(rows) // size)}, rows, settings)
-
-
-def _prompts(world: World, _: int | None) -> Data:
-    size = len(world.population)
-    settings = {"per_device_train_batch_size": size, "max_completion_length": world.automaton.horizon}
-    return Data({"prompt": [_prompt(world)] * size}, world.population, settings)
-
-
-def _messages(world: World, _: int | None) -> Data:
-    size = len(world.population)
-    settings = {"per_device_train_batch_size": size, "max_new_tokens": world.automaton.horizon, "lmbda": 1.0}
-    return Data({"messages": [[*_chat(world), *_answer(world, 0)]] * size}, world.population, settings)
-
-
-def _generated_pairs(world: World, _: int | None) -> Data:
-    pairs = np.array(list(itertools.product(world.population, repeat=2)))
-    settings = {"per_device_train_batch_size": len(pairs), "max_new_tokens": world.automaton.horizon}
-    return Data({"prompt": [_prompt(world)] * len(pairs)}, pairs.T.ravel(), settings)
-
-
-def _preferences(world: World, _: int | None) -> Data:
-    pairs = np.array(list(itertools.product(world.population, repeat=2)))
-    swapped = (world.reward[pairs[:, 0]] < world.reward[pairs[:, 1]])[:, None]
-    pairs = np.where(swapped, pairs[:, ::-1], pairs)
-    columns = {
-        "prompt": [_chat(world)] * len(pairs),
-        "chosen": [_answer(world, row) for row in pairs[:, 0].tolist()],
-        "rejected": [_answer(world, row) for row in pairs[:, 1].tolist()],
-    }
-    return Data(columns, world.population, {"per_device_train_batch_size": len(pairs)})
-
-
-def _examples(world: World, _: int | None) -> Data:
-    rows = world.population
-    columns: dict[str, list[Any]] = {
-        "prompt": [_chat(world)] * len(rows),
-        "completion": [_answer(world, row) for row in rows.tolist()],
-        "label": [bool(world.reward[row] >= world.probability @ world.reward) for row in rows],
-    }
-    return Data(columns, rows, {"per_device_train_batch_size": len(rows)})
-
-
-def _prompt(world: World) -> str:
-    return str(world.automaton.vocabulary)
-
-
-def _chat(world: World) -> list[dict[str, str]]:
-    return [{"role": "user", "content": _prompt(world)}]
-
-
-def _answer(world: World, row: int) -> list[dict[str, str]]:
-    words = map(str, world.batch.tokens[row][np.asarray(world.batch.mask)[row]])
-    return [{"role": "assistant", "content": " ".join(words)}]
-
-
 TRAINERS: dict[str, Recipe] = {
-    "GRPOTrainer": Recipe(("trl",), _groups, None, "penalty"),
-    "RLOOTrainer": Recipe(("trl",), _groups, None, "penalty"),
-    "OnlineDPOTrainer": Recipe(("trl.experimental.online_dpo",), _generated_pairs, "ref_model", "preference"),
-    "DPOTrainer": Recipe(("trl",), _preferences, "ref_model", "preference", has_rewards=False),
-    "KTOTrainer": Recipe(("trl", "trl.experimental.kto"), _examples, "ref_model", "preference", has_rewards=False),
-    "GKDTrainer": Recipe(("trl.experimental.gkd",), _messages, "teacher_model", "distillation", has_rewards=False),
-    "DistillationTrainer": Recipe(("trl",), _prompts, "teacher_model", "distillation", has_rewards=False),
+    "GRPOTrainer": Recipe(("trl",), trl_data.groups, None, "penalty"),
+    "RLOOTrainer": Recipe(("trl",), trl_data.groups, None, "penalty"),
+    "OnlineDPOTrainer": Recipe(("trl.experimental.online_dpo",), trl_data.generated_pairs, "ref_model", "preference"),
+    "DPOTrainer": Recipe(("trl",), trl_data.preferences, "ref_model", "preference", has_rewards=False),
+    "KTOTrainer": Recipe(("trl", "trl.experimental.kto"), trl_data.examples, "ref_model", "preference", has_rewards=False),
+    "GKDTrainer": Recipe(("trl.experimental.gkd",), trl_data.messages, "teacher_model", "distillation", has_rewards=False),
+    "DistillationTrainer": Recipe(("trl",), trl_data.prompts, "teacher_model", "distillation", has_rewards=False),
 }
