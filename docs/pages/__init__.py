@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from pages import api, audits, experiments, options, registries, results, rooms
+from pages import api, audits, conformance, experiments, options, registries, results, rooms
 
 FUNCTIONS = {
     "api": api.api,
@@ -47,6 +47,10 @@ FUNCTIONS = {
     "policies": registries.policies_table,
     "algorithms": registries.algorithms_table,
     "check_arguments": registries.check_arguments,
+    "conformance": conformance.conformance,
+    "conformance_cell": conformance.conformance_cell,
+    "conformance_commands": conformance.conformance_commands,
+    "conformance_libraries": conformance.conformance_libraries,
     "estimators": registries.estimators_table,
     "descends": registries.descends_table,
     "presets": registries.presets_table,

@@ -58,3 +58,9 @@ def conformance_commands(library: str) -> str:
 def conformance_libraries() -> list[str]:
     """The libraries of the matrix, in its order."""
     return list(dict.fromkeys(line.library for line in _lines()))
+
+
+def conformance_cell(library: str, setting: str, world: str) -> str:
+    """What beta is worth, over beta, in a setting of the newest version of a library."""
+    matching = [line for line in _lines() if (line.library, line.setting) == (library, setting)]
+    return max(matching, key=lambda line: [int(part) for part in line.version.split(".")]).coefficients[world]

@@ -1,5 +1,6 @@
 """The table of the conformance matrix: a row for each library, version, setting and world."""
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -91,7 +92,12 @@ def read_rows(path: Path) -> pd.DataFrame:
     """A table of `as_csv`, all as text, or an empty one where there is no such file."""
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(path, keep_default_na=False, dtype=str)
+    return read_text(path.read_text(encoding="utf-8"))
+
+
+def read_text(text: str) -> pd.DataFrame:
+    """The rows of a CSV, all as text; what is missing is empty."""
+    return pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=str)
 
 
 def differences(committed: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
