@@ -106,14 +106,14 @@ def test_every_library_has_its_default_and_each_row_is_small_in_residual_or_of_n
 
 
 def test_training_ended_where_the_check_says():
-    """In every case and with every seed the predicted end is the nearest, by a factor of three or more."""
+    """In every case and with every seed the predicted end is the nearest, by a factor of two or more."""
     ends = pd.read_csv(FOLDER / "ends.csv")
     runs = ends.groupby(["trainer", "options", "tokens", "seed"], dropna=False)
     assert len(runs) == 18
     for case, run in runs:
         predicted = run[run["predicted"]]["total_variation"]
         assert len(predicted) == 1
-        assert predicted.iloc[0] < run[~run["predicted"]]["total_variation"].min() / 3, case
+        assert predicted.iloc[0] < run[~run["predicted"]]["total_variation"].min() / 2, case
 
 
 def test_a_line_is_short():
