@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import trl  # noqa: F401  before transformers: older releases import it in a way of their own
-from jaxtyping import Float
-from tokenizers import Tokenizer, models, pre_tokenizers
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,10 +21,12 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    TrainerCallback,
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from rlkl.diagnostics.check.worlds import World
 from rlkl.tasks.automaton import Automaton
 
 MODEL_TYPE = "rlkl_table"
@@ -121,15 +124,37 @@ AutoModel.register(TableConfig, TableBackbone)
 AutoModelForCausalLM.register(TableConfig, TableForCausalLM)
 
 
-def table_model(automaton: Automaton) -> TableForCausalLM:
-    """A policy in float64 on the states of an automaton."""
-    return TableForCausalLM(TableConfig(automaton.next_state.tolist())).double()
+class Tables(TrainerCallback):
+    """Keeps the policy's logits before each step and at the end of a training."""
+
+    def __init__(self) -> None:
+        self.seen: list[Float[np.ndarray, "D V"]] = []
+
+    def on_step_begin(self, *_: Any, model: TableForCausalLM, **__: Any) -> None:
+        self.seen.append(model.table)
+
+    on_train_end = on_step_begin
+
+
+def models(world: World, generated: Int[np.ndarray, " N"], folder: str) -> tuple[TableForCausalLM, TableForCausalLM]:
+    """The policy and the reference of a world, in float64; the policy generates these sequences.
+
+    Trainers that load a reference take it from where the policy came from: there the reference is, and the policy has moved.
+    """
+    reference = TableForCausalLM(TableConfig(world.automaton.next_state.tolist())).double()
+    reference.set_table(world.reference)
+    reference.save_pretrained(folder)
+    policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    policy.set_table(world.policy)
+    policy.completions = torch.tensor(world.batch.tokens[generated], dtype=torch.int64)
+    policy.generation_config.eos_token_id = 0 if world.automaton.lengths_vary else None
+    return policy, reference
 
 
 def tokenizer(automaton: Automaton) -> PreTrainedTokenizerFast:
     """A tokenizer that writes tokens as their numbers."""
     prompt, end = automaton.vocabulary, 0 if automaton.lengths_vary else automaton.vocabulary + 1
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(automaton.vocabulary + 2)}, unk_token=str(prompt)))
+    words = Tokenizer(WordLevel({str(i): i for i in range(automaton.vocabulary + 2)}, unk_token=str(prompt)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,

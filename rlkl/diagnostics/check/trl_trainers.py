@@ -8,6 +8,7 @@ parameters before, less those after, over the rate, are its gradient. No private
 import contextlib
 import importlib
 import io
+import itertools
 import logging
 import tempfile
 import warnings
@@ -21,6 +22,19 @@ from rlkl.diagnostics.check import trl_data
 from rlkl.diagnostics.check.trl_data import Data
 from rlkl.diagnostics.check.worlds import World
 from rlkl.errors import SettingsError, nearest, one_line
+
+SETTINGS: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "max_grad_norm": 0.0,
+    "lr_scheduler_type": "constant",
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}
 
 
 class Recipe(NamedTuple):
@@ -92,41 +106,26 @@ def _train(
     recipe, trainer_class, config_class = _classes(trainer)
     data = recipe.data(world, group_size)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
-        import torch
         from datasets import Dataset
-        from transformers import AutoModelForCausalLM, TrainerCallback
+        from torch.optim import SGD, lr_scheduler
 
-        from rlkl.diagnostics.check.trl_table_model import table_model, tokenizer
+        from rlkl.diagnostics.check.trl_table_model import Tables, models, tokenizer
 
         fixed = {**SETTINGS, **data.settings, "output_dir": folder, "beta": beta, "max_steps": steps}
         _check_options(options, config_class, fixed)
-        reference = table_model(world.automaton)
-        reference.set_table(world.reference)
-        reference.save_pretrained(folder)  # trainers that load the reference take it from where the policy came from
-        policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-        policy.set_table(world.policy)  # ... and the policy has moved since
-        policy.completions = torch.tensor(world.batch.tokens[data.generated], dtype=torch.int64)
-        policy.generation_config.eos_token_id = 0 if world.automaton.lengths_vary else None
-        sgd = torch.optim.SGD(policy.parameters(), lr=rate)
-        tables: list[np.ndarray] = []
-
-        class Tables(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                tables.append(policy.table)
-
-            on_train_end = on_step_begin
-
+        policy, reference = models(world, data.generated, folder)
         arguments: dict[str, Any] = {"reward_funcs": _reward_function(world, reward_scale)} if recipe.has_rewards else {}
         if recipe.reference is not None:
             arguments[recipe.reference] = reference
+        sgd, tables = SGD(policy.parameters(), lr=rate), Tables()
         try:
             training = trainer_class(
                 model=policy,
                 args=config_class(**fixed, **options),
                 train_dataset=Dataset.from_dict(data.columns),
                 processing_class=tokenizer(world.automaton),
-                optimizers=(sgd, torch.optim.lr_scheduler.LambdaLR(sgd, lambda _: 1.0)),
-                callbacks=[Tables()],
+                optimizers=(sgd, lr_scheduler.LambdaLR(sgd, lambda _: 1.0)),
+                callbacks=[tables],
                 **arguments,
             )
             training.train()
@@ -135,22 +134,8 @@ def _train(
         logged = [entry for entry in training.state.log_history if "train_runtime" not in entry]
     return [
         Step(_softmax(before), (before - after) / rate, {k: float(v) for k, v in metrics.items()})
-        for before, after, metrics in zip(tables, tables[1:], logged, strict=False)
+        for (before, after), metrics in zip(itertools.pairwise(tables.seen), logged, strict=True)
     ]
-
-
-SETTINGS: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "max_grad_norm": 0.0,
-    "lr_scheduler_type": "constant",
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_strategy": "steps",
-    "logging_steps": 1,
-    "disable_tqdm": True,
-}
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
