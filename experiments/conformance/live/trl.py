@@ -15,7 +15,8 @@ SOURCE = f"trl {VERSION} from the package index, beside transformers {metadata.v
 UNSCALED: dict[str, Any] = {"scale_rewards": "none"}
 UNCORRECTED: dict[str, Any] = {"use_bias_correction_kl": False}
 SEQUENCE: dict[str, Any] = {"importance_sampling_level": "sequence"}
-UNBIASED = "unbiased gradient of the reverse KL"
+IS_CORRECTED = trl.GRPOConfig.__dataclass_fields__["use_bias_correction_kl"].default  # since 1.10.0
+UNBIASED = "unbiased gradient of the reverse KL" if IS_CORRECTED else ""
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
 
 ALL_ROWS = (
