@@ -13,10 +13,12 @@ from rlkl.diagnostics.check import candidates, check, expect, measure, worlds
 from rlkl.penalties import estimators, expected_gradient
 from tests.diagnostics import losses
 
-FRAMEWORKS = [
-    "jax",
-    pytest.param("torch", marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")),
-]
+NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+FRAMEWORKS = ["jax", pytest.param("torch", marks=NEEDS_TORCH)]
+SLOW_IN_JAX = {  # siblings of others
+    "k2, clipped ratio", "k2, sum over tokens", "k2, constant length", "k1 times the ratio", "full KL(pi_ref‖pi)",
+    "k1 in the reward, mean baseline", "k3 of the sequence", "k3 of the sequence times the ratio", "no coefficient",
+}  # fmt: skip
 QUICK = ("bandit", "equal", "unequal", "extreme", "padded_left")
 
 
@@ -28,8 +30,11 @@ def build(factory, framework):
     return factory(losses.ops(torch))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("name", losses.CORRECT)
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [pytest.param(name, "jax", marks=pytest.mark.slow if name in SLOW_IN_JAX else ()) for name in losses.CORRECT]
+    + [pytest.param(name, "torch", marks=NEEDS_TORCH) for name in losses.CORRECT],
+)
 def test_a_correct_loss_descends_what_it_should(name, framework):
     expected, factory = losses.CORRECT[name]
     worlds = ("bandit", "unequal", "padded_left") if framework == "jax" else expect.ON_POLICY

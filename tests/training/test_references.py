@@ -108,7 +108,7 @@ def test_a_run_is_graded_against_its_pretrained_reference(tmp_path, divergence):
     np.testing.assert_allclose(trained.rows.report.objective[0], value, atol=1e-6)
 
 
-@pytest.mark.parametrize("divergence", ["kl_pi_ref", "hellinger"])
+@pytest.mark.parametrize("divergence", ["kl_pi_ref", pytest.param("hellinger", marks=pytest.mark.slow)])
 def test_the_estimated_optimum_beside_a_network_s_reference_is_that_of_listed_sequences(tmp_path, divergence, monkeypatch):
     penalty = {"divergence": divergence, "beta": 0.3}
     run = attached(built(tmp_path, {"name": "gru", "width": 8}, penalty=penalty, algorithm={"name": "rloo"})).run
