@@ -66,17 +66,6 @@ class Call(NamedTuple):
         return tuple(name for name in DIFFERENTIATED if self.matched.reads(name))
 
 
-def evaluator(call: Call) -> Callable[[Mapping[str, np.ndarray], float], Evaluation]:
-    """The function of a batch's arrays and beta that evaluates the loss in its framework."""
-    if call.layout.framework == "torch":
-        from rlkl.diagnostics.check import torch_call
-
-        return torch_call.evaluator(call)
-    from rlkl.diagnostics.check import jax_call
-
-    return jax_call.evaluator(call)
-
-
 def layouts(loss: Callable[..., Any], matched: Matched) -> Iterator[Layout]:
     """The forms to try, the likeliest first."""
     advantages = ("per token", "per sequence", "column") if matched.reads("advantages") else ("per token",)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rlkl.diagnostics.check import probes
+from rlkl.diagnostics.check import jax_call, probes, torch_call
 from rlkl.diagnostics.check.arguments import Matched, batch_arrays, match_arguments
-from rlkl.diagnostics.check.call import Call, evaluator, layouts
+from rlkl.diagnostics.check.call import Call, layouts
 from rlkl.diagnostics.check.load import load_loss
 from rlkl.diagnostics.check.matching import Match, match, reward_fit
 from rlkl.diagnostics.check.measure import Evaluate, batch_variance, measure, over_groups, without_coefficient
@@ -103,7 +103,8 @@ def _prepare(loss: Callable[..., Any], matched: Matched, settings: Mapping[str, 
     world, unequal = world_named("equal"), world_named("unequal")
     for layout in layouts(loss, matched):
         try:
-            evaluate = evaluator(Call(loss, matched, settings, layout))
+            module = torch_call if layout.framework == "torch" else jax_call
+            evaluate = module.evaluator(Call(loss, matched, settings, layout))
             evaluate(batch_arrays(unequal, unequal.population), beta)
             residual = reward_fit(world, measure(evaluate, world, 0.0).gradient)[1]
         except Exception as error:  # a user's code may raise anything
