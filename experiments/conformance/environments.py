@@ -1,5 +1,6 @@
 """Environments of the libraries that are run live: one each, since their requirements exclude each other."""
 
+import re
 import subprocess
 import sys
 import venv
@@ -31,8 +32,9 @@ def environment(name: str) -> Path:
 
 
 def live_names() -> list[str]:
-    """The names of all environments: a library, or a library and a release of it."""
-    return sorted(path.stem for path in REQUIREMENTS.glob("*.txt") if not path.stem.endswith("-deps"))
+    """The names of all environments: a library, or a library and a release of it, releases in their order."""
+    names = [path.stem for path in REQUIREMENTS.glob("*.txt") if not path.stem.endswith("-deps")]
+    return sorted(names, key=lambda name: (name.partition("-")[0], [int(part) for part in re.findall(r"\d+", name)]))
 
 
 def write_rows(python: Path, module: str, output: Path) -> None:
