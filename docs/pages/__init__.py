@@ -49,7 +49,7 @@ FUNCTIONS = {
     "check_arguments": registries.check_arguments,
     "conformance": conformance.conformance,
     "conformance_cell": conformance.conformance_cell,
-    "conformance_commands": conformance.conformance_commands,
+    "conformance_details": conformance.conformance_details,
     "conformance_libraries": conformance.conformance_libraries,
     "estimators": registries.estimators_table,
     "descends": registries.descends_table,
