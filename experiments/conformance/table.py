@@ -47,7 +47,9 @@ def module_rows(module: ModuleType, date: str) -> Iterator[dict[str, Any]]:
     how = module.__name__.split(".")[-2]
     for row in module.ROWS:
         if isinstance(row, TrainerRow):
-            options = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in row.options.items()]
+            options = [
+                f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in row.options.items()
+            ]
             command = " ".join([f"rlkl check trl:{row.trainer}", f"beta={row.beta:g}", *options])
             check = partial(_check_trainer, row)
         else:

@@ -14,10 +14,13 @@ from rlkl.penalties import estimators, expected_gradient
 from tests.diagnostics import losses
 
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-FRAMEWORKS = ["jax", pytest.param("torch", marks=NEEDS_TORCH)]
 SLOW_IN_JAX = {  # siblings of others
     "k2, clipped ratio", "k2, sum over tokens", "k2, constant length", "k1 times the ratio", "full KL(pi_ref‖pi)",
     "k1 in the reward, mean baseline", "k3 of the sequence", "k3 of the sequence times the ratio", "no coefficient",
+}  # fmt: skip
+SLOW_FAULTS_IN_JAX = {
+    "sign flipped in the reward", "k1, mean of means", "k1 times the ratio, mean of means", "clamped log-ratio in the reward",
+    "swapped, times the ratio", "temperature on one side of the full KL", "standardised without it",
 }  # fmt: skip
 QUICK = ("bandit", "equal", "unequal", "extreme", "padded_left")
 
@@ -49,8 +52,11 @@ def test_a_correct_loss_passes_in_every_world(name):
     expect.assert_descends(build(factory, "jax"), expected)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("name", losses.FAULTY)
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [pytest.param(name, "jax", marks=pytest.mark.slow if name in SLOW_FAULTS_IN_JAX else ()) for name in losses.FAULTY]
+    + [pytest.param(name, "torch", marks=NEEDS_TORCH) for name in losses.FAULTY],
+)
 def test_a_fault_is_named(name, framework):
     flag, worlds, factory = losses.FAULTY[name]
     needed = {
@@ -124,7 +130,9 @@ def test_the_population_holds_each_sequence_as_often_as_the_sampler_draws_it(nam
     assert len(world.population) == 64
 
 
-@pytest.mark.parametrize("estimator", estimators.REGISTRY)
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(name, marks=pytest.mark.slow if name in ("abs", "k2") else ()) for name in estimators.REGISTRY]
+)
 @pytest.mark.parametrize("how", ["reward", "naive", "unbiased"])
 def test_a_verdict_is_that_of_rlkl_audit(estimator, how):
     """Every estimator in both placements, with and without the ratio, in the same words as `rlkl audit` has for its own."""
