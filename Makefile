@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-all lint docs docs-serve dist bench bench-gpu conformance paper figures clean
 
+# Without --no-compile pip compiles every module of every package; Python compiles those that are imported.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "rlkl needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
