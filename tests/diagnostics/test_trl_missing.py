@@ -14,4 +14,4 @@ def test_the_extra_to_install_is_named(library, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(SettingsError, match=r"needs PyTorch and TRL: pip install 'rlkl\[trl\]'"):
-        trl_trainers.gradient("GRPOTrainer", bandit(), 0.1, {})
+        trl_trainers.first_step("GRPOTrainer", bandit(), 0.1, {})

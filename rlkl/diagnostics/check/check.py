@@ -15,7 +15,7 @@ from rlkl.diagnostics.check.matching import Match, match, reward_fit
 from rlkl.diagnostics.check.measure import Evaluate, batch_variance, measure, over_groups, without_coefficient
 from rlkl.diagnostics.check.metrics import Metric, identify
 from rlkl.diagnostics.check.probes import Flag
-from rlkl.diagnostics.check.report import CheckRow, Report, check_row, direction_flags, group_flags
+from rlkl.diagnostics.check.report import BIASED, CheckRow, Report, check_row, direction_flags, group_flags
 from rlkl.diagnostics.check.worlds import GROUPS, WORLDS, World
 from rlkl.errors import SettingsError, nearest, one_line
 
@@ -111,7 +111,7 @@ def _prepare(loss: Callable[..., Any], matched: Matched, settings: Mapping[str, 
             errors.append(error)
             continue
         usable.append((0.0 if math.isnan(residual) else residual, len(usable), evaluate, layout.framework))
-        if usable[-1][0] < 1e-3:
+        if usable[-1][0] < BIASED:
             break
     if not usable:
         what, size = type(errors[0]).__name__, len(world.population)

@@ -60,18 +60,6 @@ class Step(NamedTuple):
     metrics: dict[str, float]
 
 
-def gradient(
-    trainer: str,
-    world: World,
-    beta: float,
-    options: Mapping[str, Any],
-    reward_scale: float = 1.0,
-    group_size: int | None = None,
-) -> Float[np.ndarray, "D V"]:
-    """The gradient of a trainer's first step, by the logits; arguments as of `first_step`."""
-    return first_step(trainer, world, beta, options, reward_scale, group_size).gradient
-
-
 def first_step(
     trainer: str,
     world: World,
