@@ -1,1 +1,1 @@
-"""What the log-probabilities of a real run say: its KL, its sampler's mismatch, its groups, and its penalty."""
+"""Diagnosis of rollouts: what their log-probabilities say of KL, sampler, groups and penalty."""

@@ -1,0 +1,32 @@
+"""Where common clamps of log-ratios and clip ranges of pi/mu would change the tokens of a run."""
+
+from typing import NamedTuple
+
+from rlkl.diagnostics.diagnose.measures.run import Run
+from rlkl.diagnostics.diagnose.measures.token_totals import CLAMPS, CLIPS
+
+
+class LimitRow(NamedTuple):
+    """What one limit reaches: its share of the tokens, and a second share whose meaning `about` says; NaN where not known."""
+
+    limit: str
+    tokens: float
+    share: float
+    about: str
+
+
+def limit_rows(run: Run) -> list[LimitRow]:
+    """The shares of tokens that each limit reaches, for the log-ratios and the ratios that the run has."""
+    totals, rows = run.totals, []
+    if run.has("k1") and totals.tokens:
+        for index, clamp in enumerate(CLAMPS):
+            share = totals.clamped_k3[index] / totals.total_k3 if totals.total_k3 > 0.0 else 0.0
+            about = "of the sum of k3 is in these tokens"
+            rows.append(LimitRow(f"|log pi/pi_ref| > {clamp:g}", totals.clamped[index] / totals.tokens, share, about))
+    if run.has("m1") and totals.tokens:
+        for index, (below, above) in enumerate(CLIPS):
+            limit = f"pi/mu outside [{1 - below:g}, {1 + above:g}]"
+            cut = totals.cut[index] / totals.tokens if totals.has_advantages else float("nan")
+            about = "of the tokens lose their gradient: low with A < 0, or high with A > 0"
+            rows.append(LimitRow(limit, totals.clipped[index].sum() / totals.tokens, cut, about))
+    return rows
