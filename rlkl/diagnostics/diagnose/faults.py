@@ -67,9 +67,9 @@ FAULTS = {
     ),
     "heavy_tails": Fault(
         "the mean of k3 rests on a few sequences",
-        30.0,
-        "effective number of sequences behind the mean of k3, of at least 100: below it neither mean nor error can be"
-        " relied on",
+        50.0,
+        "effective number of sequences behind the mean of k3, of at least 100: below it the 95% intervals of lognormal "
+        "values cover 90 to 93% (measured), and the sum of a rarer token may be missing altogether",
         "k1_k3",
     ),
     "kl_at_start": Fault(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from rlkl.diagnostics.diagnose.measures.estimates import Clusters, Estimate, ratio
 from rlkl.diagnostics.diagnose.measures.run import Run
@@ -49,7 +49,9 @@ def utility_slope(p: float, size: int) -> float:
     """U_G'(p): the factor of the reward's gradient at success probability p under division by the group's deviation."""
     k = np.arange(size + 1)
     m = k / size
-    return float(stats.binom.pmf(k, size, p) @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
+    ways = special.gammaln(size + 1.0) - special.gammaln(k + 1.0) - special.gammaln(size - k + 1.0)
+    chance = np.exp(ways + special.xlogy(k, p) + special.xlog1py(size - k, -p))
+    return float(chance @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
 
 
 def groups(run: Run) -> Groups | None:
@@ -58,7 +60,7 @@ def groups(run: Run) -> Groups | None:
         return None
     by, rewards = run.clusters, run.table["reward"]
     sizes = by.sums(np.ones(len(rewards)))
-    low, high = _extremes(rewards, by)
+    low, high = extremes(rewards, by)
     many = sizes > 1.5
     if not many.any():
         return None
@@ -106,7 +108,7 @@ def advantage_scale(run: Run, algorithm: str) -> Estimate | None:
     return ratio(along, unbiased, Clusters(np.arange(by.size), by.size))
 
 
-def _extremes(values: Float[np.ndarray, " N"], by: Clusters) -> tuple[np.ndarray, np.ndarray]:
+def extremes(values: Float[np.ndarray, " N"], by: Clusters) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest value of each cluster."""
     low, high = np.full(by.size, math.inf), np.full(by.size, -math.inf)
     np.minimum.at(low, by.labels, values)

@@ -20,13 +20,13 @@ def limit_rows(run: Run) -> list[LimitRow]:
     totals, rows = run.totals, []
     if run.has("k1") and totals.tokens:
         for index, clamp in enumerate(CLAMPS):
-            share = totals.clamped_k3[index] / totals.total_k3 if totals.total_k3 > 0.0 else 0.0
+            share = float(totals.clamped_k3[index] / totals.total_k3) if totals.total_k3 > 0.0 else 0.0
             about = "of the sum of k3 is in these tokens"
-            rows.append(LimitRow(f"|log pi/pi_ref| > {clamp:g}", totals.clamped[index] / totals.tokens, share, about))
+            rows.append(LimitRow(f"|log pi/pi_ref| > {clamp:g}", float(totals.clamped[index] / totals.tokens), share, about))
     if run.has("m1") and totals.tokens:
         for index, (below, above) in enumerate(CLIPS):
             limit = f"pi/mu outside [{1 - below:g}, {1 + above:g}]"
-            cut = totals.cut[index] / totals.tokens if totals.has_advantages else float("nan")
+            cut = float(totals.cut[index] / totals.tokens) if totals.has_advantages else float("nan")
             about = "of the tokens lose their gradient: low with A < 0, or high with A > 0"
-            rows.append(LimitRow(limit, totals.clipped[index].sum() / totals.tokens, cut, about))
+            rows.append(LimitRow(limit, float(totals.clipped[index].sum() / totals.tokens), cut, about))
     return rows
