@@ -1,20 +1,24 @@
 """Diagnose rollouts: their KL, their sampler, their groups, their entropy and their penalty, with warnings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from rlkl.diagnostics.diagnose.faults import Evidence, Warning, warnings
-from rlkl.diagnostics.diagnose.measures import course, groups, kl, lengths, limits, mismatch, pull, tokens
+from rlkl.diagnostics.diagnose.measures import course, groups, kl, lengths, limits, mismatch, tokens
 from rlkl.diagnostics.diagnose.measures.estimates import Estimate
-from rlkl.diagnostics.diagnose.measures.run import Run, collect
+from rlkl.diagnostics.diagnose.measures.run import Further, Run, collect, no_columns
 from rlkl.diagnostics.diagnose.reading import arrays, files
-from rlkl.diagnostics.diagnose.reading.chunk import Header
-from rlkl.diagnostics.diagnose.setting import Setting, nearest_exact, resolve_setting
+from rlkl.diagnostics.diagnose.reading.chunk import Chunk, Header
 from rlkl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rlkl.diagnostics.diagnose.measures.pull import PullRow
+    from rlkl.diagnostics.diagnose.penalty import Penalty
+    from rlkl.diagnostics.diagnose.setting import Setting
 
 
 class LeftOut(NamedTuple):
@@ -25,28 +29,13 @@ class LeftOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """What the user's penalty does on these tokens.
-
-    pulls: how hard it pulls towards the reference, beside the gradients of divergences (see `measures.pull`). scale: the
-    factor of the reward's gradient in its step; None without rewards. coefficient: the coefficient of the named divergence that
-    pulls as hard, beside rewards as they are, with its standard error. nearest: settings that descend what the name says.
-    """
-
-    setting: Setting
-    pulls: pd.DataFrame
-    scale: Estimate | None
-    coefficient: tuple[float, float] | None
-    nearest: list[str]
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """What rollouts say. Frames have a row a number, with its standard error and its 95% interval; KLs are in nats.
 
-    sampled_from: whose samples the tokens are: the policy's, the sampler's, or the reference's. by_step, by_length: means over
-    tokens. by_position: by distance from the start, in powers of 2. by_token: the token ids with the largest shares of the KL
-    and of the mismatch.
+    sampled_from: whose samples the tokens are: the policy's, the sampler's, or the reference's. tail_curves: the share of the
+    sums of k3 in the largest tokens, by their share. entropy: of the policy, a token. by_step, by_length: means over tokens.
+    changes: the first and the last fifth of the steps. by_position: by distance from the start, in powers of 2. by_token: the
+    token ids with the largest shares of the KL and of the mismatch.
     """
 
     sources: list[str]
@@ -58,13 +47,16 @@ class Diagnosis:
     mismatch: pd.DataFrame
     limits: pd.DataFrame
     tails: pd.DataFrame
+    tail_curves: pd.DataFrame
     groups: groups.Groups | None
     lengths: lengths.Lengths
+    entropy: Estimate | None
     by_step: pd.DataFrame
+    changes: pd.DataFrame
     by_length: pd.DataFrame
     by_position: pd.DataFrame
     by_token: pd.DataFrame
-    penalty: Penalty | None
+    penalty: "Penalty | None"
     warnings: list[Warning]
     left_out: list[LeftOut]
 
@@ -80,7 +72,7 @@ def diagnose(
     *,
     penalty: Sequence[str] = (),
     library: str | None = None,
-    on_progress: Callable[[int], None] = lambda tokens: None,
+    on_progress: Callable[[str, int], None] = lambda source, tokens: None,
     **header: Any,
 ) -> Diagnosis:
     """Diagnose files of rollouts, or arrays by name.
@@ -88,37 +80,45 @@ def diagnose(
     source: a file or folder, several, or a mapping with arrays of NumPy, JAX or PyTorch: `log_probs`, `sampler_log_probs`,
     `ref_log_probs`, ... as [N, T] with `mask`, or flat with `lengths`. penalty: overrides as a run takes them, as in
     ["penalty.estimator=k3", "penalty.placement=loss", "algorithm=grpo"]. library: a preset, as in "trl_grpo". header: what
-    holds for all files (temperature, top_p, top_k, reported, vocab_size, sampled_from). on_progress: called with the number of
-    tokens of each part. Raises `SettingsError` for what cannot be read.
+    holds for all files (temperature, top_p, top_k, reported, vocab_size, sampled_from). on_progress: called after each part
+    with the name of its source and its number of tokens. Raises `SettingsError` for what cannot be read.
     """
-    setting = resolve_setting(penalty, library) if penalty or library is not None else None
-    if setting is not None:
-        pull.check_estimator(setting.penalty)
+    setting: "Setting | None" = None
+    further: Further = no_columns
+    if penalty or library is not None:
+        from rlkl.diagnostics.diagnose.penalty import known_setting, pull_columns  # imports jax
+
+        setting = known_setting(penalty, library)
+        further = pull_columns(setting)
+    opened: Iterable[tuple[str, Header, Iterator[Chunk]]]
     if isinstance(source, Mapping):
-        sources, parts = ["arrays"], iter([arrays.from_arrays({**source, **header})])
+        sources, opened = ["arrays"], iter([("arrays", *arrays.from_arrays({**source, **header}))])
     else:
         paths = [source] if isinstance(source, (str, Path)) else list(source)
         sources = [str(path) for path in paths]
-        parts = ((each.header, each.chunks) for each in files.open_rollouts(paths, header))
-    reads = setting is not None
-    runs = collect(parts, on_progress, lambda chunk, values: _pulls(setting, chunk, values) if reads else {})
+        opened = ((str(path), known, chunks) for path, known, chunks in files.open_rollouts(paths, header))
+    runs = collect(((known, _reported(name, chunks, on_progress)) for name, known, chunks in opened), further)
     if not runs or not sum(run.totals.tokens for run in runs):
         raise SettingsError("PATH", " ".join(sources), "holds no token that counts")
     main = next((run for run in runs if run.sampled_from != "reference"), runs[0])
     return _diagnosis(sources, runs, main, setting)
 
 
-def _pulls(setting: Setting | None, chunk: Any, values: Any) -> dict[str, Any]:
-    if setting is None or values.u is None:
-        return {}
-    return pull.pulls(setting.penalty, chunk, values)
+def _reported(source: str, chunks: Iterator[Chunk], on_progress: Callable[[str, int], None]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        yield chunk
+        on_progress(source, int(chunk.lengths.sum()))
 
 
-def _diagnosis(sources: list[str], runs: list[Run], main: Run, setting: Setting | None) -> Diagnosis:
+def _diagnosis(sources: list[str], runs: list[Run], main: Run, setting: "Setting | None") -> Diagnosis:
     grouped, length, limit = groups.groups(main), lengths.lengths(main), limits.limit_rows(main)
-    pulls = []
-    if setting is not None and main.has(pull.MINE) and main.sampled_from != "reference":
-        pulls = pull.pull_rows(main, setting.penalty, setting.aggregation)
+    penalty: Penalty | None = None
+    pulls: list[PullRow] = []
+    if setting is not None:
+        from rlkl.diagnostics.diagnose.penalty import describe_penalty, pull_rows
+
+        pulls = pull_rows(main, setting)
+        penalty = describe_penalty(main, setting, pulls)
     evidence = Evidence(main, grouped, length, limit, setting, pulls)
     return Diagnosis(
         sources=sources,
@@ -130,13 +130,16 @@ def _diagnosis(sources: list[str], runs: list[Run], main: Run, setting: Setting 
         mismatch=_frame(mismatch.MismatchRow, mismatch.mismatch_rows(main)),
         limits=_frame(limits.LimitRow, limit),
         tails=_frame(tokens.TailRow, tokens.tail_rows(main)),
+        tail_curves=_frame(tokens.TailPoint, tokens.tail_curves(main)),
         groups=grouped,
         lengths=length,
+        entropy=course.entropy(main),
         by_step=_frame(course.Point, course.by_step(main)),
+        changes=_frame(course.ChangeRow, course.change_rows(main)),
         by_length=_frame(course.Point, course.by_length(main)),
         by_position=_frame(tokens.PositionRow, tokens.position_rows(main)),
         by_token=_frame(tokens.TokenRow, tokens.token_rows(main)),
-        penalty=None if setting is None else _penalty(main, setting, pulls),
+        penalty=penalty,
         warnings=warnings(evidence),
         left_out=list(_left_out(runs, main, grouped, setting)),
     )
@@ -146,19 +149,7 @@ def _frame(kind: type[NamedTuple], rows: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(kind._fields))
 
 
-def _penalty(run: Run, setting: Setting, pulls: list[pull.PullRow]) -> Penalty:
-    scale = groups.advantage_scale(run, setting.algorithm)
-    row = next((row for row in pulls if row.gradient == setting.wanted and row.kind == "exact"), None)
-    coefficient = None
-    if row is not None:
-        factor = scale.value if scale is not None and setting.penalty.placement == "loss" else 1.0
-        beta = float(setting.penalty.beta)
-        coefficient = (beta * row.ratio / factor, beta * row.ratio_stderr / factor)
-    nearest = [] if setting.descends.kind == "exact" else nearest_exact(setting)
-    return Penalty(setting, _frame(pull.PullRow, pulls), scale, coefficient, nearest)
-
-
-def _left_out(runs: list[Run], run: Run, grouped: groups.Groups | None, setting: Setting | None):
+def _left_out(runs: list[Run], run: Run, grouped: groups.Groups | None, setting: "Setting | None"):
     fields = {"k1": "ref_log_probs and log_probs", "m1": "sampler_log_probs and log_probs", "surprise": "log_probs"}
     about = {"k1": "the KL to the reference", "m1": "the mismatch of sampler and policy", "surprise": "the entropy"}
     for name, needed in fields.items():

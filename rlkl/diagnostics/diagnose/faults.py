@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlkl.diagnostics.diagnose.measures import course, groups, limits, mismatch
 from rlkl.diagnostics.diagnose.measures.estimates import Estimate, effective_size, ratio, z
 from rlkl.diagnostics.diagnose.measures.lengths import Lengths
-from rlkl.diagnostics.diagnose.measures.pull import PullRow
 from rlkl.diagnostics.diagnose.measures.run import Run
-from rlkl.diagnostics.diagnose.setting import Setting
+
+if TYPE_CHECKING:  # these import jax
+    from rlkl.diagnostics.diagnose.measures.pull import PullRow
+    from rlkl.diagnostics.diagnose.setting import Setting
 
 SURE = 4.0  # standard errors from which a difference counts
 SMALL_KL = 1e-3  # nats a token
@@ -41,8 +43,8 @@ class Evidence(NamedTuple):
     groups: groups.Groups | None
     lengths: Lengths
     limits: list[limits.LimitRow]
-    setting: Setting | None
-    pulls: list[PullRow]
+    setting: "Setting | None"
+    pulls: list["PullRow"]
 
 
 FAULTS = {

@@ -45,6 +45,17 @@ class Change(NamedTuple):
         return float((self.last.value - self.first.value) / error) if error > 0.0 else 0.0
 
 
+class ChangeRow(NamedTuple):
+    """A number in the first and the last fifth of the steps. z: their difference in standard errors."""
+
+    name: str
+    first: float
+    first_stderr: float
+    last: float
+    last_stderr: float
+    z: float
+
+
 def columns(run: Run) -> dict[str, str]:
     """The columns behind the courses that the run has; the entropy is weighted where the sampler's tokens are read."""
     by_name = dict(COURSES)
@@ -96,3 +107,15 @@ def change(run: Run, name: str) -> Change | None:
         part = run.part(np.isin(run.table["step"], edge))
         ends.append(ratio(part.table[column], part.length, part.clusters))
     return Change(*ends)
+
+
+def change_rows(run: Run) -> list[ChangeRow]:
+    """The changes of all courses that the run has; an empty list with fewer than ten steps."""
+    changes = ((name, change(run, name)) for name in columns(run))
+    return [ChangeRow(name, *each.first[:2], *each.last[:2], each.z) for name, each in changes if each is not None]
+
+
+def entropy(run: Run) -> Estimate | None:
+    """The policy's entropy a token; None without its log-probabilities, and on samples of the reference."""
+    column = columns(run).get("entropy")
+    return None if column is None else ratio(run.table[column], run.length, run.clusters)

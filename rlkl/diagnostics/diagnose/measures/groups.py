@@ -49,9 +49,9 @@ def utility_slope(p: float, size: int) -> float:
     """U_G'(p): the factor of the reward's gradient at success probability p under division by the group's deviation."""
     k = np.arange(size + 1)
     m = k / size
-    ways = special.gammaln(size + 1.0) - special.gammaln(k + 1.0) - special.gammaln(size - k + 1.0)
-    chance = np.exp(ways + special.xlogy(k, p) + special.xlog1py(size - k, -p))
-    return float(chance @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
+    log_count = special.gammaln(size + 1) - special.gammaln(k + 1) - special.gammaln(size - k + 1)
+    probability = np.exp(log_count + special.xlogy(k, p) + special.xlog1py(size - k, -p))
+    return float(probability @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
 
 
 def groups(run: Run) -> Groups | None:

@@ -12,6 +12,7 @@ from rlkl.diagnostics.diagnose.measures.token_totals import TokenTotals
 from rlkl.diagnostics.diagnose.reading.chunk import Chunk, Header, drawn_by
 
 DRAWN = {"log_probs": "policy", "sampler_log_probs": "sampler", "ref_log_probs": "reference"}
+Further = Callable[[Chunk, TokenValues], dict[str, np.ndarray]]  # returns columns of a chunk's sequences
 
 
 class Run:
@@ -54,15 +55,18 @@ def _numbered(pairs: np.ndarray) -> tuple[np.ndarray, int]:
     return index.ravel(), len(unique)
 
 
+def no_columns(chunk: Chunk, tokens: TokenValues) -> dict[str, np.ndarray]:
+    """No further columns."""
+    return {}
+
+
 def collect(
     parts: Iterable[tuple[Header, Iterator[Chunk]]],
-    on_progress: Callable[[int], None],
-    more: Callable[[Chunk, TokenValues], dict[str, np.ndarray]] = lambda chunk, tokens: {},
+    further: Further = no_columns,
 ) -> list[Run]:
     """The sums of files, one run for each distribution that tokens were drawn from, in one pass.
 
-    on_progress is called with the number of tokens of each chunk. more: further columns of sequences. Columns that one file of
-    a run lacks are left out.
+    further: returns further columns of a chunk's sequences. Columns that one file of a run lacks are left out.
     """
     tables: dict[str, list[dict[str, np.ndarray]]] = {}
     totals: dict[str, TokenTotals] = {}
@@ -71,10 +75,9 @@ def collect(
         for chunk in chunks:
             source = DRAWN[drawn_by(chunk.fields, header)]
             tokens = token_values(chunk)
-            tables.setdefault(source, []).append(sequence_sums(chunk, tokens) | more(chunk, tokens))
+            tables.setdefault(source, []).append(sequence_sums(chunk, tokens) | further(chunk, tokens))
             totals.setdefault(source, TokenTotals()).add(chunk, tokens)
             headers.setdefault(source, header)
-            on_progress(int(chunk.lengths.sum()))
     return [Run(headers[source], _joined(parts), totals[source], source) for source, parts in tables.items()]
 
 

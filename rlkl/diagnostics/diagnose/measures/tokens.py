@@ -6,9 +6,11 @@ import numpy as np
 
 from rlkl.diagnostics.diagnose.measures.estimates import effective_size
 from rlkl.diagnostics.diagnose.measures.run import Run
+from rlkl.diagnostics.diagnose.measures.token_totals import Tail, Weights
 
 MOST = 20  # token ids that are listed
 LARGEST = 0.01
+CURVE = tuple(float(part) for part in np.logspace(-5.0, 0.0, 26))  # shares of the tokens
 
 
 class TailRow(NamedTuple):
@@ -23,6 +25,14 @@ class TailRow(NamedTuple):
     clusters: int
     largest_share: float
     weights: float
+
+
+class TailPoint(NamedTuple):
+    """The share of a sum over tokens that the tokens with the largest values have. tokens: their share of all tokens."""
+
+    about: str
+    tokens: float
+    share: float
 
 
 class PositionRow(NamedTuple):
@@ -45,18 +55,34 @@ class TokenRow(NamedTuple):
     mismatch_share: float
 
 
-def tail_rows(run: Run) -> list[TailRow]:
-    """The tails of k3 to the reference and of k3 to the sampler."""
-    rows, totals = [], run.totals
-    for about, column, tail, weights in (
+def _tails(run: Run) -> list[tuple[str, str, Tail, Weights]]:
+    """What each tail is of, its column of sequences, and its totals over tokens."""
+    totals = run.totals
+    every = [
         ("k3 of KL(pi‖pi_ref)", "k3", totals.k3, totals.ref_weights),
         ("k3 of KL(mu‖pi)", "m3", totals.m3, totals.weights),
-    ):
-        if run.has(column):
-            size = effective_size(np.maximum(run.clusters.sums(run.table[column]), 0.0))
-            share = tail.share_of_largest(LARGEST)
-            rows.append(TailRow(about, size, run.clusters.size, share, weights.effective_share))
+    ]
+    return [each for each in every if run.has(each[1])]
+
+
+def tail_rows(run: Run) -> list[TailRow]:
+    """The tails of k3 to the reference and of k3 to the sampler."""
+    rows = []
+    for about, column, tail, weights in _tails(run):
+        size = effective_size(np.maximum(run.clusters.sums(run.table[column]), 0.0))
+        rows.append(TailRow(about, size, run.clusters.size, tail.share_of_largest(LARGEST), weights.effective_share))
     return rows
+
+
+def tail_curves(run: Run) -> list[TailPoint]:
+    """The shares that the largest tokens have of the sums of k3, at shares of at least one token."""
+    parts = [part for part in CURVE if part * run.totals.tokens >= 1.0]
+    return [
+        TailPoint(about, part, tail.share_of_largest(part))
+        for about, _, tail, _ in _tails(run)
+        if tail.sums.sum() > 0.0
+        for part in parts
+    ]
 
 
 def position_rows(run: Run) -> list[PositionRow]:
