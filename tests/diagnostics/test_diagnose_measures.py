@@ -1,4 +1,4 @@
-"""Estimates from rollouts against exact values of rlkl's own tasks: bias over 200 seeds, and the coverage of their intervals."""
+"""Estimates from rollouts against exact values of rlkl's own tasks: bias over 200 seeds, and the coverage of intervals."""
 
 import math
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from rlkl.diagnostics.diagnose.reading.arrays import from_arrays
 from rlkl.exact import policy_values
 
 SEEDS = 200
-STRENGTHS = np.array([0.3, 0.6, 1.0])  # of the policies of three kinds of prompts
-PROMPTS, ANSWERS = 96, 4
+STRENGTHS = np.array([0.2, 0.4, 0.6])  # of the policies of three kinds of prompts
+PROMPTS, ANSWERS = 256, 2
 
 
 class World(NamedTuple):
@@ -53,7 +53,7 @@ def drawn(world: World, seed: int, source: str, answers: int = ANSWERS) -> run.R
 
 
 def collected(arrays) -> run.Run:
-    return run.collect([from_arrays(arrays)], lambda count: None)[0]
+    return run.collect([from_arrays(arrays)])[0]
 
 
 def additive(task: examples.Tables, table: np.ndarray, terms: np.ndarray) -> float:
@@ -146,21 +146,32 @@ def exact(world: World, source: str) -> dict[tuple[str, str, str, str], float]:
 
 
 @pytest.mark.parametrize("source", ["policy", "sampler", "reference"])
-def test_every_kl_is_estimated_without_bias_and_its_interval_covers(world, source):
+@pytest.mark.parametrize("seeds", [SEEDS, pytest.param(1000, marks=pytest.mark.slow)])
+def test_every_kl_is_estimated_without_bias_and_its_interval_covers(world, source, seeds):
+    """A coverage of 95% is known to .015 from 200 seeds, to .007 from 1,000."""
     truth = exact(world, source)
-    rows = [kl.kl_rows(drawn(world, seed, source)) for seed in range(SEEDS)]
+    rows = [kl.kl_rows(drawn(world, seed, source)) for seed in range(seeds)]
+    least, most = (0.9, 0.985) if seeds == SEEDS else (0.92, 0.98)
     for place, row in enumerate(rows[0]):
         key = (row.kl, row.per, row.estimator, row.weights)
         each = [found[place] for found in rows]
         assert all(other[:4] == row[:4] for other in each)
         values = np.array([other.value for other in each])
         errors = np.array([other.stderr for other in each])
+        if row.weights == "sequence" and source != "sampler":  # by weights of pi_ref/pi, normalised: biased as 1/N is
+            given = values[~np.isnan(values)]
+            assert len(given) > 0.9 * seeds and abs(given.mean() - truth[key]) < 0.3 * given.std()
+            assert math.isnan(row.low) and "no interval" in row.note
+            continue
         # the mean over all seeds, by its own standard error, and each seed's by the one that it reports
-        z = (values.mean() - truth[key]) / (values.std(ddof=1) / math.sqrt(SEEDS))
+        z = (values.mean() - truth[key]) / (values.std(ddof=1) / math.sqrt(seeds))
         assert abs(z) < 4.0, (key, values.mean(), truth[key], z)
+        if "no interval" in row.note:
+            assert math.isnan(row.low) and math.isnan(row.high)
+            continue
         assert np.mean(np.abs(values - truth[key]) < 4.0 * errors) >= 0.99, key
         covered = np.mean([other.low <= truth[key] <= other.high for other in each])
-        assert 0.91 <= covered <= 0.985, (key, covered)  # 200 seeds know it to about .015
+        assert least <= covered <= most, (key, covered)
 
 
 def test_the_exact_values_of_these_tests_are_those_of_rlkl(world):
@@ -169,7 +180,7 @@ def test_the_exact_values_of_these_tests_are_those_of_rlkl(world):
     with np.errstate(invalid="ignore"):
         u = np.where(world.task.next_state >= 0, world.policy[1] - world.task.reference, 0.0)
     visits = policy_values.occupancy(task.automaton, table)
-    rows = jnp.where(jnp.asarray(world.task.next_state >= 0), jnp.exp(table[0]) * u, 0.0).sum(-1)
+    rows = jnp.where(jnp.asarray(world.task.next_state >= 0), jnp.exp(table[0]) * u, 0.0).sum(-1)[None]
     assert additive(world.task, world.policy[1], u) == pytest.approx(float((visits * rows).sum()), rel=1e-10)
 
 
@@ -204,15 +215,11 @@ def test_the_mismatch_has_the_direction_that_it_says(world):
         assert 0.91 <= covered <= 0.985, (row.name, row.per, covered)
 
 
-def lognormal(rng, size):
-    return np.exp(1.5 * rng.normal(size=size)), math.exp(1.125)
-
-
 CASES = {
     "normal": lambda rng, size: (rng.normal(size=size), 0.0),
     "skewed": lambda rng, size: (rng.exponential(size=size), 1.0),
     "heavy": lambda rng, size: (np.exp(rng.normal(size=size)), math.exp(0.5)),
-    "heavier": lambda rng, size: (np.exp(1.5 * rng.normal(size=size)), math.exp(1.125)),
+    "heavier": lambda rng, size: (np.exp(1.25 * rng.normal(size=size)), math.exp(0.5 * 1.25**2)),
     "both tails": lambda rng, size: (rng.standard_t(4, size=size), 0.0),
 }
 
@@ -295,7 +302,7 @@ def test_zero_probabilities_make_a_kl_infinite_and_are_counted():
     diagnosis = diagnose(arrays)
     k1 = diagnosis.kl[(diagnosis.kl.estimator == "k1") & (diagnosis.kl.per == "sequence")].iloc[0]
     assert k1.value == math.inf and math.isnan(k1.stderr)
-    assert [warning.name for warning in diagnosis.warnings][0] == "zero_probability"
+    assert diagnosis.warnings[0].name == "zero_probability"
 
 
 def test_a_tail_knows_the_share_of_the_largest():

@@ -145,7 +145,7 @@ def _diagnosis(sources: list[str], runs: list[Run], main: Run, setting: "Setting
     )
 
 
-def _frame(kind: type[NamedTuple], rows: Sequence[Any]) -> pd.DataFrame:
+def _frame(kind: Any, rows: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(kind._fields))
 
 

@@ -35,14 +35,14 @@ def resolve_setting(overrides: Sequence[str], library: str | None = None) -> Set
 
     Raises `SettingsError` for overrides that no run takes, and for exact gradients, which read no samples.
     """
+    if "penalty=none" in overrides:
+        raise SettingsError("penalty", "none", "there is no penalty to diagnose")
     preset = preset_overrides(library) if library is not None else []
     start = [] if any(each.startswith("algorithm=") for each in (*preset, *overrides)) else ["algorithm=rloo"]
     config = compose(["task=sequence/motif", *start, *preset, *overrides, "penalty.allow_biased=true"])
     algorithm: AlgorithmSettings = checks.from_mapping(AlgorithmSettings, config["algorithm"], "algorithm.")
     penalty: PenaltySettings = checks.from_mapping(PenaltySettings, config["penalty"], "penalty.")
     checks.check_penalty(penalty)
-    if penalty.divergence == "none":
-        raise SettingsError("penalty", "none", "there is no penalty to diagnose")
     kind = algorithms.gradient_kind(algorithm.name)
     resolved = options.resolve_penalty(kind, penalty, SEVERAL)
     if kind == "exact" or resolved.sampler == "exact":

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool
 
 from rlkl.diagnostics.diagnose.measures.estimates import Estimate, ratio
 from rlkl.diagnostics.diagnose.measures.run import Run
@@ -87,7 +87,7 @@ def by_length(run: Run) -> list[Point]:
     return points
 
 
-def _points(run: Run, where: float, selected: Float[np.ndarray, " N"]) -> list[Point]:
+def _points(run: Run, where: float, selected: Bool[np.ndarray, " N"]) -> list[Point]:
     part = run.part(selected)
     rates = {name: ratio(part.table[column], part.length, part.clusters) for name, column in columns(run).items()}
     return [Point(name, where, *rate[:4], int(selected.sum())) for name, rate in rates.items()]

@@ -43,7 +43,8 @@ def lengths(run: Run) -> Lengths:
             "token-mean": by_token,
             "seq-mean-token-mean": by_sequence,
         }
-        difference = mean(sums / length - sums / length.mean(), part.clusters)
+        if np.isfinite(sums).all():
+            difference = mean(sums / length - sums / length.mean(), part.clusters)
     others = {key: part.table[key] for key in ("reward", "advantage", name) if part.has(key)}
     correlations = {("kl" if key == name else key): _correlation(length, values) for key, values in others.items()}
     return Lengths(

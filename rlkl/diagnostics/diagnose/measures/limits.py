@@ -1,5 +1,6 @@
 """Where common clamps of log-ratios and clip ranges of pi/mu would change the tokens of a run."""
 
+import math
 from typing import NamedTuple
 
 from rlkl.diagnostics.diagnose.measures.run import Run
@@ -20,7 +21,8 @@ def limit_rows(run: Run) -> list[LimitRow]:
     totals, rows = run.totals, []
     if run.has("k1") and totals.tokens:
         for index, clamp in enumerate(CLAMPS):
-            share = float(totals.clamped_k3[index] / totals.total_k3) if totals.total_k3 > 0.0 else 0.0
+            part, whole = float(totals.clamped_k3[index]), totals.total_k3
+            share = 1.0 if math.isinf(part) else part / whole if whole > 0.0 else 0.0
             about = "of the sum of k3 is in these tokens"
             rows.append(LimitRow(f"|log pi/pi_ref| > {clamp:g}", float(totals.clamped[index] / totals.tokens), share, about))
     if run.has("m1") and totals.tokens:

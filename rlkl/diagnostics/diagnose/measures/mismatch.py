@@ -59,8 +59,7 @@ def _row(name: str, per: str, estimate: Estimate, expected: float, about: str) -
 
 def mean_ratio(run: Run) -> Estimate:
     """The mean of pi/mu over the sampler's tokens."""
-    total = run.table["m3"] - run.table["m1"] + run.length
-    return ratio(total, run.length, run.clusters)
+    return _mean_weight(run, run.table["m3"], -run.table["m1"])
 
 
 def mean_ref_ratio(run: Run) -> Estimate:
@@ -68,9 +67,15 @@ def mean_ref_ratio(run: Run) -> Estimate:
 
     On the policy's tokens it is also what k3 is above k1, plus 1. On the reference's own tokens it is of pi/pi_ref.
     """
-    table, length = run.table, run.length
+    table = run.table
     if run.sampled_from == "sampler":
-        return ratio(table["s3"] - table["s1"] + length, length, run.clusters)
+        return _mean_weight(run, table["s3"], -table["s1"])
     if run.sampled_from == "reference":
-        return ratio(table["reverse_k3"] + table["k1"] + length, length, run.clusters)
-    return ratio(table["k3"] - table["k1"] + length, length, run.clusters)
+        return _mean_weight(run, table["reverse_k3"], table["k1"])
+    return _mean_weight(run, table["k3"], -table["k1"])
+
+
+def _mean_weight(run: Run, k3: np.ndarray, log_weight: np.ndarray) -> Estimate:
+    """The mean over tokens of weights w, from the sums of w - 1 - log w and of log w; NaN where these are infinite."""
+    with np.errstate(invalid="ignore"):
+        return ratio(k3 + log_weight + run.length, run.length, run.clusters)

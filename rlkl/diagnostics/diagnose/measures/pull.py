@@ -93,9 +93,12 @@ def score_weights(
 ) -> Float[np.ndarray, " M"]:
     """The score weights of a resolved penalty at each token. u: log-ratios of the tokens."""
     whole = penalty.level == "sequence"
-    if penalty.estimator == "full":  # its weights are those of its expectation
-        later = to_go(u, lengths) - u if penalty.future_kl else 0.0
-        return slopes(penalty.divergence, penalty, u) + later
+    if penalty.estimator == "full":  # a sum over the vocabulary, which samples tell in expectation
+        terms = estimates(penalty.divergence, penalty, u)
+        later = to_go(terms, lengths) - terms  # a state's own divergence does not depend on the token
+        if penalty.placement == "reward":
+            return later if penalty.credit == "reward_to_go" else np.zeros_like(u)
+        return slopes(penalty.divergence, penalty, u) + (later if penalty.future_kl else 0.0)
     read = np.repeat(summed(u, lengths), lengths) if whole else u
     limited = read if penalty.clamp is None else np.clip(read, -penalty.clamp, penalty.clamp)
     if penalty.estimator == "score":
@@ -123,15 +126,24 @@ def slopes(name: str, penalty: PenaltySettings, u: Float[np.ndarray, " M"]) -> F
     """The slope f' of a divergence at log-ratios, up to a constant."""
     if name == "kl_pi_ref":
         return u
-    if name == "kl_ref_pi":
-        return -np.expm1(-u)
+    return -np.expm1(-u) if name == "kl_ref_pi" else _generator(name, penalty, u)[1]
+
+
+def estimates(name: str, penalty: PenaltySettings, u: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+    """Terms at log-ratios whose mean over the policy's tokens is the divergence: f(pi/pi_ref) pi_ref/pi."""
+    return u if name == "kl_pi_ref" else _generator(name, penalty, u)[0] * np.exp(-u)
+
+
+def _generator(name: str, penalty: PenaltySettings, u: Float[np.ndarray, " M"]) -> list[np.ndarray]:
+    """The generator f and its slope at log-ratios."""
     import jax.numpy as jnp
 
     with numerics.pinned():
         size = 1 << max(len(u) - 1, 1).bit_length()  # few lengths, so that few programs are compiled
         first, second = penalty.weights
         params = Params(jnp.asarray(penalty.alpha, float), (jnp.asarray(first, float), jnp.asarray(second, float)))
-        return np.asarray(REGISTRY[name].both(jnp.asarray(np.pad(u, (0, size - len(u)))), params)[1])[: len(u)]
+        both = REGISTRY[name].both(jnp.asarray(np.pad(u, (0, size - len(u)))), params)
+        return [np.asarray(each)[: len(u)] for each in both]
 
 
 def pull_rows(run: Run, penalty: PenaltySettings, aggregation: str) -> list[PullRow]:

@@ -64,12 +64,12 @@ def _difference(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarr
 def sequence_sums(chunk: Chunk, tokens: TokenValues) -> dict[str, np.ndarray]:
     """The columns of the sequences of a chunk, by name, with `length`."""
     u, ref_ratio, v, ratio = tokens
-    columns: dict[str, np.ndarray] = {"length": chunk.lengths}
+    columns: dict[str, np.ndarray] = {"length": chunk.lengths.astype(np.float64)}
 
     def add(name: str, values: np.ndarray) -> None:
         columns[name] = summed(values, chunk.lengths)
 
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         if u is not None and ref_ratio is not None:
             add("k1", u)
             add("k2", 0.5 * u * u)

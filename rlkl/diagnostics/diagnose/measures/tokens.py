@@ -106,7 +106,9 @@ def token_rows(run: Run) -> list[TokenRow]:
     for name in totals.columns:
         sums = totals.sums[name]
         whole = np.pad(sums, (0, len(totals.counts) - len(sums)))
-        shares[name] = whole / whole.sum() if whole.sum() > 0.0 else np.zeros(len(totals.counts))
+        if np.isinf(whole).any():
+            whole = np.isinf(whole).astype(float)
+        shares[name] = whole / whole.sum() if whole.sum() > 0.0 else whole
     largest = np.maximum(*shares.values())
     order = np.argsort(-largest, kind="stable")[:MOST]
     return [
