@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from pages import api, audits, conformance, experiments, options, registries, results, rooms
+from pages import api, audits, conformance, experiments, faults, options, registries, results, rooms
 
 FUNCTIONS = {
     "api": api.api,
@@ -51,6 +51,11 @@ FUNCTIONS = {
     "conformance_cell": conformance.conformance_cell,
     "conformance_details": conformance.conformance_details,
     "conformance_libraries": conformance.conformance_libraries,
+    "faults_table": faults.faults_table,
+    "fault": faults.fault,
+    "examples_table": faults.examples_table,
+    "example_warnings": faults.example_warnings,
+    "example_kl": faults.example_kl,
     "estimators": registries.estimators_table,
     "descends": registries.descends_table,
     "presets": registries.presets_table,
