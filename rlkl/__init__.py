@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rlkl.diagnostics.check.check import check_loss
     from rlkl.diagnostics.check.expect import assert_descends
     from rlkl.diagnostics.check.report import Report
-    from rlkl.diagnostics.compare.kl_statistics import Comparison, compare
+    from rlkl.diagnostics.compare.comparison import Comparison, compare
     from rlkl.diagnostics.scorecard.command import grade
     from rlkl.runs.execute import Result, train
     from rlkl.runs.folder.checkpoint import load_policy
@@ -45,8 +45,8 @@ _MODULES = {
     "check_loss": "rlkl.diagnostics.check.check",
     "Report": "rlkl.diagnostics.check.report",
     "assert_descends": "rlkl.diagnostics.check.expect",
-    "compare": "rlkl.diagnostics.compare.kl_statistics",
-    "Comparison": "rlkl.diagnostics.compare.kl_statistics",
+    "compare": "rlkl.diagnostics.compare.comparison",
+    "Comparison": "rlkl.diagnostics.compare.comparison",
 }
 
 

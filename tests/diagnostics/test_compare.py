@@ -14,7 +14,7 @@ from scipy import special
 
 import rlkl
 from rlkl import cli
-from rlkl.diagnostics.compare import kl_statistics
+from rlkl.diagnostics.compare import kl_statistics, stream
 from rlkl.errors import SettingsError
 
 KLD, REVERSE = "KL(base‖quant)", "KL(quant‖base)"
@@ -46,7 +46,7 @@ def pair(save):
 @pytest.mark.parametrize("elements", [1, 100, 2**17])
 def test_the_table_is_scipys(pair, monkeypatch, elements):
     log_p, log_q, tokens, base, quant = pair
-    monkeypatch.setattr(kl_statistics, "ELEMENTS", elements)
+    monkeypatch.setattr(stream, "ELEMENTS", elements)
     found = rlkl.compare(base, quant)
     p, q, at = np.exp(log_p), np.exp(log_q), (np.arange(301), tokens)
     for about, kld in ((KLD, special.rel_entr(p, q).sum(1)), (REVERSE, special.rel_entr(q, p).sum(1))):

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlkl.diagnostics.compare import kl_statistics
-from rlkl.diagnostics.compare.kl_statistics import Comparison, Statistic
+from rlkl.diagnostics.compare.comparison import Comparison, compare
+from rlkl.diagnostics.compare.kl_statistics import Statistic
 from rlkl.errors import SettingsError
 from rlkl.reports.console import console, errors, number
 from rlkl.runs.folder import csv_text
@@ -25,7 +25,7 @@ def run_compare(arguments: Sequence[str]) -> None:
     if len(files) != 2 or len(folders) > 1:
         raise SettingsError("rlkl compare", " ".join(arguments), "takes BASE.npz QUANT.npz and, if you like, out=FOLDER")
     with comparison_progress() as on_progress:
-        comparison = kl_statistics.compare(files[0], files[1], on_progress)
+        comparison = compare(files[0], files[1], on_progress)
     path = (folders[0] if folders else FOLDER) / "compare.csv"
     console.print(comparison_table(comparison, files[0], files[1]))
     try:
@@ -38,17 +38,20 @@ def run_compare(arguments: Sequence[str]) -> None:
 def comparison_table(comparison: Comparison, base: str, quant: str) -> Table:
     """The table of statistics, with a rule between the groups."""
     tokens = "" if comparison.vocabulary is None else f" x {comparison.vocabulary:,} tokens"
-    positions = comparison.positions
-    clipped = positions is not None and min(positions.kld.min(), positions.reverse.min()) == 0.0
-    caption = "no KL is negative: what rounding puts below 0 counts as 0" if clipped else None
     title = f"{Path(quant).name} against {Path(base).name}: {comparison.length:,} positions{tokens}"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for name in ("", "statistic", "value", "±", "unit"):
-        table.add_column(name, justify="right" if name in ("value", "±") else "left")
+    is_clustered = not all(math.isnan(row.clustered) for row in comparison.table)
+    notes = [*comparison.notes]
+    if is_clustered:
+        notes.append(f"±: standard error with independent positions; by chunk: with {comparison.chunks:,} independent chunks")
+    table = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
+    columns = ("", "statistic", "value", "±", *(("± by chunk",) if is_clustered else ()), "unit")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("", "statistic", "unit") else "right")
     for row, after in zip(comparison.table, [*comparison.table[1:], None], strict=True):
-        error = "" if math.isnan(row.stderr) else number(row.stderr)
+        errors = [row.stderr, row.clustered] if is_clustered else [row.stderr]
+        shown = ["" if math.isnan(error) else number(error) for error in errors]
         is_last = after is not None and after.about != row.about
-        table.add_row(row.about, row.name, number(row.value), error, row.unit, end_section=is_last)
+        table.add_row(row.about, row.name, number(row.value), *shown, row.unit, end_section=is_last)
     return table
 
 

@@ -1,35 +1,36 @@
 """Statistics of the difference between two models' next-token distributions, as llama.cpp's perplexity tool reports them.
 
-N positions, V tokens. KLs are in nats. Standard errors assume independent positions, which is not exact within one text.
-Source of the statistics: llama.cpp, tools/perplexity, `--kl-divergence`. NumPy on the host, in float64.
+N positions, V tokens. KLs are in nats. Every statistic is a mean, a function of means, or a quantile. Its standard error is
+that of the mean of its linearisation (delta method): once with positions counted as independent, as llama.cpp does, and, where
+the chunks of text are known, once with chunks as the independent units. NumPy on the host, in float64.
+Source of the statistics: llama.cpp, tools/perplexity, `--kl-divergence`.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from rlkl.diagnostics.compare import npz
-from rlkl.errors import SettingsError
-
-ELEMENTS = 2**17  # numbers read at once from each file: they fit into a core's cache
-QUANTILES = {"99.9%": 0.999, "99%": 0.99, "median": 0.5}
 DIRECTIONS = {"kld": "KL(base‖quant)", "reverse": "KL(quant‖base)"}
-ROUNDING = {2: 1e-2, 4: 1e-3, 8: 1e-3}  # tolerance of a row's log-sum around 0, by bytes of a number
+HIGH = {"99.9%": 0.999, "99%": 0.99, "95%": 0.95, "90%": 0.9}
+LOW = {"10%": 0.1, "5%": 0.05, "1%": 0.01, "0.1%": 0.001}
+KL_QUANTILES = {**HIGH, "median": 0.5, **LOW}
+CHANGE_QUANTILES = {**HIGH, "75%": 0.75, "median": 0.5, "25%": 0.25, **LOW}
 
 
 class Statistic(NamedTuple):
-    """A row of the table; stderr is NaN where no standard error is defined."""
+    """A row of the table; a standard error is NaN where it is not defined.
+
+    stderr: with independent positions. clustered: with independent chunks of text.
+    """
 
     about: str
     name: str
     value: float
     stderr: float
     unit: str
+    clustered: float = math.nan
 
 
 class PositionStatistics(NamedTuple):
@@ -50,70 +51,20 @@ class PositionStatistics(NamedTuple):
     quant: Float[np.ndarray, " N"]
 
 
-class Comparison(NamedTuple):
-    """The table of statistics with the data behind it.
-
-    length: number of positions. vocabulary, positions: None if the files hold log-probabilities of sampled tokens only.
-    """
-
-    table: list[Statistic]
-    length: int
-    vocabulary: int | None
-    positions: PositionStatistics | None
-
-    def value(self, about: str, name: str) -> float:
-        """The value of one row of the table."""
-        return next(row.value for row in self.table if (row.about, row.name) == (about, name))
-
-
-def compare(
-    base: str | Path, quant: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Comparison:
-    """Compare the next-token log-probabilities of two .npz files.
-
-    Each file holds `log_probs` (or a single array of any name), positions x vocabulary, with normalised rows, which are
-    normalised again in float64. Either file may hold `tokens`, the text's token at each position. If `log_probs` has one axis,
-    it is of tokens sampled from base, and the table has the estimators k1, k2 and k3. Files are read a few rows at a time, and
-    on_progress is called with (positions done, positions in all). Raises `SettingsError` for different shapes, rows that are
-    not normalised, NaN and truncated files.
-    """
-    files = {"BASE": Path(base), "QUANT": Path(quant)}
-    headers = {key: npz.headers(path, key) for key, path in files.items()}
-    names = {key: _log_probs(arrays, key, files[key]) for key, arrays in headers.items()}
-    shapes = {key: headers[key][names[key]].shape for key in files}
-    if shapes["BASE"] != shapes["QUANT"]:
-        rule = f"has {_shown(shapes['QUANT'])} log-probabilities, and BASE {_shown(shapes['BASE'])}: they must be as many"
-        raise SettingsError("QUANT", str(quant), rule)
-    shape = shapes["BASE"]
-    tokens = _tokens(files, headers, shape)
-    at_once = max(1, ELEMENTS // (shape[1] if len(shape) == 2 else 1))
-    statistics: list[PositionStatistics] = []
-    sampled: list[np.ndarray] = []
-    done = 0
-    with ExitStack() as opened:
-        streams = (npz.rows(path, key, names[key], at_once) for key, path in files.items())
-        for pair in zip(*(opened.enter_context(closing(stream)) for stream in streams), strict=True):
-            if len(shape) == 1:
-                sampled.append(np.stack([_drawn(rows, done, key) for key, rows in zip(files, pair, strict=True)]))
-            else:
-                log_p, log_q = (_normalised(rows, done, key) for key, rows in zip(files, pair, strict=True))
-                statistics.append(of_rows(log_p, log_q, None if tokens is None else tokens[done : done + len(log_p)]))
-            done += len(pair[0])
-            on_progress(done, shape[0])
-    if len(shape) == 1:
-        return Comparison(of_samples(*np.concatenate(sampled, axis=1)), shape[0], None, None)
-    positions = PositionStatistics(*(np.concatenate(side) for side in zip(*statistics, strict=True)))
-    return Comparison(of_positions(positions), shape[0], shape[1], positions)
-
-
 def of_rows(
     log_p: Float[np.ndarray, "N V"], log_q: Float[np.ndarray, "N V"], tokens: Int[np.ndarray, " N"] | None = None
 ) -> PositionStatistics:
-    """The statistics of each position, from normalised rows of base (log_p) and quant (log_q); -inf is allowed."""
+    """The statistics of each position, from rows of base (log_p) and quant (log_q); -inf is allowed.
+
+    A KL is the sum over tokens of p log(p/q) - p + q. On normalised rows that is the usual sum. On rows that are normalised but
+    for rounding, no term is negative, and an error of one token's number stays in that token's term.
+    """
     p, q = np.exp(log_p), np.exp(log_q)
     with np.errstate(invalid="ignore"):
         u = log_p - log_q
-        kld, reverse = (_clipped(np.where(w > 0.0, w * v, 0.0).sum(1)) for w, v in ((p, u), (q, -u)))
+        excess = q.sum(1) - p.sum(1)
+        kld = _clipped(np.where(p > 0.0, p * u, 0.0).sum(1) + excess)
+        reverse = _clipped(np.where(q > 0.0, q * -u, 0.0).sum(1) - excess)
     unknown = np.full(len(p), np.nan)
     same = p.argmax(1) == q.argmax(1)
     moved = q - p
@@ -128,22 +79,22 @@ def _clipped(x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return np.where(x <= 0.0, 0.0, x)
 
 
-def of_positions(positions: PositionStatistics) -> list[Statistic]:
-    """The table for full distributions; it has perplexities only if the text's tokens are known."""
+def of_positions(positions: PositionStatistics, chunks: Int[np.ndarray, " N"] | None = None) -> list[Statistic]:
+    """The table for full distributions; it has perplexities only if the text's tokens are known.
+
+    chunks: the number of the chunk of text that each position lies in, for clustered standard errors.
+    """
     table = []
     for field, about in DIRECTIONS.items():
         kld = getattr(positions, field)
-        table += [
-            Statistic(about, "mean", *_mean(kld), "nats"),
-            Statistic(about, "maximum", float(kld.max()), math.nan, "nats"),
-        ]
-        table += [Statistic(about, name, *quantile(kld, level), "nats") for name, level in QUANTILES.items()]
+        table += [mean(about, "mean", kld, "nats", chunks), *_extremes(about, kld, KL_QUANTILES, "nats")]
     text_known = not np.isnan(positions.base).any()
     about = "change of p, text's token" if text_known else "change of p, token from base"
-    table += _changes(about, positions.change, positions.square)
-    share, error = _mean(100.0 * positions.same)
-    table.append(Statistic("same top p", "mean", share, error, "%"))
-    return table + (_perplexities(positions.base, positions.quant) if text_known else [])
+    table += changes(about, positions.change, positions.square, chunks)
+    if text_known:
+        table += _extremes(about, 100.0 * positions.change, CHANGE_QUANTILES, "%")
+    table.append(mean("same top p", "mean", 100.0 * positions.same, "%", chunks))
+    return table + (perplexities(positions.base, positions.quant, chunks) if text_known else [])
 
 
 def of_samples(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
@@ -151,8 +102,38 @@ def of_samples(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -
     u, moved = log_p - log_q, np.exp(log_q) - np.exp(log_p)
     with np.errstate(over="ignore"):
         estimates = {"k1": u, "k2": 0.5 * u * u, "k3": np.expm1(-u) + u}
-    table = [Statistic("KL(base‖quant), estimated", name, *_mean(k), "nats") for name, k in estimates.items()]
-    return table + _changes("change of p, token from base", moved, moved * moved) + _perplexities(log_p, log_q)
+    table = [mean("KL(base‖quant), estimated", name, k, "nats") for name, k in estimates.items()]
+    return table + changes("change of p, token from base", moved, moved * moved) + perplexities(log_p, log_q)
+
+
+def mean(
+    about: str, name: str, x: Float[np.ndarray, " N"], unit: str, chunks: Int[np.ndarray, " N"] | None = None
+) -> Statistic:
+    """The row of a mean."""
+    return linearised(about, name, float(x.mean()), x, unit, chunks)
+
+
+def linearised(
+    about: str,
+    name: str,
+    value: float,
+    terms: Float[np.ndarray, " N"],
+    unit: str,
+    chunks: Int[np.ndarray, " N"] | None = None,
+) -> Statistic:
+    """The row of a value whose error is, to first order, that of the mean of `terms`.
+
+    With G chunks whose deviations from the mean sum to S_g, the clustered standard error is sqrt(G/(G-1) sum_g S_g^2) / N.
+    """
+    n = len(terms)
+    if n < 2 or not np.isfinite(terms).all() or not math.isfinite(value):
+        return Statistic(about, name, value, math.nan, unit)
+    stderr, clustered = float(terms.std(ddof=1)) / math.sqrt(n), math.nan
+    if chunks is not None:
+        sums = np.bincount(chunks, weights=terms - terms.mean())[np.unique(chunks)]
+        if len(sums) > 1:
+            clustered = math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / n
+    return Statistic(about, name, value, stderr, unit, clustered)
 
 
 def quantile(x: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
@@ -161,7 +142,11 @@ def quantile(x: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
     The standard error is half the distance between the values one standard deviation of the binomial rank to either side; NaN
     if these ranks are outside of the data.
     """
-    ordered, n = np.sort(x), len(x)
+    return _quantile(np.sort(x), level)
+
+
+def _quantile(ordered: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
+    n = len(ordered)
     method: Literal["linear", "inverted_cdf"] = "linear" if math.isfinite(ordered[-1]) else "inverted_cdf"
     rank, deviation = level * (n - 1), math.sqrt(n * level * (1.0 - level))
     low, high = math.floor(rank - deviation), math.ceil(rank + deviation)
@@ -170,97 +155,43 @@ def quantile(x: Float[np.ndarray, " N"], level: float) -> tuple[float, float]:
     return float(np.quantile(ordered, level, method=method)), error
 
 
-def _changes(about: str, change: Float[np.ndarray, " N"], square: Float[np.ndarray, " N"]) -> list[Statistic]:
+def _extremes(about: str, x: Float[np.ndarray, " N"], levels: dict[str, float], unit: str) -> list[Statistic]:
+    """The maximum, the quantiles from high to low, and the minimum."""
+    ordered = np.sort(x)
+    quantiles = [Statistic(about, name, *_quantile(ordered, level), unit) for name, level in levels.items()]
+    maximum, minimum = (
+        Statistic(about, name, float(value), math.nan, unit)
+        for name, value in (("maximum", ordered[-1]), ("minimum", ordered[0]))
+    )
+    return [maximum, *quantiles, minimum]
+
+
+def changes(
+    about: str, change: Float[np.ndarray, " N"], square: Float[np.ndarray, " N"], chunks: Int[np.ndarray, " N"] | None = None
+) -> list[Statistic]:
     """Mean and root mean square of the change of probability, in percent."""
-    mean, error = _mean(change)
-    power, spread = _mean(square)
-    root = math.sqrt(power)
-    root_error = spread / (2.0 * root) if root > 0.0 else math.nan  # by the delta method
-    rows = (("mean", mean, error), ("RMS", root, root_error))
-    return [Statistic(about, name, 100.0 * value, 100.0 * stderr, "%") for name, value, stderr in rows]
+    root = 100.0 * math.sqrt(float(square.mean()))
+    terms = 1e4 * square / (2.0 * root) if root > 0.0 else np.full(len(square), np.nan)
+    return [mean(about, "mean", 100.0 * change, "%", chunks), linearised(about, "RMS", root, terms, "%", chunks)]
 
 
-def _perplexities(log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"]) -> list[Statistic]:
-    """The perplexities of base and quant, and their ratio; standard errors by the delta method."""
+def perplexities(
+    log_p: Float[np.ndarray, " N"], log_q: Float[np.ndarray, " N"], chunks: Int[np.ndarray, " N"] | None = None
+) -> list[Statistic]:
+    """The perplexities of base and quant, their ratio and its logarithm, their difference, the correlation of their logarithms.
+
+    The correlation is that of the two mean log-probabilities over independent positions.
+    """
     table = []
-    for name, surprise in (("base", -log_p), ("quant", -log_q), ("quant/base", log_p - log_q)):
-        mean, error = _mean(surprise)
-        with np.errstate(over="ignore"):
-            perplexity = float(np.exp(mean))
-        table.append(Statistic("perplexity", name, perplexity, perplexity * error, ""))
-    return table
-
-
-def _mean(x: Float[np.ndarray, " N"]) -> tuple[float, float]:
-    """The mean and its standard error; the latter is NaN for a single value and for an infinite mean."""
-    mean = float(x.mean())
-    has_stderr = len(x) > 1 and math.isfinite(mean)
-    return mean, float(x.std(ddof=1)) / math.sqrt(len(x)) if has_stderr else math.nan
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return " x ".join(f"{size:,}" for size in shape)
-
-
-def _log_probs(arrays: dict[str, npz.Header], key: str, path: Path) -> str:
-    """The name of the array of log-probabilities in a file; raises `SettingsError` unless it has floats on one or two axes."""
-    others = [name for name in arrays if name != "tokens"]
-    name = "log_probs" if "log_probs" in arrays else others[0] if len(others) == 1 else None
-    if name is None:
-        raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(arrays) or 'nothing'}")
-    shape, dtype = arrays[name]
-    if dtype in (np.dtype("V2"), np.uint16, np.int16):
-        rule = f"`{name}` is of {dtype}, as bfloat16 is in a .npz file: take log_softmax in float32, and save that"
-        raise SettingsError(key, str(path), rule)
-    if dtype.kind != "f" or dtype.itemsize not in ROUNDING or len(shape) not in (1, 2) or 0 in shape:
-        rule = f"`{name}` is {_shown(shape) or 'one number'} of {dtype}, not floats, positions x vocabulary or one a position"
-        raise SettingsError(key, str(path), rule)
-    return name
-
-
-def _tokens(files: dict[str, Path], headers: dict[str, dict[str, npz.Header]], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The tokens of the text from either file, or None; raises `SettingsError` if the files disagree."""
-    tokens = None
-    for key, path in files.items():
-        if "tokens" not in headers[key] or len(shape) == 1:
-            continue
-        size, dtype = headers[key]["tokens"]
-        if size != shape[:1] or dtype.kind not in "iu":
-            rule = f"`tokens` must be {shape[0]:,} whole numbers, one a position, and are {_shown(size)} of {dtype}"
-            raise SettingsError(key, str(path), rule)
-        file_tokens = np.concatenate(list(npz.rows(path, key, "tokens", ELEMENTS))).astype(np.int64)
-        if file_tokens.min() < 0 or file_tokens.max() >= shape[1]:
-            raise SettingsError(key, str(path), f"`tokens` must be from 0 to {shape[1] - 1}")
-        if tokens is not None and (tokens != file_tokens).any():
-            raise SettingsError(key, str(path), "`tokens` differ from BASE's: the files are of different texts")
-        tokens = file_tokens
-    return tokens
-
-
-def _normalised(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, "N V"]:
-    """The rows in float64, normalised; `done` is the number of positions before them, for error messages."""
-    log_p = rows.astype(np.float64)
+    values = {"base": -log_p, "quant": -log_q, "quant/base": log_p - log_q}
+    about = "perplexity"
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        total = np.log(np.exp(log_p).sum(1, keepdims=True))
-    _refuse(np.isnan(total)[:, 0], key, done, "has a NaN")
-    wrong = np.abs(total)[:, 0] > ROUNDING[rows.dtype.itemsize]
-    if wrong.any():
-        by = float(np.exp(np.minimum(total[wrong.argmax(), 0], 700.0)))
-        advice = "log_softmax gives log-probabilities; take it in float32, bfloat16 is too coarse"
-        _refuse(wrong, key, done, f"is not normalised: its probabilities sum to {by:.4g} ({advice})")
-    return log_p - total
-
-
-def _drawn(rows: np.ndarray, done: int, key: str) -> Float[np.ndarray, " N"]:
-    """The log-probabilities of sampled tokens, in float64."""
-    log_p = rows.astype(np.float64)
-    _refuse(np.isnan(log_p), key, done, "is NaN")
-    _refuse(log_p > ROUNDING[rows.dtype.itemsize], key, done, "is above 0, which no log-probability is")
-    if key == "BASE":
-        _refuse(log_p == -np.inf, key, done, "is -inf: base cannot have drawn that token")
-    return log_p
-
-
-def _refuse(wrong: np.ndarray, key: str, done: int, rule: str) -> None:
-    if wrong.any():
-        raise SettingsError(f"{key}, position {done + int(wrong.argmax())}", "", rule)
+        size = {name: float(np.exp(x.mean())) for name, x in values.items()}
+        table += [linearised(about, name, size[name], size[name] * x, "", chunks) for name, x in values.items()]
+        difference = size["quant"] - size["base"]
+        terms = size["quant"] * values["quant"] - size["base"] * values["base"]
+        table.append(linearised(about, "quant - base", difference, terms, "", chunks))
+        table.append(mean(about, "ln(quant/base)", values["quant/base"], "", chunks))
+        correlation = float(np.corrcoef(log_p, log_q)[0, 1]) if len(log_p) > 1 else math.nan
+    table.append(Statistic(about, "correlation of ln", 100.0 * correlation, math.nan, "%"))
+    return table
