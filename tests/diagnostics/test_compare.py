@@ -272,7 +272,7 @@ def test_bfloat16_is_named_where_it_is_given(save, capsys, width):
 @pytest.mark.parametrize("arguments", [[], ["one.npz"], ["a", "b", "c"], ["a", "b", "out=c", "out=d"]])
 def test_the_command_says_what_it_takes(arguments, capsys):
     assert cli.main(["compare", *arguments]) == 2
-    assert "takes BASE.npz QUANT.npz" in capsys.readouterr().err
+    assert "takes BASE and QUANT, two files or two hf:MODEL" in capsys.readouterr().err
 
 
 def write_large(path, positions: int, vocabulary: int, seed: int) -> None:

@@ -257,7 +257,7 @@ def test_the_command_prints_both_errors_and_says_which(pair, tmp_path, monkeypat
     (tmp_path / "quant.kld").rename(tmp_path / "any name")  # the format is in the first bytes
     assert cli.main(["compare", "base.kld", "any name"]) == 0
     out = capsys.readouterr().out
-    assert "25 positions x 30 tokens" in out and "± by chunk" in out and "with 5 independent chunks" in out
+    assert "25 positions x 30 tokens" in out and "± clustered" in out and "with 5 independent chunks" in out
     assert max(map(len, out.splitlines())) <= 100
     assert (tmp_path / "outputs/compare/compare.csv").read_text().startswith("about,name,value,stderr,unit,clustered\n")
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlkl.diagnostics.compare import formats, kl_statistics, llama_cpp, npz_pair
+from rlkl.diagnostics.compare import formats, hugging_face, kl_statistics, llama_cpp, npz_pair, server_pair
 from rlkl.diagnostics.compare.kl_statistics import DIRECTIONS, PositionStatistics, Statistic
 from rlkl.diagnostics.compare.stream import KLErrors, Stream
-
-READERS = {"npz": npz_pair.read, "llama.cpp": llama_cpp.read}
+from rlkl.errors import SettingsError
 
 
 class Comparison(NamedTuple):
@@ -33,22 +32,60 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    base: str | Path, quant: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+    base: str | Path,
+    quant: str | Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    vocabulary: int | None = None,
+    text: str | Path | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    device: str | None = None,
 ) -> Comparison:
     """Compare the next-token log-probabilities of two models on the same text.
 
-    base and quant: two .npz files, or two KL base files of llama.cpp. A .npz file holds `log_probs` (or a single array of any
-    name), positions x vocabulary, and may hold `tokens`, the text's token at each position. If `log_probs` has one axis, it is
-    of tokens sampled from base, and the table has the estimators k1, k2 and k3. Files are read a few rows at a time, and
-    on_progress is called with (positions done, positions in all). Raises `SettingsError` for files that do not fit together and
-    for damaged ones.
+    base and quant are of one format, which is recognised by the first bytes:
+
+    - two .npz files, each with `log_probs` (or a single array of any name), positions x vocabulary; either may have `tokens`,
+      the text's token at each position. If `log_probs` has one axis, it is of tokens sampled from base, and the table has the
+      estimators k1, k2 and k3;
+    - two KL base files of llama.cpp;
+    - two JSON files of a server's top log-probabilities; `vocabulary`, the number of tokens, tightens the bounds;
+    - two models of Hugging Face, `hf:NAME`, a local folder's or a hub's, which are run on the file `text` in windows of
+      `context` tokens (default 512), `batch` (default 4) at once, on torch's `device` (default: a GPU if there is one).
+
+    Files are read a few rows at a time, and on_progress is called with (positions done, positions in all). Raises
+    `SettingsError` for what does not fit together and for damaged files.
     """
     kind = formats.common(str(base), str(quant))
-    rows = READERS[kind](Path(base), Path(quant))
+    _check_options(kind, {"text": text, "context": context, "batch": batch, "device": device}, vocabulary)
+    if kind == "JSON":
+        return _of_bounds(server_pair.read(Path(base), Path(quant), vocabulary))
+    if kind == "model":
+        windows = hugging_face.Windows(context or hugging_face.CONTEXT, batch or hugging_face.BATCH, device)
+        return of_stream(hugging_face.read(str(base), str(quant), Path(str(text)), windows), on_progress)
+    if kind == "llama.cpp":
+        return of_stream(llama_cpp.read(Path(base), Path(quant)), on_progress)
+    rows = npz_pair.read(Path(base), Path(quant))
     if isinstance(rows, npz_pair.Samples):
         on_progress(len(rows.log_p), len(rows.log_p))
         return Comparison(kl_statistics.of_samples(*rows), len(rows.log_p), None, None)
     return of_stream(rows, on_progress)
+
+
+def _check_options(kind: str, for_models: dict[str, Any], vocabulary: int | None) -> None:
+    """Raise `SettingsError` for an option that the format does not take, a bad value, or a missing text."""
+    for key, value in for_models.items():
+        if value is not None and kind != "model":
+            raise SettingsError(key, value, "is for models of Hugging Face (hf:BASE hf:QUANT) alone")
+    if vocabulary is not None and kind != "JSON":
+        raise SettingsError("vocabulary", vocabulary, "is for top log-probabilities in JSON alone")
+    counts = {"vocabulary": (vocabulary, 1), "context": (for_models["context"], 2), "batch": (for_models["batch"], 1)}
+    for key, (value, least) in counts.items():
+        if value is not None and value < least:
+            raise SettingsError(key, value, f"must be at least {least}")
+    if kind == "model" and for_models["text"] is None:
+        raise SettingsError("text", "", "is missing: the file on which the models are compared")
 
 
 def of_stream(rows: Stream, on_progress: Callable[[int, int], None]) -> Comparison:
@@ -69,7 +106,19 @@ def of_stream(rows: Stream, on_progress: Callable[[int, int], None]) -> Comparis
     clipped = min(positions.kld.min(), positions.reverse.min()) == 0.0
     notes = ("no KL is negative: what rounding puts below 0 counts as 0",) if clipped else ()
     chunks = None if rows.chunks is None else len(np.unique(rows.chunks))
-    return Comparison(table, rows.length, rows.vocabulary, positions, chunks, notes)
+    return Comparison(table, rows.length, rows.vocabulary, positions, chunks, (*notes, *_clustered(chunks, rows.unit)))
+
+
+def _of_bounds(bounds: server_pair.Bounds) -> Comparison:
+    notes = (*bounds.notes, *_clustered(bounds.sequences, "sequences"))
+    return Comparison(bounds.table, bounds.positions, None, None, bounds.sequences, notes)
+
+
+def _clustered(chunks: int | None, unit: str) -> tuple[str, ...]:
+    """The note on the two standard errors, where there are two."""
+    if chunks is None or chunks < 2:
+        return ()
+    return (f"±: standard error with independent positions; ± clustered: with {chunks:,} independent {unit}",)
 
 
 def _with_errors(table: list[Statistic], errors: KLErrors) -> list[Statistic]:

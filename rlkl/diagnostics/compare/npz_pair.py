@@ -38,7 +38,8 @@ def read(base: Path, quant: Path) -> Stream | Samples:
     shape = shapes["BASE"]
     if len(shape) == 1:
         return Samples(*(_samples(path, key, names[key]) for key, path in files.items()))
-    return Stream(*shape, _blocks(files, names, _tokens(files, headers, shape), stream.at_once(shape[1])))
+    length, vocabulary = shape
+    return Stream(length, vocabulary, _blocks(files, names, _tokens(files, headers, shape), stream.at_once(vocabulary)))
 
 
 def _blocks(

@@ -4,7 +4,7 @@ For each token, a row has a log-probability l^ in place of l (base), k^ in place
 file does not floor a token, |l - l^| <= a and |k - k^| <= b: half a step of the row's grid and float32's own error. Where it
 does, l^ is the floor: l <= l^ + a, and l lies an unknown distance below, of at most d nats.
 
-The true rows sum to 1, so KL(p‖q) = sum_i f(p_i, q_i) with f(p, q) = p log(p/q) - p + q >= 0. The KL that is shown is the sum of
+The true rows sum to 1, so KL(p‖q) = sum_i f(p_i, q_i) with f(p, q) = p log(p/q) - p + q >= 0. What is shown is the sum of
 f(p^_i, q^_i). Each token's error stays in its own term. Let u = l - k, N the tokens floored in neither row, F the others.
 
 1. N. The derivative of f by l is p u, that by k is q - p. In the box of errors p <= e^a p^, |u| <= |u^| + a + b, and

@@ -32,12 +32,16 @@ class Block(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Blocks of `length` positions and `vocabulary` tokens, with the chunk of text of each position where chunks are known."""
+    """Blocks of `length` positions and `vocabulary` tokens; chunks: the number of each position's chunk of text, where known.
+
+    unit: what chunks are called.
+    """
 
     length: int
     vocabulary: int
     blocks: Generator[Block, None, None]
     chunks: Int[np.ndarray, " N"] | None = None
+    unit: str = "chunks"
 
 
 def at_once(vocabulary: int) -> int:
