@@ -35,7 +35,7 @@ def read(base: str, quant: str, text: Path, windows: Windows) -> Stream:
         import torch
         import transformers
     except ImportError:
-        raise SettingsError("hf:", "", "models need PyTorch and transformers: pip install 'rlkl[hf]'") from None
+        raise SettingsError("hf", "", "models need PyTorch and transformers: pip install 'rlkl[hf]'") from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     names = {key: name.removeprefix(PREFIX) for key, name in (("BASE", base), ("QUANT", quant))}
@@ -78,7 +78,7 @@ def _ids(names: dict[str, str], content: str, text: Path) -> Int[np.ndarray, " T
     ids = np.array(base(content, verbose=False)["input_ids"], dtype=np.int64)
     differs = base.get_vocab() != quant.get_vocab()
     if differs or not np.array_equal(ids, quant(content, verbose=False)["input_ids"]):
-        what = "vocabulary" if differs else "tokens of the text"
+        what = "vocabularies" if differs else "tokens of the text"
         raise SettingsError("QUANT", names["QUANT"], f"has another tokenizer than BASE: their {what} differ")
     return ids
 
