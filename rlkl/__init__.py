@@ -5,7 +5,7 @@ rlkl.train(["task=bandit/two_modes", "penalty.beta=0.2"]).summary["regret"]
 rlkl.load("outputs/...")          # pandas frames of a run or a sweep
 rlkl.load_policy("outputs/...")   # the trained policy of a run
 rlkl.grade(["my_penalty.py"])     # a penalty's scorecard
-rlkl.compare("base.npz", "quant.npz")   # the KL divergences between two models' log-probabilities
+rlkl.compare("base.npz", "quant.npz")   # the KL divergences between two models: arrays, llama.cpp, servers, Hugging Face
 rlkl.check_loss(my_loss)          # what the KL penalty of a PyTorch or JAX loss descends
 rlkl.assert_descends(my_loss, "kl_pi_ref")   # the same, as a line of a test
 """

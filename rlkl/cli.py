@@ -219,11 +219,14 @@ def _grade(argv: list[str]) -> int:
 
 
 def _compare(argv: list[str]) -> int:
-    """rlkl compare BASE.npz QUANT.npz [out=FOLDER]
+    """rlkl compare BASE QUANT [KEY=VALUE ...]
 
-    Compare the log-probabilities of two models and print both KLs, quantiles and top-token agreement. Each file holds
-    `log_probs` (or one array of any name), positions x vocabulary, and may hold `tokens`. The table is written to compare.csv
-    in FOLDER (default: outputs/compare).
+    Compare the next-token log-probabilities of two models and print both KLs, quantiles, top-token agreement and perplexities.
+    BASE and QUANT are of one format and one text: .npz files, each with `log_probs` (or one array of any name), positions x
+    vocabulary, and perhaps `tokens`; KL base files of llama.cpp (--kl-divergence-base); JSON of vLLM, SGLang or OpenAI's API
+    with top log-probabilities, for bounds on the KLs (vocabulary=N: tighter ones); or Hugging Face models, hf:NAME, run on
+    text=FILE in windows of context=N tokens (default 512), batch=N (default 4) at once, on device=NAME. The table is written
+    to compare.csv in out=FOLDER (default: outputs/compare).
     """
     machine.import_jax()
     from rlkl.diagnostics.compare.command import run_compare

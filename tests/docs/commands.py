@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.diagnostics.check import command as check_command
+from rlkl.diagnostics.compare import command as compare_command
 from rlkl.errors import SettingsError, nearest
 from tests.helpers import CHAIN, CLONE
 
@@ -48,7 +49,10 @@ def check(words: list[str]) -> None:
 
 def _check_rlkl(arguments: list[str]) -> None:
     command = arguments[0] if arguments else ""
-    if command in ("list", "compare", "--help"):
+    if command in ("list", "--help"):
+        return
+    if command == "compare":
+        compare_command.parse(arguments[1:])
         return
     if command == "check":
         check_command.parse(arguments[1:])
