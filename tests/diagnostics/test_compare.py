@@ -18,6 +18,7 @@ from rlkl.diagnostics.compare import kl_statistics, stream
 from rlkl.errors import SettingsError
 
 KLD, REVERSE = "KL(base‖quant)", "KL(quant‖base)"
+OUTER = ("99%", "95%", "90%", "10%", "5%", "1%")  # whole ranks to either side: up to a quarter too wide
 TOKENS, DRAWN = "change of p, text's token", "change of p, token from base"
 
 
@@ -118,12 +119,12 @@ def test_standard_errors_are_the_spread_over_texts():
         picked = draw.integers(0, 4000, 400)
         tables.append(kl_statistics.of_positions(kl_statistics.PositionStatistics(*(column[picked] for column in at))))
     for number, row in enumerate(tables[0]):
-        if row.name in ("maximum", "99.9%"):
+        if row.name in ("maximum", "99.9%", "0.1%", "minimum", "correlation of ln"):
             assert math.isnan(row.stderr)
         else:
             seen = np.std([table[number].value for table in tables], ddof=1)
             said = np.mean([table[number].stderr for table in tables])
-            assert said == pytest.approx(seen, rel=0.25 if row.name == "99%" else 0.1), row
+            assert said == pytest.approx(seen, rel=0.25 if row.name in OUTER else 0.1), row
 
 
 def test_what_rounding_takes_from_a_rows_sum_is_no_divergence(save):

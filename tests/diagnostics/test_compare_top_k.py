@@ -22,7 +22,7 @@ def show(p: np.ndarray, k: int, token: int | None = None, in_list: bool = False)
     return top_k.shown(top, token, -math.inf if token is None else math.log(p[token]))
 
 
-CASES = list(itertools.product(range(25), ((6, 0.3), (9, 2.0), (40, 4.0)), (1, 3, 5)))
+CASES = list(itertools.product(range(12), ((6, 0.3), (9, 2.0), (40, 4.0)), (1, 3, 5)))
 
 
 @pytest.mark.parametrize("with_vocabulary", [False, True])
@@ -39,7 +39,7 @@ def test_the_true_kl_lies_between(with_vocabulary, with_token, in_list):
             assert least <= exact + 1e-9 and exact <= most + 1e-9
             finite += math.isfinite(most)
             assert top_k.fault(one, two, vocabulary if with_vocabulary else None) is None
-    assert (finite > 50) == with_vocabulary
+    assert (finite > 20) == with_vocabulary
 
 
 def full(base: top_k.Shown, quant: top_k.Shown, completion: top_k.Completion, rest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +183,6 @@ def test_the_top_k_kl_can_be_negative():
         ({1: math.log(0.5), 2: math.log(0.1)}, 1, "more tokens are shown than vocabulary=1 has"),
     ],
 )
-def test_what_is_no_distribution_is_told(top, vocabulary, said):
+def test_what_is_no_distribution_is_refused(top, vocabulary, said):
     position = top_k.shown(top, None, math.nan)
     assert top_k.fault(position, position, vocabulary) == said
