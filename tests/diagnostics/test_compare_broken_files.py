@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import special
 
+import rlkl
 from rlkl import cli
+from rlkl.errors import SettingsError
 from tests.diagnostics import kl_base_file, server_responses
 
 LOG_P = special.log_softmax(np.random.default_rng(0).normal(size=(6, 8)), axis=1)
@@ -99,6 +101,23 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, capsys, monkeypatch, kind):
         assert cli.main(["compare", good, str(tmp_path / "cut")]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if not line[0].isdigit()]
         assert len(lines) == 1 and lines[0].startswith("error: QUANT"), (keep, lines)
+
+
+@pytest.mark.parametrize("kind", ["npz", "kld", "json"])
+def test_a_file_with_random_bytes_is_read_or_refused(tmp_path, kind):
+    """Nothing but the errors of one line is raised, warnings included."""
+    draw, good, bad = np.random.default_rng(0), write(tmp_path, kind), tmp_path / "bad"
+    content = np.fromfile(good, np.uint8)
+    refused = 0
+    for _ in range(150):
+        changed = content.copy()
+        changed[draw.integers(len(content), size=draw.integers(1, 9))] = draw.choice([draw.integers(256), *b'"9[-e'])
+        changed.tofile(bad)
+        try:
+            rlkl.compare(good, bad)
+        except SettingsError:
+            refused += 1
+    assert 75 < refused <= 150
 
 
 @pytest.mark.parametrize("kind", ["npz", "kld", "json"])

@@ -205,6 +205,7 @@ ROW = 20 + 240 + 68 * 7  # of a file of 5 chunks of 12 tokens and 30 words: 20 b
         (ROW, struct.pack("<f", -1e-5), "QUANT, position 7: has a scale"),
         (ROW, struct.pack("<f", 1.0), "QUANT, position 7: has a scale"),
         (ROW + 4, struct.pack("<f", -math.inf), "QUANT, position 7: has a scale"),
+        (ROW + 4, struct.pack("<f", -1e38), "QUANT, position 7: has a scale"),
         (ROW + 4, struct.pack("<f", 1.0), "QUANT, position 7: has a scale"),
         (ROW + 4, struct.pack("<f", -20.0), "QUANT, position 7: is not normalised"),
         (ROW + 8, b"\xff\xff" * 30, "QUANT, position 7: is not normalised"),

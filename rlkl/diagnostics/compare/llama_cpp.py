@@ -21,6 +21,7 @@ from rlkl.errors import SettingsError
 
 FIXED = len(LLAMA_CPP) + 12  # bytes before the tokens
 RANGE = 16.0  # nats between a row's largest log-probability and its floor
+LEAST = -RANGE - 32.0  # below the floor of a row of e^32 equal tokens
 STEPS = 65535
 FLOAT32 = 2.0**-22  # relative error of the writer's float32 arithmetic: four roundings
 SLACK = 1e-3
@@ -126,7 +127,7 @@ def _rows(file: BinaryIO, header: Header, count: int, done: int, key: str) -> Ro
     steps = words[:, 4 : 4 + header.vocabulary]
     with np.errstate(invalid="ignore"):
         span = scale * STEPS
-        is_grid = (span >= 0.0) & (span <= RANGE * (1.0 + SLACK)) & np.isfinite(least) & (least + span <= SLACK)
+        is_grid = (span >= 0.0) & (span <= RANGE * (1.0 + SLACK)) & (least >= LEAST) & (least + span <= SLACK)
     _refuse(~is_grid, done, key, "has a scale or a least log-probability that is NaN or out of range")
     log_p = scale[:, None] * steps + least[:, None]
     error = scale / 2.0 + FLOAT32 * (RANGE + np.abs(least))
