@@ -1,6 +1,5 @@
 """Gather what a report on a run or a sweep shows: its tables, settings, versions, command and citation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,20 +9,11 @@ from rlkl.reports import over_seeds, show, tables
 from rlkl.reports.one_page import citation, provenance
 from rlkl.reports.one_page.provenance import Setting
 from rlkl.reports.outcomes import COLUMNS
+from rlkl.reports.sheet import Sheet
 from rlkl.runs import load
 
 LONGEST_NAME = 80  # characters of an outcome
 MOST_GROUPS = 20  # rows of the table over seeds that fit on the page
-
-
-class Sheet(NamedTuple):
-    """A table as text; the columns after the first `names` hold numbers."""
-
-    title: str
-    names: int
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
 
 
 class Contents(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from rlkl.reports import plots
-from rlkl.reports.one_page.contents import Contents, Sheet
+from rlkl.reports.one_page.contents import Contents
 from rlkl.reports.one_page.page import values
+from rlkl.reports.sheet import Sheet
 
 WIDTH, HEIGHT = 595.0, 842.0  # of the page in points
 MARGIN, GAP, TOP, FIGURE_HEIGHT = 36.0, 6.0, 76.0, 205.0

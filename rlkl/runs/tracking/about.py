@@ -15,6 +15,7 @@ from rlkl.runs.tracking.wandb_log import Server
 
 if TYPE_CHECKING:
     from rlkl.config.build import Built
+    from rlkl.settings import Tracking
 
 
 DATE_AND_TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2}/[0-9]{2}(-[0-9]{2}){2}")  # a sweep's default folder, below multirun/
@@ -89,6 +90,25 @@ def about_sweep(job: About, folder: Path, overrides: Sequence[Mapping[str, str]]
         name=job.group or folder.name,
         job_type="sweep",
         config={"overrides": swept, "jobs": len(overrides), "failed": failed},
+    )
+
+
+def about_command(tracking: "Tracking", name: str, job_type: str, config: dict[str, Any]) -> About:
+    """Describe what a command measured as a run of its own. tracking: resolved, and of wandb."""
+    return About(
+        tracker="wandb",
+        project=tracking.project,
+        entity=tracking.entity,
+        tags=list(tracking.tags),
+        notes=tracking.notes,
+        dir=tracking.dir,
+        offline=tracking.name == OFFLINE or Server.fails,
+        id=secrets.token_hex(8),
+        replaces=False,
+        name=os.environ.get("WANDB_NAME") or name,
+        group=os.environ.get("WANDB_RUN_GROUP"),
+        job_type=job_type,
+        config=config,
     )
 
 

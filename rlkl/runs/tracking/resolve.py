@@ -21,27 +21,31 @@ FORBIDDEN = "/\\#?%:"  # characters that wandb refuses in the name of a project
 
 
 def resolved(built: "Built") -> "Built":
-    """Return the run with its tracking settings resolved.
+    """Return the run with its tracking settings resolved; raises `SettingsError` as `resolved_tracking` does."""
+    tracking = resolved_tracking(built.tracking)
+    plain = dataclasses.asdict(tracking) | {"tags": list(tracking.tags)}
+    return built._replace(tracking=tracking, resolved=built.resolved | {"tracking": plain})
+
+
+def resolved_tracking(tracking: settings.Tracking) -> settings.Tracking:
+    """Return tracking settings with what is null resolved.
 
     Raises `SettingsError` for a mode, project, entity or tag that wandb would refuse.
     """
-    tracking, name = built.tracking, tracker_name(built.tracking.name)
+    name = tracker_name(tracking.name)
     if name == "none":
-        tracking = dataclasses.replace(tracking, name=name)
-    else:
-        of_wandb: Mapping[str, str] = {} if name == TENSORBOARD else os.environ
-        folder = tracking.dir or of_wandb.get("WANDB_DIR")
-        tracking = dataclasses.replace(
-            tracking,
-            name=name,
-            project=_text("project", tracking, of_wandb) or "rlkl",
-            entity=_text("entity", tracking, of_wandb),
-            tags=tuple(map(_tag, tracking.tags)),
-            notes=tracking.notes or of_wandb.get("WANDB_NOTES") or None,
-            dir=str(Path(folder).expanduser().absolute()) if folder else None,
-        )
-    plain = dataclasses.asdict(tracking) | {"tags": list(tracking.tags)}
-    return built._replace(tracking=tracking, resolved=built.resolved | {"tracking": plain})
+        return dataclasses.replace(tracking, name=name)
+    of_wandb: Mapping[str, str] = {} if name == TENSORBOARD else os.environ
+    folder = tracking.dir or of_wandb.get("WANDB_DIR")
+    return dataclasses.replace(
+        tracking,
+        name=name,
+        project=_text("project", tracking, of_wandb) or "rlkl",
+        entity=_text("entity", tracking, of_wandb),
+        tags=tuple(map(_tag, tracking.tags)),
+        notes=tracking.notes or of_wandb.get("WANDB_NOTES") or None,
+        dir=str(Path(folder).expanduser().absolute()) if folder else None,
+    )
 
 
 def tracker_name(setting: str | None) -> str:

@@ -25,12 +25,12 @@ class Results(NamedTuple):
     """What is logged of a run when it has finished, or of a sweep.
 
     summary: its values, under the names of `names`. tables: by name; a run's outcomes, samples and positions, or the results of
-    a sweep's jobs. figure: content of a PNG. files: by their names in an artifact.
+    a sweep's jobs. figures: contents of PNGs, by name. files: by their names in an artifact.
     """
 
     summary: dict[str, Any]
     tables: dict[str, Table]
-    figure: bytes | None = None
+    figures: Mapping[str, bytes] = MappingProxyType({})
     files: Mapping[str, Path] = MappingProxyType({})
 
 
@@ -43,7 +43,7 @@ def read_rows(folder: Path) -> dict[str, list[float]]:
 
 
 def read_results(folder: Path) -> Results:
-    """Return the results of the run or of the sweep in a folder, without figure and files."""
+    """Return the results of the run or of the sweep in a folder, without figures and files."""
     if (folder / "results.csv").exists():
         columns, rows = _table(folder / "results.csv")
         return Results({}, {"results": Table(columns, rows[:MOST_JOBS])})

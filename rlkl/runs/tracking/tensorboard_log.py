@@ -62,7 +62,7 @@ class TensorBoardLog:
                 self._writer.add_scalar(name, float(value), self._step)
 
     def _log_results(self, results: "Results") -> None:
-        """Log the final values with the config as hyperparameters, the notes, the tables and the figure."""
+        """Log the final values with the config as hyperparameters, the notes, the tables and the figures."""
         from tensorboardX.summary import hparams
 
         metrics = {name: value for name, value in results.summary.items() if "/" in name and isinstance(value, (int, float))}
@@ -73,12 +73,12 @@ class TensorBoardLog:
             self._writer.add_text("notes", self._about.notes, self._step)
         for name, table in results.tables.items():
             self._writer.add_text(f"tables/{name}", _markdown(table), self._step)
-        if results.figure is not None:
+        for name, content in results.figures.items():
             import numpy as np
             from PIL import Image
 
-            pixels = np.asarray(Image.open(io.BytesIO(results.figure)).convert("RGB"))
-            self._writer.add_image("figure", pixels, self._step, dataformats="HWC")
+            pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+            self._writer.add_image(name, pixels, self._step, dataformats="HWC")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

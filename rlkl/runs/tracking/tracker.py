@@ -75,14 +75,14 @@ class Tracker:
 
     def _results(self) -> Results:
         """Return the results in the folder, with its figure and files if they are to be logged."""
-        figure = None
+        figures = {}
         if self._about.figures and self._draw is not None:
             try:
-                figure = self._draw(self._folder)
+                figures = {"figure": self._draw(self._folder)}
             except Exception as error:
                 self._warn(f"the figure could not be drawn ({one_line(error)}); it is logged without")
         files = read_files(self._folder) if self._about.artifacts else {}
-        return read_results(self._folder)._replace(figure=figure, files=files)
+        return read_results(self._folder)._replace(figures=figures, files=files)
 
     def _guarded(self, what: str, call: Callable[[], Any]) -> Any:
         try:

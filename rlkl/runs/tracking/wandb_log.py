@@ -85,10 +85,10 @@ class WandbLog:
         import wandb
 
         media: dict[str, Any] = {f"tables/{name}": _wandb_table(table) for name, table in results.tables.items()}
-        if results.figure is not None:
+        for name, content in results.figures.items():
             from PIL import Image
 
-            media["figure"] = wandb.Image(Image.open(io.BytesIO(results.figure)))
+            media[name] = wandb.Image(Image.open(io.BytesIO(content)))
         self._run.log(media, step=self._step)
         self._run.summary.update(results.summary)
         if results.files:
