@@ -150,7 +150,11 @@ def _frame(kind: Any, rows: Sequence[Any]) -> pd.DataFrame:
 
 
 def _left_out(runs: list[Run], run: Run, grouped: groups.Groups | None, setting: "Setting | None"):
-    fields = {"k1": "ref_log_probs and log_probs", "m1": "sampler_log_probs and log_probs", "surprise": "log_probs"}
+    fields = {
+        "k1": "ref_log_probs and log_probs",
+        "m1": "both log-probabilities of the sampler's tokens",
+        "surprise": "log_probs",
+    }
     about = {"k1": "the KL to the reference", "m1": "the mismatch of sampler and policy", "surprise": "the entropy"}
     for name, needed in fields.items():
         if not run.has(name):

@@ -60,7 +60,7 @@ def ratio(numerator: Float[np.ndarray, " N"], denominator: Float[np.ndarray, " N
     total = float(bottom.sum())
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(np.divide(top.sum(), total))
-    if by.size < 2 or not math.isfinite(value):
+    if by.size < 2 or not (math.isfinite(value) and math.isfinite(total)):
         return Estimate(value, math.nan, math.nan, math.nan, by.size)
     residuals = top - value * bottom
     power = float(residuals @ residuals)

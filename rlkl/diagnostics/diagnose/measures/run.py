@@ -74,6 +74,8 @@ def collect(
     for header, chunks in parts:
         for chunk in chunks:
             source = DRAWN[drawn_by(chunk.fields, header)]
+            if source != "sampler":  # ratios to a sampler tell nothing on other tokens than its own
+                chunk = chunk._replace(sampler_log_probs=None)
             tokens = token_values(chunk)
             tables.setdefault(source, []).append(sequence_sums(chunk, tokens) | further(chunk, tokens))
             totals.setdefault(source, TokenTotals()).add(chunk, tokens)

@@ -47,7 +47,7 @@ def records(chunk: Chunk) -> Iterable[dict[str, Any]]:
         yield record
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: int | float) -> int | float:
     if isinstance(value, int):
         return value
     return -9999.0 if value == -np.inf else float(f"{value:.{DIGITS}g}")
