@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
         "grade": _grade,
         "compare": _compare,
         "check": _check,
+        "diagnose": _diagnose,
     }
     try:
         if argv and argv[0] in commands and {"-h", "--help"} & set(argv[1:]):
@@ -252,3 +253,19 @@ def _check(argv: list[str]) -> int:
 
     program_cache.enable()
     return 0 if run_check(argv) else FAILED
+
+
+def _diagnose(argv: list[str]) -> int:
+    """rlkl diagnose PATH... [KEY=VALUE ...]
+
+    Say what the log-probabilities of rollouts say: the KL to the reference with its interval, the mismatch of sampler and
+    policy, entropy, groups, lengths, with warnings. PATH is a file or a folder of rollouts, JSON lines, .npz or Parquet, or
+    example:NAME. temperature, top_p, top_k, reported=raw|processed, vocab_size, model, reference and
+    sampled_from=policy|sampler|reference say what the files do not. penalty.KEY=VALUE, algorithm=NAME, ... or library=PRESET:
+    what this penalty pulled on, the coefficient that it is worth, and the nearest settings that descend what its name says.
+    strict=true: exit status 1 where there is a warning. tracking=wandb or wandb_offline: log it (default: none). report.json,
+    report.html and figures are written to out=FOLDER (default: outputs/diagnose).
+    """
+    from rlkl.diagnostics.diagnose.command import run_diagnose
+
+    return 0 if run_diagnose(argv) else FAILED

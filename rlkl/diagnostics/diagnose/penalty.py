@@ -1,7 +1,9 @@
 """What the user's penalty does on the tokens of a run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,19 +16,26 @@ from rlkl.diagnostics.diagnose.reading.chunk import Chunk
 from rlkl.diagnostics.diagnose.setting import Setting, nearest_exact, resolve_setting
 
 
+class Coefficient(NamedTuple):
+    """A coefficient and its standard error."""
+
+    value: float
+    stderr: float
+
+
 @dataclass(frozen=True)
 class Penalty:
     """What the user's penalty does on these tokens.
 
     pulls: how hard it pulls towards the reference, beside the gradients of divergences (see `measures.pull`). scale: the
     factor of the reward's gradient in its step; None without rewards. coefficient: the coefficient of the named divergence that
-    pulls as hard, beside rewards as they are, with its standard error. nearest: settings that descend what the name says.
+    pulls as hard, beside rewards as they are. nearest: settings that descend what the name says.
     """
 
     setting: Setting
     pulls: pd.DataFrame
     scale: Estimate | None
-    coefficient: tuple[float, float] | None
+    coefficient: Coefficient | None
     nearest: list[str]
 
 
@@ -57,10 +66,19 @@ def describe_penalty(run: Run, setting: Setting, pulls: list[pull.PullRow]) -> P
     """The penalty, with the coefficient that it is worth on the run's tokens, and the nearest settings that are exact."""
     scale = groups.advantage_scale(run, setting.algorithm)
     row = next((row for row in pulls if row.gradient == setting.wanted and row.kind == "exact"), None)
-    coefficient = None
-    if row is not None:
-        factor = scale.value if scale is not None and setting.penalty.placement == "loss" else 1.0
-        beta = float(setting.penalty.beta)
-        coefficient = (beta * row.ratio / factor, beta * row.ratio_stderr / factor)
+    coefficient = None if row is None else _coefficient(setting, row, scale)
     nearest = [] if setting.descends.kind == "exact" else nearest_exact(setting)
     return Penalty(setting, pd.DataFrame(pulls, columns=list(pull.PullRow._fields)), scale, coefficient, nearest)
+
+
+def _coefficient(setting: Setting, row: pull.PullRow, scale: Estimate | None) -> Coefficient | None:
+    """What beta is worth; None for infinite pulls, and where advantages do not follow rewards by 2 standard errors."""
+    if not math.isfinite(row.ratio):
+        return None
+    factor = 1.0
+    if scale is not None and setting.penalty.placement == "loss":
+        if not scale.value > 2.0 * scale.stderr:
+            return None
+        factor = scale.value
+    beta = float(setting.penalty.beta)
+    return Coefficient(beta * row.ratio / factor, beta * row.ratio_stderr / factor)
