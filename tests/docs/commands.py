@@ -10,6 +10,7 @@ from rlkl.config.build import build
 from rlkl.config.compose import compose
 from rlkl.diagnostics.check import command as check_command
 from rlkl.diagnostics.compare import command as compare_command
+from rlkl.diagnostics.diagnose import command as diagnose_command
 from rlkl.errors import SettingsError, nearest
 from tests.helpers import CHAIN, CLONE
 
@@ -54,8 +55,8 @@ def _check_rlkl(arguments: list[str]) -> None:
     if command == "compare":
         compare_command.parse(arguments[1:])
         return
-    if command == "check":
-        check_command.parse(arguments[1:])
+    if command in ("check", "diagnose"):
+        {"check": check_command, "diagnose": diagnose_command}[command].parse(arguments[1:])
         return
     if command in ON_FOLDERS:
         if len(arguments) == 1:
