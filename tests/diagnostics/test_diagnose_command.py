@@ -1,6 +1,7 @@
 """`rlkl diagnose` as a user meets it: arguments, refusals, the answer, its files, its page and wandb."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -15,7 +16,7 @@ from rich.console import Console
 
 import rlkl
 from rlkl import cli
-from rlkl.diagnostics.diagnose import command
+from rlkl.diagnostics.diagnose import command, penalty
 from rlkl.diagnostics.diagnose.faults import FAULTS
 from rlkl.diagnostics.diagnose.reading.chunk import Chunk, Header
 from rlkl.diagnostics.diagnose.reading.write import write_rollouts
@@ -31,7 +32,7 @@ from tests.reports.test_report import Page
 
 N, T, V = 60, 6, 4
 DRAW = np.random.default_rng(0)
-PENALTY = ["penalty.estimator=k3", "penalty.placement=loss", "algorithm=grpo"]
+PENALTY = ("penalty.estimator=k3", "penalty.placement=loss", "algorithm=grpo")
 
 
 def log_softmax(logits):
@@ -76,12 +77,14 @@ def arrays(case: str) -> dict:
 
 @pytest.fixture(scope="module")
 def diagnoses():
-    """Every case, without and with a penalty."""
-    return {
-        (case, penalised): rlkl.diagnose(arrays(case), penalty=PENALTY if penalised else (), **CASES[case][2])
-        for case in CASES
-        for penalised in (False, True)
-    }
+    """Every case, without and with a penalty, whose setting is resolved once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(penalty, "known_setting", functools.cache(penalty.known_setting))
+        return {
+            (case, penalised): rlkl.diagnose(arrays(case), penalty=PENALTY if penalised else (), **CASES[case][2])
+            for case in CASES
+            for penalised in (False, True)
+        }
 
 
 @pytest.fixture
