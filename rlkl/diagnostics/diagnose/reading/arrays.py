@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rlkl.diagnostics.compare import npz
+from rlkl.diagnostics.diagnose.reading import records
 from rlkl.diagnostics.diagnose.reading.chunk import (
     FORMAT,
     LOG_PROBS,
@@ -23,9 +24,9 @@ from rlkl.diagnostics.diagnose.reading.chunk import (
     checked_header,
     group_number,
     header,
+    merged,
     without_masked,
 )
-from rlkl.diagnostics.diagnose.reading.records import TOKENS_AT_ONCE
 from rlkl.errors import SettingsError, nearest
 
 ARRAYS = (*TOKEN_FIELDS, *SEQUENCE_FIELDS, "mask", "lengths")
@@ -44,31 +45,50 @@ def as_numpy(array: Any) -> np.ndarray:
 
 def from_arrays(values: Mapping[str, Any]) -> tuple[Header, Iterator[Chunk]]:
     """The header and the chunks of arrays by name; keys of the header may stand among them."""
-    known = checked_header({key: values[key] for key in values if key in Header._fields}, "arrays")
-    arrays = {key: as_numpy(value) for key, value in values.items() if key not in OF_HEADER and value is not None}
+    known = checked_header({key: _plain(values[key]) for key in values if key in Header._fields}, "arrays")
+    arrays = {key: _array(key, value) for key, value in values.items() if key not in OF_HEADER and value is not None}
     shapes = {key: array.shape for key, array in arrays.items()}
     _check_shapes(shapes, "arrays")
     columns = {key: _Column(iter([array])) for key, array in arrays.items() if key != "lengths"}
     return known, _chunks(known, shapes, columns, _lengths(shapes, arrays.get("lengths"), "arrays"), "arrays")
 
 
-def read_npz(path: Path) -> tuple[Header, Iterator[Chunk]]:
-    """The header and the chunks of a .npz file in rlkl's format, read some sequences at a time."""
-    shapes = {key: each.shape for key, each in npz.headers(path, "PATH").items()}
-    known = header({key: _scalar(path, key) for key in OF_HEADER if shapes.get(key) == ()}, path.name)
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return as_numpy(values)
+    except (TypeError, ValueError, OverflowError):
+        rule = "must be an array: sequences x tokens, with `mask`, or all tokens in one axis, with `lengths`"
+        raise SettingsError(f"arrays: {name}", "", rule) from None
+
+
+def read_npz(path: Path, settings: Header) -> tuple[Header, Iterator[Chunk]]:
+    """The header and the chunks of a .npz file in rlkl's format; settings are used where the file says nothing."""
+    headers = npz.headers(path, "PATH")
+    for key, each in headers.items():
+        if each.dtype.hasobject:
+            raise SettingsError(f"{path.name}: {key}", "", "holds Python objects, a pickle, which rlkl never loads")
+    shapes = {key: each.shape for key, each in headers.items()}
+    known = header({key: _scalar(path, key, shapes[key]) for key in OF_HEADER if key in shapes}, path.name)
+    known = merged(known, settings, path.name)
     shapes = {key: shape for key, shape in shapes.items() if key not in OF_HEADER}
     _check_shapes(shapes, path.name)
     columns = {
-        key: _Column(npz.rows(path, "PATH", key, max(1, TOKENS_AT_ONCE // int(np.prod(shape[1:], initial=1)))))
+        key: _Column(npz.rows(path, "PATH", key, max(1, records.TOKENS_AT_ONCE // int(np.prod(shape[1:], initial=1)))))
         for key, shape in shapes.items()
         if key != "lengths"
     }
-    counts = np.concatenate([*npz.rows(path, "PATH", "lengths", TOKENS_AT_ONCE)]) if shapes.get("lengths", (0,))[0] else None
-    return known, _chunks(known, shapes, columns, _lengths(shapes, counts, path.name), path.name)
+    lengths = np.concatenate([*npz.rows(path, "PATH", "lengths", records.TOKENS_AT_ONCE)]) if "lengths" in shapes else None
+    return known, _chunks(known, shapes, columns, _lengths(shapes, lengths, path.name), path.name)
 
 
-def _scalar(path: Path, key: str) -> Any:
+def _scalar(path: Path, key: str, shape: tuple[int, ...]) -> Any:
     try:
+        if shape:
+            raise ValueError
         with np.load(path, allow_pickle=False) as file:
             return file[key].item()
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
@@ -112,7 +132,7 @@ class _Column:
     """One array, taken a few rows at a time."""
 
     def __init__(self, stream: Iterator[np.ndarray]):
-        self._stream, self._rest = stream, next(stream)
+        self._stream, self._rest = stream, next(stream, np.zeros(0))
 
     def take(self, count: int) -> np.ndarray:
         """The next `count` rows."""
@@ -128,17 +148,20 @@ def _chunks(
     known: Header, shapes: Shapes, columns: Mapping[str, _Column], lengths: Int[np.ndarray, " N"], source: str
 ) -> Iterator[Chunk]:
     """The chunks of about TOKENS_AT_ONCE tokens of the columns."""
+    tokens = next(shapes[name] for name in LOG_PROBS if name in shapes)
+    spread = shapes.get("advantages", tokens) != tokens  # one advantage a sequence
     ends = np.cumsum(lengths)
-    cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1] + TOKENS_AT_ONCE, TOKENS_AT_ONCE)))
-    for start, stop in itertools.pairwise(np.unique([0, *cuts, len(lengths)])):
-        count, part = int(stop - start), lengths[start:stop]
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1], records.TOKENS_AT_ONCE)[1:])
+    for start, stop in itertools.pairwise(np.unique([0, *cuts, len(lengths)]).tolist()):
+        part = lengths[start:stop]
         arrays = {}
         for name, column in columns.items():
-            per_sequence = shapes[name] == lengths.shape and (name in SEQUENCE_FIELDS or name == "advantages")
-            values = column.take(count if per_sequence or len(shapes[name]) == 2 else int(part.sum())).ravel()
-            arrays[name] = np.repeat(values, part) if per_sequence and name == "advantages" else _typed(name, values, source)
+            is_per_token = name not in SEQUENCE_FIELDS and not (name == "advantages" and spread)
+            rows = int(part.sum()) if is_per_token and len(tokens) == 1 else stop - start
+            values = _typed(name, column.take(rows).ravel(), source)
+            arrays[name] = np.repeat(values, part) if name == "advantages" and spread else values
         chunk = without_masked(part, arrays.pop("mask", None), arrays)
-        yield checked(chunk, known, partial(_place, source, int(start)))
+        yield checked(chunk, known, partial(_place, source, start))
 
 
 def _place(source: str, start: int, index: int) -> str:
@@ -147,10 +170,12 @@ def _place(source: str, start: int, index: int) -> str:
 
 def _typed(name: str, values: np.ndarray, source: str) -> np.ndarray:
     """The values of an array in the type of its field."""
+    kinds = {"tokens": "iu", "step": "iu", "group": "iuU", "mask": "biuf"}.get(name, "fiu")
+    if values.dtype.kind not in kinds and values.size:
+        rule = {"iu": "must be whole numbers", "iuU": "must be whole numbers or texts"}.get(kinds, "must be numbers")
+        raise SettingsError(f"{source}: {name}", str(values.dtype), rule)
     if name == "group":
         return np.array([group_number(value) for value in values.tolist()], np.int64)
-    kinds = {"tokens": "iu", "step": "iu", "mask": "biuf"}.get(name, "fiu")
-    if values.dtype.kind not in kinds:
-        rule = "must be of whole numbers" if kinds == "iu" else "must be of numbers"
-        raise SettingsError(f"{source}: {name}", str(values.dtype), rule)
+    if name == "mask" and ((values != 0) & (values != 1)).any():
+        raise SettingsError(f"{source}: mask", "", "must be of 0 and 1")
     return values.astype(np.int64 if kinds == "iu" else np.float64)

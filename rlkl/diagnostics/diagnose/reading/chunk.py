@@ -100,9 +100,18 @@ def checked_header(values: Mapping[str, Any], source: str) -> Header:
     return Header(**clean)
 
 
+def merged(header: Header, settings: Header, source: str) -> Header:
+    """The header with the settings where it says nothing; raises `SettingsError` where the two say different things."""
+    for key, value in settings._asdict().items():
+        written = getattr(header, key)
+        if value is not None and written is not None and value != written:
+            raise SettingsError(key, value, f"{source} says {written}")
+    return settings._replace(**{key: value for key, value in header._asdict().items() if value is not None})
+
+
 def group_number(label: Any) -> int:
     """A group's label as a number: itself if it is whole, else the first 63 bits of its text's hash."""
-    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool) and -(2**63) <= label < 2**63:
         return int(label)
     return int.from_bytes(hashlib.blake2b(str(label).encode(), digest_size=8).digest(), "little") >> 1
 

@@ -1,10 +1,8 @@
 """Sequences as mappings, a record each (the lines of a JSON lines file), packed into chunks."""
 
-import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -13,16 +11,20 @@ from rlkl.diagnostics.diagnose.reading.chunk import (
     FORMAT,
     LOG_PROBS,
     SEQUENCE_FIELDS,
+    TOKEN_FIELDS,
     Chunk,
     Header,
     checked,
     group_number,
-    header,
     without_masked,
 )
 from rlkl.errors import SettingsError, nearest
 
 TOKENS_AT_ONCE = 2**16  # tokens of a chunk, about
+LISTS = (*LOG_PROBS, "tokens", "mask", "advantages")
+MAY_BE_NULL = (*LOG_PROBS, "advantages")  # at tokens that the mask leaves out
+KINDS = {"tokens": "iu", "mask": "biuf"}  # of dtypes; others: "fiu"
+MOST = 2**63 - 1
 
 
 class Record(NamedTuple):
@@ -30,44 +32,6 @@ class Record(NamedTuple):
 
     where: str
     fields: Mapping[str, Any]
-
-
-def lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The JSON values of a file, a line each, with the place of each; raises `SettingsError` for a line that is no JSON."""
-    with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
-            where = f"{path.name}, line {number}"
-            try:
-                yield where, json.loads(line)
-            except (ValueError, RecursionError):
-                ends = "; the file is truncated" if not line.endswith("\n") else ""
-                raise SettingsError(where, "", f"is no JSON{ends}") from None
-            except UnicodeDecodeError:
-                raise SettingsError(where, "", "is no text in UTF-8") from None
-
-
-def open_text(path: Path) -> IO[str]:
-    """The file, opened as text; raises `SettingsError` if it cannot be."""
-    try:
-        return path.open(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise SettingsError("PATH", str(path), f"cannot be read ({error.strerror})") from None
-
-
-def read_jsonl(path: Path) -> tuple[Header, Iterator[Chunk]]:
-    """The header and the chunks of a file in rlkl's format: an optional first line with the header, then a line a sequence."""
-    values = lines(path)
-    first = next(values, None)
-    if first is None:
-        raise SettingsError("PATH", str(path), "holds no sequence")
-    where, value = first
-    if isinstance(value, dict) and FORMAT in value:
-        known = header(value, where)
-    else:
-        known, values = Header(), itertools.chain([first], values)
-    return known, pack((Record(where, record_fields(where, value)) for where, value in values), known)
 
 
 def record_fields(where: str, value: Any) -> Mapping[str, Any]:
@@ -83,40 +47,43 @@ def record_fields(where: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def pack(records: Iterable[Record], known: Header, tokens_at_once: int = TOKENS_AT_ONCE) -> Iterator[Chunk]:
-    """Chunks of about `tokens_at_once` tokens, without the tokens that the mask leaves out.
+def pack(records: Iterable[Record], path: Path, known: Header) -> Iterator[Chunk]:
+    """Chunks of about TOKENS_AT_ONCE tokens, without the tokens that the mask leaves out.
 
-    Raises `SettingsError` for a record whose fields are others than the first record's, whose lists have unequal lengths, or
-    whose numbers cannot be.
+    Raises `SettingsError` for a file without records, and for a record whose fields are others than the first record's, whose
+    lists have unequal lengths, or whose numbers cannot be.
     """
     present: tuple[str, ...] | None = None
     batch: list[Record] = []
-    size = 0
+    lengths: list[int] = []
     for record in records:
         names = tuple(name for name in FIELDS if record.fields.get(name) is not None and name != "mask")
         if present is None:
             present = names
         elif names != present:
-            missing = sorted(set(present) ^ set(names))
-            where = "lacks" if missing[0] in present else "has"
-            raise SettingsError(record.where, "", f"{where} {missing[0]}, other than the sequences before it")
+            name = min(set(present) ^ set(names))
+            raise SettingsError(record.where, "", f"{'lacks' if name in present else 'has'} {name}, other than those before it")
         batch.append(record)
-        size += _length(record)
-        if size >= tokens_at_once:
-            yield _packed(batch, present, known)
-            batch, size = [], 0
-    if batch and present is not None:
-        yield _packed(batch, present, known)
+        lengths.append(_length(record))
+        if sum(lengths) >= TOKENS_AT_ONCE:
+            yield _packed(batch, lengths, present, known)
+            batch, lengths = [], []
     if present is None:
-        raise SettingsError("PATH", "", "holds no sequence")
+        raise SettingsError("PATH", str(path), "holds no sequence")
+    if batch:
+        yield _packed(batch, lengths, present, known)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any] | np.ndarray]:
+    return isinstance(value, (list, np.ndarray))
 
 
 def _length(record: Record) -> int:
     """The number of tokens of a record, masked ones included; raises `SettingsError` for lists of unequal lengths."""
     counts = {}
-    for name in (*LOG_PROBS, "tokens", "mask", "advantages"):
+    for name in LISTS:
         values = record.fields.get(name)
-        if isinstance(values, (list, tuple, np.ndarray)):
+        if _is_list(values):
             counts[name] = len(values)
         elif values is not None and name != "advantages":
             raise SettingsError(f"{record.where}: {name}", values, "must be a list with an entry for each token")
@@ -127,45 +94,66 @@ def _length(record: Record) -> int:
     return counts.get(first, 0)
 
 
-def _packed(batch: Sequence[Record], names: Sequence[str], known: Header) -> Chunk:
-    lengths = np.array([_length(record) for record in batch], np.int64)
-    total = int(lengths.sum())
-    arrays: dict[str, np.ndarray] = {}
-    for name in names:
-        column = [record.fields[name] for record in batch]
-        if name in SEQUENCE_FIELDS:
-            arrays[name] = _per_sequence(name, column, batch)
-        else:
-            spread = [value if isinstance(value, (list, tuple, np.ndarray)) else [value] * length
-                      for value, length in zip(column, lengths, strict=True)]  # fmt: skip
-            arrays[name] = _flat(name, spread, batch, total)
-    mask = None
-    if any("mask" in record.fields for record in batch):
-        masks = [record.fields.get("mask") or [1] * length for record, length in zip(batch, lengths, strict=True)]
-        mask = _flat("mask", masks, batch, total)
-    chunk = without_masked(lengths, mask, arrays)
+def _packed(batch: Sequence[Record], lengths: Sequence[int], names: Sequence[str], known: Header) -> Chunk:
+    arrays = {name: _per_sequence(name, batch) for name in names if name in SEQUENCE_FIELDS}
+    arrays |= {name: _per_token(name, batch, lengths) for name in names if name in TOKEN_FIELDS}
+    mask = _per_token("mask", batch, lengths) if any(record.fields.get("mask") is not None for record in batch) else None
+    chunk = without_masked(np.array(lengths, np.int64), mask, arrays)
     return checked(chunk, known, lambda index: batch[index].where)
 
 
-def _per_sequence(name: str, column: Sequence[Any], batch: Sequence[Record]) -> np.ndarray:
-    if name == "group":
-        return np.array([group_number(value) for value in column], np.int64)
-    for value, record in zip(column, batch, strict=True):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+def _per_sequence(name: str, batch: Sequence[Record]) -> np.ndarray:
+    """The values of a field with one number a sequence."""
+    values = []
+    for record in batch:
+        value = record.fields[name]
+        if name == "group":
+            if isinstance(value, bool) or not isinstance(value, (int, str, np.integer)):
+                raise SettingsError(f"{record.where}: group", value, "must be a whole number or a text")
+            value = group_number(value)
+        elif isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise SettingsError(f"{record.where}: {name}", value, "must be a number")
-        if name == "step" and value != int(value):
+        elif not -MOST <= value <= MOST:
+            raise SettingsError(f"{record.where}: {name}", value, "must be a finite number")
+        elif name == "step" and value != int(value):
             raise SettingsError(f"{record.where}: step", value, "must be a whole number")
-    return np.array(column, np.int64 if name == "step" else np.float64)
+        values.append(value)
+    return np.array(values, np.float64 if name == "reward" else np.int64)
 
 
-def _flat(name: str, column: Sequence[Any], batch: Sequence[Record], total: int) -> np.ndarray:
-    dtype = np.int64 if name == "tokens" else np.float64
+def _per_token(name: str, batch: Sequence[Record], lengths: Sequence[int]) -> np.ndarray:
+    """The values of a field with one number a token, of all sequences one after another; NaN for null."""
+    parts = []
+    for record, length in zip(batch, lengths, strict=True):
+        values = record.fields.get(name)
+        if not _is_list(values):
+            values = [1 if name == "mask" and values is None else values] * length
+        parts.append(_array(name, values, record.where))
+    flat = np.concatenate(parts)
+    if name == "mask" and ((flat != 0) & (flat != 1)).any():
+        wrong = int(((flat != 0) & (flat != 1)).argmax())
+        place = int(np.searchsorted(np.cumsum(lengths), wrong, side="right"))
+        raise SettingsError(f"{batch[place].where}: mask", flat[wrong].item(), "must be of 0 and 1")
+    return flat.astype(np.int64 if name == "tokens" else np.float64, copy=False)
+
+
+def _array(name: str, values: Any, where: str) -> np.ndarray:
+    """The numbers of a sequence; raises `SettingsError` for what is no number, or no whole one."""
+    kinds = KINDS.get(name, "fiu")
     try:
-        return np.fromiter(itertools.chain.from_iterable(column), dtype, total)
-    except (TypeError, ValueError, OverflowError):
-        for values, record in zip(column, batch, strict=True):
-            for position, value in enumerate(values):
-                is_number = isinstance(value, (int, float, np.number))
-                if not is_number or (dtype is np.int64 and not -(2**63) <= value < 2**63):
-                    raise SettingsError(f"{record.where}: {name}, token {position}", value, "must be a number") from None
-        raise
+        array = np.asarray(values.tolist() if isinstance(values, np.ndarray) and values.dtype == object else values)
+        if array.dtype == object and name in MAY_BE_NULL and {*map(type, values)} <= {int, float, type(None)}:
+            array = np.array(values, np.float64)
+    except (ValueError, OverflowError):  # lists within the list, or a number that is too large
+        array = np.array([None])
+    if not array.size:
+        return np.zeros(0, np.float64)
+    if array.dtype.kind in kinds and array.ndim == 1 and not (name == "tokens" and (array > MOST).any()):
+        return array
+    rule = "must be a whole number" if name == "tokens" else "must be a number"
+    numbers = (int, np.integer) if name == "tokens" else (int, float, np.number)
+    for position, value in enumerate(values):
+        is_right = isinstance(value, numbers)
+        if not is_right or isinstance(value, bool) or (isinstance(value, int) and abs(value) > MOST):
+            raise SettingsError(f"{where}, token {position}: {name}", value, rule)
+    raise SettingsError(f"{where}: {name}", str(array.dtype), rule)
