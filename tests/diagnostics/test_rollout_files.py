@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -184,6 +185,13 @@ def test_zero_probabilities_and_rounding(tmp_path):
     (tmp_path / "b").write_text('{"log_probs": [-1], "ref_log_probs": [-Infinity]}')
     _, [chunk] = read(tmp_path / "b")
     assert chunk.ref_log_probs == -np.inf and chunk.log_probs == -1
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_sequences_without_tokens(container, tmp_path):
+    _, chunks = read(stored(container, tmp_path / "a", sequences([0, 0])))
+    np.testing.assert_array_equal(joined(chunks).lengths, [0, 0])
+    np.testing.assert_array_equal(joined(chunks).reward, [each["reward"] for each in sequences([0, 0])])
 
 
 def test_nulls_may_stand_where_the_mask_is_zero(tmp_path):
@@ -475,6 +483,15 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path):
     assert "holds no file that ends in .jsonl" in refused(tmp_path)
     with pytest.raises(SettingsError, match=r"must end in .jsonl or .npz"):
         write_rollouts(tmp_path / "a.txt", Header(), [])
+
+
+def test_the_example_of_the_reference_is_read(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "reference" / "rollouts.md"
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", page.read_text(), re.S)[1], {})
+    _, [chunk] = read("run.jsonl")
+    np.testing.assert_array_equal(chunk.lengths, [2, 1])
+    np.testing.assert_array_equal(chunk.ref_log_probs, [-1.0, -1.7, -0.5])
 
 
 def test_bytes_that_change_are_read_or_refused_in_one_line(tmp_path):

@@ -77,7 +77,7 @@ def read_npz(path: Path, settings: Header) -> tuple[Header, Iterator[Chunk]]:
     shapes = {key: shape for key, shape in shapes.items() if key not in OF_HEADER}
     _check_shapes(shapes, path.name)
     columns = {
-        key: _Column(npz.rows(path, "PATH", key, max(1, records.TOKENS_AT_ONCE // int(np.prod(shape[1:], initial=1)))))
+        key: _Column(npz.rows(path, "PATH", key, max(1, records.TOKENS_AT_ONCE // max((1, *shape[1:])))))
         for key, shape in shapes.items()
         if key != "lengths"
     }

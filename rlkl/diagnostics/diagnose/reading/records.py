@@ -56,6 +56,7 @@ def pack(records: Iterable[Record], path: Path, known: Header) -> Iterator[Chunk
     present: tuple[str, ...] | None = None
     batch: list[Record] = []
     lengths: list[int] = []
+    size = 0
     for record in records:
         names = tuple(name for name in FIELDS if record.fields.get(name) is not None and name != "mask")
         if present is None:
@@ -65,9 +66,10 @@ def pack(records: Iterable[Record], path: Path, known: Header) -> Iterator[Chunk
             raise SettingsError(record.where, "", f"{'lacks' if name in present else 'has'} {name}, other than those before it")
         batch.append(record)
         lengths.append(_length(record))
-        if sum(lengths) >= TOKENS_AT_ONCE:
+        size += lengths[-1] + 1  # so that a chunk of empty sequences ends, too
+        if size > TOKENS_AT_ONCE:
             yield _packed(batch, lengths, present, known)
-            batch, lengths = [], []
+            batch, lengths, size = [], [], 0
     if present is None:
         raise SettingsError("PATH", str(path), "holds no sequence")
     if batch:
