@@ -46,3 +46,7 @@ def test_training_loads_no_part_of_scipy():
 
 def test_drawing_a_figure_for_a_tracker_loads_no_jax():
     assert not {"jax", "wandb"} & loaded_by("import rlkl.reports.plots, rlkl.runs.tracking.results")
+
+
+def test_reading_rollouts_loads_neither_pyarrow_nor_torch_nor_jax():
+    assert not {"pyarrow", "torch", "jax", "pandas"} & loaded_by("import rlkl.diagnostics.diagnose.reading.files")

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from rlkl.errors import SettingsError
 from tests.diagnostics.test_rollout_files import joined, read, refused
 
 
@@ -243,3 +244,31 @@ def test_files_of_others_that_are_broken_are_refused(made, tmp_path):
         assert "line 3" in refused(stored(path, made(), made(), other), reported="raw")
     headed = {"rlkl_rollouts": 1}, made()
     assert "is no field of a sequence" in refused(stored(path, *headed), reported="raw")
+
+
+def places(value, path=()):
+    """The paths to every value within a JSON value."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from places(each, (*path, key))
+
+
+@pytest.mark.parametrize("made", [prime_rl, nemo_rl, completion, chat, sglang, batch, lambda: scored([8, 9], [-1, -2])])
+def test_any_value_at_any_place_is_read_or_refused_in_one_line(made, tmp_path):
+    policy = stored(tmp_path / "policy", completion())
+    for path in places(made()):
+        for other in (None, "x", -1.5, 10**30, float("nan"), [[]], {"a": 1}):
+            value = holder = {"": made()}
+            *way, last = ("", *path)
+            for key in way:
+                holder = holder[key]
+            holder[last] = other
+            stored(tmp_path / "a", value[""])
+            try:
+                if "prompt_logprobs" in json.dumps(made()):
+                    read(policy, reported="raw", reference_logprobs=tmp_path / "a")
+                else:
+                    read(tmp_path / "a", reported="raw")
+            except SettingsError as error:
+                assert str(error).isprintable() and len(str(error)) < 300

@@ -401,7 +401,7 @@ def test_pickles_by_any_name_are_refused_and_never_loaded(ending, tmp_path):
         path = tmp_path / f"a.{ending}"
         path.write_bytes(content)
         assert f"a.{ending}" in refused(path), name
-        assert "pickle" in refused(path) or name == "gzip"
+        assert "pickle" in refused(path).split(": ", 1)[1] or name == "gzip"  # not in the path
         assert not trap.exists()
     pickle.loads(pickles(Trap(trap))["protocol 0"])[0].close()
     assert trap.exists()
@@ -411,7 +411,7 @@ def test_what_torch_saves_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     for is_zip in (True, False):
         torch.save({"log_probs": torch.zeros(2)}, tmp_path / "a.jsonl", _use_new_zipfile_serialization=is_zip)
-        assert "pickle" in refused(tmp_path / "a.jsonl")
+        assert "is a pickle" in refused(tmp_path / "a.jsonl") or "pickles" in refused(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def _refused(path: Path, key: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise SettingsError(key, str(path), "there is no such file") from None
-    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError):  # RuntimeError: encrypted, or an unknown compression
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
         raise SettingsError(key, str(path), "is truncated or damaged, or no .npz file (numpy.savez writes them)") from None
     except OSError as error:
         raise SettingsError(key, str(path), f"cannot be read ({error.strerror})") from None

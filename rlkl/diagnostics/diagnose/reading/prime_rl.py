@@ -34,13 +34,13 @@ def records(values: Iterator[Value], path: Path) -> Iterator[Record]:
             rule = f"this rlkl reads version {VERSION} of prime-rl's token export"
             raise SettingsError(f"{where}: schema_version", value["schema_version"], rule)
         tokens, mask, trainer, sampler = lists(where, value, "token_ids", "loss_mask", "trainer_logprobs", "inference_logprobs")
-        advantages = value.get("advantages")
+        advantages = None if value.get("advantages") is None else lists(where, value, "advantages")[0]
         fields = {
             "tokens": tokens,
             "mask": mask,
             "log_probs": trainer,
             "sampler_log_probs": sampler,
-            "advantages": advantages if isinstance(advantages, list) and set(advantages) != {None} else None,
+            "advantages": advantages if any(each is not None for each in advantages or []) else None,
             "step": field(where, value, "step"),
             "group": prompt_label(where, tokens, mask),
         }
