@@ -12,16 +12,49 @@ maker of the installed OpenRLHF 0.11.2 with models that return fixed numbers, no
 - reward: before the penalty and any baseline. group: the number of the prompt in its batch.
 """
 
+import importlib.util
 import json
 import os
 import runpy
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 
 def install():
     """Let OpenRLHF's experience maker write each batch of experience."""
-    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker as Maker
+    when_imported("openrlhf.trainer.ppo_utils.experience_maker", lambda module: wrap(module.RemoteExperienceMaker))
 
+
+def when_imported(name, patch):
+    """Call `patch` with a module once it was imported.
+
+    Nothing is imported for it: Ray gives a process its GPUs after the hook, and torch must not look for them before.
+    """
+    if name in sys.modules:
+        patch(sys.modules[name])
+        return
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, imported, path=None, target=None):
+            if imported != name:
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def execute_and_patch(module):
+                execute(module)
+                patch(module)
+
+            spec.loader.exec_module = execute_and_patch
+            return spec
+
+    sys.meta_path.insert(0, Finder())
+
+
+def wrap(Maker):
+    """Let a class of experience makers write each batch that it makes."""
     flatten, make, make_batch = Maker._flatten_results, Maker.make_experience, Maker.make_experience_batch
 
     def keep_results(self, refs, duplicate_factor):

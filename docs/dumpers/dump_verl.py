@@ -2,9 +2,9 @@
 
 Put this file where Ray's workers can import it, and let each of them call `install` when it starts:
 
-    PYTHONPATH=docs/dumpers ROLLOUTS=/data/rollouts python -m verl.trainer.main_ppo ... \\
+    python -m verl.trainer.main_ppo ... \\
         +ray_kwargs.ray_init.runtime_env.worker_process_setup_hook=dump_verl.install \\
-        +ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH=docs/dumpers \\
+        +ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH=/folder/of/this/file \\
         +ray_kwargs.ray_init.runtime_env.env_vars.ROLLOUTS=/data/rollouts
 
 Each step writes `$ROLLOUTS/step_<N>.jsonl` just before its update of the actor. Written for verl 0.9.1, for its trainer in
@@ -17,8 +17,11 @@ tried were `records` on DataProto and on a TensorDict, and the hook on the class
 - reward: the sum of the scores of a sequence, before any penalty. group: the prompt's uid.
 """
 
+import importlib.util
 import json
 import os
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 FIELDS = {"log_probs": "old_log_probs", "sampler_log_probs": "rollout_log_probs", "ref_log_probs": "ref_log_prob"}
@@ -27,14 +30,35 @@ IN_QUEUE = ["responses", "response_mask", "advantages", "rm_scores", "uid", *FIE
 
 def install():
     """Let verl's trainers write the sequences of each step before they update the actor."""
-    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+    when_imported("verl.trainer.ppo.ray_trainer", lambda module: wrap(module.RayPPOTrainer, from_proto))
+    when_imported("verl.trainer.ppo.v1.trainer_base", lambda module: wrap(module.PPOTrainer, from_queue))
 
-    wrap(RayPPOTrainer, lambda batch: (batch.batch, batch.non_tensor_batch["uid"]))
-    try:
-        from verl.trainer.ppo.v1.trainer_base import PPOTrainer
-    except ImportError:  # an older verl
+
+def when_imported(name, patch):
+    """Call `patch` with a module once it was imported.
+
+    Nothing is imported for it: Ray gives a process its GPUs after the hook, and torch must not look for them before.
+    """
+    if name in sys.modules:
+        patch(sys.modules[name])
         return
-    wrap(PPOTrainer, from_queue)
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, imported, path=None, target=None):
+            if imported != name:
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def execute_and_patch(module):
+                execute(module)
+                patch(module)
+
+            spec.loader.exec_module = execute_and_patch
+            return spec
+
+    sys.meta_path.insert(0, Finder())
 
 
 def wrap(trainer_class, tensors):
@@ -46,6 +70,11 @@ def wrap(trainer_class, tensors):
         return update(self, batch, *args, **kwargs)
 
     trainer_class._update_actor = dump_and_update
+
+
+def from_proto(batch):
+    """The tensors of a DataProto, and its uids."""
+    return batch.batch, batch.non_tensor_batch["uid"]
 
 
 def from_queue(batch):

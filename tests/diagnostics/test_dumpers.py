@@ -1,6 +1,7 @@
 """Scripts that write rollouts in rlkl's format from inside other libraries. Skipped where a library is not installed."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import pickle
@@ -34,6 +35,18 @@ def run(name: str, *arguments) -> None:
 def test_a_script_does_not_need_rlkl(name):
     text = (DUMPERS / f"{name}.py").read_text()
     assert "import rlkl" not in text and "from rlkl" not in text
+
+
+@pytest.mark.parametrize("name", ["dump_verl", "dump_openrlhf"])
+def test_a_hook_waits_for_the_import_of_what_it_patches(name, tmp_path, monkeypatch):
+    (tmp_path / "imported_later.py").write_text("value = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    hook = script(name).when_imported
+    for expected in (2, 3):  # before the import, and after it
+        hook("imported_later", lambda module: setattr(module, "value", module.value + 1))
+        assert ("imported_later" in sys.modules) == (expected == 3)
+        assert importlib.import_module("imported_later").value == expected
+    del sys.modules["imported_later"]
 
 
 def slime_dump(torch):
@@ -366,8 +379,8 @@ def test_openrlhf_writes_a_batch_of_experience(use_loss, tmp_path, monkeypatch):
         actor_model_group=group(0), initial_model_group=group(5), reward_model_group=None,
         kl_ctl=SimpleNamespace(value=0.0), advantage_estimator="reinforce_baseline",
     )  # fmt: skip
-    made = object.__new__(maker.RemoteExperienceMaker)
-    made.__dict__ |= vars(making)
+    maker_of_batches = object.__new__(maker.RemoteExperienceMaker)
+    maker_of_batches.__dict__ |= vars(making)
     samples = []
     for row, length in enumerate([2, 3, 1, 2]):
         tokens = [8, 9, *range(3, 3 + length)]
@@ -381,7 +394,7 @@ def test_openrlhf_writes_a_batch_of_experience(use_loss, tmp_path, monkeypatch):
                 info={"reward": torch.tensor([float(row)])},
             )
         )  # fmt: skip
-    experiences = made.make_experience_batch(samples)
+    experiences = maker_of_batches.make_experience_batch(samples)
     [header], [chunk] = read(tmp_path / "out" / "step_0.jsonl", reported="raw")
     assert (header.temperature, header.top_p, header.model) == (0.5, 0.9, "model")
     tokens = np.array([3, 4, 3, 4, 5, 3, 3, 4])

@@ -61,9 +61,11 @@ def stored(path, *values):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_is_read(library, tmp_path):
-    made = LIBRARIES[library]
+    example = LIBRARIES[library]
     changed = {"token_ids": [5, 7, 8, 9]} if library == "prime_rl" else {"token_ids": [[5, 7, 8, 9, 0]]}
-    [header], [chunk] = read(stored(tmp_path / "train_data_step7.jsonl", made(), made(), made(**changed)), vocab_size=10)
+    [header], [chunk] = read(
+        stored(tmp_path / "train_data_step7.jsonl", example(), example(), example(**changed)), vocab_size=10
+    )
     assert header.vocab_size == 10
     np.testing.assert_array_equal(chunk.lengths, [2, 2, 2])
     np.testing.assert_array_equal(chunk.tokens, [8, 9] * 3)
@@ -131,8 +133,8 @@ def test_responses_of_one_prompt_are_a_group(tmp_path):
 
 
 def test_what_is_reported_must_be_said(tmp_path):
-    for server, made in SERVERS.items():
-        message = refused(stored(tmp_path / server, made()))
+    for server, example in SERVERS.items():
+        message = refused(stored(tmp_path / server, example()))
         assert message == f"reported: must be raw or processed: {server} does not say it (vLLM: logprobs_mode, by default raw)"
 
 
@@ -145,20 +147,20 @@ def scored(completion_tokens, log_probs, prompt=(5, 6)):
 
 @pytest.mark.parametrize("server", ["vllm", "chat", "sglang"])
 def test_a_server_scores_for_the_reference(server, tmp_path, monkeypatch):
-    made = [scored([8, 9], [-0.25, -9999.0]), scored([8, 9], [-0.5, -0.75])]
+    example = [scored([8, 9], [-0.25, -9999.0]), scored([8, 9], [-0.5, -0.75])]
     if server == "chat":
-        made = [{"choices": [{"index": 0}], "prompt_logprobs": each["choices"][0]["prompt_logprobs"]} for each in made]
+        example = [{"choices": [{"index": 0}], "prompt_logprobs": each["choices"][0]["prompt_logprobs"]} for each in example]
     if server == "sglang":
         numbers = ([-0.25, -9999.0], [-0.5, -0.75])
-        made = [{"meta_info": {"input_token_logprobs": [[None, 5, None], [a, 8, None], [b, 9, None]]}} for a, b in numbers]
+        example = [{"meta_info": {"input_token_logprobs": [[None, 5, None], [a, 8, None], [b, 9, None]]}} for a, b in numbers]
     paths = stored(tmp_path / "a", completion()), stored(tmp_path / "b", completion())
-    _, chunks = read(*paths, reported="raw", reference_logprobs=str(stored(tmp_path / "s", *made)))
+    _, chunks = read(*paths, reported="raw", reference_logprobs=str(stored(tmp_path / "s", *example)))
     np.testing.assert_array_equal(joined(chunks).ref_log_probs, [-0.25, -np.inf, -0.5, -0.75])
 
 
 def test_scores_that_do_not_fit_are_refused(tmp_path):
     path, score = stored(tmp_path / "a", completion()), tmp_path / "s"
-    for made, message in (
+    for example, message in (
         ([], "ends before the rollouts"),
         ([scored([8, 9], [-1, -1])] * 2, "reference_logprobs: s, line 2: has no sequence in the rollouts"),
         ([scored([9, 9], [-1, -1])], "s, line 1, token 0 of the completion: does not score token 8"),
@@ -168,7 +170,7 @@ def test_scores_that_do_not_fit_are_refused(tmp_path):
         ([completion()], "s, line 1: has neither prompt_logprobs (vLLM) nor input_token_logprobs (SGLang)"),
         ([[1]], "has neither prompt_logprobs"),
     ):
-        stored(score, *made)
+        stored(score, *example)
         assert message in refused(path, reported="raw", reference_logprobs=str(score))
     assert "cannot be read" in refused(path, reported="raw", reference_logprobs=str(tmp_path / "none"))
     assert "the rollouts have no tokens" in refused(
@@ -231,9 +233,9 @@ def test_what_others_write_and_cannot_be_is_refused(value, message, tmp_path):
     assert message in refused(stored(tmp_path / "a", value), reported="raw", vocab_size=10)
 
 
-@pytest.mark.parametrize("made", [prime_rl, nemo_rl, completion, chat, sglang, batch])
-def test_files_of_others_that_are_broken_are_refused(made, tmp_path):
-    path = stored(tmp_path / "a", made(), made())
+@pytest.mark.parametrize("example", [prime_rl, nemo_rl, completion, chat, sglang, batch])
+def test_files_of_others_that_are_broken_are_refused(example, tmp_path):
+    path = stored(tmp_path / "a", example(), example())
     content = path.read_bytes()
     for cut in (len(content) - 2, len(content) - 20, 3 * len(content) // 4, 50):
         path.write_bytes(content[:cut])
@@ -241,8 +243,8 @@ def test_files_of_others_that_are_broken_are_refused(made, tmp_path):
     path.write_bytes(content + b'{"\xff": 1}\n')
     assert "line 3: is no text in UTF-8" in refused(path, reported="raw")
     for other in ({"log_probs": [-1.0]}, 3, [1], {}):
-        assert "line 3" in refused(stored(path, made(), made(), other), reported="raw")
-    headed = {"rlkl_rollouts": 1}, made()
+        assert "line 3" in refused(stored(path, example(), example(), other), reported="raw")
+    headed = {"rlkl_rollouts": 1}, example()
     assert "is no field of a sequence" in refused(stored(path, *headed), reported="raw")
 
 
@@ -254,19 +256,19 @@ def places(value, path=()):
         yield from places(each, (*path, key))
 
 
-@pytest.mark.parametrize("made", [prime_rl, nemo_rl, completion, chat, sglang, batch, lambda: scored([8, 9], [-1, -2])])
-def test_any_value_at_any_place_is_read_or_refused_in_one_line(made, tmp_path):
+@pytest.mark.parametrize("example", [prime_rl, nemo_rl, completion, chat, sglang, batch, lambda: scored([8, 9], [-1, -2])])
+def test_any_value_at_any_place_is_read_or_refused_in_one_line(example, tmp_path):
     policy = stored(tmp_path / "policy", completion())
-    for path in places(made()):
+    for path in places(example()):
         for other in (None, "x", -1.5, 10**30, float("nan"), [[]], {"a": 1}):
-            value = holder = {"": made()}
+            value = holder = {"": example()}
             *way, last = ("", *path)
             for key in way:
                 holder = holder[key]
             holder[last] = other
             stored(tmp_path / "a", value[""])
             try:
-                if "prompt_logprobs" in json.dumps(made()):
+                if "prompt_logprobs" in json.dumps(example()):
                     read(policy, reported="raw", reference_logprobs=tmp_path / "a")
                 else:
                     read(tmp_path / "a", reported="raw")

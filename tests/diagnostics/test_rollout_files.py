@@ -28,10 +28,10 @@ LENGTHS = (3, 0, 5, 1, 2, 4)
 def sequences(lengths=LENGTHS, seed=0):
     """Records with every field, of these lengths; the last token of each but the shortest ones is masked."""
     draw = np.random.default_rng(seed)
-    made = []
+    rollouts = []
     for index, length in enumerate(lengths):
         log_probs = -draw.exponential(size=length)
-        made.append(
+        rollouts.append(
             {
                 "tokens": draw.integers(0, 50, length).tolist(),
                 "mask": [1] * (length - 1) + [0] if length > 2 else [1] * length,
@@ -44,51 +44,51 @@ def sequences(lengths=LENGTHS, seed=0):
                 "step": index // 3,
             }
         )
-    return made
+    return rollouts
 
 
-def expected(made) -> Chunk:
+def expected(rollouts) -> Chunk:
     """The sequences as one chunk, by plain loops."""
     flat = {name: [] for name in (*LOG_PROBS, "advantages", "tokens")}
     lengths = []
-    for record in made:
+    for record in rollouts:
         keep = [bool(each) for each in record.get("mask", [1] * len(record["log_probs"]))]
         lengths.append(sum(keep))
         for name, values in flat.items():
             values += [value for value, kept in zip(record[name], keep, strict=True) if kept]
-    groups = [group_number(record["group"]) for record in made]
-    per_sequence = {"reward": [r["reward"] for r in made], "group": groups, "step": [r["step"] for r in made]}
+    groups = [group_number(record["group"]) for record in rollouts]
+    per_sequence = {"reward": [r["reward"] for r in rollouts], "group": groups, "step": [r["step"] for r in rollouts]}
     return Chunk(np.array(lengths), **{name: np.array(values) for name, values in (flat | per_sequence).items()})
 
 
-def flat_arrays(made) -> dict[str, np.ndarray]:
+def flat_arrays(rollouts) -> dict[str, np.ndarray]:
     per_token = {
-        name: np.array([*itertools.chain(*(r[name] for r in made))]) for name in made[0] if name not in SEQUENCE_FIELDS
+        name: np.array([*itertools.chain(*(r[name] for r in rollouts))]) for name in rollouts[0] if name not in SEQUENCE_FIELDS
     }
-    per_sequence = {name: np.array([record[name] for record in made]) for name in SEQUENCE_FIELDS if name in made[0]}
-    return per_token | per_sequence | {"lengths": np.array([len(record["log_probs"]) for record in made])}
+    per_sequence = {name: np.array([record[name] for record in rollouts]) for name in SEQUENCE_FIELDS if name in rollouts[0]}
+    return per_token | per_sequence | {"lengths": np.array([len(record["log_probs"]) for record in rollouts])}
 
 
-def padded_arrays(made) -> dict[str, np.ndarray]:
-    width = max(len(record["log_probs"]) for record in made)
+def padded_arrays(rollouts) -> dict[str, np.ndarray]:
+    width = max(len(record["log_probs"]) for record in rollouts)
     arrays = {}
-    for name in made[0]:
-        values = [r[name] if name in SEQUENCE_FIELDS else r[name] + [0] * (width - len(r[name])) for r in made]
+    for name in rollouts[0]:
+        values = [r[name] if name in SEQUENCE_FIELDS else r[name] + [0] * (width - len(r[name])) for r in rollouts]
         arrays[name] = np.array(values)
     return arrays
 
 
-def stored(container: str, path: Path, made, header=HEADER) -> Path:
+def stored(container: str, path: Path, rollouts, header=HEADER) -> Path:
     if container == "jsonl":
-        path.write_text("".join(json.dumps(each) + "\n" for each in [header, *made]))
+        path.write_text("".join(json.dumps(each) + "\n" for each in [header, *rollouts]))
     elif container == "document":
-        path.write_text(json.dumps([header, *made], indent=2))
+        path.write_text(json.dumps([header, *rollouts], indent=2))
     elif container == "parquet":
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        table = arrow.Table.from_pylist(made).replace_schema_metadata({"rlkl_rollouts": json.dumps(header)})
+        table = arrow.Table.from_pylist(rollouts).replace_schema_metadata({"rlkl_rollouts": json.dumps(header)})
         parquet.write_table(table, path, row_group_size=2)
     else:
-        arrays = flat_arrays(made) if container == "npz" else padded_arrays(made)
+        arrays = flat_arrays(rollouts) if container == "npz" else padded_arrays(rollouts)
         with path.open("wb") as file:
             np.savez(file, **arrays, **header)
     return path
@@ -133,14 +133,14 @@ def test_a_container_gives_back_what_it_holds(container, at_once, tmp_path, monk
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_without_header_and_mask_and_with_one_advantage_a_sequence(container, tmp_path):
-    made = [{"log_probs": each["log_probs"], "advantages": each["reward"]} for each in sequences()]
+    rollouts = [{"log_probs": each["log_probs"], "advantages": each["reward"]} for each in sequences()]
     if container in ("npz", "padded"):
-        arrays = (flat_arrays if container == "npz" else padded_arrays)([{"log_probs": each["log_probs"]} for each in made])
+        arrays = (flat_arrays if container == "npz" else padded_arrays)([{"log_probs": each["log_probs"]} for each in rollouts])
         mask = {} if container == "npz" else {"mask": np.arange(5) < np.array(LENGTHS)[:, None]}
-        np.savez(tmp_path / "a.npz", **arrays, **mask, advantages=[each["advantages"] for each in made], rlkl_rollouts=1)
+        np.savez(tmp_path / "a.npz", **arrays, **mask, advantages=[each["advantages"] for each in rollouts], rlkl_rollouts=1)
         [header], chunks = read(tmp_path / "a.npz")
     else:
-        path = stored(container, tmp_path / "a", made, {"rlkl_rollouts": 1})
+        path = stored(container, tmp_path / "a", rollouts, {"rlkl_rollouts": 1})
         if container == "jsonl":
             path.write_text(path.read_text().split("\n", 1)[1])
         [header], chunks = read(path)
@@ -178,9 +178,9 @@ def test_the_library_reads_what_it_writes(tmp_path):
 
 
 def test_zero_probabilities_and_rounding(tmp_path):
-    made = [{"log_probs": [0.0, 5e-4], "ref_log_probs": [-9999.0, -2e9]}]
+    rollouts = [{"log_probs": [0.0, 5e-4], "ref_log_probs": [-9999.0, -2e9]}]
     for container in CONTAINERS[:-1]:
-        _, [chunk] = read(stored(container, tmp_path / "a", made))
+        _, [chunk] = read(stored(container, tmp_path / "a", rollouts))
         np.testing.assert_array_equal(chunk.ref_log_probs, [-np.inf, -np.inf])
     (tmp_path / "b").write_text('{"log_probs": [-1], "ref_log_probs": [-Infinity]}')
     _, [chunk] = read(tmp_path / "b")
@@ -195,9 +195,9 @@ def test_sequences_without_tokens(container, tmp_path):
 
 
 def test_nulls_may_stand_where_the_mask_is_zero(tmp_path):
-    made = [{"log_probs": [None, -1.0, -2.0], "mask": [0, 1, 1]}, {"log_probs": [-3.0]}]
+    rollouts = [{"log_probs": [None, -1.0, -2.0], "mask": [0, 1, 1]}, {"log_probs": [-3.0]}]
     for container in ("jsonl", "parquet"):
-        _, [chunk] = read(stored(container, tmp_path / "a", made))
+        _, [chunk] = read(stored(container, tmp_path / "a", rollouts))
         np.testing.assert_array_equal(chunk.log_probs, [-1, -2, -3])
         np.testing.assert_array_equal(chunk.lengths, [2, 1])
 
@@ -249,24 +249,24 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_numbers_that_cannot_be_are_refused(change, container, tmp_path):
     field, value, message = CHANGES[change]
-    made = sequences([3, 2])
-    made[0] |= {"mask": [1, 1, 1], field: value}
+    rollouts = sequences([3, 2])
+    rollouts[0] |= {"mask": [1, 1, 1], field: value}
     if change in ("unknown", "texts"):
-        made[1][field] = value[:2]
+        rollouts[1][field] = value[:2]
     if container == "padded" and change == "long":
         pytest.skip("its rows have one length")
-    told = refused(stored(container, tmp_path / "a", made))
+    text = refused(stored(container, tmp_path / "a", rollouts))
     where = "a, " if container != "npz" or change not in ("long", "texts", "unknown", "half a mask") else "a: "
-    assert told.startswith(where.rstrip(", :")) and message.split("sequence 0, ")[-1] in told
+    assert text.startswith(where.rstrip(", :")) and message.split("sequence 0, ")[-1] in text
 
 
 @pytest.mark.parametrize("container", ["jsonl", "parquet"])
 def test_fields_that_come_and_go_are_refused(container, tmp_path):
-    made = sequences([2, 3])
-    del made[1]["ref_log_probs"]
-    assert "lacks ref_log_probs, other than those before it" in refused(stored(container, tmp_path / "a", made))
-    made[0] |= {"ref_log_probs": None, "step": None}
-    assert "has step, other than those before it" in refused(stored(container, tmp_path / "a", made))
+    rollouts = sequences([2, 3])
+    del rollouts[1]["ref_log_probs"]
+    assert "lacks ref_log_probs, other than those before it" in refused(stored(container, tmp_path / "a", rollouts))
+    rollouts[0] |= {"ref_log_probs": None, "step": None}
+    assert "has step, other than those before it" in refused(stored(container, tmp_path / "a", rollouts))
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -274,8 +274,8 @@ def test_files_that_disagree_are_refused(container, tmp_path):
     first = stored("jsonl", tmp_path / "a", sequences())
     other = stored(container, tmp_path / "b", sequences(), HEADER | {"vocab_size": 60})
     assert refused(first, other) == "b: vocab_size=60: a has 50, and all files must agree"
-    made = [{name: value for name, value in each.items() if name != "ref_log_probs"} for each in sequences()]
-    assert "lacks ref_log_probs, other than a" in refused(first, stored(container, tmp_path / "b", made))
+    rollouts = [{name: value for name, value in each.items() if name != "ref_log_probs"} for each in sequences()]
+    assert "lacks ref_log_probs, other than a" in refused(first, stored(container, tmp_path / "b", rollouts))
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -371,27 +371,27 @@ class Trap:
 
 def pickles(trap: Trap) -> dict[str, bytes]:
     """A pickle in the disguises of files."""
-    made = {f"protocol {protocol}": pickle.dumps([trap], protocol) for protocol in range(6)}
-    made |= {f"a dictionary, protocol {protocol}": pickle.dumps({"log_probs": trap}, protocol) for protocol in range(6)}
-    made["gzip"] = gzip.compress(made["protocol 4"])
+    contents = {f"protocol {protocol}": pickle.dumps([trap], protocol) for protocol in range(6)}
+    contents |= {f"a dictionary, protocol {protocol}": pickle.dumps({"log_probs": trap}, protocol) for protocol in range(6)}
+    contents["gzip"] = gzip.compress(contents["protocol 4"])
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("a_long_name_of_a_run_that_goes_on_and_on_and_on/" + "x" * 80 + "/byteorder", "little")
-        file.writestr("run/data.pkl", made["protocol 2"])
-    made["torch.save"] = archive.getvalue()
+        file.writestr("run/data.pkl", contents["protocol 2"])
+    contents["torch.save"] = archive.getvalue()
     arrays = io.BytesIO()
     np.savez(arrays, log_probs=np.array([trap, trap], dtype=object), lengths=[2], rlkl_rollouts=1)
-    made["an array of objects"] = arrays.getvalue()
+    contents["an array of objects"] = arrays.getvalue()
     header = io.BytesIO()
     np.savez(header, log_probs=[-1.0, -1.0], lengths=[2], rlkl_rollouts=1, model=np.array(trap, dtype=object))
-    made["a header of objects"] = header.getvalue()
+    contents["a header of objects"] = header.getvalue()
     single = io.BytesIO()
     np.save(single, np.array([trap], dtype=object))
-    made[".npy"] = single.getvalue()
-    made["after white space"] = b"\n  " + made["protocol 0"]
-    made["after a byte order mark"] = b"\xef\xbb\xbf" + made["protocol 1"]
-    made["a pickle line by line"] = b"".join(pickle.dumps(trap, 0) for _ in range(3))
-    return made
+    contents[".npy"] = single.getvalue()
+    contents["after white space"] = b"\n  " + contents["protocol 0"]
+    contents["after a byte order mark"] = b"\xef\xbb\xbf" + contents["protocol 1"]
+    contents["a pickle line by line"] = b"".join(pickle.dumps(trap, 0) for _ in range(3))
+    return contents
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "npz", "parquet", "pt", "pkl"])
