@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 
@@ -19,15 +19,23 @@ class SettingsError(ValueError):
     def __init__(self, key: str, value: Any, allowed: str):
         self.key, self.value, self.allowed = key, value, allowed
         key_text = shortened(visible(str(key)), 60)
-        value_text = "" if isinstance(value, str) and value == "" else f"={shortened(visible(_text(value)), 80)}"
+        value_text = "" if isinstance(value, str) and value == "" else f"={_shown(value)}"
         super().__init__(shortened(visible(" ".join(f"{key_text}{value_text}: {allowed}".split())), 298))
+
+
+def _shown(value: Any) -> str:
+    """A value as text of at most 80 characters. Of a path the end is kept: it has the file's name."""
+    text = visible(_text(value))
+    if isinstance(value, PurePath) and len(text) > 80:
+        return f"'...{text[-76:]}"
+    return shortened(text, 80)
 
 
 def _text(value: Any) -> str:
     """A value as text; a huge whole number as its number of digits, since Python refuses to print those."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"{'-' if value < 0 else ''}a whole number of about {round(math.log10(2) * value.bit_length())} digits"
-    return repr(value) if isinstance(value, str) else str(value)
+    return repr(str(value)) if isinstance(value, (str, PurePath)) else str(value)
 
 
 def shortened(text: str, most: int) -> str:

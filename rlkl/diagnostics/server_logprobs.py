@@ -76,17 +76,17 @@ def responses(path: Path, key: str) -> Iterator[dict[str, Any]]:
     except SettingsError:
         raise
     except FileNotFoundError:
-        raise SettingsError(key, str(path), "there is no such file") from None
+        raise SettingsError(key, path, "there is no such file") from None
     except OSError as error:
-        raise SettingsError(key, str(path), f"cannot be read ({error.strerror})") from None
+        raise SettingsError(key, path, f"cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise SettingsError(key, str(path), f"is truncated or damaged, or no JSON ({error!s:.80})") from None
+        raise SettingsError(key, path, f"is truncated or damaged, or no JSON ({error!s:.80})") from None
 
 
 def _objects(content: Any, key: str, path: Path) -> Iterator[dict[str, Any]]:
     for response in content if isinstance(content, list) else [content]:
         if not isinstance(response, dict):
-            raise SettingsError(key, str(path), f"holds a {type(response).__name__} where a server's response must be")
+            raise SettingsError(key, path, f"holds a {type(response).__name__} where a server's response must be")
         yield response
 
 

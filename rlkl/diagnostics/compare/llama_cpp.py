@@ -76,15 +76,15 @@ def _header(path: Path, key: str) -> Header:
     with path.open("rb") as file:
         start = file.read(FIXED)
     if len(start) < FIXED:
-        raise SettingsError(key, str(path), "is truncated: it ends within its header")
+        raise SettingsError(key, path, "is truncated: it ends within its header")
     header = Header(*(int(number) for number in np.frombuffer(start, "<i4", offset=len(LLAMA_CPP))))
     if header.context < 3 or header.vocabulary < 1 or header.chunks < 1:
         rule = f"states n_ctx {header.context}, n_vocab {header.vocabulary} and n_chunk {header.chunks}: it holds no row"
-        raise SettingsError(key, str(path), rule)
+        raise SettingsError(key, path, rule)
     size = path.stat().st_size
     if size != header.bytes:
         fault = "is truncated" if size < header.bytes else "is damaged"
-        raise SettingsError(key, str(path), f"{fault}: it has {size:,} bytes, and its header states {header.bytes:,}")
+        raise SettingsError(key, path, f"{fault}: it has {size:,} bytes, and its header states {header.bytes:,}")
     return header
 
 
@@ -92,7 +92,7 @@ def _tokens(path: Path, key: str, header: Header) -> Int[np.ndarray, "chunks con
     shape = (header.chunks, header.context)
     tokens = np.fromfile(path, "<i4", header.chunks * header.context, offset=FIXED).astype(np.int64).reshape(shape)
     if tokens.min() < 0 or tokens.max() >= header.vocabulary:
-        raise SettingsError(key, str(path), f"is damaged: its tokens must be from 0 to {header.vocabulary - 1}")
+        raise SettingsError(key, path, f"is damaged: its tokens must be from 0 to {header.vocabulary - 1}")
     return tokens
 
 

@@ -54,10 +54,10 @@ def _header(member: IO[bytes] | BufferedIOBase, path: Path, key: str) -> Header:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(member)
     if version not in readers:
-        raise SettingsError(key, str(path), "holds an array with named fields; log-probabilities are plain numbers")
+        raise SettingsError(key, path, "holds an array with named fields; log-probabilities are plain numbers")
     shape, fortran_order, dtype = readers[version](member)
     if fortran_order and len(shape) > 1:
-        raise SettingsError(key, str(path), "is stored column by column; save np.ascontiguousarray of it")
+        raise SettingsError(key, path, "is stored column by column; save np.ascontiguousarray of it")
     return Header(shape, dtype)
 
 
@@ -67,12 +67,12 @@ def _refused(path: Path, key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise SettingsError(key, str(path), "there is no such file") from None
+        raise SettingsError(key, path, "there is no such file") from None
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError):
-        raise SettingsError(key, str(path), "is truncated or damaged, or no .npz file (numpy.savez writes them)") from None
+        raise SettingsError(key, path, "is truncated or damaged, or no .npz file (numpy.savez writes them)") from None
     except OSError as error:
-        raise SettingsError(key, str(path), f"cannot be read ({error.strerror})") from None
+        raise SettingsError(key, path, f"cannot be read ({error.strerror})") from None
     except SettingsError:
         raise
     except ValueError:
-        raise SettingsError(key, str(path), "holds no arrays of NumPy's") from None
+        raise SettingsError(key, path, "holds no arrays of NumPy's") from None

@@ -71,14 +71,14 @@ def _log_probs(arrays: dict[str, npz.Header], key: str, path: Path) -> str:
     others = [name for name in arrays if name != "tokens"]
     name = "log_probs" if "log_probs" in arrays else others[0] if len(others) == 1 else None
     if name is None:
-        raise SettingsError(key, str(path), f"needs an array `log_probs`, and holds {', '.join(arrays) or 'nothing'}")
+        raise SettingsError(key, path, f"needs an array `log_probs`, and holds {', '.join(arrays) or 'nothing'}")
     shape, dtype = arrays[name]
     if dtype in (np.dtype("V2"), np.uint16, np.int16):
         rule = f"`{name}` is of {dtype}, as bfloat16 is in a .npz file: take log_softmax in float32, and save that"
-        raise SettingsError(key, str(path), rule)
+        raise SettingsError(key, path, rule)
     if dtype.kind != "f" or dtype.itemsize not in ROUNDING or len(shape) not in (1, 2) or 0 in shape:
         rule = f"`{name}` is {_shown(shape) or 'one number'} of {dtype}, not floats, positions x vocabulary or one a position"
-        raise SettingsError(key, str(path), rule)
+        raise SettingsError(key, path, rule)
     return name
 
 
@@ -91,12 +91,12 @@ def _tokens(files: dict[str, Path], headers: dict[str, dict[str, npz.Header]], s
         size, dtype = headers[key]["tokens"]
         if size != shape[:1] or dtype.kind not in "iu":
             rule = f"`tokens` must be {shape[0]:,} whole numbers, one a position, and are {_shown(size)} of {dtype}"
-            raise SettingsError(key, str(path), rule)
+            raise SettingsError(key, path, rule)
         file_tokens = np.concatenate(list(npz.rows(path, key, "tokens", stream.ELEMENTS))).astype(np.int64)
         if file_tokens.min() < 0 or file_tokens.max() >= shape[1]:
-            raise SettingsError(key, str(path), f"`tokens` must be from 0 to {shape[1] - 1}")
+            raise SettingsError(key, path, f"`tokens` must be from 0 to {shape[1] - 1}")
         if tokens is not None and (tokens != file_tokens).any():
-            raise SettingsError(key, str(path), "`tokens` differ from BASE's: the files are of different texts")
+            raise SettingsError(key, path, "`tokens` differ from BASE's: the files are of different texts")
         tokens = file_tokens
     return tokens
 

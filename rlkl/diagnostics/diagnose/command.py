@@ -71,7 +71,7 @@ def _write(diagnosis: Diagnosis, request: Request) -> None:
     try:
         paths = diagnosis.report(request.out)
     except OSError as error:
-        raise SettingsError("out", str(request.out), f"cannot be written ({error.strerror})") from None
+        raise SettingsError("out", request.out, f"cannot be written ({error.strerror})") from None
     console.print()
     for path in paths:
         if path.suffix != ".pdf":

@@ -57,7 +57,7 @@ def _with_fields(chunks: Iterator[Chunk], path: Path, fields: dict[str, tuple[st
         for name, expected in fields.items():
             for field in sorted(set(expected) ^ set(chunk.fields)):
                 has = "lacks" if field in expected else "has"
-                raise SettingsError("PATH", str(path), f"{has} {field}, other than {name}: all files must have the same fields")
+                raise SettingsError("PATH", path, f"{has} {field}, other than {name}: all files must have the same fields")
         fields.setdefault(path.name, chunk.fields)
         yield chunk
 
@@ -70,7 +70,7 @@ def files(paths: Sequence[str | Path]) -> Iterator[Path]:
             continue
         inside = [each for each in path.rglob("*") if each.suffix in ENDINGS and each.is_file()]
         if not inside:
-            raise SettingsError("PATH", str(path), f"holds no file that ends in {', '.join(ENDINGS)}")
+            raise SettingsError("PATH", path, f"holds no file that ends in {', '.join(ENDINGS)}")
         yield from sorted(inside, key=_numbers_and_texts)
 
 
@@ -84,7 +84,7 @@ def _readable(path: Path) -> Path:
         path.open("rb").close()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError("PATH", str(path), f"cannot be read ({reason})") from None
+        raise SettingsError("PATH", path, f"cannot be read ({reason})") from None
     return path
 
 
@@ -106,7 +106,7 @@ def reader(path: Path) -> Any:
         start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(ZIP):
         if any(name.endswith(".pkl") for name in _members(path)):
-            raise SettingsError("PATH", str(path), "is a pickle (of torch.save), which rlkl never loads: docs/dumpers/ has "
+            raise SettingsError("PATH", path, "is a pickle (of torch.save), which rlkl never loads: docs/dumpers/ has "
                                 "converters")  # fmt: skip
         return read_npz
     if start.startswith(PARQUET):
@@ -114,8 +114,8 @@ def reader(path: Path) -> Any:
     if start.startswith(JSON):
         return read_json
     if not start:
-        raise SettingsError("PATH", str(path), "is empty")
+        raise SettingsError("PATH", path, "is empty")
     if start.startswith(COMPRESSED):
-        raise SettingsError("PATH", str(path), "is compressed: unpack it first")
-    raise SettingsError("PATH", str(path), "is neither JSON lines nor .npz nor Parquet; pickles (torch.save, pickle.dump) are "
+        raise SettingsError("PATH", path, "is compressed: unpack it first")
+    raise SettingsError("PATH", path, "is neither JSON lines nor .npz nor Parquet; pickles (torch.save, pickle.dump) are "
                         "never loaded: docs/dumpers/ has converters")  # fmt: skip

@@ -21,7 +21,7 @@ def read_json(path: Path, settings: Header) -> tuple[Header, Iterator[Chunk]]:
     values = json_values(path)
     first = next(values, None)
     if first is None:
-        raise SettingsError("PATH", str(path), "holds no sequence")
+        raise SettingsError("PATH", path, "holds no sequence")
     keys = set(first.content) if isinstance(first.content, dict) else set()
     if FORMAT in keys:
         known = merged(header(first.content, first.where), settings, path.name)

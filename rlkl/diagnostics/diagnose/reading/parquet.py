@@ -31,7 +31,7 @@ def read_parquet(path: Path, settings: Header) -> tuple[Header, Iterator[Chunk]]
     try:
         file = arrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (OSError, ValueError, arrow.ArrowException) as error:
-        raise SettingsError("PATH", str(path), f"is no Parquet file that can be read ({one_line(error)})") from None
+        raise SettingsError("PATH", path, f"is no Parquet file that can be read ({one_line(error)})") from None
     record_fields(path.name, dict.fromkeys(file.schema_arrow.names))
     known = merged(_header(file, path), settings, path.name)
     return known, pack(_records(arrow, file, path.name), path, known)

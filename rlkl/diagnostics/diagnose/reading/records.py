@@ -71,7 +71,7 @@ def pack(records: Iterable[Record], path: Path, known: Header) -> Iterator[Chunk
             yield _packed(batch, lengths, present, known)
             batch, lengths, size = [], [], 0
     if present is None:
-        raise SettingsError("PATH", str(path), "holds no sequence")
+        raise SettingsError("PATH", path, "holds no sequence")
     if batch:
         yield _packed(batch, lengths, present, known)
 

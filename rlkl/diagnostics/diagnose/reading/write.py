@@ -26,7 +26,7 @@ def write_rollouts(path: Path, header: Header, chunks: Iterable[Chunk]) -> None:
             for chunk in chunks:
                 file.writelines(json.dumps(record) + "\n" for record in records(chunk))
     else:
-        raise SettingsError("PATH", str(path), "must end in .jsonl or .npz")
+        raise SettingsError("PATH", path, "must end in .jsonl or .npz")
 
 
 def _said(header: Header) -> dict[str, Any]:
