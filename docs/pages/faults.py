@@ -9,18 +9,18 @@ from rlkl.diagnostics.diagnose.faults import FAULTS
 
 
 def faults_table() -> str:
-    """A row for each warning: its name with a link to its page, what is wrong, and its threshold with the reason."""
+    """A row for each warning: its name with a link to its page, what is wrong, where it is raised, and the reason."""
     rows = [
-        (f"[`{name}`]({fault.page}.md)", fault.title, f"{fault.threshold:g}", markdown.cell(fault.why))
+        (f"[`{name}`]({fault.page}.md)", fault.title, markdown.cell(fault.rule), markdown.cell(fault.why))
         for name, fault in FAULTS.items()
     ]
-    return markdown.table(("warning", "what is wrong", "threshold", "what it is, and why"), rows)
+    return markdown.table(("warning", "what is wrong", "it is raised", "because"), rows)
 
 
 def fault(name: str) -> str:
     """A warning's threshold and its reason, as a sentence."""
     this = FAULTS[name]
-    return f"`{name}` is raised from {this.threshold:g} on ({this.why})."
+    return f"`{name}` is raised {this.rule}: {this.why}."
 
 
 def examples_table() -> str:

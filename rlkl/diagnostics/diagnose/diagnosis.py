@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from rlkl.diagnostics.diagnose.faults import Evidence, Warning, warnings
+from rlkl.diagnostics.diagnose.checks import Evidence, warnings
+from rlkl.diagnostics.diagnose.faults import Warning
 from rlkl.diagnostics.diagnose.measures import course, groups, kl, lengths, limits, mismatch, tokens
 from rlkl.diagnostics.diagnose.measures.estimates import Estimate
 from rlkl.diagnostics.diagnose.measures.run import Further, Run, collect, no_columns

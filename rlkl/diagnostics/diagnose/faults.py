@@ -1,17 +1,6 @@
-"""Warnings of a diagnosis: each has a number, a threshold with its reason, and a page in the docs that says what to change."""
+"""Faults that diagnoses look for: thresholds, their reasons, and pages in the docs that say what to change."""
 
-import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
-
-from rlkl.diagnostics.diagnose.measures import course, groups, limits, mismatch
-from rlkl.diagnostics.diagnose.measures.estimates import Estimate, effective_size, ratio, z
-from rlkl.diagnostics.diagnose.measures.lengths import Lengths
-from rlkl.diagnostics.diagnose.measures.run import Run
-
-if TYPE_CHECKING:  # these import jax
-    from rlkl.diagnostics.diagnose.measures.pull import PullRow
-    from rlkl.diagnostics.diagnose.setting import Setting
+from typing import NamedTuple
 
 SURE = 4.0  # standard errors from which a difference counts
 SMALL_KL = 1e-3  # nats a token
@@ -28,315 +17,127 @@ class Warning(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A fault that diagnoses look for. threshold, why: from where on, and the reason. page: of the docs, in warnings/."""
+    """A fault that diagnoses look for. limit: where its warning is raised, {} for the threshold. page: of docs/warnings."""
 
     title: str
     threshold: float
+    limit: str
     why: str
     page: str
 
-
-class Evidence(NamedTuple):
-    """What warnings are decided on: a run, and what was computed of it."""
-
-    run: Run
-    groups: groups.Groups | None
-    lengths: Lengths
-    limits: list[limits.LimitRow]
-    setting: "Setting | None"
-    pulls: list["PullRow"]
+    @property
+    def rule(self) -> str:
+        """Where the warning is raised, in words."""
+        return self.limit.format(f"{self.threshold:g}")
 
 
 FAULTS = {
     "zero_probability": Fault(
         "sampled tokens have probability zero under the policy or the reference",
         0.0,
+        "with more than {} such tokens",
         "one such token makes a KL infinite, or its weight 0",
         "k1_k3",
     ),
     "negative_kl": Fault(
         "k1 is below 0 by more than noise",
         -SURE,
-        "in standard errors: the mean of k1 over the policy's own samples is a KL, and no KL is negative",
+        "below {} standard errors",
+        "the mean of k1 over the policy's own samples estimates a KL, and no KL is negative",
         "negative_kl",
     ),
     "k1_k3_disagree": Fault(
         "k1 and k3 disagree",
         0.1,
-        "as a share of k3, and at least 4 standard errors: their difference is the mean of pi_ref/pi less 1, which is"
-        " 0 on samples of the policy",
+        "where they differ by more than {} of k3 and by 4 standard errors",
+        "their difference is the mean of pi_ref/pi less 1, which is 0 on samples of the policy",
         "k1_k3",
     ),
     "heavy_tails": Fault(
         "the mean of k3 rests on a few sequences",
         50.0,
-        "effective number of sequences behind the mean of k3, of at least 100: below it the 95% intervals of lognormal "
-        "values cover 90 to 93% (measured), and the sum of a rarer token may be missing altogether",
+        "below an effective number of {} sequences behind the mean of k3, of at least 100",
+        "with so few, 95% intervals of lognormal values cover 90 to 93% (measured), and the sum of a rarer token "
+        "may be missing altogether",
         "k1_k3",
     ),
     "kl_at_start": Fault(
         "the KL is not 0 at the first step",
         SMALL_KL,
-        "nats a token by k3 at step 0 or 1, and at least 4 standard errors: a policy that starts at its reference has"
-        " a KL of 0",
+        "above {} nats a token by k3 at step 0 or 1, and 4 standard errors",
+        "a policy that starts at its reference has a KL of 0",
         "step_1",
     ),
     "sampler_mismatch": Fault(
         "the sampler is another distribution than the policy",
         SMALL_KL,
-        "KL(mu‖pi) in nats a token by k3: at .001 the weights pi/mu of whole sequences of 1,000 tokens have an "
-        "effective sample size of about e^-2, or 14%",
+        "above {} nats a token of KL(mu‖pi) by k3, and 4 standard errors",
+        "there the weights pi/mu of whole sequences of 1,000 tokens have an effective sample size of about e^-2, or 14%",
         "sampler_mismatch",
     ),
     "mismatch_grows": Fault(
         "the mismatch of sampler and policy grows over the run",
         2.0,
-        "times the first fifth of the steps, in the last fifth, and at least 4 standard errors",
+        "where KL(mu‖pi) in the last fifth of the steps is above {} times that in the first, and 4 standard errors",
+        "a mismatch of rounding stays as it is; one that grows comes from the weights or from the policy",
         "sampler_mismatch",
     ),
     "truncated_sampling": Fault(
         "the mean of pi/mu is not 1",
         0.005,
-        "distance from 1, and at least 4 standard errors: the mean is 1 where mu gives every token of pi its "
-        "probability, and the kept mass under top-p or top-k",
+        "where it is further than {} from 1, and 4 standard errors",
+        "it is 1 where mu gives every token of pi some probability, and the kept mass under top-p or top-k",
         "top_p",
     ),
     "raw_log_probs": Fault(
         "the sampler's log-probabilities are not those that tokens were drawn with",
         0.0,
-        "raw log-probabilities are reported, and the sampler's temperature, top-p or top-k change them",
+        "with more than {} settings of temperature, top_p and top_k, where reported=raw",
+        "raw log-probabilities are those of the model before these settings",
         "top_p",
     ),
     "clamped": Fault(
         "a clamp of log-ratios at ±10 would change the penalty",
         0.1,
-        "share of the sum of k3 in tokens beyond it: their gradient would be gone",
+        "above a share of {} of the sum of k3 in tokens beyond ±10",
+        "beyond a clamp a penalty in the loss has no gradient",
         "clamps",
     ),
     "clipped": Fault(
         "a clip range of .2 removes the gradient of many tokens",
         0.1,
-        "share of tokens: PPO's range is meant for the few tokens that several updates moved far",
+        "above a share of {} of the tokens",
+        "PPO's range is meant for the few tokens that several updates moved far",
         "clamps",
     ),
     "zero_std_groups": Fault(
         "most groups have no signal",
         0.5,
-        "share of groups whose rewards are all equal: their advantages are 0, and only the penalty moves the policy there",
+        "above a share of {} of groups whose rewards are all equal",
+        "their advantages are 0, and only the penalty moves the policy there",
         "zero_std",
     ),
     "entropy_collapse": Fault(
         "the entropy has collapsed",
         0.5,
-        "entropy a token in the last fifth of the steps, over that in the first fifth, and at least 4 standard errors",
+        "where the entropy a token in the last fifth of the steps is below {} of that in the first, and 4 standard errors",
+        "a policy that has lost it draws the same answers again and again",
         "entropy",
     ),
     "length_bias": Fault(
         "averaging by sequences changes the KL",
         0.1,
-        "difference of the mean over sequences of their mean KL a token from the KL a token, as a share of it, and at"
-        " least 4 standard errors",
+        "where the mean over sequences of their KL a token differs from the KL a token by more than {} of it, and"
+        " 4 standard errors",
+        "tokens then count by the length of their sequence, in the reward's gradient too",
         "lengths",
     ),
     "descends_other": Fault(
         "the penalty does not descend what its name says",
-        0.0,
-        "the expected gradient of this setting is another one (`rlkl audit` measures it)",
+        1.0,
+        "where the setting's expected gradient is another one; the number is the ratio of the pulls, {} for the "
+        "named divergence",
+        "the value of an estimator and its gradient are two things (`rlkl audit` measures both)",
         "penalty",
     ),
 }
-PAGES = "warnings/"
-
-
-def warnings(evidence: Evidence) -> list[Warning]:
-    """The warnings of a run, in the order of FAULTS."""
-    checks: dict[str, Callable[[Evidence], tuple[float, str] | None]] = {
-        "zero_probability": _zero_probability,
-        "negative_kl": _negative_kl,
-        "k1_k3_disagree": _k1_k3_disagree,
-        "heavy_tails": _heavy_tails,
-        "kl_at_start": _kl_at_start,
-        "sampler_mismatch": _sampler_mismatch,
-        "mismatch_grows": _mismatch_grows,
-        "truncated_sampling": _truncated_sampling,
-        "raw_log_probs": _raw_log_probs,
-        "clamped": _clamped,
-        "clipped": _clipped,
-        "zero_std_groups": _zero_std_groups,
-        "entropy_collapse": _entropy_collapse,
-        "length_bias": _length_bias,
-        "descends_other": _descends_other,
-    }
-    return list(_raised(evidence, checks))
-
-
-def _raised(evidence: Evidence, checks: dict[str, Callable[[Evidence], tuple[float, str] | None]]) -> Iterator[Warning]:
-    for name, check in checks.items():
-        raised = check(evidence)
-        if raised is not None:
-            value, says = raised
-            yield Warning(name, value, FAULTS[name].threshold, says, PAGES + FAULTS[name].page)
-
-
-def _zero_probability(evidence: Evidence) -> tuple[float, str] | None:
-    counts = {name: count for name, count in evidence.run.totals.zero_probability.items() if count}
-    if not counts:
-        return None
-    listed = ", ".join(f"{count} by {name}" for name, count in counts.items())
-    return float(sum(counts.values())), f"tokens of probability zero: {listed}"
-
-
-def policy_kl(run: Run, estimator: str) -> Estimate | None:
-    """KL(pi‖pi_ref) of a token by k1 or k3, weighted where the tokens are the sampler's; None where it is not told."""
-    name = f"{estimator}_weighted" if run.sampled_from == "sampler" else estimator
-    if not run.has(name) or run.sampled_from == "reference":
-        return None
-    return ratio(run.table[name], run.length, run.clusters)
-
-
-def _negative_kl(evidence: Evidence) -> tuple[float, str] | None:
-    kl = policy_kl(evidence.run, "k1")
-    if kl is None or not z(kl) < -SURE:
-        return None
-    return z(kl), f"KL(pi‖pi_ref) by k1 is {kl.value:.4g} ± {kl.stderr:.2g} nats a token"
-
-
-def _k1_k3_disagree(evidence: Evidence) -> tuple[float, str] | None:
-    run = evidence.run
-    k3 = policy_kl(run, "k3") if run.sampled_from != "reference" else None
-    if k3 is None or not k3.value > 0.0:
-        return None
-    mean_ratio = mismatch.mean_ref_ratio(run)
-    share = abs(mean_ratio.value - 1.0) / k3.value
-    if not (abs(z(mean_ratio, 1.0)) > SURE and share > FAULTS["k1_k3_disagree"].threshold):
-        return None
-    drawn = "mu" if run.sampled_from == "sampler" else "pi"
-    return share, f"the mean of pi_ref/{drawn} is {mean_ratio.value:.4g} ± {mean_ratio.stderr:.2g}; samples of {drawn} give 1"
-
-
-def _heavy_tails(evidence: Evidence) -> tuple[float, str] | None:
-    run = evidence.run
-    if not run.has("k3") or run.clusters.size < 100:
-        return None
-    sums = run.clusters.sums(run.table["reverse_k3" if run.sampled_from == "reference" else "k3"])
-    size = effective_size(sums)
-    if not size < FAULTS["heavy_tails"].threshold:
-        return None
-    largest = run.totals.k3.share_of_largest(0.01)
-    return (
-        size,
-        f"k3 rests on {size:.3g} of {run.clusters.size} sequences; 1% of the tokens have {100 * largest:.0f}% of its sum",
-    )
-
-
-def _kl_at_start(evidence: Evidence) -> tuple[float, str] | None:
-    run = evidence.run
-    if not run.has("step", "k3") or run.sampled_from == "reference":
-        return None
-    first = int(run.table["step"].min())
-    if first > 1:
-        return None
-    kl = policy_kl(run.part(run.table["step"] == first), "k3")
-    if kl is None or not (kl.value > SMALL_KL and z(kl) > SURE):
-        return None
-    return kl.value, f"at step {first} the KL is already {kl.value:.4g} ± {kl.stderr:.2g} nats a token by k3"
-
-
-def _sampler_mismatch(evidence: Evidence) -> tuple[float, str] | None:
-    run = evidence.run
-    if not run.has("m3"):
-        return None
-    kl = ratio(run.table["m3"], run.length, run.clusters)
-    if not (kl.value > SMALL_KL and (z(kl) > SURE or math.isinf(kl.value))):
-        return None
-    return kl.value, f"KL(mu‖pi) is {kl.value:.4g} ± {kl.stderr:.2g} nats a token by k3"
-
-
-def _mismatch_grows(evidence: Evidence) -> tuple[float, str] | None:
-    grown = course.change(evidence.run, "mismatch_k3")
-    if grown is None or not (grown.z > SURE and grown.last.value > FAULTS["mismatch_grows"].threshold * grown.first.value):
-        return None
-    factor = grown.last.value / grown.first.value if grown.first.value > 0.0 else math.inf
-    return factor, f"KL(mu‖pi) a token rose from {grown.first.value:.3g} to {grown.last.value:.3g} nats"
-
-
-def _truncated_sampling(evidence: Evidence) -> tuple[float, str] | None:
-    if not evidence.run.has("m1"):
-        return None
-    mean_ratio = mismatch.mean_ratio(evidence.run)
-    distance = abs(mean_ratio.value - 1.0)
-    if not (distance > FAULTS["truncated_sampling"].threshold and abs(z(mean_ratio, 1.0)) > SURE):
-        return None
-    return distance, f"the mean of pi/mu is {mean_ratio.value:.4g} ± {mean_ratio.stderr:.2g}"
-
-
-def _raw_log_probs(evidence: Evidence) -> tuple[float, str] | None:
-    header = evidence.run.header
-    changes = {
-        "temperature": header.temperature not in (None, 1.0),
-        "top_p": header.top_p not in (None, 1.0),
-        "top_k": header.top_k is not None,
-    }
-    said = [f"{name}={getattr(header, name):g}" for name, changed in changes.items() if changed]
-    if header.reported != "raw" or not said:
-        return None
-    return float(len(said)), f"tokens were drawn with {', '.join(said)}, and raw log-probabilities are reported"
-
-
-def _clamped(evidence: Evidence) -> tuple[float, str] | None:
-    row = next((row for row in evidence.limits if row.limit == "|log pi/pi_ref| > 10"), None)
-    if row is None or not row.share > FAULTS["clamped"].threshold:
-        return None
-    return row.share, f"{100 * row.tokens:.2g}% of the tokens, with {100 * row.share:.0f}% of the sum of k3, are beyond ±10"
-
-
-def _clipped(evidence: Evidence) -> tuple[float, str] | None:
-    row = next((row for row in evidence.limits if row.limit == "pi/mu outside [0.8, 1.2]"), None)
-    if row is None:
-        return None
-    known = not math.isnan(row.share)
-    share = row.share if known else row.tokens
-    if not share > FAULTS["clipped"].threshold:
-        return None
-    effect = "lose their gradient" if known else "are outside"
-    return share, f"{100 * share:.0f}% of the tokens {effect} at a clip range of .2"
-
-
-def _zero_std_groups(evidence: Evidence) -> tuple[float, str] | None:
-    if evidence.groups is None or not evidence.groups.zero_std.value > FAULTS["zero_std_groups"].threshold:
-        return None
-    share = evidence.groups.zero_std.value
-    return share, f"the rewards of {100 * share:.0f}% of {evidence.groups.groups} groups are all equal"
-
-
-def _entropy_collapse(evidence: Evidence) -> tuple[float, str] | None:
-    changed = course.change(evidence.run, "entropy")
-    if changed is None or not changed.first.value > 0.0:
-        return None
-    left = changed.last.value / changed.first.value
-    if not (changed.z < -SURE and left < FAULTS["entropy_collapse"].threshold):
-        return None
-    return left, f"the entropy fell from {changed.first.value:.3g} to {changed.last.value:.3g} nats a token"
-
-
-def _length_bias(evidence: Evidence) -> tuple[float, str] | None:
-    difference, kl = evidence.lengths.difference, evidence.lengths.kl
-    aggregation = None if evidence.setting is None else evidence.setting.aggregation
-    if difference is None or aggregation != "seq-mean-token-mean":
-        return None
-    by_token, by_sequence = kl["token-mean"].value, kl["seq-mean-token-mean"].value
-    share = abs(by_sequence / by_token - 1.0) if by_token else math.inf
-    if not (abs(z(difference)) > SURE and share > FAULTS["length_bias"].threshold):
-        return None
-    return share, f"the KL is {by_sequence:.3g} nats a token averaged by sequences, and {by_token:.3g} averaged by tokens"
-
-
-def _descends_other(evidence: Evidence) -> tuple[float, str] | None:
-    setting = evidence.setting
-    if setting is None or setting.descends.kind == "exact":
-        return None
-    row = next((row for row in evidence.pulls if row.gradient == setting.wanted and row.kind == "exact"), None)
-    if row is None:
-        return math.nan, f"it descends {setting.descends.says}, not {setting.wanted}"
-    pulls = f"on these tokens it pulls {row.ratio:.3g} ± {row.ratio_stderr:.1g} times as hard"
-    return row.ratio, f"it descends {setting.descends.says}, not {setting.wanted}; {pulls}"

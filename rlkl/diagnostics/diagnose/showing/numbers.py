@@ -39,4 +39,5 @@ def percent(share: float) -> str:
 def reason(warning: Warning) -> str:
     """The number behind a warning, its threshold, and the reason of the threshold."""
     number_text = "no number, the setting alone says it" if math.isnan(warning.value) else f"number {number(warning.value)}"
-    return f"{number_text}; threshold {warning.threshold:g}: {FAULTS[warning.name].why}"
+    fault = FAULTS[warning.name]
+    return f"{number_text}; raised {fault.rule}: {fault.why}"

@@ -39,7 +39,7 @@ def as_json(diagnosis: "Diagnosis") -> dict[str, Any]:
     content = {"schema_version": SCHEMA_VERSION, "answer": sentences(diagnosis), **plain(diagnosis)}
     for warning in content["warnings"]:
         fault = FAULTS[warning["name"]]
-        warning |= {"title": fault.title, "why": fault.why, "advice": ADVICE[warning["name"]]}
+        warning |= {"title": fault.title, "rule": fault.rule, "why": fault.why, "advice": ADVICE[warning["name"]]}
     return content
 
 
