@@ -1,6 +1,9 @@
 """Tests run in 64 bits, with strict dtype promotion and with rank promotion an error."""
 
+import contextlib
 import gc
+import io
+import logging.config
 import os
 import subprocess
 import sys
@@ -13,8 +16,11 @@ gc.set_threshold(100_000, 50, 50)  # traces allocate much that lives on
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # the Python line of every operation, which no test reads
 
+from rlkl import cli
 from rlkl.config import plugins
+from rlkl.reports import console
 from rlkl.training import blocks, programs
 
 blocks.WIDEST = 16  # most tests hold one run: 63 others beside it, compiled without optimisation, would take their time
@@ -74,5 +80,22 @@ def command(tmp_path, command_in):
 
     def run(*arguments: str, cwd: Path = tmp_path, environment: dict | None = None) -> subprocess.CompletedProcess:
         return command_in(cwd, *arguments, environment=environment)
+
+    return run
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Calls the command's main function in an empty folder, without a process of its own; returns what `command` does."""
+    # Hydra configures logging for a whole process, and closes the handlers and streams that it finds.
+    monkeypatch.setattr(logging.config.DictConfigurator, "configure", lambda _: None)
+
+    def run(*arguments: str, cwd: Path = tmp_path, width: int = 160) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(console.console, "width", width)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(arguments)
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
     return run

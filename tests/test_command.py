@@ -50,11 +50,12 @@ def strict(text: str):
     return json.loads(text, parse_constant=refuse)
 
 
-@pytest.fixture
-def finished(command, tmp_path):
-    done = command(*SMALL, "hydra.run.dir=run")
+@pytest.fixture(scope="module")
+def finished(command_in, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    done = command_in(folder, *SMALL, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    return done, tmp_path / "run"
+    return done, folder / "run"
 
 
 def test_a_run_leaves_what_the_contract_says(finished):
@@ -123,8 +124,8 @@ def test_the_same_command_in_two_empty_folders_writes_the_same_bytes(command, tm
     assert written[0] == written[1]
 
 
-def test_a_sweep_leaves_a_row_a_job(command, tmp_path):
-    done = command("-m", *SMALL, "penalty=reverse_kl,forward_kl", "seed=0,1", "hydra.sweep.dir=sweep")
+def test_a_sweep_leaves_a_row_a_job(call, tmp_path):
+    done = call("-m", *SMALL, "penalty=reverse_kl,forward_kl", "seed=0,1", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert len(table) == 4
@@ -132,9 +133,9 @@ def test_a_sweep_leaves_a_row_a_job(command, tmp_path):
     assert "seconds" not in table
     runs = rlkl.load(tmp_path / "sweep")
     assert len(runs.summary) == 4
-    assert command("plot", "sweep").returncode == 0
+    assert call("plot", "sweep").returncode == 0
     assert (tmp_path / "sweep" / "figure.pdf").is_file()
-    alone = command(*SMALL, "penalty=forward_kl", "seed=1", "hydra.run.dir=alone")
+    alone = call(*SMALL, "penalty=forward_kl", "seed=1", "hydra.run.dir=alone")
     assert alone.returncode == 0
     assert (tmp_path / "alone" / "history.csv").read_bytes() == (tmp_path / "sweep" / "3" / "history.csv").read_bytes()
 
@@ -150,8 +151,8 @@ def test_a_sweep_with_bad_jobs_names_them_all_and_trains_nothing(command, tmp_pa
     assert not (tmp_path / "outputs").exists()
 
 
-def test_one_after_the_other_a_sweep_goes_on_past_a_bad_job(command, tmp_path):
-    done = command("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "hydra.sweep.dir=sweep", "hydra/launcher=basic")
+def test_one_after_the_other_a_sweep_goes_on_past_a_bad_job(call, tmp_path):
+    done = call("-m", *SMALL, "penalty.beta=0.1,-1,0.2", "hydra.sweep.dir=sweep", "hydra/launcher=basic")
     assert done.returncode == 2
     assert "job 1: penalty.beta=-1.0: must be above 0" in done.stderr
     assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 2
@@ -188,11 +189,11 @@ BAD = [
 
 
 @pytest.mark.parametrize(("overrides", "status", "says"), BAD, ids=lambda value: str(value)[:50])
-def test_bad_input_ends_with_its_status_and_one_line(command, tmp_path, overrides, status, says):
+def test_bad_input_ends_with_its_status_and_one_line(call, tmp_path, overrides, status, says):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
     track = () if overrides[0] in ("plot", "plto", "--config-dir") else ("tracking=none",)
-    done = command(*overrides, *track)
+    done = call(*overrides, *track)
     assert done.returncode == status, done.stderr
     assert says in done.stderr
     assert done.stderr.startswith("error: ")
@@ -216,8 +217,8 @@ def test_a_diverged_run_keeps_what_it_had(command, tmp_path):
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) >= 1
 
 
-def test_no_penalty_and_ties_are_null_with_a_reason(command, tmp_path):
-    done = command("penalty=none", "task=bandit/bimodal", "steps=2", "tracking=none", "hydra.run.dir=run")
+def test_no_penalty_and_ties_are_null_with_a_reason(call, tmp_path):
+    done = call("penalty=none", "task=bandit/bimodal", "steps=2", "tracking=none", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     summary = strict((tmp_path / "run" / "summary.json").read_text())
     assert summary["divergence_value"] is None
@@ -226,8 +227,8 @@ def test_no_penalty_and_ties_are_null_with_a_reason(command, tmp_path):
     assert "tied" in summary["kl_pi_optimum_reason"]
 
 
-def test_infinite_values_are_strings(command, tmp_path):
-    done = command("task=bandit/custom", "task.reward=[0,0,1]", "task.reference=[.5,.5,0]", "penalty=hellinger", "steps=2",
+def test_infinite_values_are_strings(call, tmp_path):
+    done = call("task=bandit/custom", "task.reward=[0,0,1]", "task.reference=[.5,.5,0]", "penalty=hellinger", "steps=2",
                    "tracking=none", "hydra.run.dir=run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = strict((tmp_path / "run" / "summary.json").read_text())
@@ -251,10 +252,10 @@ def test_every_command_has_its_help(name, capsys):
         assert capsys.readouterr().out.startswith(f"rlkl {name}")
 
 
-def test_list_names_everything_that_is_registered(command):
+def test_list_names_everything_that_is_registered(call):
     from rlkl import algorithms, divergences, policies, tasks
 
-    shown = command("list", environment={"COLUMNS": "250"}).stdout
+    shown = call("list", width=250).stdout
     for registry in (tasks.REGISTRY, policies.REGISTRY, divergences.REGISTRY, algorithms.names()):
         assert all(name in shown for name in registry)
 

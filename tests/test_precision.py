@@ -186,10 +186,10 @@ register("mine", zero=1.0, infinity=float("inf"), chain="policy", optimum=stay)(
 """
 
 
-def test_an_optimum_that_the_policy_beats_is_said_once(command, tmp_path):
+def test_an_optimum_that_the_policy_beats_is_said_once(call, tmp_path):
     (tmp_path / "mine.py").write_text(WRONG)
     mine = ("plugins=[mine.py]", "penalty.divergence=mine", "task=bandit/random", "steps=50", "tracking=none")
-    done = command("-m", *mine, "seed=0,1")
+    done = call("-m", *mine, "seed=0,1")
     assert done.returncode == 0
     assert done.stderr.startswith("warning: regret is -0.")
     assert done.stderr.count("\n") == 1

@@ -34,10 +34,10 @@ def timid(settings, task, support, key, dtype):
 '''
 
 
-def test_the_readme_s_divergence_trains_to_its_own_optimum(command, tmp_path):
+def test_the_readme_s_divergence_trains_to_its_own_optimum(call, tmp_path):
     (tmp_path / "my_penalty.py").write_text(EXAMPLE.group(1))
     name = re.search(r'@register\("(\w+)"', EXAMPLE.group(1)).group(1)
-    done = command(
+    done = call(
         "plugins=[my_penalty.py]", f"penalty.divergence={name}", "task=bandit/two_modes", "tracking=none", "hydra.run.dir=run"
     )
     assert done.returncode == 0, done.stderr
@@ -48,10 +48,10 @@ def test_the_readme_s_divergence_trains_to_its_own_optimum(command, tmp_path):
     assert len(EXAMPLE.group(1).strip().splitlines()) <= 10
 
 
-def test_a_task_and_a_policy_from_a_plugin(command, tmp_path):
+def test_a_task_and_a_policy_from_a_plugin(call, tmp_path):
     (tmp_path / "mine.py").write_text(TASK_AND_POLICY)
     chosen = ("task=plugin", "task.name=coins", "+task.bias=0.1", "policy=plugin", "policy.name=timid")
-    done = command("plugins=[mine.py]", *chosen, "tracking=none", "hydra.run.dir=run")
+    done = call("plugins=[mine.py]", *chosen, "tracking=none", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     outcomes = pd.read_csv(tmp_path / "run" / "outcomes.csv")
     assert outcomes["outcome"].tolist() == ["tails", "heads"]

@@ -248,8 +248,8 @@ def test_what_descends_something_else_is_refused_by_its_name(chosen, key, says):
     assert "\n" not in str(refused.value)
 
 
-def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(command):
-    done = command(
+def test_a_biased_penalty_runs_where_it_is_allowed_and_is_said(call):
+    done = call(
         "task=bandit/random", "algorithm=rloo", "penalty.estimator=low_var_kl", "penalty.placement=loss", "steps=4",
         "penalty.allow_biased=true", "tracking=none", "hydra.run.dir=run",
     )  # fmt: skip

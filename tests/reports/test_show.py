@@ -57,11 +57,11 @@ def printed(capsys, *arguments: str) -> str:
     return said.out
 
 
-def test_show_prints_what_the_run_printed_as_it_ended(tmp_path, command):
-    ended = command(*C3, "hydra.run.dir=run").stdout
+def test_show_prints_what_the_run_printed_as_it_ended(tmp_path, call):
+    ended = call(*C3, "hydra.run.dir=run").stdout
     tables_of_run = ended[ended.index("after ") : ended.index("in run")]
     assert "|policy - reference|" in tables_of_run
-    done = command("show", "run")
+    done = call("show", "run")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(tables_of_run)
 
@@ -165,10 +165,10 @@ def test_a_job_that_did_not_finish_is_counted(root, tmp_path, capsys):
     assert show.counts(tmp_path, finished, summaries) == "2 jobs: 1 finished, 1 began and did not finish"
 
 
-@pytest.mark.parametrize("columns", ["22", "8"])
-def test_a_narrow_terminal_gets_every_number(root, command, columns):
+@pytest.mark.parametrize("columns", [22, 8])
+def test_a_narrow_terminal_gets_every_number(root, call, columns):
     for name in ("bandit", "sampled", "sweep"):
-        done = command("show", str(root / name), environment={"COLUMNS": columns})
+        done = call("show", str(root / name), width=columns)
         assert (done.returncode, done.stderr) == (0, "")
         summary = json.loads(next((root / name).rglob("summary.json")).read_text())
         assert tables.number(summary["reward"]) in done.stdout

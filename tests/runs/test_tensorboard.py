@@ -60,9 +60,9 @@ def test_an_event_file_holds_rows_results_and_hyperparameters(command, tmp_path)
     assert all(key in start for key in (b"penalty.beta", b"seed", b"optimizer.learning_rate"))
 
 
-def test_a_sweep_s_jobs_have_a_folder_each_and_the_sweep_has_one(command, tmp_path):
+def test_a_sweep_s_jobs_have_a_folder_each_and_the_sweep_has_one(call, tmp_path):
     pytest.importorskip("tensorboardX")
-    done = command("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep")
+    done = call("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep")
     assert done.stderr == ""
     assert "to view: tensorboard --logdir sweep\n" in done.stdout
     assert texts(tmp_path / "sweep" / "tensorboard")["tables/results/text_summary"].count("\n") == 3
@@ -70,7 +70,7 @@ def test_a_sweep_s_jobs_have_a_folder_each_and_the_sweep_has_one(command, tmp_pa
         assert [step for step, value in events(tmp_path / "sweep" / job / "tensorboard") if value.tag == "exact/regret"] == [
             0, 10, 20,
         ]  # fmt: skip
-    command("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep", "tracking.dir=all")
+    call("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep", "tracking.dir=all")
     names = sorted(folder.name.rpartition(" ")[0] for folder in (tmp_path / "all" / "sweep").iterdir())
     assert names == [
         "random tabular exact kl_pi_ref beta=0.1 seed=0",

@@ -150,8 +150,8 @@ def test_a_family_without_a_uniform_start_cannot_be_pretrained(tmp_path):
     assert refused.value.key == "reference"
 
 
-def test_a_sampled_run_says_so_and_gives_its_errors(command, tmp_path):
-    done = command(
+def test_a_sampled_run_says_so_and_gives_its_errors(call, tmp_path):
+    done = call(
         "task=sequence/motif", "task.horizon=8", "policy=gru", "policy.width=8", "algorithm=rloo", "steps=4", "log_every=2",
         "batch_size=16", "reference=pretrained", "reference.steps=20", "reference.samples=200", "tracking=none",
         "hydra.run.dir=run",
@@ -174,13 +174,13 @@ def test_a_sampled_run_says_so_and_gives_its_errors(command, tmp_path):
     assert policy.recurrent.weights.shape == (8, 24)
 
 
-def test_a_task_is_written_out_and_read_back(command, tmp_path):
+def test_a_task_is_written_out_and_read_back(call, tmp_path):
     small = ("steps=2", "log_every=1", "tracking=none")
-    done = command("task=sequence/brackets", "task.horizon=4", "task.export=brackets.json", *small, "hydra.run.dir=one")
+    done = call("task=sequence/brackets", "task.horizon=4", "task.export=brackets.json", *small, "hydra.run.dir=one")
     assert done.returncode == 0, done.stderr
-    again = command("task=automaton/custom", "task.path=brackets.json", *small, "hydra.run.dir=two")
+    again = call("task=automaton/custom", "task.path=brackets.json", *small, "hydra.run.dir=two")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "one" / "history.csv").read_bytes() == (tmp_path / "two" / "history.csv").read_bytes()
-    refused = command("task=sequence/brackets", "task.export=nowhere/brackets.json", *small)
+    refused = call("task=sequence/brackets", "task.export=nowhere/brackets.json", *small)
     assert refused.returncode == 2
     assert "task.export='nowhere/brackets.json': cannot be written" in refused.stderr

@@ -113,8 +113,8 @@ def test_at_small_beta_the_best_brackets_are_the_reference_filtered_for_valid_on
     np.testing.assert_allclose(trained.final.outcomes.optimum[valid], reference[valid] / reference[valid].sum(), atol=1e-12)
 
 
-def test_a_run_on_sentences_writes_texts_to_compare(command, tmp_path):
-    done = command("task=sequence/grammar", "steps=4", "log_every=4", "tracking=none", "hydra.run.dir=run")
+def test_a_run_on_sentences_writes_texts_to_compare(call, tmp_path):
+    done = call("task=sequence/grammar", "steps=4", "log_every=4", "tracking=none", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "run" / "samples.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["reference", "policy", "optimum"]
