@@ -99,3 +99,22 @@ def call(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def composer():
+    """Composes the jobs of a sweep."""
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_automatic_config_search_path
+    from hydra.core.utils import setup_globals
+    from hydra.types import RunMode
+
+    from rlkl.config.overrides import config_directory
+    from rlkl.sweeps.composer import Composer
+
+    version.setbase("1.3")
+    setup_globals()
+    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_directory())))
+    overrides = ["hydra.sweep.dir=here", "hydra.job.chdir=true", "hydra.mode=MULTIRUN", "seed=1,2"]
+    return Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))

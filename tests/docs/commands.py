@@ -1,5 +1,6 @@
 """The commands that the README and the pages show, and a quick check of each: no run is trained."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -65,7 +66,13 @@ def _check_rlkl(arguments: list[str]) -> None:
     overrides = [word for word in arguments if "=" in word and not word.startswith(("-", "hydra"))]
     overrides = [word for word in overrides if word.partition("=")[0] not in ("out", "experiment")]
     sampled = ["algorithm=rloo"] if command == "grade" and not any(word.startswith("algorithm=") for word in overrides) else []
-    build(compose([*sampled, *map(_first_value, overrides)]))
+    _check_build((*sampled, *map(_first_value, overrides)))
+
+
+@functools.cache
+def _check_build(overrides: tuple[str, ...]) -> None:
+    """Build a run's task and policy; many commands stand on several pages."""
+    build(compose(overrides))
 
 
 def _first_value(text: str) -> str:

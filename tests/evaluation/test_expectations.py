@@ -29,30 +29,32 @@ def objective_and_policy(seed: int, name: str = "kl_pi_ref") -> tuple[Objective,
     return Objective(task, reference, REGISTRY[name], PARAMS, jnp.asarray(0.3)), policy
 
 
-def graded(known, objective: Objective):
-    best = optimal_policy.solve(objective)._replace(gold_objective=jnp.asarray(1.0))
-    return metrics.report(known, best)
+def graded(objective: Objective, policy: Fixed, *methods):
+    """The report of each method, in one program."""
+
+    def reports(policy):
+        best = optimal_policy.solve(objective)._replace(gold_objective=jnp.asarray(1.0))
+        return [metrics.report(method(objective, policy), best) for method in methods]
+
+    return jax.jit(reports)(policy)
 
 
 @pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi", "hellinger"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_dynamic_program_and_enumeration_agree(seed, name):
     objective, policy = objective_and_policy(seed, name)
-    both = DynamicProgram(objective, policy), enumeration(objective, policy)
-    table, listed = (jax.tree.leaves(graded(each, objective)) for each in both)
+    table, listed = map(jax.tree.leaves, graded(objective, policy, DynamicProgram, enumeration))
     assert len(table) == len(listed)
     for one, other in zip(table, listed, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    both = DynamicProgram(objective, policy), enumeration(objective, policy)
     np.testing.assert_allclose(*(each.weighted_rows().ends for each in both), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["kl_pi_ref", "hellinger"])
 def test_samples_are_within_their_standard_errors_of_the_exact_values(name):
     objective, policy = objective_and_policy(0, name)
-    exact, about = (
-        graded(DynamicProgram(objective, policy), objective),
-        graded(sample(objective, policy, KEY, 20_000), objective),
-    )
+    exact, about = graded(objective, policy, DynamicProgram, lambda *both: sample(*both, KEY, 20_000))
     for column in ("objective", "regret", "kl_pi_optimum", "gold_regret"):
         assert 0.0 < about.stderr[column] < 0.2
         assert abs(getattr(about, column) - getattr(exact, column)) <= 4.0 * about.stderr[column], column

@@ -31,7 +31,7 @@ def run_of(task: dict, divergence: str = "kl_pi_ref", **chosen):
 
 
 def listed(run, policy) -> np.ndarray:
-    return np.asarray(scoring.log_probability(policy, enumerate_all(run.task.automaton)))
+    return np.asarray(jax.jit(scoring.log_probability)(policy, enumerate_all(run.task.automaton)))
 
 
 def bandit_optimum(run, divergence: str) -> np.ndarray:
@@ -78,7 +78,7 @@ def climbed(beta: float, direction: str, paid: bool) -> np.ndarray:
 )
 def test_on_a_bandit_a_descent_lands_on_the_closed_form_of_what_it_descends(chosen, lands_on):
     run = run_of(BANDIT, **chosen)
-    reached = fixed_points.descend(run, loop.start(run).policy)
+    reached = fixed_points.descend(run, jax.jit(loop.start)(run).policy)
     assert float(reached.gradient_norm) < 1e-8
     np.testing.assert_allclose(np.exp(listed(run, reached.policy)), bandit_optimum(run, lands_on), atol=1e-9)
     np.testing.assert_allclose(np.exp(targets.of(run)), bandit_optimum(run, lands_on), atol=1e-12)
@@ -100,14 +100,14 @@ def test_rows_that_pay_kl_pi_ref_are_the_optimum_of_sequences():
 @pytest.mark.parametrize(("estimator", "name"), [("k2", "kl_pi_ref"), ("k3", "kl_ref_pi")])
 def test_a_semi_gradient_ends_at_the_myopic_policy(estimator, name):
     run = run_of(LADDER, estimator=estimator, placement="loss")
-    reached = np.exp(listed(run, fixed_points.descend(run, loop.start(run).policy).policy))
+    reached = np.exp(listed(run, fixed_points.descend(run, jax.jit(loop.start)(run).policy).policy))
     np.testing.assert_allclose(np.sort(reached), climbed(0.2, name, False), atol=1e-8)
     assert np.abs(reached - np.exp(targets.optimum(run, name))).sum() > 0.2
 
 
 def test_k1_in_the_loss_ends_at_the_best_arm_and_k3_in_the_reward_runs_away():
     inert, wild = (run_of(BANDIT, estimator=e, placement=p) for e, p in (("k1", "loss"), ("k3", "reward")))
-    ended, away = (fixed_points.descend(run, loop.start(run).policy) for run in (inert, wild))
+    ended, away = (fixed_points.descend(run, jax.jit(loop.start)(run).policy) for run in (inert, wild))
     best = np.asarray(inert.task.reward[1:]).argmax()
     np.testing.assert_allclose(np.exp(listed(inert, ended.policy))[best], 1.0, atol=1e-8)
     assert int(ended.steps) == fixed_points.STEPS and float(ended.gradient_norm) < 1e-8

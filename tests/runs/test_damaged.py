@@ -198,7 +198,7 @@ FAMILIES = {
 def test_a_policy_keeps_its_precision_where_jax_has_64_bits_off(family, tmp_path):
     """As it starts and as it is loaded: the same log-probabilities, in the dtype that it has, and no warning."""
     built = build(compose([*FAMILIES[family], f"policy={family}", "dtype=float64"]))
-    state = loop.start(jax.tree.map(jax.numpy.asarray, built.run))
+    state = jax.jit(loop.start)(built.run)
     (tmp_path / "checkpoint.npz").write_bytes(checkpoint(built, Trained(None, state, None, None, None)))
     jax.config.update("jax_enable_x64", False)
     try:

@@ -9,31 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import hydra
 import pytest
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rlkl.config import hydra_private
 from rlkl.config.compose import compose
-from rlkl.config.overrides import config_directory
 from rlkl.errors import SettingsError
 from rlkl.sweeps import launcher
-from rlkl.sweeps.composer import Composer
 from tests.helpers import SHIPPED
-
-
-@pytest.fixture(scope="module")
-def composer():
-    version.setbase("1.3")
-    setup_globals()
-    loader = ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(config_directory())))
-    overrides = ["hydra.sweep.dir=here", "hydra.job.chdir=true", "hydra.mode=MULTIRUN", "seed=1,2"]
-    return Composer(loader, loader.load_configuration("config", overrides, RunMode.MULTIRUN))
-
 
 OVERRIDDEN = [
     ["penalty.beta=0.5", "seed=3"],
@@ -50,7 +34,15 @@ OVERRIDDEN = [
 ]
 
 
-@pytest.mark.parametrize("overrides", [*SHIPPED, *OVERRIDDEN], ids=" ".join)
+# One choice of each group, and those that choose for other groups; the rest are composed in the same way.
+QUICK = {group: [f"{group}={choice}"] for (text,) in SHIPPED for group, choice in [text.split("=")]}.values()
+CHOSEN = [
+    each if each in QUICK or each[0].startswith("experiment=") else pytest.param(each, marks=pytest.mark.slow)
+    for each in SHIPPED
+]
+
+
+@pytest.mark.parametrize("overrides", [*CHOSEN, *OVERRIDDEN], ids=" ".join)
 def test_a_job_is_composed_as_hydra_composes_it(composer, overrides):
     given = [*overrides, "batch_size=7"]
     expected = composer.loader.load_sweep_config(composer.master, given)
