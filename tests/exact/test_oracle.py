@@ -67,7 +67,7 @@ def judge(name: str, count: int, seed: int = 0) -> float:
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_certificate_is_small_at_the_optimum(name):
-    assert judge(name, 70) <= 1e-9
+    assert judge(name, 35) <= 1e-9  # with ties, with arms that the reference never draws, and with both
 
 
 @pytest.mark.slow

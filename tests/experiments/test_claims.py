@@ -190,7 +190,7 @@ def test_figures_are_drawn_from_the_csv_alone(name):
     assert figure.draw(drawn).axes
 
 
-@pytest.mark.parametrize("name", quick(NAMES, ("asymmetry", "support", "typicality", "steering")))
+@pytest.mark.parametrize("name", quick(NAMES, ("asymmetry", "typicality")))
 def test_figures_have_the_same_bytes_every_time(name, tmp_path):
     figure, drawn = named(name)
     first, second = (plots.save(figure.draw(drawn), tmp_path / name) for name in ("one", "two"))

@@ -1,7 +1,6 @@
 """Networks: what they draw is what they score, they start where they say, learn, and are graded exactly or with errors."""
 
 import functools
-import itertools
 
 import equinox as eqx
 import jax
@@ -81,11 +80,16 @@ def test_the_listed_sequences_of_a_network_sum_to_one_and_a_part_at_a_time_is_th
     np.testing.assert_allclose(scoring.log_probability(policy, listed), whole, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "init"), list(itertools.product(NETWORKS, ("reference", "uniform"))))
-@pytest.mark.parametrize("task", [FEW, MANY], ids=["few", "many"])
-def test_a_network_starts_where_it_says(name, init, task):
+TASKS = {"few": FEW, "many": MANY}
+QUICK = {"few-gru-reference", "many-gru-uniform", "many-transformer-reference", "few-transformer-uniform"}
+STARTS = [f"{task}-{name}-{init}" for task in TASKS for name in NETWORKS for init in ("reference", "uniform")]
+
+
+@pytest.mark.parametrize("start", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in STARTS])
+def test_a_network_starts_where_it_says(start):
     """Also a guard against the compiler's misreading that `loop.prepare` speaks of."""
-    run = run_of(task, name, policy={"init": init}, dtype="float64")
+    task, name, init = start.split("-")
+    run = run_of(TASKS[task], name, policy={"init": init}, dtype="float64")
     block, compiled = blocks.stack([run], 1), blocks.programs(run)
     _, row = compiled.prepare(block, compiled.start(block))
     values = jax.tree.map(lambda x: x[0], row.report.values)
@@ -307,10 +311,15 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     noise = np.random.default_rng(0).normal(size=(horizon, *task.log_reference.shape))
     policy = Fixed(jax.nn.log_softmax(jnp.asarray(np.asarray(task.log_reference) + noise), axis=-1), horizon)
     objective = Objective(task, run.reference)
-    by_table, by_list = (each.weighted_rows() for each in (DynamicProgram(objective, policy), enumeration(objective, policy)))
-    one, other = rows.detail(by_table), rows.detail(by_list)
+
+    @jax.jit
+    def of(policy):
+        known = (each.weighted_rows() for each in (DynamicProgram(objective, policy), enumeration(objective, policy)))
+        length = exact.values(Objective(task, run.reference, REGISTRY["kl_pi_ref"], PARAMS), policy.table()).length
+        return [(rows.detail(each), each.ends) for each in known], length
+
+    ((one, ends), (other, listed_ends)), length = of(policy)
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
-    np.testing.assert_allclose(by_table.ends, by_list.ends, atol=1e-12)
-    length = exact.values(Objective(task, run.reference, REGISTRY["kl_pi_ref"], PARAMS), policy.table()).length
+    np.testing.assert_allclose(ends, listed_ends, atol=1e-12)
     np.testing.assert_allclose(np.sum(one.alive), length)

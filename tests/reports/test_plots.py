@@ -23,8 +23,15 @@ def sweep(betas: list[float], regrets: list[float]) -> Runs:
     return Runs(summary, history, ends, diversity, Path())
 
 
-@pytest.mark.parametrize("far", [np.inf, np.nan, 1e300], ids=str)
-@pytest.mark.parametrize("which", ["beta", "regret", "both"])
+QUICK = {("beta", 1e300), ("regret", np.nan), ("both", np.inf)}
+LEFT_OUT = [
+    pytest.param(which, far, marks=[] if (which, far) in QUICK else pytest.mark.slow)
+    for which in ("beta", "regret", "both")
+    for far in (np.inf, np.nan, 1e300)
+]
+
+
+@pytest.mark.parametrize(("which", "far"), LEFT_OUT)
 def test_a_run_that_cannot_be_drawn_empties_no_panel_and_is_said_to_be_left_out(tmp_path, which, far):
     betas, regrets = [0.1, 0.2, 0.5, 0.5], [0.1, 0.01, 0.02, 0.03]
     if which != "regret":
@@ -59,7 +66,7 @@ def test_a_sweep_of_which_all_can_be_drawn_has_no_note():
     assert plots.draw(sweep([0.1, 0.2], [0.1, 0.01])).axes[1].get_xlabel() == "beta"
 
 
-@pytest.mark.parametrize("far", [np.inf, np.nan, 1e300], ids=str)
+@pytest.mark.parametrize("far", [np.nan, *(pytest.param(far, marks=pytest.mark.slow) for far in (np.inf, 1e300))])
 def test_runs_none_of_which_can_be_drawn_still_have_a_figure(tmp_path, far):
     for runs in (sweep([far], [far]), sweep([far, far], [far, far])):
         plots.save(plots.draw(runs), tmp_path / "figure")

@@ -36,7 +36,7 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     store = f"store={folder / 'store'}"
     assert cli.main(["task=bandit/bimodal", "steps=20", "tracking=none", f"hydra.run.dir={folder / 'bandit'}", store]) == 0
-    sampled = ["task=sequence/text", "policy=gru", "policy.width=4", "algorithm=rloo", "steps=2", "batch_size=8"]
+    sampled = ["task=sequence/motif", "policy=gru", "policy.width=4", "algorithm=rloo", "steps=2", "batch_size=8"]
     assert cli.main([*sampled, "tracking=none", f"hydra.run.dir={folder / 'sampled'}", store]) == 0
     swept = ["penalty=reverse_kl,neyman", "optimizer=sgd", "optimizer.learning_rate=1e308", "task=bandit/random", "steps=4"]
     assert cli.main(["-m", *swept, "tracking=none", f"hydra.sweep.dir={folder / 'sweep'}", store]) == 1

@@ -84,7 +84,7 @@ def test_both_launchers_leave_the_same_and_a_finished_sweep_is_not_run_again(rlk
     )
 
 
-@pytest.mark.parametrize("beside", [63, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 299))])
+@pytest.mark.parametrize("beside", [17, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 63, 299))])
 def test_a_job_alone_and_in_company_leaves_the_same_files(rlkl, tmp_path, beside):
     one = ("task.size=3", "algorithm=rloo", "penalty.beta=0.3")
     rlkl(*SMALL, *one, "seed=7", "hydra.run.dir=alone", "store=a")
