@@ -8,17 +8,17 @@ numbers are raw or processed (temperature, top-p) is not in the response. Source
 sglang/srt/managers/tokenizer_manager.py, OpenAI's API reference.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlkl.diagnostics.json_values import json_values
 from rlkl.errors import SettingsError
 
 Token = int | str
-UNKNOWN = -1  # in place of the id of a first token that the server leaves out
-MINUS_INFINITY = -9999.0
+UNKNOWN = -1  # in place of an id that the server leaves out
+MINUS_INFINITY = -9999.0  # servers write this for a probability of zero
 SLACK = 1e-3  # how far above 0 rounding may put a log-probability
 ID_PREFIX = "token_id:"  # vLLM's names of tokens with return_tokens_as_token_ids
 
@@ -26,104 +26,85 @@ ID_PREFIX = "token_id:"  # vLLM's names of tokens with return_tokens_as_token_id
 class ServerSequence(NamedTuple):
     """A prompt and its continuation, as far as the response has them.
 
-    tokens: ids, or texts where the server names tokens by text. ids: ids of all tokens, None if the response lacks one.
-    log_probs: of these tokens; NaN where the server has none. prompt_length: the number of leading tokens of the prompt. top:
+    where: the place of the response, and of the choice in it, for messages. tokens: ids, or texts where the server names tokens
+    by text. ids: of all tokens, UNKNOWN where the response lacks one. log_probs: of these tokens; NaN where the server has
+    none. prompt_length: the number of leading tokens of the prompt; 0 of a prompt that is echoed, whose end is not known. top:
     at each position the log-probabilities of its likeliest tokens, by the names of `tokens`, None where the server has none;
-    None as a whole unless asked for.
+    None as a whole unless asked for. group: equal for choices of one response, and for responses with the same ids of the
+    prompt; None of SGLang.
     """
 
+    where: str
     tokens: list[Token]
-    ids: list[int] | None
+    ids: list[int]
     log_probs: list[float]
     prompt_length: int
     top: list[dict[Token, float] | None] | None
+    group: str | None
 
 
 class _Part(NamedTuple):
-    """A stretch of consecutive tokens: names, ids or None, log-probabilities, and top lists in the server's form."""
+    """A stretch of consecutive tokens: names, ids, log-probabilities, and top lists in the server's form."""
 
     tokens: list[Token]
-    ids: list[int] | None
+    ids: list[int]
     log_probs: list[float]
     top: Sequence[Any]
 
 
 def sequences(path: Path, key: str, with_top: bool = False) -> Iterator[ServerSequence]:
     """Iterate over a file's sequences; `key` names the file in errors. Raises `SettingsError` for what it cannot read."""
-    for number, response in enumerate(responses(path, key), start=1):
-        where = f"{key}, response {number}"
-        try:
-            yield from _sequences(response, where, with_top)
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError) as error:
-            if isinstance(error, SettingsError):
-                raise
-            raise SettingsError(where, "", f"has log-probabilities of an unknown shape ({error!r:.80})") from None
+    for where, response in json_values(path, f"{key}: {path.name}"):
+        yield from sequences_of(response, where, with_top)
 
 
-def responses(path: Path, key: str) -> Iterator[dict[str, Any]]:
-    """Iterate over the JSON objects of a file; JSON lines are read one at a time."""
+def sequences_of(response: Any, where: str, with_top: bool = False) -> Iterator[ServerSequence]:
+    """Iterate over a response's sequences, one a choice; raises `SettingsError`, with its place, for what it cannot read."""
+    if not isinstance(response, dict):
+        raise SettingsError(where, "", f"is of type {type(response).__name__} where a server's response must be")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
-            try:
-                content = json.loads(first)
-            except json.JSONDecodeError:
-                content = json.loads(first + file.read())  # one document over several lines
-            yield from _objects(content, key, path)
-            for line in file:
-                if line.strip():
-                    yield from _objects(json.loads(line), key, path)
-    except SettingsError:
-        raise
-    except FileNotFoundError:
-        raise SettingsError(key, path, "there is no such file") from None
-    except OSError as error:
-        raise SettingsError(key, path, f"cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(key, path, f"is truncated or damaged, or no JSON ({error!s:.80})") from None
+        body = unwrapped(response)
+        if body.get("error") or body.get("object") == "error":
+            raise SettingsError(where, "", f"is an error of the server: {body.get('error') or body.get('message')}")
+        if isinstance(body.get("meta_info"), dict):
+            yield _sequence(_sglang(body["meta_info"], where), None, where, with_top)
+            return
+        choices = body.get("choices") or [{}]
+        for number, choice in enumerate(choices, 1):
+            place = where if len(choices) == 1 else f"{where}, choice {number}"
+            group = choice.get("prompt_token_ids") or body.get("prompt_token_ids") or body.get("id") or where
+            yield _sequence(_choice(body, choice, place), str(group), place, with_top)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(where, "", f"has log-probabilities of an unknown shape ({error!r:.80})") from None
 
 
-def _objects(content: Any, key: str, path: Path) -> Iterator[dict[str, Any]]:
-    for response in content if isinstance(content, list) else [content]:
-        if not isinstance(response, dict):
-            raise SettingsError(key, path, f"holds a {type(response).__name__} where a server's response must be")
-        yield response
-
-
-def _sequences(response: dict[str, Any], where: str, with_top: bool) -> Iterator[ServerSequence]:
+def unwrapped(response: dict[str, Any]) -> dict[str, Any]:
+    """The response itself, which a line of OpenAI's batches wraps."""
     wrapped = response.get("response")
-    if isinstance(wrapped, dict) and isinstance(wrapped.get("body"), dict):
-        response = wrapped["body"]
-    if response.get("error") or response.get("object") == "error":
-        raise SettingsError(where, "", f"is an error of the server: {response.get('error') or response.get('message')}")
-    if isinstance(response.get("meta_info"), dict):
-        parts = [[_sglang(response["meta_info"], names, where) for names in (("input", "prefill"), ("output", "decode"))]]
-    else:
-        parts = [_choice(response, choice, where) for choice in response.get("choices") or [{}]]
-    for prompt, completion in parts:
-        if prompt is None and completion is None:
-            rule = "holds no log-probabilities; looked for choices[].logprobs, prompt_logprobs and meta_info"
-            raise SettingsError(where, "", rule)
-        yield _joined([part for part in (prompt, completion) if part is not None], prompt, where, with_top)
+    return wrapped["body"] if isinstance(wrapped, dict) and isinstance(wrapped.get("body"), dict) else response
 
 
-def _joined(parts: list[_Part], prompt: _Part | None, where: str, with_top: bool) -> ServerSequence:
-    ids = [part.ids for part in parts]
+def _sequence(both: tuple[_Part | None, _Part | None], group: str | None, where: str, with_top: bool) -> ServerSequence:
+    """The sequence of the parts of a prompt and of its continuation."""
+    parts = [part for part in both if part is not None]
+    if not parts:
+        rule = "holds no log-probabilities; looked for choices[].logprobs, prompt_logprobs and meta_info"
+        raise SettingsError(where, "", rule)
     return ServerSequence(
+        where,
         [token for part in parts for token in part.tokens],
-        None if None in ids else [one for part in ids if part is not None for one in part],
+        [one for part in parts for one in part.ids],
         [log_prob for part in parts for log_prob in part.log_probs],
-        0 if prompt is None else len(prompt.tokens),
+        0 if both[0] is None else len(both[0].tokens),
         [_top(entries, where) for part in parts for entries in part.top] if with_top else None,
+        group,
     )
 
 
-def _choice(response: dict[str, Any], choice: dict[str, Any], where: str) -> list[_Part | None]:
+def _choice(response: dict[str, Any], choice: dict[str, Any], where: str) -> tuple[_Part | None, _Part | None]:
     """The prompt and the completion of a choice of OpenAI's and vLLM's responses."""
-
-    def field(name: str) -> Any:
-        return choice.get(name) or response.get(name)
-
     logprobs = choice.get("logprobs") or {}
     completion = None
     if logprobs.get("content"):
@@ -131,31 +112,25 @@ def _choice(response: dict[str, Any], choice: dict[str, Any], where: str) -> lis
     elif logprobs.get("tokens") or logprobs.get("token_logprobs"):
         completion = _completions(logprobs, choice.get("token_ids"), where)
     if completion is not None and math.isnan(completion.log_probs[0]):  # echo=true: the prompt is in it
-        usage = response.get("usage") or {}
-        end = len(field("prompt_logprobs") or ()) or usage.get("prompt_tokens") or 1
-        return [_slice(completion, slice(0, end)), _slice(completion, slice(end, None))]
-    return [_prompt(field("prompt_logprobs"), field("prompt_token_ids"), where), completion]
+        return None, completion
+    prompt, ids = (choice.get(name) or response.get(name) for name in ("prompt_logprobs", "prompt_token_ids"))
+    return _prompt(prompt, ids, where), completion
 
 
-def _slice(part: _Part, place: slice) -> _Part:
-    ids = None if part.ids is None else part.ids[place]
-    return _Part(part.tokens[place], ids, part.log_probs[place], part.top[place])
-
-
-def _completions(logprobs: dict[str, Any], token_ids: list[int] | None, where: str) -> _Part:
+def _completions(logprobs: dict[str, Any], token_ids: list[Any] | None, where: str) -> _Part:
     names = [_name(text) for text in logprobs["tokens"]]
     top = logprobs.get("top_logprobs") or [None] * len(names)
     return _part(names, token_ids, logprobs["token_logprobs"], top, where)
 
 
-def _chat(content: list[dict[str, Any]], token_ids: list[int] | None, where: str) -> _Part:
+def _chat(content: list[dict[str, Any]], token_ids: list[Any] | None, where: str) -> _Part:
     names = [_name(entry["token"], entry.get("bytes")) for entry in content]
     return _part(
         names, token_ids, [entry["logprob"] for entry in content], [entry.get("top_logprobs") for entry in content], where
     )
 
 
-def _prompt(entries: list[dict[str, Any] | None] | None, token_ids: list[int] | None, where: str) -> _Part | None:
+def _prompt(entries: list[dict[str, Any] | None] | None, token_ids: list[Any] | None, where: str) -> _Part | None:
     """vLLM's prompt_logprobs: null for the first token, then dictionaries by id that begin with the prompt's own token."""
     if not entries:
         return None
@@ -163,33 +138,42 @@ def _prompt(entries: list[dict[str, Any] | None] | None, token_ids: list[int] | 
     if len(ids) != len(entries):
         raise SettingsError(where, "", f"has {len(entries):,} prompt_logprobs for {len(ids):,} tokens of the prompt")
     log_probs = [entry[str(token)]["logprob"] if entry else None for token, entry in zip(ids, entries, strict=True)]
-    names: list[Token] = list(ids)
-    return _part(names, None if token_ids is None else ids, log_probs, entries, where)
+    return _part([*ids], token_ids, log_probs, entries, where)
 
 
-def _sglang(meta: dict[str, Any], prefixes: tuple[str, str], where: str) -> _Part | None:
+def _sglang(meta: dict[str, Any], where: str) -> tuple[_Part | None, _Part | None]:
     """SGLang's lists of [log-probability, id, text or null]; a part of a prompt that was not scored is not in them."""
 
-    def field(name: str) -> Any:
-        return next((meta[f"{prefix}_{name}"] for prefix in prefixes if meta.get(f"{prefix}_{name}")), None)
+    def part(*prefixes: str) -> _Part | None:
+        entries, top = (
+            next((meta[f"{prefix}_{name}"] for prefix in prefixes if meta.get(f"{prefix}_{name}")), None)
+            for name in ("token_logprobs", "top_logprobs")
+        )
+        if not entries:
+            return None
+        names: list[Token] = [UNKNOWN if entry is None else _id(entry[1], where) for entry in entries]
+        log_probs = [None if entry is None else entry[0] for entry in entries]
+        return _part(names, None, log_probs, top or [None] * len(entries), where)
 
-    entries = field("token_logprobs")
-    if not entries:
-        return None
-    ids = [UNKNOWN if entry is None else int(entry[1]) for entry in entries]
-    top = field("top_logprobs") or [None] * len(entries)
-    names: list[Token] = list(ids)
-    return _part(names, None, [None if entry is None else entry[0] for entry in entries], top, where)
+    return part("input", "prefill"), part("output", "decode")
 
 
-def _part(names: list[Token], ids: list[int] | None, log_probs: Sequence[Any], top: Sequence[Any], where: str) -> _Part:
-    """A part, with its lengths and its numbers checked."""
-    if ids is None and all(isinstance(name, int) and name != UNKNOWN for name in names):
-        ids = [int(name) for name in names]
+def _part(names: list[Token], ids: list[Any] | None, log_probs: Sequence[Any], top: Sequence[Any], where: str) -> _Part:
+    """A part, with its lengths and its numbers checked; ids: None if they are known from the names alone."""
     sizes = {len(names), len(log_probs), len(top), len(names if ids is None else ids)}
     if len(sizes) > 1:
         raise SettingsError(where, "", f"has {' and '.join(map(str, sorted(sizes)))} entries in lists that must be as long")
-    return _Part(names, ids, [_log_prob(value, where) for value in log_probs], top)
+    if ids is None:
+        numbers = [name if isinstance(name, int) else UNKNOWN for name in names]
+    else:
+        numbers = [_id(one, where) for one in ids]
+    return _Part(names, numbers, [_log_prob(value, where) for value in log_probs], top)
+
+
+def _id(value: Any, where: str) -> int:
+    if type(value) is not int or value < 0:
+        raise SettingsError(where, "", f"has {value!r:.40} in place of a token's id")
+    return value
 
 
 def _log_prob(value: Any, where: str) -> float:

@@ -132,6 +132,16 @@ def test_responses_of_one_prompt_are_a_group(tmp_path):
     assert first == second and third == fourth and len({first, third, fifth}) == 3
 
 
+def test_prompts_that_a_server_scored_are_left_out(tmp_path):
+    prompt = scored([], [])["choices"][0]["prompt_logprobs"]
+    vllm = completion(prompt_logprobs=prompt)
+    unnamed = completion(prompt_logprobs=prompt, prompt_token_ids=None)
+    for value in (vllm, unnamed, sglang(input_token_logprobs=[[None, 5, None], [-7.0, 6, None]])):
+        _, [chunk] = read(stored(tmp_path / "a", value), reported="raw")
+        np.testing.assert_array_equal(chunk.sampler_log_probs, [-1.5, -2.5])
+        np.testing.assert_array_equal(chunk.tokens, [8, 9])
+
+
 def test_what_is_reported_must_be_said(tmp_path):
     for server, example in SERVERS.items():
         message = refused(stored(tmp_path / server, example()))
@@ -153,6 +163,8 @@ def test_a_server_scores_for_the_reference(server, tmp_path, monkeypatch):
     if server == "sglang":
         numbers = ([-0.25, -9999.0], [-0.5, -0.75])
         example = [{"meta_info": {"input_token_logprobs": [[None, 5, None], [a, 8, None], [b, 9, None]]}} for a, b in numbers]
+        for response in example:  # the token that was generated after the prompt
+            response["meta_info"]["output_token_logprobs"] = [[-3.0, 1, None]]
     paths = stored(tmp_path / "a", completion()), stored(tmp_path / "b", completion())
     _, chunks = read(*paths, reported="raw", reference_logprobs=str(stored(tmp_path / "s", *example)))
     np.testing.assert_array_equal(joined(chunks).ref_log_probs, [-0.25, -np.inf, -0.5, -0.75])
@@ -164,11 +176,15 @@ def test_scores_that_do_not_fit_are_refused(tmp_path):
         ([], "ends before the rollouts"),
         ([scored([8, 9], [-1, -1])] * 2, "reference_logprobs: s, line 2: has no sequence in the rollouts"),
         ([scored([9, 9], [-1, -1])], "s, line 1, token 0 of the completion: does not score token 8"),
-        ([scored([8, 9], [-1, "x"])], "token 1 of the completion: does not score token 9"),
-        ([scored([8, 9], [-1, 1.0])], "s, line 1, token 1: ref_log_probs=1.0: is above 0"),
-        ([scored([9], [-1.0], prompt=(5,))], "scores 2 tokens, and the completion alone has 2"),
-        ([completion()], "s, line 1: has neither prompt_logprobs (vLLM) nor input_token_logprobs (SGLang)"),
-        ([[1]], "has neither prompt_logprobs"),
+        ([scored([8, 9], [-1, "x"])], "s, line 1: has 'x' in place of a log-probability"),
+        ([scored([8, 9], [-1, None])], "token 1 of the completion: does not score token 9"),
+        ([scored([8, 9], [-1, 1.0])], "reference_logprobs: s, line 1: has a log-probability of 1: none is above 0"),
+        (
+            [scored([9], [-1.0], prompt=(5,))],
+            "scores 2 tokens (prompt_logprobs of vLLM, input_token_logprobs of SGLang), and the completion alone has 2",
+        ),
+        ([completion()], "s, line 1: scores 0 tokens (prompt_logprobs of vLLM, input_token_logprobs of SGLang)"),
+        ([[1]], "s, line 1, entry 1: is of type int where a server's response must be"),
     ):
         stored(score, *example)
         assert message in refused(path, reported="raw", reference_logprobs=str(score))
@@ -207,26 +223,28 @@ def logprobs(**changes):
         (nemo_rl(prev_logprobs=[[0.0, -9.0, 2.0, -2.0, 0.0]]), "token 0: log_probs=2.0: is above 0"),
         (nemo_rl(token_ids=[[5, 6, 8, 10, 0]]), "token 1: tokens=10: is not below vocab_size=10"),
         (nemo_rl(sample_loss_mask=[0.0]), "holds no sequence"),
-        (completion(logprobs=None), "line 1: lacks logprobs"),
-        (completion(logprobs=[1]), "line 1: lacks token_logprobs"),
+        (completion(logprobs=None), "line 1: holds no log-probabilities"),
+        (completion(logprobs=[1]), "line 1: has log-probabilities of an unknown shape"),
         (completion(logprobs=logprobs(token_logprobs=[None, -1.0])), "ask the server without echo"),
         (completion(logprobs=logprobs(token_logprobs=[-1.0, None])), "token 1: sampler_log_probs=nan: is not a number"),
-        (completion(logprobs=logprobs(token_logprobs=[-1.0, 0.5])), "token 1: sampler_log_probs=0.5: is above 0"),
+        (completion(logprobs=logprobs(token_logprobs=[-1.0, 0.5])), "line 1: has a log-probability of 0.5: none is above 0"),
         (completion(logprobs=logprobs(token_logprobs=[-1.0, -9999.0])), "is minus infinity for a token that was drawn"),
-        (completion(token_ids=[8]), "tokens: has 1 entries, and sampler_log_probs has 2"),
+        (completion(token_ids=[8]), "has 1 and 2 entries in lists that must be as long"),
         (completion(token_ids=[8, 10]), "tokens=10: is not below vocab_size=10"),
-        (completion() | {"choices": []}, "must be a list of at least one choice"),
-        (completion() | {"choices": None}, "lacks choices"),
-        (batch(logprobs=None), "lacks logprobs"),
-        ({"response": {"status_code": 500, "body": None}}, "lacks choices"),
-        (chat(logprobs={"content": None}), "lacks token_logprobs"),
-        (chat(logprobs={"content": [1]}), "lacks logprob"),
-        (chat(logprobs={"content": [{"token": "token_id:x", "logprob": -1.0}]}), "tokens='x': must be a whole number"),
-        (sglang(output_token_logprobs=None), "lacks output_token_logprobs"),
-        (sglang(output_token_logprobs=[[-1.0, 8], -1.0]), "output_token_logprobs=-1.0: must be [log-probability, token, text]"),
-        (sglang(output_token_logprobs=[[None, 8]]), "sampler_log_probs=nan: is not a number"),
+        (completion() | {"choices": []}, "line 1: holds no log-probabilities"),
+        (completion() | {"choices": 1}, "of an unknown shape"),
+        (batch(logprobs=None), "line 1: holds no log-probabilities"),
+        ({"response": {"status_code": 500, "body": None}}, "line 1: holds no log-probabilities"),
+        ({"response": None, "error": {"code": "expired"}}, "is an error of the server: {'code': 'expired'}"),
+        (scored([8, 9], [-1.0, -1.0]), "line 1: holds no log-probabilities of sampled tokens"),
+        (chat(logprobs={"content": None}), "line 1: holds no log-probabilities"),
+        (chat(logprobs={"content": [1]}), "of an unknown shape"),
+        (chat(logprobs={"content": [{"token": "token_id:x", "logprob": -1.0}]}), "of an unknown shape"),
+        (sglang(output_token_logprobs=None), "line 1: holds no log-probabilities"),
+        (sglang(output_token_logprobs=[[-1.0, 8], -1.0]), "of an unknown shape"),
+        (sglang(output_token_logprobs=[[None, 8]]), "begins with a token that was not sampled"),
         (sglang(output_token_logprobs=[[-1.0, 10]]), "tokens=10: is not below vocab_size=10"),
-        ({"meta_info": 1}, "lacks output_token_logprobs"),
+        ({"meta_info": 1}, "line 1: holds no log-probabilities"),
     ],
 )
 def test_what_others_write_and_cannot_be_is_refused(value, message, tmp_path):

@@ -33,13 +33,14 @@ def test_every_shape_is_read(tmp_path, shape, form):
     path = server_responses.write(tmp_path / "some", [SHAPES[shape](*one, K) for one in cases], form)
     whole = shape in ("vllm", "sglang", "echo")  # with the first token, of which nothing is known
     for (log_p, tokens), sequence in zip(cases, read(path), strict=True):
+        expected = tokens[0 if whole else 1 :]
         numbers = [int(token.removeprefix(" w")) if isinstance(token, str) else token for token in sequence.tokens]
-        assert numbers == tokens[0 if whole else 1 :]
+        assert numbers == expected
         log_probs = sequence.log_probs[1:] if whole else sequence.log_probs
         np.testing.assert_array_equal(log_probs, log_p[np.arange(6), tokens[1:]])
         assert not whole or (math.isnan(sequence.log_probs[0]) and sequence.top[0] is None)
-        assert (sequence.ids is not None) == shape.startswith(("vllm", "sglang"))
-        assert sequence.prompt_length == (7 if whole else 0)
+        assert sequence.ids == (expected if shape.startswith(("vllm", "sglang")) else [-1] * len(expected))
+        assert sequence.prompt_length == (7 if shape in ("vllm", "sglang") else 0)
         for row, top in zip(log_p, sequence.top[1:] if whole else sequence.top, strict=True):
             shown = {name if isinstance(name, int) else int(name.removeprefix(" w")): value for name, value in top.items()}
             assert set(server_responses.top(row, K)) <= set(shown)
@@ -51,7 +52,7 @@ def test_sampled_tokens_are_read_without_their_top_lists(tmp_path):
     response["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = "nothing that is read"
     path = server_responses.write(tmp_path / "some", [response])
     assert read(path, with_top=False)[0].top is None
-    with pytest.raises(SettingsError, match=r"BASE, response 1"):
+    with pytest.raises(SettingsError, match=r"BASE: some, line 1"):
         read(path)
 
 
@@ -67,7 +68,27 @@ def test_a_prompt_and_its_continuation_are_one_sequence(tmp_path):
     np.testing.assert_array_equal(sequence.log_probs[1:], log_p[np.arange(6), tokens[1:]])
     del choice["prompt_token_ids"]  # then each dictionary's first entry is the prompt's token
     (sequence,) = read(server_responses.write(tmp_path / "some", [response]))
-    assert sequence.tokens[1:4] == tokens[1:4] and sequence.ids is None
+    assert sequence.tokens == sequence.ids[:4] + sequence.tokens[4:] and sequence.ids == [-1, *tokens[1:]]
+
+
+def test_choices_are_sequences_with_a_place_and_a_group(tmp_path):
+    """Equal groups for choices of one response, and for responses with the same ids of the prompt."""
+    responses = [server_responses.completions(*case(seed), K) for seed in range(4)]
+    responses[0]["choices"] *= 2
+    for response, prompt in zip(responses[1:], ([5], [6], [5]), strict=True):
+        response["prompt_token_ids"] = prompt
+    sequences = read(server_responses.write(tmp_path / "some", [*responses, server_responses.sglang_output(*case(4), K)]))
+    first, second, one, other, again, sglang = (sequence.group for sequence in sequences)
+    assert first == second and one == again and len({first, one, other}) == 3 and sglang is None
+    assert [each.where for each in sequences[:3]] == [
+        "BASE: some, line 1, choice 1", "BASE: some, line 1, choice 2", "BASE: some, line 2"
+    ]  # fmt: skip
+
+
+def test_the_end_of_an_echoed_prompt_is_not_guessed(tmp_path):
+    response = server_responses.echoed(*case(0), K) | {"usage": {"prompt_tokens": 4}}
+    (sequence,) = read(server_responses.write(tmp_path / "some", [response]))
+    assert sequence.prompt_length == 0 and len(sequence.tokens) == 7
 
 
 def test_names_of_tokens(tmp_path):
@@ -98,11 +119,12 @@ def with_value(value) -> dict:
     return response
 
 
+ONE = {"tokens": ["a"], "token_logprobs": [-1.0]}
 TWICE = {"token": "a", "logprob": -1.0}
 BAD = {
-    "positive": (with_value(0.5), "BASE, response 2: has a log-probability of 0.5: none is above 0"),
-    "NaN": (with_value(math.nan), "BASE, response 2: has a log-probability that is NaN"),
-    "text": (with_value("-1.0"), "BASE, response 2: has '-1.0' in place of a log-probability"),
+    "positive": (with_value(0.5), "BASE: some, line 2: has a log-probability of 0.5: none is above 0"),
+    "NaN": (with_value(math.nan), "BASE: some, line 2: has a log-probability that is NaN"),
+    "text": (with_value("-1.0"), "BASE: some, line 2: has '-1.0' in place of a log-probability"),
     "huge": (with_value(-(10**400)), "of an unknown shape"),
     "bool": (with_value(False), "in place of a log-probability"),
     "short": (changed("completions", token_logprobs=[-1.0]), "has 1 and 6 entries in lists that must be as long"),
@@ -118,6 +140,9 @@ BAD = {
     "twice": ({"choices": [{"logprobs": {"content": [TWICE | {"top_logprobs": [TWICE] * 2}]}}]}, "shows the token 'a' twice"),
     "null top": ({"choices": [{"logprobs": {"content": [TWICE | {"top_logprobs": [TWICE | {"logprob": None}]}]}}]}, "has null"),
     "sglang": ({"meta_info": {"output_token_logprobs": [[-1.0]]}}, "of an unknown shape"),
+    "no id": ({"meta_info": {"output_token_logprobs": [[-1.0, 8.7]]}}, "has 8.7 in place of a token's id"),
+    "negative id": ({"choices": [{"logprobs": ONE, "token_ids": [-1]}]}, "has -1 in place of a token's"),
+    "text as id": ({"choices": [{"logprobs": ONE, "token_ids": ["7"]}]}, "has '7' in place of a token's id"),
     "no meta": ({"text": "a", "meta_info": {"prompt_tokens": 2}}, "holds no log-probabilities"),
 }
 
@@ -134,19 +159,18 @@ def test_bad_responses_are_refused(tmp_path, name):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b'{"choices": [', "is truncated or damaged, or no JSON"),
-        (b"", "is truncated or damaged, or no JSON"),
-        (b"[1, 2]", "holds a int where a server's response must be"),
-        (b'["a"]', "holds a str"),
-        (b"[" * 200_000, "is truncated or damaged, or no JSON"),
-        (b'{"a": "\xff"}', "is truncated or damaged, or no JSON"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "is truncated or damaged, or no JSON"),
+        (b'{"choices": [', "line 1: is no JSON; the file ends in it: is it truncated?"),
+        (b"[1, 2]", "line 1, entry 1: is of type int where a server's response must be"),
+        (b'["a"]', "is of type str"),
+        (b"[" * 200_000, "is no JSON"),
+        (b'{"a": "\xff"}', "is no text in UTF-8"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
     ],
 )
 def test_what_is_no_json_is_refused(tmp_path, content, said):
     path = tmp_path / "some"
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match="BASE=") as raised:
+    with pytest.raises(SettingsError, match="BASE: some, line 1") as raised:
         read(path)
     assert said in str(raised.value)
 
@@ -156,7 +180,7 @@ def test_a_truncated_last_line_is_refused(tmp_path):
     path.write_text(path.read_text()[:-30])
     sequences = server_logprobs.sequences(path, "BASE")
     assert next(sequences) and next(sequences)  # lines are read one at a time
-    with pytest.raises(SettingsError, match="truncated or damaged"):
+    with pytest.raises(SettingsError, match="line 3: is no JSON; the file ends in it: is it truncated"):
         next(sequences)
 
 

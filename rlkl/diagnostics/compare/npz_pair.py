@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rlkl.diagnostics.compare import npz, stream
+from rlkl.diagnostics import npz
+from rlkl.diagnostics.compare import stream
 from rlkl.diagnostics.compare.stream import Block, Stream
 from rlkl.errors import SettingsError
 

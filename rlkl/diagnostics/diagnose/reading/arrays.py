@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from rlkl.diagnostics.compare import npz
+from rlkl.diagnostics import npz
 from rlkl.diagnostics.diagnose.reading import records
 from rlkl.diagnostics.diagnose.reading.chunk import (
     FORMAT,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from rlkl.diagnostics.server_logprobs import MINUS_INFINITY, SLACK
 from rlkl.errors import SettingsError, nearest
 
 FORMAT = "rlkl_rollouts"  # the key that holds the version of the format
@@ -17,8 +18,6 @@ SEQUENCE_FIELDS = ("reward", "group", "step")
 FIELDS = ("tokens", "mask", *LOG_PROBS, "advantages", "reward", "group", "step")
 REPORTED = ("raw", "processed")
 SAMPLED_FROM = ("policy", "sampler", "reference")
-MINUS_INFINITY = -9999.0  # servers write this for a probability of zero
-ROUNDED_UP = 1e-3  # largest log-probability that counts as rounding of 0
 
 
 class Header(NamedTuple):
@@ -152,7 +151,7 @@ def checked(chunk: Chunk, header: Header, place: Callable[[int], str]) -> Chunk:
         if values is None:
             continue
         refuse(np.isnan(values), name, "is not a number")
-        refuse(values > ROUNDED_UP, name, "is above 0, and a log-probability is not")
+        refuse(values > SLACK, name, "is above 0, and a log-probability is not")
         zero = values <= MINUS_INFINITY
         if zero.any():
             if name == drawn_by(chunk.fields, header):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rlkl.diagnostics.diagnose.reading import nemo_rl, prime_rl, servers
 from rlkl.diagnostics.diagnose.reading.chunk import FORMAT, Chunk, Header, header, merged
-from rlkl.diagnostics.diagnose.reading.json_values import Value, json_values
 from rlkl.diagnostics.diagnose.reading.records import Record, pack, record_fields
+from rlkl.diagnostics.json_values import Value, json_values
 from rlkl.errors import SettingsError
 
 FOREIGN = (prime_rl, nemo_rl, servers)  # each has KEYS, and records(values, path, header)
@@ -18,7 +18,7 @@ def read_json(path: Path, settings: Header) -> tuple[Header, Iterator[Chunk]]:
 
     In rlkl's own format an optional first line is the header, and each other line a sequence. Raises `SettingsError`.
     """
-    values = json_values(path)
+    values = json_values(path, path.name)
     first = next(values, None)
     if first is None:
         raise SettingsError("PATH", path, "holds no sequence")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rlkl.diagnostics.diagnose.reading.chunk import Header
 from rlkl.diagnostics.diagnose.reading.foreign import field, lists, prompt_label
-from rlkl.diagnostics.diagnose.reading.json_values import Value
 from rlkl.diagnostics.diagnose.reading.records import Record
+from rlkl.diagnostics.json_values import Value
 from rlkl.errors import SettingsError
 
 KEYS = {"trainer_logprobs", "inference_logprobs"}

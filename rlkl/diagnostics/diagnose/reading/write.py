@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlkl.diagnostics.diagnose.reading.chunk import FORMAT, SEQUENCE_FIELDS, VERSION, Chunk, Header
+from rlkl.diagnostics.server_logprobs import MINUS_INFINITY
 from rlkl.errors import SettingsError
 
 DIGITS = 7  # significant digits of numbers in JSON lines
@@ -50,4 +51,4 @@ def records(chunk: Chunk) -> Iterable[dict[str, Any]]:
 def _rounded(value: int | float) -> int | float:
     if isinstance(value, int):
         return value
-    return -9999.0 if value == -np.inf else float(f"{value:.{DIGITS}g}")
+    return MINUS_INFINITY if value == -np.inf else float(f"{value:.{DIGITS}g}")

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from rlkl.errors import SettingsError
 
 LONGEST_LINE = 2**28  # bytes; a longer line is a file of another kind
-OPENINGS = (b"{", b"[", b"[{")  # the whole first line of a document that is indented
 
 
 class Value(NamedTuple):
@@ -18,33 +17,33 @@ class Value(NamedTuple):
     content: Any
 
 
-def json_values(path: Path) -> Iterator[Value]:
-    """The values of a file one after another; those of a list are its entries.
+def json_values(path: Path, source: str) -> Iterator[Value]:
+    """The values of a file one after another; those of a list are its entries. source: the file's name in messages.
 
     Raises `SettingsError` for a line that is no JSON. Only a document over several lines is read at once.
     """
     with path.open("rb") as file:
+        is_first = True
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
             if line.isspace():
                 continue
-            where = f"{path.name}, line {number}"
-            if line.strip() in OPENINGS:
-                rest = file.read()
-                yield from _entries(f"{path.name}", _parsed(where, line + rest))
-                return
-            yield from _entries(where, _parsed(where, line))
-
-
-def _entries(where: str, content: Any) -> Iterator[Value]:
-    if isinstance(content, list):
-        yield from (Value(f"{where}, entry {number}", each) for number, each in enumerate(content, 1))
-    else:
-        yield Value(where, content)
+            where = f"{source}, line {number}"
+            if len(line) == LONGEST_LINE:
+                raise SettingsError(where, "", f"is longer than {LONGEST_LINE // 2**20} MiB")
+            try:
+                content = _parsed(where, line)
+            except SettingsError:
+                if not is_first:
+                    raise
+                content = _parsed(where, line + file.read())  # one document over several lines
+            is_first = False
+            if isinstance(content, list):
+                yield from (Value(f"{where}, entry {entry}", each) for entry, each in enumerate(content, 1))
+            else:
+                yield Value(where, content)
 
 
 def _parsed(where: str, text: bytes) -> Any:
-    if len(text) == LONGEST_LINE:
-        raise SettingsError(where, "", f"is longer than {LONGEST_LINE // 2**20} MiB")
     try:
         return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
