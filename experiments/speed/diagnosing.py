@@ -66,7 +66,7 @@ def monitoring(calls: int) -> dict[str, object]:
     watch, times = monitor(), []
     for _ in range(calls):
         started = time.perf_counter()
-        watch(**arrays, rewards=batch.reward, groups=batch.group)
+        watch(**arrays, reward=batch.reward, group=batch.group)
         times.append(time.perf_counter() - started)
     return {"what": "a call of rlkl.monitor(), float32", "tokens": BATCH * LENGTH, "seconds": float(np.median(times))}
 

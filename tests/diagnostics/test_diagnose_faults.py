@@ -99,7 +99,7 @@ def test_a_monitor_says_what_a_diagnosis_says(framework):
     watch = monitor(prefix="kl/")
     names = ("log_probs", "sampler_log_probs", "ref_log_probs", "mask")
     numbers = watch(
-        **{name: arrays[name] for name in names}, rewards=arrays["reward"], groups=32 * arrays["step"] + arrays["group"]
+        **{name: arrays[name] for name in names}, reward=arrays["reward"], group=32 * arrays["step"] + arrays["group"]
     )
     mismatch = {row.name: row for row in diagnosis.mismatch[diagnosis.mismatch.per == "token"].itertuples()}
     unweighted = diagnosis.kl[(diagnosis.kl.kl == "log pi/pi_ref under mu") & (diagnosis.kl.per == "token")]
@@ -124,5 +124,9 @@ def test_a_monitor_refuses_other_shapes():
         monitor()(log_probs=np.zeros((2, 3)), ref_log_probs=np.zeros((2, 4)))
     with pytest.raises(SettingsError, match="sequences x tokens"):
         monitor()(log_probs=np.zeros(3))
+    with pytest.raises(SettingsError, match="above 0"):
+        monitor()(log_probs=np.ones((2, 3)))
+    with pytest.raises(SettingsError, match="needs group"):
+        monitor()(log_probs=np.zeros((2, 3)), reward=np.zeros(2))
     with pytest.raises(SettingsError, match="no token"):
         monitor()(log_probs=np.zeros((2, 3)), mask=np.zeros((2, 3)))

@@ -213,10 +213,12 @@ def test_every_nearest_setting_is_exact():
 @pytest.mark.parametrize(
     ("overrides", "library", "message"),
     [
+        (["penalty.beta=0.1"], None, "penalty.estimator='null': must be named"),
+        ([], "none", "library='none'"),
         (["penalty=none"], None, "penalty='none': there is no penalty to diagnose"),
-        (["algorithm=exact"], None, "algorithm='exact': has exact gradients"),
+        (["algorithm=exact", "penalty.estimator=exact"], None, "algorithm='exact': has exact gradients"),
         (["penalty.estimator=k9"], None, "penalty.estimator='k9'"),
-        (["penalty.sampler=reference", "penalty=forward_kl"], None, "penalty.sampler='reference'"),
+        (["penalty.sampler=reference", "penalty=forward_kl", "penalty.estimator=k1"], None, "penalty.sampler='reference'"),
         ([], "trl_grop", "library='trl_grop': did you mean 'trl_grpo'"),
     ],
 )

@@ -29,16 +29,19 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_page_s_commands_run(folder):
     every = [words[1:] for words in commands(PAGE)]
-    assert len(every) == 3
+    assert len(every) == 4
     for arguments in every:
         assert cli.main(arguments) == 0, arguments
         content = json.loads((folder / "outputs" / "diagnose" / "report.json").read_text())
-        assert content["sequences"] == 800 and content["sampled_from"] == "sampler"
+        expected = 2560 if arguments[1].startswith("example:") else 800
+        assert content["sequences"] == expected and content["sampled_from"] == "sampler"
 
 
 def test_the_page_s_python_runs(folder, capsys):
-    (code,) = re.findall(r"```python\n(import rlkl\n.*?)```", PAGE, re.S)
-    exec(code, {})
+    codes = re.findall(r"```python\n(import .*?)```", PAGE, re.S)
+    assert len(codes) == 2
+    for code in codes:
+        exec(code, {})
     assert "KL(pi‖pi_ref)" in capsys.readouterr().out
     assert (folder / "diagnosis" / "report.html").exists()
 

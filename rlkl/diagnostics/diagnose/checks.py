@@ -103,10 +103,8 @@ def _heavy_tails(evidence: Evidence) -> tuple[float, str] | None:
     if not size < FAULTS["heavy_tails"].threshold:
         return None
     largest = run.totals.k3.share_of_largest(0.01)
-    return (
-        size,
-        f"k3 rests on {size:.3g} of {run.clusters.size} sequences; 1% of the tokens have {100 * largest:.0f}% of its sum",
-    )
+    shares = f"1% of the tokens have {100 * largest:.0f}% of its sum"
+    return size, f"k3 rests on {size:.3g} effective {run.unit} of {run.clusters.size}; {shares}"
 
 
 def _kl_at_start(evidence: Evidence) -> tuple[float, str] | None:
@@ -178,8 +176,8 @@ def _clipped(evidence: Evidence) -> tuple[float, str] | None:
     share = row.share if known else row.tokens
     if not share > FAULTS["clipped"].threshold:
         return None
-    effect = "lose their gradient" if known else "are outside"
-    return share, f"{100 * share:.0f}% of the tokens {effect} at a clip range of .2"
+    effect = "lose their gradient at a clip range of .2" if known else "have pi/mu outside of [.8, 1.2]"
+    return share, f"{100 * share:.0f}% of the tokens {effect}"
 
 
 def _zero_std_groups(evidence: Evidence) -> tuple[float, str] | None:
@@ -213,10 +211,11 @@ def _length_bias(evidence: Evidence) -> tuple[float, str] | None:
 
 def _descends_other(evidence: Evidence) -> tuple[float, str] | None:
     setting = evidence.setting
-    if setting is None or setting.descends.kind == "exact":
+    if setting is None or setting.is_its_own:
         return None
     row = next((row for row in evidence.pulls if row.gradient == setting.wanted and row.kind == "exact"), None)
     if row is None:
         return math.nan, f"it descends {setting.descends.says}, not {setting.wanted}"
-    pulls = f"on these tokens it pulls {row.ratio:.3g} ± {row.ratio_stderr:.1g} times as hard"
+    error = "" if math.isnan(row.ratio_stderr) else f" ± {row.ratio_stderr:.1g}"
+    pulls = f"on these tokens it pulls {row.ratio:.3g}{error} times as hard"
     return row.ratio, f"it descends {setting.descends.says}, not {setting.wanted}; {pulls}"

@@ -178,5 +178,7 @@ def _left_out(runs: list[Run], run: Run, grouped: groups.Groups | None, setting:
         yield LeftOut("what the penalty descends", "needs its setting, as in penalty.estimator=k3 or library=trl_grpo")
     elif not run.has("k1"):
         yield LeftOut("the pull of the penalty", "needs ref_log_probs and log_probs")
-    elif grouped is None and setting.descends.says.endswith("scale"):
+    elif grouped is None and setting.is_scaled:
         yield LeftOut("what beta is worth beside scaled advantages", "needs group and reward")
+    if setting is not None and setting.library == "verl_grpo":
+        yield LeftOut("verl's clip of k3 at 10 in the pull", "is not in this preset; the limits show how much of k3 it reaches")

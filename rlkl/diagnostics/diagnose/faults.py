@@ -56,7 +56,7 @@ FAULTS = {
     "heavy_tails": Fault(
         "the mean of k3 rests on a few sequences",
         50.0,
-        "below an effective number of {} sequences behind the mean of k3, of at least 100",
+        "below an effective number of {} sequences, or groups, behind the mean of k3, of at least 100",
         "with so few, 95% intervals of lognormal values cover 90 to 93% (measured), and the sum of a rarer token "
         "may be missing altogether",
         "k1_k3",
@@ -104,7 +104,7 @@ FAULTS = {
         "clamps",
     ),
     "clipped": Fault(
-        "a clip range of .2 removes the gradient of many tokens",
+        "many ratios pi/mu are outside of a clip range of .2",
         0.1,
         "above a share of {} of the tokens",
         "PPO's range is meant for the few tokens that several updates moved far",

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from rlkl.diagnostics.diagnose.measures.estimates import Clusters, clusters, ratio
 from rlkl.diagnostics.diagnose.measures.groups import extremes
 from rlkl.diagnostics.diagnose.measures.token_totals import CLAMPS, CLIPS
 from rlkl.diagnostics.diagnose.reading.arrays import as_numpy
+from rlkl.diagnostics.server_logprobs import SLACK
 from rlkl.errors import SettingsError
 
 
@@ -27,13 +28,13 @@ class Monitor:
         sampler_log_probs: Any = None,
         ref_log_probs: Any = None,
         mask: Any = None,
-        rewards: Any = None,
-        groups: Any = None,
+        reward: Any = None,
+        group: Any = None,
     ) -> dict[str, float]:
         """Numbers by name, of arrays of NumPy, PyTorch or JAX.
 
         log_probs, sampler_log_probs, ref_log_probs: [N, T], of the sampled tokens under policy, sampler and reference. mask:
-        [N, T], 0 where a token does not count. rewards, groups: [N]; groups are equal for answers to one prompt. KLs and the
+        [N, T], 0 where a token does not count. reward, group: [N]; groups are equal for answers to one prompt. KLs and the
         entropy are in nats a token. Standard errors are those of sequences, or of groups. Tokens of the sampler are not
         weighted: where it differs from the policy, use `rlkl.diagnose`. Raises `SettingsError` for arrays of different shapes.
         """
@@ -45,21 +46,23 @@ class Monitor:
         log_ref = None if ref_log_probs is None else _alike("ref_log_probs", ref_log_probs, log_pi.shape)
         log_mu = None if sampler_log_probs is None else _alike("sampler_log_probs", sampler_log_probs, log_pi.shape)
         by = Clusters(np.arange(count), count)
-        if groups is not None:
-            by = clusters(_alike("groups", groups, log_pi.shape[:1]))
+        if group is not None:
+            by = clusters(_alike("group", group, log_pi.shape[:1]))
         columns = np.zeros((count, len(COLUMNS)))
         rows = max(1, AT_ONCE // max(width, 1))
         for first in range(0, count, rows):
             part = slice(first, first + rows)
             ref, mu = (None if each is None else each[part] for each in (log_ref, log_mu))
             _add(columns[part], inside[part], log_pi[part], ref, mu)
+        if reward is not None and group is None:
+            raise SettingsError("reward", "", "needs group: which answers belong to one prompt")
         if not columns[:, 0].any():
             raise SettingsError("mask", "", "leaves no token")
         numbers = self._entropy(columns)
         numbers |= _of_reference(columns, by) if log_ref is not None else {}
         numbers |= _of_sampler(columns, by) if log_mu is not None else {}
-        if rewards is not None and groups is not None:
-            numbers |= _of_groups(_alike("rewards", rewards, log_pi.shape[:1]), by)
+        if reward is not None and group is not None:
+            numbers |= _of_groups(_alike("reward", reward, log_pi.shape[:1]), by)
         return {self.prefix + name: value for name, value in numbers.items()}
 
     def _entropy(self, columns: Float[np.ndarray, "N C"]) -> dict[str, float]:
@@ -92,6 +95,8 @@ def _add(
     lengths = np.count_nonzero(inside, axis=1)
     outside = inside.shape[1] - lengths
     log_pi = np.where(inside, log_pi, 0.0).astype(np.float64, copy=False)
+    if log_pi.max(initial=0.0) > SLACK:
+        raise SettingsError("log_probs", float(log_pi.max()), "is above 0, and a log-probability is not")
     columns[:, 0], columns[:, 1] = lengths, -log_pi.sum(axis=1)
     with np.errstate(over="ignore"):
         if log_ref is not None:
@@ -138,7 +143,7 @@ def _of_sampler(columns: Float[np.ndarray, "N C"], by: Clusters) -> dict[str, fl
     }
 
 
-def _of_groups(rewards: Float[np.ndarray, " N"], by: Clusters) -> dict[str, float]:
+def _of_groups(rewards: Real[np.ndarray, " N"], by: Clusters) -> dict[str, float]:
     low, high = extremes(rewards.astype(np.float64), by)
     return {"zero_std_groups": float(np.mean(low == high))}
 

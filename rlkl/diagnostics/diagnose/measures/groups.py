@@ -1,7 +1,8 @@
 """Groups of answers to one prompt: those without signal, and what a division by the group's deviation optimises.
 
-Of binary rewards with success probability p, advantages (r - m)/sqrt(m(1-m)) of groups of G answers ascend a utility U_G(p)
-with U_G'(p) = E[sqrt(m(1-m))]/(p(1-p)), m = K/G and K binomial; plain rewards have slope 1.
+Of binary rewards with success probability p, advantages (r - m)/s of groups of G answers ascend a utility U_G(p) with
+U_G'(p) = sqrt((G-1)/G) E[sqrt(m(1-m))]/(p(1-p)), m = K/G and K binomial; plain rewards have slope 1. s is the sample standard
+deviation, with the divisor G - 1, as in TRL and verl.
 """
 
 import math
@@ -46,12 +47,15 @@ class Groups(NamedTuple):
 
 
 def utility_slope(p: float, size: int) -> float:
-    """U_G'(p): the factor of the reward's gradient at success probability p under division by the group's deviation."""
+    """U_G'(p): the factor of the reward's gradient at success probability p under division by the group's deviation.
+
+    size: G, the number of answers.
+    """
     k = np.arange(size + 1)
     m = k / size
     log_count = special.gammaln(size + 1) - special.gammaln(k + 1) - special.gammaln(size - k + 1)
     probability = np.exp(log_count + special.xlogy(k, p) + special.xlog1py(size - k, -p))
-    return float(probability @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
+    return math.sqrt((size - 1) / size) * float(probability @ np.sqrt(m * (1.0 - m))) / (p * (1.0 - p))
 
 
 def groups(run: Run) -> Groups | None:
@@ -66,7 +70,7 @@ def groups(run: Run) -> Groups | None:
         return None
     means = by.sums(rewards) / sizes
     variance = by.sums((rewards - means[by.labels]) ** 2) / sizes
-    deviation = np.where(low == high, 0.0, np.sqrt(variance))[many]
+    deviation = np.where(low == high, 0.0, np.sqrt(variance * sizes / np.maximum(sizes - 1.0, 1.0)))[many]
     values = np.unique(rewards)
     size = float(np.median(sizes[many]))
     each = Clusters(np.arange(int(many.sum())), int(many.sum()))
@@ -75,7 +79,8 @@ def groups(run: Run) -> Groups | None:
     if binary:
         scale = values[1] - values[0]
         unbiased = (variance * sizes / np.maximum(sizes - 1.0, 1.0))[many] / scale**2
-        weight = ratio(deviation / scale, unbiased, each)
+        along = deviation * ((sizes - 1.0) / sizes)[many]  # (r - m)/s times r - m, averaged over the group
+        weight = ratio(along / scale, unbiased, each)
         rows = _rows((means[many] - values[0]) / scale, round(size))
     zero = (low == high)[many].astype(float)
     one = np.ones(each.size)

@@ -93,7 +93,7 @@ def _of_reference(run: Run) -> list[KlRow]:
 def _weighted(run: Run, kl: str, values: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"]) -> KlRow:
     """The mean of values under another distribution, with weights of whole sequences that are normalised by their sum."""
     size = effective_size(run.clusters.sums(weights))
-    note = f"effective sample size {size:.3g} of {run.clusters.size}"
+    note = f"effective sample size {size:.3g} of {run.clusters.size} {run.unit}"
     if not size >= FEWEST:
         estimate = Estimate(math.nan, math.nan, math.nan, math.nan, run.clusters.size)
         return _row(kl, "sequence", "k1", "sequence", estimate, f"left out: {note}, below {FEWEST}")

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from rlkl.diagnostics.diagnose.measures.run import Run
-from rlkl.diagnostics.diagnose.measures.token_totals import CLAMPS, CLIPS
+from rlkl.diagnostics.diagnose.measures.token_totals import CLAMPS, CLIPS, LARGEST_K3
 
 
 class LimitRow(NamedTuple):
@@ -21,10 +21,12 @@ def limit_rows(run: Run) -> list[LimitRow]:
     totals, rows = run.totals, []
     if run.has("k1") and totals.tokens:
         for index, clamp in enumerate(CLAMPS):
-            part, whole = float(totals.clamped_k3[index]), totals.total_k3
-            share = 1.0 if math.isinf(part) else part / whole if whole > 0.0 else 0.0
+            share = _share(float(totals.clamped_k3[index]), totals.total_k3)
             about = "of the sum of k3 is in these tokens"
             rows.append(LimitRow(f"|log pi/pi_ref| > {clamp:g}", float(totals.clamped[index] / totals.tokens), share, about))
+        about = "of the sum of k3 is in these tokens (verl's low_var_kl clips there)"
+        share = _share(totals.large_k3, totals.total_k3)
+        rows.append(LimitRow(f"k3 > {LARGEST_K3:g}", totals.large / totals.tokens, share, about))
     if run.has("m1") and totals.tokens:
         for index, (below, above) in enumerate(CLIPS):
             limit = f"pi/mu outside [{1 - below:g}, {1 + above:g}]"
@@ -32,3 +34,8 @@ def limit_rows(run: Run) -> list[LimitRow]:
             about = "of the tokens lose their gradient: low with A < 0, or high with A > 0"
             rows.append(LimitRow(limit, float(totals.clipped[index].sum() / totals.tokens), cut, about))
     return rows
+
+
+def _share(part: float, whole: float) -> float:
+    """The share of a sum; 1 of an infinite part, 0 of nothing."""
+    return 1.0 if math.isinf(part) else part / whole if whole > 0.0 else 0.0

@@ -34,6 +34,11 @@ class Run:
         """The number of tokens of each sequence."""
         return self.table["length"]
 
+    @property
+    def unit(self) -> str:
+        """What the clusters are."""
+        return "groups" if self.has("group") else "sequences"
+
     @cached_property
     def clusters(self) -> Clusters:
         """Sequences of one prompt at one step; each sequence is its own cluster where groups are not known."""

@@ -9,6 +9,7 @@ from rlkl.diagnostics.diagnose.measures.sequence_sums import TokenValues
 from rlkl.diagnostics.diagnose.reading.chunk import Chunk
 
 CLAMPS = (10.0, 20.0)  # common limits of log-ratios, in nats
+LARGEST_K3 = 10.0  # verl clips k3 itself to 10, which log pi/pi_ref reaches at -2.61
 CLIPS = ((0.2, 0.2), (0.2, 0.28))  # common clip ranges of pi/mu, below and above 1
 LARGEST_ID = 2**22  # token ids from here on are not counted one by one
 STEPS = 32  # bins of a histogram in each factor of 2: the share of the largest values is good to about 2%
@@ -100,6 +101,7 @@ class TokenTotals:
         self.clamped = np.zeros(len(CLAMPS))
         self.clamped_k3 = np.zeros(len(CLAMPS))
         self.total_k3 = 0.0
+        self.large, self.large_k3 = 0, 0.0
         self.clipped = np.zeros((len(CLIPS), 2))  # tokens below and above the range
         self.cut = np.zeros(len(CLIPS))  # of those, tokens whose advantage's gradient the clip removes
         self.zero_probability = {"log_probs": 0, "ref_log_probs": 0, "sampler_log_probs": 0}
@@ -143,6 +145,10 @@ class TokenTotals:
 
     def _clamps(self, size: np.ndarray, k3: np.ndarray) -> None:
         self.total_k3 += float(k3.sum())
+        if k3.max() > LARGEST_K3:
+            large = k3 > LARGEST_K3
+            self.large += int(large.sum())
+            self.large_k3 += float(k3[large].sum())
         if size.max() <= CLAMPS[0]:
             return
         for index, clamp in enumerate(CLAMPS):

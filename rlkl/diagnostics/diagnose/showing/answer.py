@@ -55,7 +55,7 @@ def _kl(diagnosis: "Diagnosis") -> Iterator[str]:
     rows = _rows(diagnosis, formula, "token" if drawn == "sampler" else "none")
     if not rows:
         return
-    weighted = ", with weights pi/mu of each token" if drawn == "sampler" else ""
+    weighted = ", weighted by pi/mu of each token, in the states that mu visits" if drawn == "sampler" else ""
     whole, token = rows["k3", "sequence"], rows["k3", "token"]
     yield f"{formula} is {with_interval(whole)} nats a sequence and {with_interval(token)} a token, by k3{weighted}."
     whole, token = rows["k1", "sequence"], rows["k1", "token"]
@@ -68,13 +68,15 @@ def _kl(diagnosis: "Diagnosis") -> Iterator[str]:
             f"k1 and k3 disagree: {warned['k1_k3_disagree'].says}. Their log-probabilities are then not those that tokens were"
             " drawn with, or the rare tokens that k3 rests on are not among these."
         )
+    elif math.isnan(whole.stderr):
+        yield "There are too few groups or sequences for an error, so that k1 and k3 cannot be compared."
     elif drawn != "reference":
         yield "k1 and k3 agree within their errors."
     if "heavy_tails" in warned:
         yield f"The tails are heavy: {warned['heavy_tails'].says}."
     if drawn == "sampler":
         row = _rows(diagnosis, SAMPLER, "none")["k1", "token"]
-        yield f"Without weights the tokens tell {SAMPLER}: {with_interval(row)} nats a token by k1."
+        yield f"Unweighted, these tokens estimate {SAMPLER}: {with_interval(row)} nats a token by k1."
 
 
 def _other_direction(diagnosis: "Diagnosis") -> Iterator[str]:
@@ -122,8 +124,8 @@ def _groups(diagnosis: "Diagnosis") -> Iterator[str]:
     yield "so that their advantages are 0."
     if groups.weight is not None and not math.isnan(groups.weight.value):
         yield (
-            "Division by the group's deviation multiplies the gradient of a prompt's success rate by"
-            f" {with_error(groups.weight.value, groups.weight.stderr)} on average."
+            "Division by the group's standard deviation (divisor G - 1) multiplies the reward's gradient by"
+            f" {with_error(groups.weight.value, groups.weight.stderr)}, averaged over prompts by their variance p(1-p)."
         )
 
 
@@ -145,13 +147,16 @@ def _penalty(diagnosis: "Diagnosis") -> Iterator[str]:
     setting = penalty.setting
     how = f"{entrance(setting.penalty)}; {setting.algorithm}, {setting.aggregation}"
     yield f"The penalty ({how}) descends {setting.descends.says}."
+    if setting.aggregation == "seq-mean-token-mean" and diagnosis.lengths.shortest < diagnosis.lengths.longest:
+        yield "The weights 1/length of seq-mean-token-mean change its gradient further, and the reward's, since lengths differ."
     row = next((row for row in penalty.pulls.itertuples() if row.gradient == setting.wanted and row.kind == "exact"), None)
     if row is not None and math.isfinite(row.ratio):
         yield f"On these tokens it pulls {with_error(row.ratio, row.ratio_stderr)} times as hard as beta {setting.wanted}."
     elif row is not None:
         yield f"On these tokens its pull and that of {setting.wanted} cannot be compared: not both are finite."
     if penalty.scale is not None and setting.penalty.placement == "loss":
-        yield f"The advantages multiply the reward's gradient by {with_error(penalty.scale.value, penalty.scale.stderr)}."
+        scale = with_error(penalty.scale.value, penalty.scale.stderr)
+        yield f"The advantages multiply the reward's gradient by {scale}."
         if not penalty.scale.value > 2.0 * penalty.scale.stderr:
             yield "That is not surely above 0, so that these advantages do not tell what beta is worth."
     if penalty.coefficient is not None:
