@@ -186,7 +186,9 @@ def test_schedules_are_their_formulas():
             np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", settings.SCHEDULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "cosine" else pytest.mark.slow) for name in settings.SCHEDULES]
+)
 def test_a_scheduled_run_logs_its_coefficient_and_reaches_the_optimum_of_its_last(name):
     run = built("exact", penalty={"controller": name, "beta": 0.1, "beta_end": 0.5}, steps=2000)
     done = blocks.train_runs([run])[0]

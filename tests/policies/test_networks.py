@@ -1,5 +1,6 @@
 """Networks: what they draw is what they score, they start where they say, learn, and are graded exactly or with errors."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -161,7 +162,7 @@ def test_heads_must_divide_the_width():
     assert refused.value.key == "policy.heads"
 
 
-@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("order", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_an_automaton_that_remembers_is_the_same_task(order):
     """Values of one table policy, read through the states that remember, and an ngram of full memory reaches the optimum."""
     task = shortened(random_task(np.random.default_rng(order)))
@@ -313,12 +314,14 @@ def test_details_of_a_table_are_those_of_its_listed_sequences():
     objective = Objective(task, run.reference)
 
     @jax.jit
-    def of(policy):
+    def of(objective, policy):
         known = (each.weighted_rows() for each in (DynamicProgram(objective, policy), enumeration(objective, policy)))
-        length = exact.values(Objective(task, run.reference, REGISTRY["kl_pi_ref"], PARAMS), policy.table()).length
+        length = exact.values(
+            dataclasses.replace(objective, divergence=REGISTRY["kl_pi_ref"], params=PARAMS), policy.table()
+        ).length
         return [(rows.detail(each), each.ends) for each in known], length
 
-    ((one, ends), (other, listed_ends)), length = of(policy)
+    ((one, ends), (other, listed_ends)), length = of(objective, policy)
     for a, b in zip(one[:4], other[:4], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(ends, listed_ends, atol=1e-12)

@@ -119,7 +119,7 @@ def test_the_same_folder_gives_the_same_bytes(root, written, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.html", "0.pdf", "1.html", "1.pdf"]
 
 
-@pytest.mark.parametrize("name", ["run", "diverged", "sweep"])
+@pytest.mark.parametrize("name", ["run", pytest.param("diverged", marks=pytest.mark.slow), "sweep"])
 def test_a_pdf_has_one_page(root, tmp_path, name):
     out = tmp_path / "new" / "r.pdf"
     assert cli.main(["report", str(root / name), "--out", str(out)]) == 0

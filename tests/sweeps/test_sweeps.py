@@ -25,7 +25,9 @@ def test_jobs_are_grouped_by_what_is_compiled():
     assert [[each.built.run.settings.seed for each in group] for group in scheduler.groups(jobs)] == [[0, 1, 3], [2], [0]]
 
 
-@pytest.mark.parametrize("plain", [PLAIN, {"steps": 60, "log_every": 2}], ids=["rloo", "exact"])
+@pytest.mark.parametrize(
+    "plain", [PLAIN, pytest.param({"steps": 60, "log_every": 2}, marks=pytest.mark.slow)], ids=["rloo", "exact"]
+)
 def test_a_killed_block_goes_on_to_the_same_bits_whoever_shares_its_block(tmp_path, plain):
     """ProgramCache after each of three chunks; then some runs are dropped, others are new, and all stand in another order."""
     members = [job(seed, algorithm=plain.get("algorithm", {})) for seed in range(5)]

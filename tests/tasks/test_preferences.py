@@ -131,7 +131,9 @@ def test_annotators_answer_by_bradley_terry():
 
 
 @pytest.mark.parametrize(
-    "base", [WORDS, {"name": "sequence/grammar"}, {"name": "bandit/zipf", "size": 50}], ids=lambda b: b["name"]
+    "base",
+    [pytest.param(WORDS, marks=pytest.mark.slow), {"name": "sequence/grammar"}, {"name": "bandit/zipf", "size": 50}],
+    ids=lambda b: b["name"],
 )
 def test_the_recovered_typicality_lies_within_three_standard_errors(base):
     task, put_in = gold_task(base), 0.5

@@ -131,8 +131,14 @@ def test_a_fresh_exact_sampler_changes_nothing_and_its_weights_are_one():
     np.testing.assert_array_equal(first, state.policy.logits)
 
 
-@pytest.mark.parametrize("policy", ["tabular", "gru"])
-@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize(
+    ("policy", "algorithm"),
+    [
+        ("gru", "rloo"),
+        ("tabular", "ppo"),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("tabular", "rloo"), ("gru", "ppo"))),
+    ],
+)
 def test_every_kind_of_policy_trains_off_policy(policy, algorithm):
     run = built(
         rollout={"staleness": 2, "log_prob_dtype": "bfloat16"}, policy={"name": policy}, algorithm={"name": algorithm},

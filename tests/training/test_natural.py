@@ -50,7 +50,7 @@ def test_it_solves_the_fisher_matrix_of_whole_sequences(seed):
     assert np.abs(np.asarray(gradient)).max() > 1e-3
 
 
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_each_step_contracts_the_centred_logits_by_one_less_eta_beta(steps):
     reward, reference, beta, eta = np.array([1.0, 0.3, 0.0]), np.array([0.2, 0.3, 0.5]), 0.4, 0.5
     trained = rlkl.train([

@@ -50,7 +50,9 @@ def test_exact_training_reaches_the_oracle_under_total_variation():
     assert np.abs(regrets([run(divergence="total_variation", beta=beta) for beta in (0.05, 0.5)])).max() <= 1e-4
 
 
-@pytest.mark.parametrize(("divergence", "init"), [("kl_pi_ref", "uniform"), ("kl_ref_pi", "reference")])
+@pytest.mark.parametrize(
+    ("divergence", "init"), [("kl_pi_ref", "uniform"), pytest.param("kl_ref_pi", "reference", marks=pytest.mark.slow)]
+)
 def test_exact_training_reaches_the_oracle_where_the_minor_mode_is_rewarded(divergence, init):
     made = [run({"name": "bandit/bimodal", "gap": 1.0}, divergence, beta, init=init) for beta in (0.05, 0.1, 0.5, 1.0)]
     assert np.abs(regrets(made)).max() <= 1e-5
@@ -78,7 +80,9 @@ def test_rloo_comes_within_two_hundredths_on_every_shipped_bandit(task):
             assert regrets(made).max() <= 0.02, (divergence, init)
 
 
-@pytest.mark.parametrize(("algorithm", "divergence"), [("reinforce", "kl_ref_pi"), ("rloo", "kl_pi_ref")])
+@pytest.mark.parametrize(
+    ("algorithm", "divergence"), [("reinforce", "kl_ref_pi"), pytest.param("rloo", "kl_pi_ref", marks=pytest.mark.slow)]
+)
 def test_sampled_training_comes_close(algorithm, divergence):
     assert regrets([run("bandit/two_modes", divergence, 0.2, algorithm, seed=seed) for seed in range(3)]).max() <= 0.02
 
@@ -170,8 +174,17 @@ def test_a_run_that_diverges_stops_alone_and_keeps_what_it_had():
     assert np.isfinite(second.final.outcomes.policy).all()
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd"])
-@pytest.mark.parametrize("bad", ["one gradient entry", "loss", "learning rate", "overflow of the second moment"])
+NOT_FINITE = ["one gradient entry", "loss", "learning rate", "overflow of the second moment"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("adam", bad) for bad in NOT_FINITE),
+        ("sgd", "loss"),
+        *(pytest.param("sgd", bad, marks=pytest.mark.slow) for bad in NOT_FINITE if bad != "loss"),
+    ],
+)
 def test_a_step_that_is_not_finite_changes_nothing(name, bad, monkeypatch):
     """Each cause alone, the rest finite; the last one leaves Adam's parameters finite, and stuck for good."""
     rate = 1e30 if bad == "learning rate" else 0.1
