@@ -68,7 +68,7 @@ def _trained(seeds: pd.DataFrame) -> list[Claim]:
         at_most("trained: largest mean total variation to the end that is known", _most(known["to_descended"]), 0.02),
         at_most(
             "trained, k1 in the loss: mean reward less that of no penalty",
-            _most((inert["reward"] - inert["task"].map(unpenalised)).abs()), 1e-3,
+            _most((inert["reward"] - inert["task"].map(unpenalised).astype(float)).abs()), 1e-3,
         ),
     ]  # fmt: skip
 
