@@ -1,7 +1,6 @@
 """Tests run in 64 bits, with strict dtype promotion and with rank promotion an error."""
 
 import contextlib
-import functools
 import gc
 import io
 import logging.config
@@ -12,15 +11,12 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
 gc.set_threshold(100_000, 50, 50)  # traces allocate much that lives on
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # the Python line of every operation, which no test reads
-# One context of MLIR for all programs; one for each, as jax makes them, takes six milliseconds and a megabyte.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 from rlkl import cli
 from rlkl.config import plugins
