@@ -156,7 +156,12 @@ def test_claims_hold_of_the_committed_numbers(name):
 NONSENSE = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # is divided by, and taken the logarithm of
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=NONSENSE) if name in SERIES else name for name in NAMES])
+LONG = {"where_diversity_goes": [pytest.mark.slow]}  # it has the most claims, and the most rows
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[*LONG.get(name, []), *([NONSENSE] if name in SERIES else [])]) for name in NAMES]
+)
 def test_each_claim_fails_on_some_other_numbers_and_none_raises(name):
     figure, drawn = named(name)
     never = {claim.claim for claim in figure.claims(drawn)}

@@ -77,6 +77,7 @@ def test_a_bad_parameter_and_a_missing_submitit_are_one_line(tmp_path, fake, mon
         next(cluster.train_on_cluster([job(0)], tmp_path, engine, lambda told: None, WHOLE))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed (an extra)")
 def test_submitit_s_local_executor_trains_a_sweep(command, tmp_path):
     sweep = ("-m", "task=bandit/random", "steps=20", "tracking=none", "seed=0,1", "engine=submitit")

@@ -309,6 +309,7 @@ def test_two_commands_on_one_store_do_each_other_no_harm(cache, tmp_path):
     assert len(list((tmp_path / "outputs" / ".rlkl" / "runs").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_wandb_s_own_sweeps_give_overrides_that_are_understood():
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

@@ -301,6 +301,7 @@ def test_the_optimum_on_sentences_is_the_reference_sharpened():
     )
 
 
+@pytest.mark.slow
 def test_estimated_gold_is_within_its_standard_errors():
     draw = np.random.default_rng(0)
     made = jax.tree.map(

@@ -33,6 +33,7 @@ def growth(first: int, last: int) -> int:
     return mappings() - before
 
 
+@pytest.mark.slow
 @linux
 def test_a_process_grows_no_further_than_the_programs_that_are_kept(monkeypatch):
     monkeypatch.setattr(blocks, "compiled_programs", functools.lru_cache(maxsize=1)(blocks.compiled_programs.__wrapped__))

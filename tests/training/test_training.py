@@ -129,6 +129,7 @@ def test_a_gaussian_covers_both_modes_under_forward_kl_from_either_start():
         np.testing.assert_allclose(objective, best, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gaussian_settles_on_one_mode_under_reverse_kl():
     (major, _, low, found, best), (minor, _, high, stuck, _) = gaussians("kl_pi_ref")
     np.testing.assert_allclose((major, minor), (-2.99, 2.97), atol=0.01)
