@@ -22,11 +22,11 @@ OUT = Path("paper") / "speed" / "diagnosing.csv"
 LENGTH, BATCH = 512, 128  # tokens of a sequence, sequences of a batch: 64k tokens
 DISTINCT = 200  # sequences that a file repeats
 DIAGNOSE = """
-import json, resource, sys, time
+import json, re, sys, time
 started = time.perf_counter()
 import rlkl
 tokens = rlkl.diagnose(sys.argv[1]).tokens
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - started, "MiB": peak}))
 """
 
