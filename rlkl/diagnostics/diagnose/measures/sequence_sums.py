@@ -1,7 +1,26 @@
 """Sums over the tokens of each sequence, from which every estimate of a sequence, a token, a step or a group follows.
 
 Of a token: u = log pi/pi_ref, v = log mu/pi, with mu the sampler; r = pi/mu = e^-v. A column is there if its log-probabilities
-are. About 150 bytes a sequence.
+are. About 150 bytes a sequence. Sums over tokens of:
+
+k1: u
+k2: u^2/2
+k3: pi_ref/pi - 1 + u
+reverse: (pi_ref/pi) (-u): each token's KL(pi_ref‖pi) on the policy's states
+reverse_k3: pi/pi_ref - 1 - u: estimates KL(pi_ref‖pi) on samples of the reference
+m1: v
+m3: r - 1 + v
+m3_logged: 1/r - 1 - v
+m1_weighted: r (-v): each token's KL(pi‖mu) on the sampler's states
+k1_weighted: r u
+k3_weighted: r k3
+s1: u + v = log mu/pi_ref
+s3: pi_ref/mu - 1 + u + v
+surprise: -log pi
+sampler_surprise: -log mu
+surprise_weighted: -r log pi
+
+Beside these: length, advantage (the mean over tokens), reward, group, step.
 """
 
 from typing import NamedTuple
@@ -10,29 +29,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rlkl.diagnostics.diagnose.reading.chunk import Chunk
-
-COLUMNS = (
-    "k1",  # u
-    "k2",  # u^2/2
-    "k3",  # pi_ref/pi - 1 + u
-    "reverse",  # (pi_ref/pi) (-u): each token's KL(pi_ref‖pi) on the policy's states
-    "reverse_k3",  # pi/pi_ref - 1 - u: its estimate on samples of the reference
-    "m1",  # v
-    "m3",  # r - 1 + v
-    "m3_logged",  # 1/r - 1 - v
-    "m1_weighted",  # r (-v): each token's KL(pi‖mu) on the sampler's states
-    "k1_weighted",  # r u
-    "k3_weighted",  # r k3
-    "s1",  # u + v = log mu/pi_ref
-    "s3",  # pi_ref/mu - 1 + u + v
-    "surprise",  # -log pi
-    "sampler_surprise",  # -log mu
-    "surprise_weighted",  # -r log pi
-    "advantage",
-    "reward",
-    "group",
-    "step",
-)
 
 
 class TokenValues(NamedTuple):
