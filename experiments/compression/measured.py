@@ -110,7 +110,8 @@ def _grammar():
 
 
 def _sentences(automaton, policy: Policy, size: int, seed: int) -> Batch:
-    return sampling.walk(jax.numpy.asarray(np.random.default_rng(seed).random((automaton.horizon, size))), automaton, policy)
+    uniform = jax.numpy.asarray(np.random.default_rng(seed).random((automaton.horizon, size)))
+    return sampling.walk(uniform, automaton, policy, automaton.starts[np.zeros(size, int)])
 
 
 def _sent(automaton, batch: Batch, log_rows: np.ndarray) -> int:

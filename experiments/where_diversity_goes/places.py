@@ -56,7 +56,7 @@ def place(name: str) -> Place:
     chosen = dict(TASKS[name])
     task = tasks.build(chosen.pop("name"), **chosen).task
     listed = batch.enumerate_all(task.automaton)
-    read = annotators.read_sequences(task, np.asarray(listed.tokens))
+    read = annotators.read_sequences(task, np.asarray(listed.tokens), np.zeros(len(listed.tokens), int))
     pairs = np.stack([read.end, np.round(read.log_reference, SAME)], axis=1)
     _, example, kind, many = np.unique(pairs, axis=0, return_index=True, return_inverse=True, return_counts=True)
     sequence, gram = _grams(listed)

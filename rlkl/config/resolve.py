@@ -51,7 +51,7 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
     kinds = (kind, length, "network" if policies.REGISTRY[run_settings.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, actual) for k, actual in zip(key, kinds, strict=True)))
     steps = run_settings.steps or recipe.steps
-    batch_size = None if kind == "exact" else run_settings.batch_size or recipe.batch_size
+    batch_size = None if recipe.batch_size is None else _batch_size(run_settings, recipe.batch_size)
     if run_settings.dtype == "bfloat16" and kinds[-1] == "table":
         rule = "is for networks: a table has no matrix products, and its log-probabilities would be too coarse"
         raise SettingsError("dtype", "bfloat16", f"{rule}; float32 or float64 can train policy={run_settings.policy.name}")
@@ -61,7 +61,7 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
     return dataclasses.replace(
         run_settings,
         policy=_resolve_policy(run_settings, task),
-        algorithm=_resolve_algorithm(run_settings),
+        algorithm=_resolve_algorithm(run_settings, batch_size),
         penalty=_resolve_penalty(run_settings, task, batch_size),
         optimizer=dataclasses.replace(run_settings.optimizer, **{key: getattr(recipe, key) for key in unset}),
         steps=steps,
@@ -86,7 +86,8 @@ def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_si
             else ("log_prob_dtype", run_settings.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    return options.resolve_penalty(algorithms.gradient_kind(run_settings.algorithm.name), penalty, task.automaton.horizon)
+    kind = algorithms.gradient_kind(run_settings.algorithm.name, run_settings.algorithm.scale_advantages)
+    return options.resolve_penalty(kind, penalty, task.automaton.horizon)
 
 
 def _check_weights(penalty: settings.PenaltySettings) -> settings.PenaltySettings:
@@ -117,8 +118,43 @@ def _check_exact_gradients(run_settings: settings.Settings, task: tasks.Task, di
         raise SettingsError("penalty.divergence", run_settings.penalty.divergence, rule)
 
 
-def _resolve_algorithm(run_settings: settings.Settings) -> settings.AlgorithmSettings:
-    algorithm = run_settings.algorithm
+def _batch_size(run_settings: settings.Settings, default: int) -> int:
+    """The batch size, by default the largest multiple of the group size up to `default`, or one group."""
+    size = run_settings.algorithm.group_size
+    if run_settings.batch_size is None:
+        return default if size is None else max(size, default // size * size)
+    if size is not None and run_settings.batch_size % size:
+        rule = f"must divide the {run_settings.batch_size} sequences of a batch (batch_size)"
+        raise SettingsError("algorithm.group_size", size, rule)
+    return run_settings.batch_size
+
+
+def _resolve_groups(algorithm: settings.AlgorithmSettings, batch_size: int | None) -> settings.AlgorithmSettings:
+    """Check the settings of groups and of scaled advantages, and fill in those that are unset."""
+    registered = algorithms.REGISTRY.get(algorithm.name)
+    if registered is None:
+        for key, value in (("group_size", algorithm.group_size), ("scale_advantages", algorithm.scale_advantages)):
+            if value is not None:
+                raise SettingsError(
+                    f"algorithm.{key}", value, f"is of sampled algorithms; algorithm={algorithm.name} draws none"
+                )
+        if algorithm.zero_std != "keep":
+            raise SettingsError("algorithm.zero_std", algorithm.zero_std, "is of sampled algorithms, which draw groups")
+        return algorithm
+    size = algorithm.group_size or batch_size
+    assert size is not None
+    scale = algorithm.scale_advantages or registered.scale
+    least = 2 if scale != "none" or algorithm.zero_std != "keep" else registered.smallest_group
+    if size < least:
+        raise SettingsError("algorithm.group_size", size, f"must be at least {least}: samples of a group are compared")
+    if algorithm.std is not None and scale == "none":
+        raise SettingsError("algorithm.std", algorithm.std, "divides no advantages here (algorithm.scale_advantages=none)")
+    std = None if scale == "none" else algorithm.std or "sample"
+    return dataclasses.replace(algorithm, group_size=size, scale_advantages=scale, std=std)
+
+
+def _resolve_algorithm(run_settings: settings.Settings, batch_size: int | None) -> settings.AlgorithmSettings:
+    algorithm = _resolve_groups(run_settings.algorithm, batch_size)
     if algorithm.name == "natural" and run_settings.policy.name != "tabular":
         raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {run_settings.policy.name}")
     registered = algorithms.REGISTRY.get(algorithm.name)

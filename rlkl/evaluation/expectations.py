@@ -19,7 +19,7 @@ from rlkl.exact import Objective, Values, methods
 from rlkl.exact.optimal_policy import Optimum
 from rlkl.policies import AnyPolicy, Policy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import enumerate_all, positions_from_rows
+from rlkl.rollouts.batch import enumerate_all, joint_log_probability, positions_from_rows
 from rlkl.tasks.automaton import Task
 
 
@@ -52,7 +52,7 @@ class DynamicProgram(eqx.Module):
 
 
 class Enumeration(eqx.Module):
-    """Exact expectations for any policy, from its and the reference's log-probabilities of all sequences."""
+    """Exact expectations for any policy, from its and the reference's log-probabilities of all sequences, given the prompt."""
 
     objective: Objective
     policy: AnyPolicy
@@ -70,24 +70,29 @@ class Enumeration(eqx.Module):
 
     def kl_to(self, optimum: Optimum) -> Estimate:
         """KL(pi‖pi*) and its standard error 0."""
-        return exactly(divergences.exact(KL, Params(), self.log_pi, self._log_optimum(optimum)))
+        return exactly(divergences.exact(KL, Params(), self._joint(self.log_pi), self._log_optimum(optimum)))
 
     def distances(self, optimum: Optimum, key: PRNGKeyArray) -> dict[str, Estimate]:
         """KL(pi*‖pi) and the total variation between pi* and pi, with standard errors 0; `key` is not used."""
-        log_optimum = self._log_optimum(optimum)
-        total_variation = 0.5 * jnp.sum(jnp.abs(jnp.exp(self.log_pi) - jnp.exp(log_optimum)))
-        kl = divergences.exact(KL, Params(), log_optimum, self.log_pi)
+        log_pi, log_optimum = self._joint(self.log_pi), self._log_optimum(optimum)
+        total_variation = 0.5 * jnp.sum(jnp.abs(jnp.exp(log_pi) - jnp.exp(log_optimum)))
+        kl = divergences.exact(KL, Params(), log_optimum, log_pi)
         return {"kl_optimum_pi": exactly(kl), "tv_optimum": exactly(total_variation)}
 
     def weighted_rows(self) -> WeightedRows:
         """The rows along all sequences, weighted by the sequences' probabilities."""
-        batch = enumerate_all(self.objective.task.automaton)._replace(weight=jnp.exp(self.log_pi))
+        batch = enumerate_all(self.objective.task.automaton)._replace(weight=jnp.exp(self._joint(self.log_pi)))
         rows = (scoring.rows_along(policy, batch) for policy in (self.policy, self.objective.reference))
         return rows_of_batch(self.objective.task.automaton, batch, positions_from_rows(*rows))
 
     def _log_optimum(self, optimum: Optimum) -> Float[Array, " N"]:
-        """The optimum's log-probability of each sequence."""
-        return optimum.log_probability(enumerate_all(self.objective.task.automaton), self.log_ref)
+        """The optimum's log-probability of each prompt and sequence."""
+        return self._joint(optimum.log_probability(enumerate_all(self.objective.task.automaton), self.log_ref))
+
+    def _joint(self, log_probability: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The log-probability of prompt and sequence."""
+        automaton = self.objective.task.automaton
+        return joint_log_probability(automaton, enumerate_all(automaton), log_probability)
 
 
 def expectations(

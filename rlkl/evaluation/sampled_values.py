@@ -110,7 +110,8 @@ class Sample(eqx.Module):
             kl = exact.sequence_divergence(automaton, KL, Params(), optimum.log_pi, self.policy.table())
             return total_variation | {"kl_optimum_pi": exactly(kl)}
         sampler = reference if optimum.log_pi is None else Fixed(optimum.log_pi, automaton.horizon)
-        batch = sampling.walk(sampling.uniforms(key, automaton, sampler, self.batch.size), automaton, sampler)
+        start = sampling.independent_starts(key, automaton, self.batch.size)
+        batch = sampling.walk(sampling.uniforms(key, automaton, sampler, self.batch.size), automaton, sampler, start)
         log_ref = scoring.log_probability(reference, batch)
         log_optimum = optimum.log_probability(batch, log_ref)
         ratio = jnp.exp(log_optimum - log_ref) if optimum.log_pi is None else jnp.ones_like(log_optimum)
@@ -132,9 +133,8 @@ def sample(objective: Objective, policy: AnyPolicy, key: PRNGKeyArray, size: int
     """Sample `size` sequences of a policy and of its reference. The rows that they are sampled from are reused."""
     automaton, reference = objective.task.automaton, objective.reference
     policy_key, reference_key = jax.random.split(key)
-    batch, log_pi = sampling.walk_with_rows(sampling.uniforms(policy_key, automaton, policy, size), automaton, policy)
-    uniforms = sampling.uniforms(reference_key, automaton, reference, size)
-    reference_batch, log_ref = sampling.walk_with_rows(uniforms, automaton, reference)
+    batch, log_pi = sampling.sample_with_rows(policy_key, automaton, policy, size)
+    reference_batch, log_ref = sampling.sample_with_rows(reference_key, automaton, reference, size)
     positions = positions_from_rows(log_pi, scoring.rows_along(reference, batch))
     reference_positions = positions_from_rows(scoring.rows_along(policy, reference_batch), log_ref)
     terms = _sequence_terms(objective, batch, positions, reference_batch, reference_positions)

@@ -2,6 +2,7 @@
 
 Its distribution is known. With F(r) and F^-(r) the reference's probabilities of a reward at most and below r, best of n returns
 reward r with probability F(r)^n - F^-(r)^n, shared among outcomes of equal reward in proportion to their probabilities p.
+On a task with several prompts the n sequences answer one prompt, and values are means over prompts.
 KL(best of n‖reference) is at most log n - (n-1)/n, with equality for a continuous reward without ties (Beirami et al. 2024,
 "Theoretical guarantees on the best-of-n alignment policy", arXiv 2401.01879). Computed on the host, in float64; E outcomes.
 """
@@ -19,7 +20,7 @@ from rlkl.exact import optimal_policy, policy_values
 from rlkl.exact.methods import evaluation_method
 from rlkl.policies import AnyPolicy, Fixed, table_of
 from rlkl.rollouts import sampling, scoring
-from rlkl.tasks.automaton import Task
+from rlkl.tasks.automaton import Automaton, Task
 
 SAMPLES = 2**14  # sequences drawn from a reference with too many sequences to enumerate
 GROUPS = 32  # groups of samples that the jackknife leaves out in turn
@@ -91,20 +92,37 @@ def evaluate(task: Task, reference: AnyPolicy, n: int, key: PRNGKeyArray | None 
     log_p, reward = _log_probability_and_reward(task, reference, batch)
     possible = log_p > -np.inf
     log_p, reward, end_state = log_p[possible], reward[possible], np.asarray(batch.states)[possible, -1]
+    prompt = task.automaton.prompt_of[end_state]
+
+    def values_of(rows, weight):
+        """The values over the sequences of one prompt."""
+        weight = weight[rows] / weight[rows].sum()
+        return _values(weight, reward[rows], log_p[rows], None if gold is None else gold[end_state[rows]], n)
 
     def estimates(weight):
-        return _values(weight / weight.sum(), reward, log_p, None if gold is None else gold[end_state], n)
+        return _average(task.automaton, [values_of(prompt == i, weight) for i in range(task.automaton.prompts)])
 
     return estimates(np.exp(log_p)) if is_exact else _jackknife(estimates)
+
+
+def _average(automaton: Automaton, of_prompts: list[BestOfN]) -> BestOfN:
+    """The mean of the values over prompts, by their weights."""
+    if automaton.prompts == 1:
+        return of_prompts[0]
+    first = of_prompts[0]
+    names = [name for name in BestOfN._fields[1:-1] if getattr(first, name) is not None]
+    means: dict[str, Any] = {name: float(automaton.prompt_weights @ [getattr(x, name) for x in of_prompts]) for name in names}
+    return first._replace(**means)
 
 
 def policy(task: Task, reference: AnyPolicy, n: int) -> Fixed:
     """The table policy with the distribution of best of n, for a table reference and a reward of the end state alone."""
     log_ref = table_of(reference)
     p = np.asarray(policy_values.outcome_probabilities(task.automaton, log_ref))
-    ends = task.automaton.outcomes
     ratio = np.ones(task.automaton.states)
-    ratio[ends] = ratios(p[ends], np.asarray(task.reward)[ends], n)
+    for padded in task.automaton.outcomes_by_prompt:
+        ends = padded[padded >= 0]
+        ratio[ends] = ratios(p[ends], np.asarray(task.reward)[ends], n)
     tilt = jnp.where(task.automaton.ends, jnp.log(ratio)[np.maximum(task.automaton.next_state, 0)][None], 0.0)
     return Fixed(optimal_policy.pull_back(task.automaton, log_ref + tilt), task.automaton.horizon)
 
@@ -115,12 +133,16 @@ def _by_end_state(task: Task, reference: AnyPolicy, gold, n: int) -> BestOfN:
     Given its end state, a sequence of best of n is distributed as one of the reference, so KL and win rate are those of end
     states.
     """
-    ends = task.automaton.outcomes
-    p = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))[ends]
-    reward, best_of_n = np.asarray(task.reward)[ends], policy(task, reference, n)
+    joint = np.asarray(policy_values.outcome_probabilities(task.automaton, table_of(reference)))
+    best_of_n = policy(task, reference, n)
     visits = policy_values.occupancy(task.automaton, best_of_n.table())
     typicality = float(policy_values.visited(visits, policy_values.mean(jnp.exp(best_of_n.table()), table_of(reference))))
-    values = _values(p, reward, np.zeros_like(p), None if gold is None else gold[ends], n)
+    of_prompts = []
+    for padded, weight in zip(task.automaton.outcomes_by_prompt, task.automaton.prompt_weights, strict=True):
+        ends = padded[padded >= 0]
+        p, reward = joint[ends] / weight, np.asarray(task.reward)[ends]
+        of_prompts.append(_values(p, reward, np.zeros_like(p), None if gold is None else gold[ends], n))
+    values = _average(task.automaton, of_prompts)
     return values._replace(entropy=max(0.0, -typicality - values.kl_pi_ref), typicality=typicality)
 
 

@@ -41,6 +41,8 @@ def betas(
     """
     if isinstance(quantity, str) and quantity not in QUANTITIES:
         raise SettingsError("quantity", quantity, f"must be one of {', '.join(QUANTITIES)}")
+    if task.automaton.prompts > 1:
+        raise SettingsError("task", f"{task.automaton.prompts} prompts", "optima are matched on a task of one prompt")
     if task.automaton.horizon > 1 and float(task.typicality) != 0.0:
         raise SettingsError("task.typicality", float(task.typicality), "must be 0 where optima are matched over several tokens")
     name = quantity if isinstance(quantity, str) else "quantity"
@@ -85,9 +87,10 @@ def _outcomes(task: Task) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
     """
     automaton = task.automaton
     if automaton.horizon == 1:
-        weight, row = float(task.typicality), task.log_reference[automaton.start]
-        legal = automaton.legal[automaton.start] & ((row > -np.inf) | (weight == 0.0))  # else its reward is minus infinity
-        reward = task.reward[automaton.next_state[automaton.start, legal]]
+        start = int(automaton.starts[0])
+        weight, row = float(task.typicality), task.log_reference[start]
+        legal = automaton.legal[start] & ((row > -np.inf) | (weight == 0.0))  # else its reward is minus infinity
+        reward = task.reward[automaton.next_state[start, legal]]
         return jnp.asarray(row[legal]), jnp.asarray(reward + (weight * row[legal] if weight else 0.0))
     reference = policies.Fixed(jnp.asarray(task.log_reference), automaton.horizon)
     ends = policy_values.outcome_probabilities(automaton, reference.table())

@@ -1,8 +1,9 @@
 """The exact optimal policy of any objective J(pi) = E_pi[r] - beta D_f(pi, pi_ref).
 
 The optimum of a bandit satisfies f'(t) = (r - lambda)/beta for every arm, where t = pi/pi_ref and the scalar lambda makes the
-policy sum to 1. `bandit_optimum` searches for the log-ratio v of the best-rewarded arm in place of lambda: at small beta,
-lambda is so close to the largest reward that rounding would swamp the difference.
+policy sum to 1. On a task with several prompts each prompt has its own lambda. `bandit_optimum` searches for the log-ratio v of
+the best-rewarded arm in place of lambda: at small beta, lambda is so close to the largest reward that rounding would swamp the
+difference.
 """
 
 from typing import NamedTuple
@@ -13,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlkl import divergences
+from rlkl.divergences import Divergence, Params
 from rlkl.exact import policy_values
 from rlkl.exact.bandit_optimum import LOWEST_LOG_RATIO, solve_bandit
+from rlkl.exact.by_prompt import average, join_sequences, rows_at_start, split_sequences
 from rlkl.exact.objective import Objective
 from rlkl.policies import Policy, table_of
 from rlkl.rollouts import sampling, scoring
@@ -95,10 +98,10 @@ def solve(objective: Objective, has_typicality: bool = False, key: PRNGKeyArray 
     is_table = isinstance(reference, Policy)
     if is_table and automaton.horizon == 1:
         log_ref = table_of(reference)
-        legal = jnp.asarray(automaton.legal[automaton.start])
-        arm_rewards = jnp.where(legal, rewards[0, automaton.start], -jnp.inf)
-        row = solve_bandit(div, params, log_ref[0, automaton.start], arm_rewards, beta)
-        log_pi = log_ref.at[0, automaton.start].set(row)
+        legal = rows_at_start(automaton, jnp.asarray(automaton.legal))
+        arm_rewards = jnp.where(legal, rows_at_start(automaton, rewards[0]), -jnp.inf)
+        rows = solve_prompts(div, params, rows_at_start(automaton, log_ref[0]), arm_rewards, beta)
+        log_pi = log_ref.at[0, automaton.starts if automaton.prompts > 1 else int(automaton.starts[0])].set(rows)
     elif is_table and div.name == "kl_pi_ref":
         log_ref = table_of(reference)
         shortfall = advantages(automaton, rewards, log_ref > -jnp.inf)  # sums to r(y) minus the largest reward
@@ -107,38 +110,83 @@ def solve(objective: Objective, has_typicality: bool = False, key: PRNGKeyArray 
         sequences = enumerate_all(automaton)
         log_ref = scoring.log_probability(reference, sequences)
         returns = jnp.sum(policy_values.sequence_rewards(task, sequences, log_ref.dtype), axis=1)
-        log_optimum = solve_bandit(div, params, log_ref, returns, beta)
+        rows, row_returns = (split_sequences(automaton, each, -jnp.inf) for each in (log_ref, returns))
+        log_optimum = join_sequences(automaton, solve_prompts(div, params, rows, row_returns, beta))
         value = policy_values.enumerated_objective(objective, sequences, log_optimum, log_ref)
         return Optimum(None, value, not_tied, log_listed=log_optimum)
     elif is_table:
         log_ref = table_of(reference)
         ends = policy_values.outcome_probabilities(automaton, log_ref)
         log_weight, value, _ = _solve_over_end_states(objective, ends)
+        value = average(automaton, value)
         tilt = jnp.where(automaton.ends, log_weight[np.maximum(automaton.next_state, 0)][None], 0.0)
         value = jnp.where(has_typicality, jnp.nan, value)
         return Optimum(jnp.where(jnp.isnan(value), jnp.nan, pull_back(automaton, log_ref + tilt)), value, not_tied)
     else:
         assert key is not None
-        batch = sampling.sample(key, automaton, reference, SAMPLES)
+        start = None if automaton.prompts == 1 else sampling.prompt_starts(key, automaton, SAMPLES)
+        batch = sampling.sample(key, automaton, reference, SAMPLES, start)
         ends = jnp.bincount(final_states(batch), length=automaton.states) / SAMPLES
         log_weight, value, slope = _solve_over_end_states(objective, ends.astype(beta.dtype))
-        variance = jnp.sum(ends * jnp.square(slope - jnp.sum(ends * slope)))
+        variance = _variance_given_prompt(automaton, ends, slope)
+        value = average(automaton, value)
         value, log_weight = (jnp.where(has_typicality, jnp.nan, x) for x in (value, log_weight))
         return Optimum(None, value, not_tied, log_weight=log_weight, stderr=jnp.sqrt(variance / SAMPLES))
     return Optimum(log_pi, policy_values.objective_value(objective, log_pi), not_tied)
 
 
+def solve_prompts(
+    div: Divergence,
+    params: Params,
+    log_ref: Float[Array, "*P A"],
+    reward: Float[Array, "*P A"],
+    beta: Float[Array, ""],
+) -> Float[Array, "*P A"]:
+    """`solve_bandit` for one prompt, or for each of several."""
+    if log_ref.ndim == 1:
+        return solve_bandit(div, params, log_ref, reward, beta)
+    return jax.vmap(lambda p, r: solve_bandit(div, params, p, r, beta))(log_ref, reward)
+
+
+def _variance_given_prompt(automaton: Automaton, ends: Float[Array, " S"], x: Float[Array, " S"]) -> Float[Array, ""]:
+    """The mean over prompts of the variance of x over the prompt's end states, whose joint probabilities are `ends`."""
+    if automaton.prompts == 1:
+        return jnp.sum(ends * jnp.square(x - jnp.sum(ends * x)))
+    prompt = jnp.asarray(np.maximum(automaton.prompt_of, 0))
+    means = jax.ops.segment_sum(ends * x, prompt, automaton.prompts) / jax.ops.segment_sum(ends, prompt, automaton.prompts)
+    return jnp.sum(ends * jnp.square(x - means[prompt]))
+
+
 def _solve_over_end_states(objective: Objective, ends: Float[Array, " S"]):
     """Solve the bandit over end states: log pi*/pi_ref of each state, the objective, and its gradient in the `ends`.
 
+    The objective is a number for each prompt, where there are several.
     ends: the reference's probability of each end state. By the envelope theorem the gradient is t(r - lambda) - beta f(t) with
     t = pi*/pi_ref. The objective is NaN where the optimum would end in a state that the reference never reaches: there is no
     h-transform to such a state.
     """
-    task, div, params, beta = objective.task, objective.divergence, objective.params, jnp.asarray(objective.beta)
+    automaton, task_reward, states = objective.task.automaton, objective.task.reward, objective.task.automaton.states
+    if automaton.prompts == 1:
+        outcomes = automaton.outcomes
+        log_weight, value, gradient = _solve_end_bandit(objective, jnp.log(ends[outcomes]), task_reward[outcomes])
+    else:
+        padding = automaton.outcomes_by_prompt < 0
+        outcomes = np.where(padding, states, automaton.outcomes_by_prompt)
+        p = jnp.where(padding, 0.0, ends[np.maximum(automaton.outcomes_by_prompt, 0)])
+        reward = jnp.where(padding, -jnp.inf, jnp.asarray(task_reward)[np.maximum(automaton.outcomes_by_prompt, 0)])
+        log_p = jnp.log(p / jnp.sum(p, axis=1, keepdims=True))
+        log_weight, value, gradient = jax.vmap(lambda *prompt: _solve_end_bandit(objective, *prompt))(log_p, reward)
+
+    def over_states(values, fill):
+        return jnp.full((states,), fill, values.dtype).at[outcomes].set(values, mode="drop")
+
+    return over_states(log_weight, -jnp.inf), value, over_states(gradient, 0.0)
+
+
+def _solve_end_bandit(objective: Objective, log_p: Float[Array, " E"], reward: Float[Array, " E"]):
+    """As `_solve_over_end_states`, for the end states of one prompt; a reward of -inf marks padding."""
+    div, params, beta = objective.divergence, objective.params, jnp.asarray(objective.beta)
     assert div is not None
-    outcomes = task.automaton.outcomes
-    log_p, reward = jnp.log(ends[outcomes]), task.reward[outcomes]
     log_pi = solve_bandit(div, params, log_p, reward, beta)
     reached = log_p > -jnp.inf
     leaves_support = jnp.any(~reached & (log_pi > -jnp.inf))
@@ -150,11 +198,7 @@ def _solve_over_end_states(objective: Objective, ends: Float[Array, " S"]):
     multiplier = reward[likeliest] - beta * slope[likeliest]
     at_zero = -beta * div.limit("zero", params, beta.dtype)
     gradient = jnp.where(u > -jnp.inf, jnp.exp(u) * (reward - multiplier) - beta * f, at_zero)
-
-    def over_states(values, fill):
-        return jnp.full((task.automaton.states,), fill, values.dtype).at[outcomes].set(values)
-
-    return over_states(u, -jnp.inf), value, over_states(jnp.where(reached, gradient, 0.0), 0.0)
+    return u, value, jnp.where(reached, gradient, 0.0)
 
 
 def pull_back(automaton: Automaton, log_weight: Float[Array, "T D V"]) -> Float[Array, "T D V"]:

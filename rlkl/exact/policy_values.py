@@ -1,7 +1,8 @@
 """Exact values of policies, by dynamic programming over an automaton or by enumeration of all sequences.
 
-Dynamic programs are for table policies: tables of log-probabilities by position and state. Where the sequences are few enough
-to enumerate, any policy is a bandit over them. Nothing is sampled, and all is differentiable: `jax.grad` of these values is the
+On a task with several prompts a value is the mean over prompts, by their weights, of the value given the prompt. Dynamic
+programs are for table policies: tables of log-probabilities by position and state. Where the sequences are few enough to
+enumerate, any policy is a bandit over them. Nothing is sampled, and all is differentiable: `jax.grad` of these values is the
 exact policy gradient, the KL of later tokens included. Values are in nats per sequence.
 """
 
@@ -14,37 +15,38 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences
 from rlkl.divergences import Divergence, Params
+from rlkl.exact.by_prompt import average, rows_at_start, split_sequences, sum_states
 from rlkl.exact.methods import evaluation_method, has_exact_divergence
 from rlkl.exact.objective import Objective
 from rlkl.policies import AnyPolicy, table_of
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch, at_last_token, enumerate_all
+from rlkl.rollouts.batch import Batch, at_last_token, enumerate_all, joint_log_probability
 from rlkl.tasks.automaton import Automaton, Task
 
 
 class Values(NamedTuple):
-    """Values of a policy on a task: scalars, in nats per sequence.
+    """Values of a policy on a task: scalars, or a number for each prompt, in nats per sequence.
 
     reward includes the typicality reward. divergence is D, NaN where `has_exact_divergence` says that it is not known exactly.
     typicality is E[log pi_ref(y)]. length and length_ref are the expected numbers of tokens under the policy and the reference.
     gold_reward is None where the task has no gold reward.
     """
 
-    reward: Float[Array, ""]
-    divergence: Float[Array, ""]
-    kl_pi_ref: Float[Array, ""]
-    kl_ref_pi: Float[Array, ""]
-    entropy: Float[Array, ""]
-    typicality: Float[Array, ""]
-    length: Float[Array, ""]
-    length_ref: Float[Array, ""]
-    gold_reward: Float[Array, ""] | None = None
+    reward: Float[Array, "*P"]
+    divergence: Float[Array, "*P"]
+    kl_pi_ref: Float[Array, "*P"]
+    kl_ref_pi: Float[Array, "*P"]
+    entropy: Float[Array, "*P"]
+    typicality: Float[Array, "*P"]
+    length: Float[Array, "*P"]
+    length_ref: Float[Array, "*P"]
+    gold_reward: Float[Array, "*P"] | None = None
 
 
 def occupancy(automaton: Automaton, log_pi: Float[Array, "T D V"]) -> Float[Array, "T D"]:
     """The probability that a policy is in each decision state at each position."""
     following = jnp.asarray(automaton.inner_next.ravel())
-    start = jnp.zeros((automaton.decisions,), log_pi.dtype).at[automaton.start].set(1.0)
+    start = jnp.asarray(automaton.initial, log_pi.dtype)
 
     def step(visits, rows):
         flow = visits[:, None] * jnp.exp(rows)
@@ -78,8 +80,8 @@ def power_divergence(
     params: Params,
     log_pi: Float[Array, "T D V"],
     log_ref: Float[Array, "T D V"],
-) -> Float[Array, ""]:
-    """D of a divergence that is affine in sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens.
+) -> Float[Array, "*P"]:
+    """D, for each prompt, of a divergence that is affine in sum_y pi(y)^a pi_ref(y)^(1-a), by a backward recursion over tokens.
 
     D from a state on is the divergence of the next token's distributions, plus, for each token, pi^a pi_ref^(1-a) times D from
     the state that it leads to. Subtracting 1 from the sum itself would lose every D below 1e-16 to rounding.
@@ -98,30 +100,37 @@ def power_divergence(
     rows = divergences.exact(div, params, log_pi, log_ref)
     last = jnp.zeros((automaton.decisions,), log_pi.dtype)
     first, _ = jax.lax.scan(step, last, (weight, rows, ends), reverse=True)
-    return first[automaton.start]
+    return rows_at_start(automaton, first)
 
 
 def sequence_divergence(
     automaton: Automaton, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
 ) -> Float[Array, ""]:
     """D between the distributions of whole sequences; NaN where `has_exact_divergence` says that it is not known exactly."""
+    return average(automaton, prompt_divergences(automaton, div, params, log_pi, log_ref))
+
+
+def prompt_divergences(
+    automaton: Automaton, div: Divergence, params: Params, log_pi: Float[Array, "T D V"], log_ref: Float[Array, "T D V"]
+) -> Float[Array, "*P"]:
+    """D, for each prompt, between the distributions of whole sequences; NaN as for `sequence_divergence`."""
     if automaton.horizon == 1:
-        return divergences.exact(div, params, log_pi[0, automaton.start], log_ref[0, automaton.start])
+        return divergences.exact(div, params, *(rows_at_start(automaton, table[0]) for table in (log_pi, log_ref)))
     if div.chain == "both":
         directions = (divergences.REGISTRY[name] for name in ("kl_pi_ref", "kl_ref_pi"))
-        kls = (sequence_divergence(automaton, kl, params, log_pi, log_ref) for kl in directions)
+        kls = (prompt_divergences(automaton, kl, params, log_pi, log_ref) for kl in directions)
         weights = (jnp.asarray(weight, log_pi.dtype) for weight in params.weights)
         first, second = (times_or_zero(weight, kl) for weight, kl in zip(weights, kls, strict=True))
         return first + second
     if div.chain in ("policy", "reference"):
         visits = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
-        return visited(visits, divergences.exact(div, params, log_pi, log_ref))
+        return visited_by_prompt(automaton, visits, divergences.exact(div, params, log_pi, log_ref))
     if div.chain is None:
         if not has_exact_divergence(automaton, div):
-            return jnp.full((), jnp.nan, log_pi.dtype)
+            return rows_at_start(automaton, jnp.full((automaton.decisions,), jnp.nan, log_pi.dtype))
         sequences = enumerate_all(automaton)
         totals = (jnp.sum(scoring.entries_along(table, sequences), axis=1) for table in (log_pi, log_ref))
-        return divergences.exact(div, params, *totals)
+        return divergences.exact(div, params, *(split_sequences(automaton, total, -jnp.inf) for total in totals))
     return power_divergence(automaton, div, params, log_pi, log_ref)
 
 
@@ -133,6 +142,13 @@ def times_or_zero(weight: Float[Array, "..."], value: Float[Array, "..."]) -> Fl
 def visited(occupancy: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, ""]:
     """The expected sum along a sequence of a quantity of each state, which may be infinite in states that are never visited."""
     return jnp.sum(times_or_zero(occupancy, rows))
+
+
+def visited_by_prompt(automaton: Automaton, occupancy: Float[Array, "T D"], rows: Float[Array, "T D"]) -> Float[Array, "*P"]:
+    """As `visited`, for each prompt."""
+    if automaton.prompts == 1:
+        return visited(occupancy, rows)
+    return sum_states(automaton, jnp.sum(times_or_zero(occupancy, rows), axis=0))
 
 
 def mean(probability: Float[Array, "*rows V"], values: Float[Array, "*rows V"]) -> Float[Array, "*rows"]:
@@ -153,26 +169,38 @@ def objective_value(objective: Objective, log_pi: Float[Array, "T D V"]) -> Floa
 
 def values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
     """All exact values of a table policy (log_pi), where the reference is a table, too."""
+    return jax.tree.map(lambda x: average(objective.task.automaton, x), prompt_values(objective, log_pi))
+
+
+def prompt_values(objective: Objective, log_pi: Float[Array, "T D V"]) -> Values:
+    """The values of `values`, for each prompt."""
     task, div, params, log_ref = objective.task, objective.measured, objective.params, table_of(objective.reference)
     automaton = task.automaton
     visits, visits_ref = occupancy(automaton, log_pi), occupancy(automaton, log_ref)
     pi, gold_reward = jnp.exp(log_pi), None
     if task.gold is not None:
-        gold_reward = mean(outcome_probabilities(automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
+        golds = times_or_zero(outcome_probabilities(automaton, log_pi), jnp.asarray(task.gold, log_pi.dtype))
+        gold_reward = sum_states(automaton, golds)
+    rows = {name: divergences.exact(divergences.REGISTRY[name], params, log_pi, log_ref) for name in ("kl_pi_ref", "kl_ref_pi")}
     kls = {
-        "kl_pi_ref": visited(visits, divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref)),
-        "kl_ref_pi": visited(visits_ref, divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref)),
+        "kl_pi_ref": visited_by_prompt(automaton, visits, rows["kl_pi_ref"]),
+        "kl_ref_pi": visited_by_prompt(automaton, visits_ref, rows["kl_ref_pi"]),
     }
     return Values(
-        reward=visited(visits, mean(pi, token_rewards(task, log_pi.dtype))),
-        divergence=kls[div.name] if div.name in kls else sequence_divergence(automaton, div, params, log_pi, log_ref),
+        reward=visited_by_prompt(automaton, visits, mean(pi, token_rewards(task, log_pi.dtype))),
+        divergence=kls[div.name] if div.name in kls else prompt_divergences(automaton, div, params, log_pi, log_ref),
         **kls,
-        entropy=visited(visits, mean(pi, -log_pi)),
-        typicality=visited(visits, mean(pi, log_ref)),
-        length=jnp.sum(visits),
-        length_ref=jnp.sum(visits_ref),
+        entropy=visited_by_prompt(automaton, visits, mean(pi, -log_pi)),
+        typicality=visited_by_prompt(automaton, visits, mean(pi, log_ref)),
+        length=_lengths(automaton, visits),
+        length_ref=_lengths(automaton, visits_ref),
         gold_reward=gold_reward,
     )
+
+
+def _lengths(automaton: Automaton, visits: Float[Array, "T D"]) -> Float[Array, "*P"]:
+    """The expected number of tokens, for each prompt."""
+    return jnp.sum(visits) if automaton.prompts == 1 else sum_states(automaton, jnp.sum(visits, axis=0))
 
 
 def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPolicy, reference: AnyPolicy) -> Float[Array, ""]:
@@ -180,7 +208,8 @@ def between(automaton: Automaton, div: Divergence, params: Params, policy: AnyPo
     if evaluation_method(automaton, (policy, reference), div) == "dynamic program":
         return sequence_divergence(automaton, div, params, table_of(policy), table_of(reference))
     sequences = enumerate_all(automaton)
-    return divergences.exact(div, params, *(scoring.log_probability(p, sequences) for p in (policy, reference)))
+    totals = (scoring.log_probability(each, sequences) for each in (policy, reference))
+    return divergences.exact(div, params, *(joint_log_probability(automaton, sequences, total) for total in totals))
 
 
 def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
@@ -188,8 +217,9 @@ def entropy(automaton: Automaton, policy: AnyPolicy) -> Float[Array, ""]:
     if evaluation_method(automaton, (policy,)) == "dynamic program":
         log_pi = table_of(policy)
         return visited(occupancy(automaton, log_pi), mean(jnp.exp(log_pi), -log_pi))
-    log_pi = scoring.log_probability(policy, enumerate_all(automaton))
-    return mean(jnp.exp(log_pi), -log_pi)
+    sequences = enumerate_all(automaton)
+    log_pi = scoring.log_probability(policy, sequences)
+    return mean(jnp.exp(joint_log_probability(automaton, sequences, log_pi)), -log_pi)
 
 
 def sequence_rewards(task: Task, batch: Batch, dtype) -> Float[Array, "N T"]:
@@ -206,6 +236,8 @@ def enumerated_objective(
     objective: Objective, sequences: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
 ) -> Float[Array, ""]:
     """J of any policy, from its and the reference's log-probabilities of all sequences (`enumerate_all`)."""
+    automaton = objective.task.automaton
+    log_pi, log_ref = (joint_log_probability(automaton, sequences, each) for each in (log_pi, log_ref))
     reward = mean(jnp.exp(log_pi), jnp.sum(sequence_rewards(objective.task, sequences, log_pi.dtype), axis=1))
     if objective.divergence is None:
         return reward
@@ -216,11 +248,23 @@ def enumerated_values(
     objective: Objective, sequences: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
 ) -> Values:
     """All exact values of any policy, from its and the reference's log-probabilities of all sequences (`enumerate_all`)."""
+    of_prompts = enumerated_prompt_values(objective, sequences, log_pi, log_ref)
+    return jax.tree.map(lambda x: average(objective.task.automaton, x), of_prompts)
+
+
+def enumerated_prompt_values(
+    objective: Objective, sequences: Batch, log_pi: Float[Array, " N"], log_ref: Float[Array, " N"]
+) -> Values:
+    """The values of `enumerated_values`, for each prompt."""
     task, div, params = objective.task, objective.measured, objective.params
-    pi = jnp.exp(log_pi)
+    reward = jnp.sum(sequence_rewards(task, sequences, log_pi.dtype), axis=1)
     length = jnp.sum(jnp.asarray(sequences.mask, log_pi.dtype), axis=1)
+    gold = None if task.gold is None else jnp.asarray(task.gold, log_pi.dtype)[sequences.states[:, -1]]
+    log_pi, log_ref = (split_sequences(task.automaton, each, -jnp.inf) for each in (log_pi, log_ref))
+    reward, length = (split_sequences(task.automaton, each, 0.0) for each in (reward, length))
+    pi = jnp.exp(log_pi)
     return Values(
-        reward=mean(pi, jnp.sum(sequence_rewards(task, sequences, log_pi.dtype), axis=1)),
+        reward=mean(pi, reward),
         divergence=divergences.exact(div, params, log_pi, log_ref),
         kl_pi_ref=divergences.exact(divergences.REGISTRY["kl_pi_ref"], params, log_pi, log_ref),
         kl_ref_pi=divergences.exact(divergences.REGISTRY["kl_ref_pi"], params, log_pi, log_ref),
@@ -228,5 +272,5 @@ def enumerated_values(
         typicality=mean(pi, log_ref),
         length=mean(pi, length),
         length_ref=mean(jnp.exp(log_ref), length),
-        gold_reward=None if task.gold is None else mean(pi, jnp.asarray(task.gold, pi.dtype)[sequences.states[:, -1]]),
+        gold_reward=None if gold is None else mean(pi, split_sequences(task.automaton, gold, 0.0)),
     )

@@ -66,7 +66,8 @@ class Policy(eqx.Module):
 class Network(eqx.Module):
     """A policy whose next-token distribution depends on the whole history of tokens.
 
-    Each step reads the last token (V before the first one) and the state that it led to. Its methods compute in the precision
+    Each step reads the last token (before the first one V, plus the prompt's number where there are several) and the state that
+    it led to. Its methods compute in the precision
     of its parameters (see `precise`).
 
     stepwise: whether `score` does the same computation as repeated `step`, so that gradients may go through the rows that were

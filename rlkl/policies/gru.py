@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rlkl.policies import heads
@@ -17,10 +18,11 @@ class Gru(Network):
 
     stepwise: ClassVar[bool] = True
 
-    embedding: Float[Array, "V1 G"]  # G = 3H: reset, update, candidate
+    embedding: Float[Array, "VP G"]  # V tokens, then P prompts; G = 3H: reset, update, candidate
     recurrent: Matrix  # [H, G]
     bias: Float[Array, " G"]
     head: Head
+    prompt: Int[Array | np.ndarray, " D"] | None = None
 
     def start(self, size: int) -> Float[Array, "n H"]:
         return jnp.zeros((size, self.bias.shape[0] // 3), self.bias.dtype)
@@ -37,7 +39,7 @@ class Gru(Network):
         return hidden, self.head(hidden, state)
 
     def score(self, tokens: Int[Array, "N T"], states: Int[Array, "N T1"]) -> Float[Array, "N T V"]:
-        embedded = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
+        embedded = self.embedding[heads.fed(tokens, states, self.head.bias.shape[0], self.prompt)]
 
         def along(hidden, inputs):
             hidden = self._cell(hidden, inputs)
@@ -53,8 +55,9 @@ def gru(settings, task, support, key, dtype) -> Gru:
     width, vocabulary = settings.width, task.automaton.vocabulary
     embedding, recurrent, out = jax.random.split(key, 3)
     return Gru(
-        jax.random.normal(embedding, (vocabulary + 1, 3 * width), dtype),
+        jax.random.normal(embedding, (vocabulary + task.automaton.prompts, 3 * width), dtype),
         Matrix(heads.normal(recurrent, (width, 3 * width), dtype)),
         jnp.zeros((3 * width,), dtype),
         heads.head(settings, task, support, out, width, dtype),
+        heads.prompt_of(task),
     )

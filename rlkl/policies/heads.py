@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import settings
@@ -55,6 +56,22 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float
     return jax.random.normal(key, shape, dtype) * jnp.asarray(shape[-2] ** -0.5, dtype)
 
 
-def fed(tokens: Int[Array, "N T"], vocabulary: int) -> Int[Array, "N T"]:
-    """The input tokens of a network: at each position the token before it, and V at the first."""
-    return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary)
+def prompt_of(task: Task) -> Int[np.ndarray, " D"] | None:
+    """The prompt of each decision state, as a network stores it; None where there is one prompt."""
+    automaton = task.automaton
+    return automaton.prompt_of[: automaton.decisions] if automaton.prompts > 1 else None
+
+
+def fed(
+    tokens: Int[Array, "N T"],
+    states: Int[Array, "N T1"],
+    vocabulary: int,
+    prompt: Int[Array | np.ndarray, " D"] | None,
+) -> Int[Array, "N T"]:
+    """The input tokens of a network: at each position the token before it, and V plus the prompt's number at the first.
+
+    prompt: as `prompt_of` returns it.
+    """
+    if prompt is None:
+        return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary)
+    return jnp.concatenate([vocabulary + jnp.asarray(prompt)[states[:, :1]], tokens[:, :-1]], axis=1)

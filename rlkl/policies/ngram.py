@@ -55,7 +55,7 @@ def _fitted(task, contexts: int, dtype) -> Float[Array, "C V"]:
         flow = occupancy[:, None] * rows
         return jax.ops.segment_sum(flow.ravel(), following, automaton.decisions + 1)[:-1], flow
 
-    start = jnp.zeros((automaton.decisions,), dtype).at[automaton.start].set(1.0)
+    start = jnp.asarray(automaton.initial, dtype)
     _, flows = jax.lax.scan(onward, start, None, length=automaton.horizon)
     visits = jax.ops.segment_sum(jnp.sum(flows, axis=0), jnp.asarray(automaton.context), contexts)
     share = visits / jnp.maximum(jnp.sum(visits, axis=-1, keepdims=True), jnp.finfo(dtype).tiny)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rlkl.errors import SettingsError
@@ -69,12 +70,13 @@ class Layer(eqx.Module):
 class Transformer(Network):
     """Pre-norm blocks of causal attention and a GELU layer of width 4H (Vaswani et al. 2017, arXiv 1706.03762)."""
 
-    embedding: Float[Array, "V1 H"]
+    embedding: Float[Array, "VP H"]  # V tokens, then P prompts
     place: Float[Array, "T H"]
     layers: tuple[Layer, ...]
     scale: Float[Array, " H"]
     head: Head
     heads: int = eqx.field(static=True)
+    prompt: Int[Array | np.ndarray, " D"] | None = None
 
     def start(self, size: int) -> Cache:
         length, width = self.place.shape
@@ -113,7 +115,7 @@ class Transformer(Network):
         return self._score(tokens, states, jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), carry.products))
 
     def _score(self, tokens, states, known: tuple[Products, ...]) -> Float[Array, "N T V"]:
-        embedded = self.embedding[heads.fed(tokens, self.embedding.shape[0] - 1)]
+        embedded = self.embedding[heads.fed(tokens, states, self.head.bias.shape[0], self.prompt)]
         x = (embedded + jnp.broadcast_to(self.place, embedded.shape)).reshape(-1, embedded.shape[-1])
         for layer, products in zip(self.layers, known, strict=True):
             attend = layer.query_key_value(x, products)
@@ -146,10 +148,11 @@ def transformer(settings, task, support, key, dtype) -> Transformer:
         Layer(Matrix(attend[i]), Matrix(project[i]), Matrix(expand[i]), Matrix(contract[i]), scales) for i in range(depth)
     )
     return Transformer(
-        jax.random.normal(keys[4], (automaton.vocabulary + 1, width), dtype),
+        jax.random.normal(keys[4], (automaton.vocabulary + automaton.prompts, width), dtype),
         jax.random.normal(keys[5], (automaton.horizon, width), dtype),
         layers,
         jnp.ones((width,), dtype),
         heads.head(settings, task, support, keys[6], width, dtype),
         settings.heads,
+        heads.prompt_of(task),
     )

@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     """Sequences and their weights, which sum to 1: 1/B for B samples, counts/B for counted arms, pi(y) for all sequences.
 
     states[:, 0] is the start state, states[:, t+1] the state after token t. mask is true for tokens up to the end of a sequence
-    and false for padding. size is the number of samples that the weights come from.
+    and false for padding. size is the number of samples that the weights come from. groups is the number of groups: equally
+    many consecutive sequences each, all of one prompt and of one total weight, whose returns an algorithm compares.
     """
 
     tokens: Int[Array | np.ndarray, "N T"]
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     mask: Bool[Array | np.ndarray, "N T"]
     weight: Float[Array | np.ndarray, " N"]
     size: int
+    groups: int = 1
 
     def mean(self, values: Float[Array, "N ..."]) -> Float[Array, "..."]:
         """The weighted mean over the batch, as a product: on CPUs sums over the first axis of an array are slow."""
@@ -87,9 +89,17 @@ def float_dtype(policy: AnyPolicy) -> Any:
 
 @lru_cache(maxsize=8)
 def enumerate_all(automaton: Automaton) -> Batch:
-    """A batch of all legal sequences, as NumPy arrays. The weights are NaN until the caller sets them."""
+    """A batch of all legal sequences, prompt by prompt, as NumPy arrays. The weights are NaN until the caller sets them."""
     tokens, states = automaton.enumerated()
     return Batch(tokens, states, states[:, :-1] < automaton.decisions, np.full(len(tokens), np.nan), len(tokens))
+
+
+def joint_log_probability(automaton: Automaton, batch: Batch, log_probability: Float[Array, " N"]) -> Float[Array, " N"]:
+    """The log-probability of prompt and sequence, from that of each sequence given its prompt."""
+    if automaton.prompts == 1:
+        return log_probability
+    log_weight = jnp.asarray(np.log(automaton.prompt_weights), log_probability.dtype)
+    return log_probability + log_weight[jnp.asarray(automaton.prompt_of)[batch.states[:, 0]]]
 
 
 def positions_from_rows(log_pi: Float[Array, "N T V"], log_ref: Float[Array, "N T V"]) -> Positions:

@@ -9,10 +9,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl.policies import AnyPolicy, Network, Policy
-from rlkl.rollouts.batch import Batch, Positions, enumerate_all, float_dtype, positions_from_rows
+from rlkl.rollouts.batch import (
+    Batch,
+    Positions,
+    enumerate_all,
+    float_dtype,
+    joint_log_probability,
+    positions_from_rows,
+)
 from rlkl.rollouts.scoring import CHUNK_SIZE, positions, rows_along, sampling_log_probability
 from rlkl.tasks.automaton import Automaton
 
+PROMPTS = 2**31 - 5  # folded into the key of a batch's prompts; training folds in its steps, from 0
 PART = 32  # largest number of probabilities that are summed and searched in one pass
 
 
@@ -75,21 +83,61 @@ def inverse_cdf(uniform: Float[Array, " N"], cdf: Float[Array, "R V"], row: Int[
     return token
 
 
-def sample(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
-    """Sample `size` sequences from a policy, without gradients. A bandit's batch has each arm once, weighted by its count."""
+def sample(
+    key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int, start: Int[Array, " groups"] | None = None
+) -> Batch:
+    """Sample `size` sequences from a policy, equally many from the start state of each group, without gradients.
+
+    start: by default there is one group, of a prompt that is drawn by the prompts' weights. Each group of a bandit with few
+    arms has each arm once, weighted by its count.
+    """
     policy = jax.lax.stop_gradient(policy)
-    if automaton.horizon == 1 and isinstance(policy, Policy):
-        return _sample_counts(key, automaton, policy.table()[0, automaton.start], size)
-    return walk(uniforms(key, automaton, policy, size), automaton, policy)
+    rows = policy.table()[0] if automaton.horizon == 1 and isinstance(policy, Policy) else None
+    if rows is not None and automaton.prompts == 1 and start is None:
+        return _sample_counts(key, automaton, rows[int(automaton.starts[0])], size)
+    start = prompt_starts(key, automaton, 1) if start is None else start
+    groups = start.shape[0]
+    if rows is not None and automaton.vocabulary <= min(PART, size // groups):
+        return _sample_group_counts(key, automaton, rows, start, size)
+    batch = walk(uniforms(key, automaton, policy, size), automaton, policy, jnp.repeat(start, size // groups))
+    return batch._replace(groups=groups)
+
+
+def prompt_starts(key: PRNGKeyArray, automaton: Automaton, groups: int) -> Int[Array, " groups"]:
+    """The start states of `groups` prompts, drawn by the prompts' weights.
+
+    One uniform number is drawn, and the others follow in equal steps (systematic sampling): a prompt of weight w is drawn
+    `groups` w times, rounded up or down, and in expectation exactly as often.
+    """
+    if automaton.prompts == 1:
+        return jnp.full((groups,), int(automaton.starts[0]), jnp.int32)
+    first = jax.random.uniform(jax.random.fold_in(key, PROMPTS), (), jnp.float32)
+    position = (jnp.arange(groups, dtype=jnp.float32) + first) / groups
+    return _start_at(automaton, position)
+
+
+def independent_starts(key: PRNGKeyArray, automaton: Automaton, size: int) -> Int[Array, " N"]:
+    """The start state of each of `size` sequences, whose prompts are drawn independently by their weights."""
+    if automaton.prompts == 1:
+        return jnp.full((size,), int(automaton.starts[0]), jnp.int32)
+    return _start_at(automaton, jax.random.uniform(jax.random.fold_in(key, PROMPTS), (size,), jnp.float32))
+
+
+def _start_at(automaton: Automaton, position: Float[Array, " N"]) -> Int[Array, " N"]:
+    """The start state of the prompt at each position in [0, 1) of the prompts' cumulative weights."""
+    ends = np.cumsum(automaton.prompt_weights)[:-1].astype(np.float32)
+    return jnp.asarray(automaton.starts)[jnp.sum(ends[None, :] <= position[:, None], axis=1, dtype=jnp.int32)]
 
 
 def weighted_batch(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Batch:
     """A batch of all sequences, weighted by their probabilities or, where there are too many, of `size` samples."""
     if not automaton.is_enumerable:
-        return walk(uniforms(key, automaton, policy, size), automaton, policy)
+        start = independent_starts(key, automaton, size)
+        return walk(uniforms(key, automaton, policy, size), automaton, policy, start)
     batch = enumerate_all(automaton)
     tokens, states, mask = (jnp.asarray(x) for x in (batch.tokens, batch.states, batch.mask))
-    return Batch(tokens, states, mask, jnp.exp(sampling_log_probability(policy, batch)), batch.size)
+    weight = jnp.exp(joint_log_probability(automaton, batch, sampling_log_probability(policy, batch)))
+    return Batch(tokens, states, mask, weight, batch.size)
 
 
 def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int) -> Float[Array, "T N"]:
@@ -97,20 +145,21 @@ def uniforms(key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: i
     return jax.random.uniform(key, (automaton.horizon, size), float_dtype(policy))
 
 
-def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy) -> Batch:
-    """The batch of sequences that these uniform numbers sample, token by token."""
-    return walk_with_rows(uniform, automaton, policy)[0]
+def walk(uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy, start: Int[Array, " N"]) -> Batch:
+    """The batch of sequences that these uniform numbers sample from these start states, token by token."""
+    return _walk(uniform, automaton, policy, start)[0]
 
 
-def walk_with_rows(
-    uniform: Float[Array, "T N"], automaton: Automaton, policy: AnyPolicy
+def sample_with_rows(
+    key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int
 ) -> tuple[Batch, Float[Array, "N T V"]]:
-    """The batch of `walk`, and the rows of log-probabilities that its tokens were sampled from."""
-    return _walk(uniform, automaton, policy)[:2]
+    """`size` independent sequences, and the rows of log-probabilities that their tokens were sampled from."""
+    start = independent_starts(key, automaton, size)
+    return _walk(uniforms(key, automaton, policy, size), automaton, policy, start)[:2]
 
 
-def _walk(uniform, automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Float[Array, "N T V"], Any]:
-    """The batch and rows of `walk_with_rows`, and the policy's last carry."""
+def _walk(uniform, automaton: Automaton, policy: AnyPolicy, start) -> tuple[Batch, Float[Array, "N T V"], Any]:
+    """The batch of `walk`, the rows of log-probabilities that its tokens were sampled from, and the policy's last carry."""
     next_state, last_decision = jnp.asarray(automaton.next_state).reshape(-1), automaton.decisions - 1
     size = uniform.shape[1]
     carry, next_row = _row_reader(policy, size)
@@ -125,8 +174,9 @@ def _walk(uniform, automaton: Automaton, policy: AnyPolicy) -> tuple[Batch, Floa
         after = jnp.where(alive, after, state)
         return (carry, token, after), (token, after, log_pi)
 
-    start = jnp.full((size,), automaton.start, jnp.int32)
     before = jnp.full((size,), automaton.vocabulary, jnp.int32)
+    if automaton.prompts > 1:
+        before = before + jnp.asarray(automaton.prompt_of)[start]
     inputs = (jnp.arange(automaton.horizon, dtype=jnp.int32), uniform)
     (carry, _, _), (tokens, after, rows) = jax.lax.scan(step, (carry, before, start), inputs)
     states = jnp.concatenate([start[None], after])
@@ -170,9 +220,22 @@ def _sample_counts(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     else:
         counts = _counts_in_parts(uniform, _sums_in_parts(jnp.exp(row)))[: automaton.vocabulary]
     tokens = np.arange(automaton.vocabulary, dtype=np.int32)[:, None]
-    ends = np.maximum(automaton.next_state[automaton.start], 0)
-    states = np.stack([np.full_like(ends, automaton.start), ends], axis=1)
+    ends = np.maximum(automaton.next_state[automaton.starts[0]], 0)
+    states = np.stack([np.full_like(ends, automaton.starts[0]), ends], axis=1)
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
+
+
+def _sample_group_counts(key, automaton, rows: Float[Array, "D V"], start: Int[Array, " groups"], size: int) -> Batch:
+    """The batch of `size` samples of a bandit in groups, with each arm once in each group, weighted by its count."""
+    groups, vocabulary = start.shape[0], automaton.vocabulary
+    uniform = jax.random.uniform(key, (groups, 1, size // groups), rows.dtype)
+    cdf = cumulative(rows)[start]
+    below = jnp.sum((uniform * cdf[:, -1:, None] < cdf[:, :, None]).astype(rows.dtype), axis=-1)
+    counts = jnp.diff(below, axis=1, prepend=jnp.zeros((groups, 1), rows.dtype)).reshape(-1)
+    tokens = np.tile(np.arange(vocabulary, dtype=np.int32), groups)[:, None]
+    ends = jnp.asarray(np.maximum(automaton.next_state, 0))[start].reshape(-1)
+    states = jnp.stack([jnp.repeat(start, vocabulary), ends], axis=1)
+    return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size, groups)
 
 
 def _counts_in_parts(uniform: Float[Array, " N"], cdf: Float[Array, "P W"]) -> Float[Array, " PW"]:
@@ -185,15 +248,23 @@ def _counts_in_parts(uniform: Float[Array, " N"], cdf: Float[Array, "P W"]) -> F
 
 
 def sample_with_positions(
-    key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, size: int
+    key: PRNGKeyArray,
+    automaton: Automaton,
+    policy: AnyPolicy,
+    reference: AnyPolicy,
+    size: int,
+    start: Int[Array, " groups"] | None = None,
 ) -> tuple[Batch, Positions]:
-    """Sample a batch and return it with its `positions`. What a network computed while it sampled is reused."""
+    """Sample a batch as `sample` does, with its `positions`. What a network computed while it sampled is reused."""
     if isinstance(policy, Network) and (policy.stepwise or size <= CHUNK_SIZE):
         sampler = policy if policy.stepwise else jax.lax.stop_gradient(policy)
-        batch, log_pi, carry = _walk(uniforms(key, automaton, policy, size), automaton, sampler)
+        start = prompt_starts(key, automaton, 1) if start is None else start
+        groups = start.shape[0]
+        starts = jnp.repeat(start, size // groups)
+        batch, log_pi, carry = _walk(uniforms(key, automaton, policy, size), automaton, sampler, starts)
         log_pi = (
             log_pi if policy.stepwise else policy.score_sampled(carry, jnp.asarray(batch.tokens), jnp.asarray(batch.states))
         )
-        return batch, positions_from_rows(log_pi, rows_along(reference, batch))
-    batch = sample(key, automaton, policy, size)
+        return batch._replace(groups=groups), positions_from_rows(log_pi, rows_along(reference, batch))
+    batch = sample(key, automaton, policy, size, start)
     return batch, positions(automaton, policy, reference, batch)

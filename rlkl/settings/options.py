@@ -69,6 +69,29 @@ class AlgorithmSettings:
     loss_aggregation: Resolved = static(
         None, "how token losses are averaged over a batch; null: the algorithm's own", allowed=AGGREGATIONS
     )
+    group_size: Resolved = static(
+        None,
+        "number of samples of one prompt whose returns are compared; null: the batch is one group, or with algorithm=exact, of "
+        "objective=utility, infinitely many",
+        kind=int,
+        at_least=1,
+    )
+    scale_advantages: Resolved = static(
+        None,
+        "what advantages are divided by: the standard deviation of their group's or of the batch's returns; null: the "
+        "algorithm's own",
+        allowed=("group", "batch", "none"),
+    )
+    std: Resolved = static(
+        None,
+        "standard deviation that scales advantages: with the divisor G - 1 (sample; null) or G (population)",
+        allowed=("sample", "population"),
+    )
+    zero_std: str = static(
+        "keep",
+        "groups of equal rewards: kept with advantages of zero, dropped from the batch, or drawn again",
+        allowed=("keep", "drop", "resample"),
+    )
     epochs: int = static(4, "number of updates of ppo on each batch", kind=int, at_least=1, at_most=MOST_COUNT)
     clip: Traced = traced(0.2, "clip range of ppo's probability ratio", above=0.0, below=1.0)
     entropy_coef: Traced = traced(

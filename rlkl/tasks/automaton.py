@@ -1,10 +1,10 @@
 """Token automata and the tasks on them (built in NumPy, on the host).
 
-N sequences, T horizon, S states, D decision states (those with outgoing tokens: 0 to D-1), V vocabulary.
+N sequences, T horizon, S states, D decision states (those with outgoing tokens: 0 to D-1), V vocabulary, P prompts.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import equinox as eqx
@@ -19,8 +19,11 @@ class Automaton:
 
     next_state[s, v] is the state after token v, -1 where v is illegal. An end state is any state >= D, or any state
     occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: one end state for each arm.
+    starts: the start state of each prompt; a task without prompts has one. No state can be reached from two of them.
+    prompt_weights: the probability of each prompt, above 0; by default all are equally likely.
     context[s] is the context of decision state s for policies of limited memory: states of one context share their rows.
     By default each state is a context of its own.
+    Raises `ValueError` where two prompts reach a common state, or a prompt's weight is not positive.
     """
 
     def __init__(
@@ -28,19 +31,27 @@ class Automaton:
         next_state: Int[np.ndarray, "D V"],
         states: int,
         horizon: int,
-        start: int = 0,
+        start: int | Sequence[int] = 0,
         context: Int[np.ndarray, " D"] | None = None,
+        prompt_weights: Float[np.ndarray, " P"] | Sequence[float] | None = None,
     ):
         self.next_state = np.ascontiguousarray(next_state, dtype=np.int32)
         self.next_state.setflags(write=False)
-        self.states, self.horizon, self.start = int(states), int(horizon), int(start)
+        self.states, self.horizon = int(states), int(horizon)
+        self.starts = np.atleast_1d(np.asarray(start, np.int32))
+        weights = np.ones(self.starts.size) if prompt_weights is None else np.asarray(prompt_weights, np.float64)
+        if weights.shape != self.starts.shape or not (weights > 0.0).all():
+            raise ValueError(f"prompt_weights must be {self.starts.size} numbers above 0, one a prompt")
+        self.prompt_weights = weights / weights.sum()
         self.context = np.arange(len(next_state), dtype=np.int32) if context is None else np.asarray(context, np.int32)
+        assert self.prompt_of.size  # checks that no two prompts reach a common state
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content, in hexadecimal."""
-        header = f"{self.next_state.shape} {self.states} {self.horizon} {self.start}".encode()
-        return hashlib.sha256(header + self.next_state.tobytes() + self.context.tobytes()).hexdigest()
+        header = f"{self.next_state.shape} {self.states} {self.horizon}".encode()
+        arrays = (self.next_state, self.context, self.starts, self.prompt_weights)
+        return hashlib.sha256(header + b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     @cached_property
     def _hash(self) -> int:
@@ -53,7 +64,8 @@ class Automaton:
         return self is other or (isinstance(other, Automaton) and self.digest == other.digest)
 
     def __repr__(self) -> str:
-        return f"Automaton(D={self.decisions}, V={self.vocabulary}, S={self.states}, T={self.horizon})"
+        prompts = f", P={self.prompts}" if self.prompts > 1 else ""
+        return f"Automaton(D={self.decisions}, V={self.vocabulary}, S={self.states}, T={self.horizon}{prompts})"
 
     @property
     def decisions(self) -> int:
@@ -64,6 +76,35 @@ class Automaton:
     def vocabulary(self) -> int:
         """V, the number of tokens."""
         return self.next_state.shape[1]
+
+    @property
+    def prompts(self) -> int:
+        """P, the number of prompts."""
+        return self.starts.size
+
+    @cached_property
+    def prompt_of(self) -> np.ndarray:
+        """Int["S"]: the prompt from which each state can be reached; 0 where there is one prompt, -1 where there is none."""
+        if self.prompts == 1:
+            return np.zeros(self.states, np.int32)
+        prompt = np.full(self.states, -1, np.int32)
+        for number, start in enumerate(self.starts):
+            queue = [int(start)]
+            while queue:
+                state = queue.pop()
+                if prompt[state] == number:
+                    continue
+                if prompt[state] >= 0:
+                    raise ValueError(f"state {state} can be reached from prompts {prompt[state]} and {number}")
+                prompt[state] = number
+                if state < self.decisions:
+                    queue += self.next_state[state][self.legal[state]].tolist()
+        return prompt
+
+    @cached_property
+    def initial(self) -> np.ndarray:
+        """Float["D"]: the probability that a sequence starts in each decision state."""
+        return np.bincount(self.starts, self.prompt_weights, self.decisions)
 
     @cached_property
     def legal(self) -> np.ndarray:
@@ -89,7 +130,7 @@ class Automaton:
     def reachable(self) -> np.ndarray:
         """Bool["T D"]: the decision states that can be occupied at each position."""
         reached = np.zeros((self.horizon, self.decisions), bool)
-        reached[0, self.start] = True
+        reached[0, self.starts] = True
         for t in range(1, self.horizon):
             follow = self.next_state[reached[t - 1]]
             reached[t, follow[(follow >= 0) & (follow < self.decisions)]] = True
@@ -109,9 +150,22 @@ class Automaton:
         early = (self.reachable[t][:, None] & self.ends_at(t) for t in range(self.horizon - 1))
         return any(ends.any() for ends in early)
 
-    def walk(self, tokens: Int[np.ndarray, "N T"]) -> Int[np.ndarray, "N T1"]:
-        """The states along legal sequences: the start, then the state after each token. An ended sequence keeps its state."""
-        states = np.full((len(tokens), tokens.shape[1] + 1), self.start, np.int32)
+    @cached_property
+    def outcomes_by_prompt(self) -> np.ndarray:
+        """Int["P K"]: the end states that each prompt reaches, in state order, padded with -1."""
+        reached = [self.outcomes[self.prompt_of[self.outcomes] == prompt] for prompt in range(self.prompts)]
+        padded = np.full((self.prompts, max(map(len, reached))), -1)
+        for row, ends in zip(padded, reached, strict=True):
+            row[: len(ends)] = ends
+        return padded
+
+    def walk(self, tokens: Int[np.ndarray, "N T"], prompt: Int[np.ndarray, " N"] | int = 0) -> Int[np.ndarray, "N T1"]:
+        """The states along legal sequences: the prompt's start state, then the state after each token.
+
+        An ended sequence keeps its state.
+        """
+        states = np.empty((len(tokens), tokens.shape[1] + 1), np.int32)
+        states[:, 0] = self.starts[prompt]
         for t in range(tokens.shape[1]):
             here = states[:, t]
             after = self.next_state[np.minimum(here, self.decisions - 1), tokens[:, t]]
@@ -119,8 +173,11 @@ class Automaton:
         return states
 
     def enumerated(self) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N T1"]]:
-        """Tokens and states of every legal sequence. After its end a sequence keeps its state and is padded with token 0."""
-        tokens, states = np.zeros((1, 0), np.int32), np.full((1, 1), self.start, np.int32)
+        """Tokens and states of every legal sequence, prompt by prompt.
+
+        After its end a sequence keeps its state and is padded with token 0.
+        """
+        tokens, states = np.zeros((self.prompts, 0), np.int32), self.starts[:, None]
         for _ in range(self.horizon):
             here = states[:, -1]
             unfinished = here < self.decisions
@@ -135,13 +192,13 @@ class Automaton:
 
     @cached_property
     def sequences(self) -> float:
-        """The number of legal sequences; exact up to 2^53, infinity beyond 1e308."""
+        """The number of legal sequences of all prompts; exact up to 2^53, infinity beyond 1e308."""
         ahead = np.ones(self.states + 1)  # number of continuations from each state; the last entry stands for an illegal token
         ahead[-1] = 0.0
         with np.errstate(over="ignore"):
             for _ in range(self.horizon):
                 ahead[: self.decisions] = ahead[self.next_state].sum(axis=1)
-        return float(ahead[self.start])
+            return float(ahead[self.starts].sum())
 
     @property
     def count(self) -> str:

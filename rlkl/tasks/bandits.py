@@ -7,6 +7,7 @@ import numpy as np
 from rlkl.errors import SettingsError
 from rlkl.tasks.automaton import Automaton, Task
 from rlkl.tasks.checks import choice, fits, number, numbers, probabilities, whole
+from rlkl.tasks.prompt_bandits import custom_prompts
 from rlkl.tasks.registry import Card, register
 
 
@@ -39,8 +40,16 @@ def _size(size: Any) -> int:
 
 
 @register("bandit/custom")
-def custom(reward, reference, names=None, typicality=0.0) -> Card:
-    """Any bandit, given by lists of rewards and reference probabilities."""
+def custom(reward, reference, names=None, prompts=None, prompt_weights=None, typicality=0.0) -> Card:
+    """Any bandit, given by lists of rewards and reference probabilities; or a bandit a prompt, given by lists of rows.
+
+    prompts: names of the prompts. prompt_weights: their probabilities, up to a factor; null: all are equally likely.
+    """
+    if isinstance(reward, (list, tuple)) and reward and isinstance(reward[0], (list, tuple)):
+        return custom_prompts(reward, reference, names, typicality, prompts, prompt_weights)
+    for key, value in (("prompts", prompts), ("prompt_weights", prompt_weights)):
+        if value is not None:
+            raise SettingsError(f"task.{key}", value, "is of several prompts: task.reward=[[...],[...]] has a row for each")
     reward, reference = numbers("task.reward", reward), probabilities("task.reference", reference)
     if reward.size != reference.size:
         raise SettingsError(

@@ -11,12 +11,16 @@ from rlkl.tasks.checks import file_text, fits, number
 from rlkl.tasks.registry import Card, register
 
 REQUIRED = ("vocabulary", "horizon", "start", "next_state", "reference", "reward")
+OPTIONAL = ("states", "prompts", "prompt_weights")
 
 
 @register("automaton/custom")
 def custom(path, typicality=0.0) -> Card:
     """An automaton from a JSON file with the keys vocabulary (V names), horizon, start, next_state (D rows of V, -1 where
     illegal), reference (D rows of V), reward (S values, earned in the final state) and, optionally, states (S names).
+
+    start is a state or, for a task with P prompts, a list of P states, from no two of which a common state can be reached; then
+    prompts (P names) and prompt_weights (P numbers above 0) are optional, too.
 
     A reward for each step can be expressed by states that carry the sum earned so far, if it takes finitely many values.
     """
@@ -34,8 +38,8 @@ def custom(path, typicality=0.0) -> Card:
     if not isinstance(content, dict):
         raise refuse("must hold one JSON object")
     for key in content:
-        if key not in (*REQUIRED, "states"):
-            raise refuse(f"has an unknown key {key!r}; " + nearest(key, (*REQUIRED, "states")))
+        if key not in (*REQUIRED, *OPTIONAL):
+            raise refuse(f"has an unknown key {key!r}; " + nearest(key, (*REQUIRED, *OPTIONAL)))
     for key in REQUIRED:
         if key not in content:
             raise refuse(f"lacks {key!r}")
@@ -56,8 +60,10 @@ def _card(content: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
         raise refuse(f"next_state is {shape}, reference {reference.shape}, the vocabulary {len(tokens)}; need D rows of V each")
     if not shape[0] <= states:
         raise refuse(f"reward has {states} values for {shape[0]} decision states; needs one a state")
-    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < shape[0]:
-        raise refuse(f"start is {shortened(str(start), 20)}; must be one of the decision states 0 to {shape[0] - 1}")
+    starts = start if isinstance(start, list) and start else [start]
+    for state in starts:
+        if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < shape[0]:
+            raise refuse(f"start is {shortened(str(state), 20)}; must be one of the decision states 0 to {shape[0] - 1}")
     fits("task.path", path, horizon * following.size)
     if (following != np.round(following)).any() or (following < -1).any() or (following >= states).any():
         entry = np.argwhere((following != np.round(following)) | (following < -1) | (following >= states))[0]
@@ -69,7 +75,11 @@ def _card(content: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
         raise refuse("reference gives probability to an illegal token (next_state -1)")
     with np.errstate(divide="ignore"):
         log_reference = np.log(reference / reference.sum(axis=1, keepdims=True))
-    automaton = Automaton(following.astype(int), states, horizon, start)
+    try:
+        weights = _prompt_weights(content, len(starts), refuse)
+        automaton = Automaton(following.astype(int), states, horizon, starts, prompt_weights=weights)
+    except ValueError as error:
+        raise refuse(str(error)) from None
     if (lost := np.setdiff1d(np.flatnonzero(reward), automaton.outcomes)).size:
         raise refuse(f"state {lost[0]} has a reward, and no legal sequence of {horizon} tokens ends in it")
     names = [str(state) for state in range(states)] if content.get("states") is None else content["states"]
@@ -80,7 +90,26 @@ def _card(content: dict[str, Any], path: Any, refuse, typicality: Any) -> Card:
     task = Task(
         automaton, reward, log_reference, np.asarray(number("task.typicality", typicality)), np.arange(len(tokens), dtype=float)
     )
-    return Card(task, tuple(str(names[i]) for i in automaton.outcomes), {}, tuple(map(str, tokens)))
+    prompts = _prompts(content, len(starts), refuse)
+    return Card(task, tuple(str(names[i]) for i in automaton.outcomes), {}, tuple(map(str, tokens)), prompts=prompts)
+
+
+def _prompt_weights(content: dict[str, Any], count: int, refuse) -> np.ndarray | None:
+    """The weights of the prompts; None where they are equal."""
+    if content.get("prompt_weights") is None:
+        return None
+    weights = _array(content["prompt_weights"], "prompt_weights", 1, refuse)
+    if weights.size != count or not (weights > 0.0).all():
+        raise refuse(f"prompt_weights must be {count} numbers above 0, one for each start state")
+    return weights
+
+
+def _prompts(content: dict[str, Any], count: int, refuse) -> tuple[str, ...]:
+    """The names of the prompts: by default their numbers; none where there is one prompt."""
+    names = content.get("prompts") or list(range(count))
+    if not _are_names(names) or len({str(name) for name in names}) != count:
+        raise refuse(f"prompts must be a list of {count} different names, one for each start state")
+    return tuple(map(str, names)) if count > 1 else ()
 
 
 def _are_names(values: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rlkl.errors import SettingsError
 from rlkl.tasks import state_graph
 from rlkl.tasks.checks import choice, whole
 from rlkl.tasks.registry import Card, register
@@ -58,12 +59,20 @@ def rows(state: str) -> state_graph.Row | None:
 
 
 @register("sequence/grammar")
-def grammar(reward="topic", topic="dragon", target=9, horizon=12, typicality=0.0) -> Card:
+def grammar(reward="topic", topic="dragon", target=9, horizon=12, prompts="none", typicality=0.0) -> Card:
     """Short English sentences. Rewards of a finished sentence: topic (1 if it mentions `topic`), ending (1 for ! and ?, which
-    are rare under the reference, and 1/2 for a full stop) or length (1 at `target` words, less with the distance)."""
+    are rare under the reference, and 1/2 for a full stop) or length (1 at `target` words, less with the distance).
+
+    With prompts=topics there is a prompt for each noun, which names the topic: the reward is 1 if the sentence mentions it.
+    """
     kind = choice("task.reward", reward, ("topic", "ending", "length"))
     word = choice("task.topic", topic, WORDS)
+    if choice("task.prompts", prompts, ("none", "topics")) == "topics" and (kind, word) != ("topic", "dragon"):
+        key, value = ("topic", topic) if kind == "topic" else ("reward", reward)
+        raise SettingsError(f"task.{key}", value, "has no effect with task.prompts=topics, where each prompt names its topic")
     horizon, target = whole("task.horizon", horizon, at_least=4), whole("task.target", target, at_least=3)
+    if prompts == "topics":
+        return _topics(LEXICON["noun"], horizon, typicality)
     if kind == "topic":
         return _topic(word, horizon, typicality)
     return _length(target, horizon, typicality) if kind == "length" else _ending(horizon, typicality)
@@ -79,6 +88,21 @@ def _topic(word: str, horizon: int, typicality: Any) -> Card:
         watched_rows, ("start", False), WORDS, horizon,
         reward=lambda pair: float(_finished(pair[0]) and pair[1]),
         name=lambda pair: f"{pair[0]}{' with ' + word if pair[1] else ''}",
+        typicality=typicality,
+    )  # fmt: skip
+
+
+def _topics(words: tuple[str, ...], horizon: int, typicality: Any) -> Card:
+    """The card with a prompt for each word; the memory of a state is the word and whether it was mentioned."""
+
+    def watch(memory: tuple[str, bool], token: str) -> tuple[str, bool]:
+        word, mentioned = memory
+        return word, mentioned or token == word
+
+    return state_graph.card(
+        state_graph.watched(rows, watch), {word: ("start", (word, False)) for word in words}, WORDS, horizon,
+        reward=lambda pair: float(_finished(pair[0]) and pair[1][1]),
+        name=lambda pair: f"{pair[1][0]}: {pair[0]}{' with it' if pair[1][1] else ' without it' if _finished(pair[0]) else ''}",
         typicality=typicality,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ class Card:
     tokens: the vocabulary; empty where it equals the outcomes. joiner: the separator of two tokens in a printed sequence.
     corpus: sequences (Int["N T"]) of the text that the task was built from, if any.
     preferences: the preference data that the reward was fitted to, if any.
+    prompts: a name for each prompt, if there are several.
     """
 
     task: Task
@@ -37,11 +38,12 @@ class Card:
     joiner: str = " "
     corpus: np.ndarray | None = None
     preferences: "Preferences | None" = None
+    prompts: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that a run can read from its card, in hexadecimal."""
-        names = json.dumps([self.outcomes, self.facts, self.tokens, self.joiner], sort_keys=True, default=str)
+        names = json.dumps([self.outcomes, self.facts, self.tokens, self.joiner, self.prompts], sort_keys=True, default=str)
         hashed = hashlib.sha256((self.task.automaton.digest + names).encode())
         for leaf in jax.tree.leaves((self.task, self.corpus)):
             array = np.ascontiguousarray(leaf)

@@ -1,6 +1,6 @@
 """Tasks from a transition function over states of any hashable type; states and tokens are numbered automatically."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,14 @@ def watched(rows: Rows, watch: Callable[[Any, str], Hashable]) -> Rows:
     return row
 
 
-def explore(rows: Rows, start: Hashable, limit: Callable[[int], None]) -> tuple[list[Hashable], list[Hashable]]:
-    """The decision states (start first) and the end states that can be reached from `start`.
+def explore(rows: Rows, starts: Sequence[Hashable], limit: Callable[[int], None]) -> tuple[list[Hashable], list[Hashable]]:
+    """The decision states (the starts first) and the end states that can be reached from `starts`.
 
     `limit` is called with the number of decision states found so far; it may raise.
     """
     decisions: list[Hashable] = []
     ends: list[Hashable] = []
-    queue, reached = [start], {start}
+    queue, reached = list(starts), set(starts)
     for state in queue:
         row = rows(state)
         (ends if row is None else decisions).append(state)
@@ -48,7 +48,7 @@ def explore(rows: Rows, start: Hashable, limit: Callable[[int], None]) -> tuple[
 
 def card(
     rows: Rows,
-    start: Hashable,
+    start: Hashable | Mapping[str, Hashable],
     tokens: tuple[str, ...],
     horizon: int,
     reward: Callable[[Any], float],
@@ -59,9 +59,13 @@ def card(
 ) -> Card:
     """The card of the task with these rows.
 
-    `reward` and `name` map a final state to its reward and its name; `tokens` is the vocabulary, in order.
+    `start`: the start state or, for several equally likely prompts, the start state of each by the prompt's name. `reward` and
+    `name` map a final state to its reward and its name; `tokens` is the vocabulary, in order.
     """
-    decisions, ends = explore(rows, start, lambda count: fits("task.horizon", horizon, horizon * len(tokens) * count))
+    starts = start if isinstance(start, Mapping) else {"": start}
+    decisions, ends = explore(
+        rows, list(starts.values()), lambda count: fits("task.horizon", horizon, horizon * len(tokens) * count)
+    )
     states = [*decisions, *ends]
     numbered, column = {state: i for i, state in enumerate(states)}, {token: i for i, token in enumerate(tokens)}
     following = np.full((len(decisions), len(tokens)), -1)
@@ -71,7 +75,7 @@ def card(
             following[s, column[token]], weight[s, column[token]] = numbered[after], w
     with np.errstate(divide="ignore"):
         log_reference = np.log(weight / weight.sum(axis=1, keepdims=True))
-    automaton = Automaton(following, len(states), horizon)
+    automaton = Automaton(following, len(states), horizon, range(len(starts)))
     task = Task(
         automaton,
         np.array([float(reward(state)) for state in states]),
@@ -79,4 +83,5 @@ def card(
         np.asarray(number("task.typicality", typicality)),
         np.arange(len(tokens), dtype=np.float64),
     )
-    return Card(task, tuple(name(states[i]) for i in automaton.outcomes), facts, tokens, joiner)
+    prompts = tuple(starts) if len(starts) > 1 else ()
+    return Card(task, tuple(name(states[i]) for i in automaton.outcomes), facts, tokens, joiner, prompts=prompts)

@@ -17,8 +17,8 @@ def remember(card: Card, order: int) -> Card:
     At the beginning of a sequence there are fewer tokens. End states that differ in their last tokens alone share a name.
     """
     task, automaton = card.task, card.task.automaton
-    start: tuple[int, tuple[int, ...]] = (automaton.start, ())
-    decisions, numbers = [start], {start: 0}
+    decisions: list[tuple[int, tuple[int, ...]]] = [(int(start), ()) for start in automaton.starts]
+    numbers = {start: i for i, start in enumerate(decisions)}
     ends = {state: i for i, state in enumerate(range(automaton.decisions, automaton.states))}
     rows: list[np.ndarray] = []
     for state, read in decisions:
@@ -40,7 +40,9 @@ def remember(card: Card, order: int) -> Card:
     tokens = {read: i for i, read in enumerate(dict.fromkeys(read for _, read in decisions))}
     context = np.array([tokens[read] for _, read in decisions])
     base_states = [state for state, _ in decisions] + list(ends)
-    refined = Automaton(following, len(base_states), automaton.horizon, 0, context)
+    refined = Automaton(
+        following, len(base_states), automaton.horizon, range(automaton.prompts), context, automaton.prompt_weights
+    )
     outcome_names = dict(zip(automaton.outcomes.tolist(), card.outcomes, strict=True))
     log_reference = np.asarray(task.log_reference)[[state for state, _ in decisions]]
     remembered = dataclasses.replace(
@@ -62,8 +64,8 @@ def unfold(card: Card, key: str, value: str) -> Card:
     task, automaton = card.task, card.task.automaton
     if automaton.horizon == 1 or not automaton.is_enumerable:
         return card
-    states, levels = np.array([automaton.start]), []  # of the prefixes of a length, level by level
-    texts, ends, names = [""], [], []
+    states, levels = automaton.starts, []  # of the prefixes of a length, level by level
+    texts, ends, names = [""] * automaton.prompts, [], []
     for t in range(automaton.horizon):
         following = automaton.next_state[states]
         parent, token = np.nonzero(following >= 0)
@@ -86,7 +88,9 @@ def unfold(card: Card, key: str, value: str) -> Card:
     base_states = np.concatenate([*(prefixes for prefixes, *_ in levels), ends]).astype(int)
     unfolded = dataclasses.replace(
         task,
-        automaton=Automaton(tree, len(base_states), automaton.horizon),
+        automaton=Automaton(
+            tree, len(base_states), automaton.horizon, range(automaton.prompts), prompt_weights=automaton.prompt_weights
+        ),
         reward=np.asarray(task.reward)[base_states],
         log_reference=np.asarray(task.log_reference)[base_states[:decisions]],
         gold=None if task.gold is None else np.asarray(task.gold)[base_states],
@@ -97,8 +101,9 @@ def unfold(card: Card, key: str, value: str) -> Card:
 def export(card: Card) -> str:
     """The card's task as JSON text, in the format of `automaton/custom`.
 
-    A bandit's tokens are named by its outcomes. States in which no sequence ends have reward 0 and are named by their index.
-    Coordinates and the joiner are lost. A typicality reward and a reward model that reads the tokens are refused.
+    A bandit's tokens are named by its outcomes or, with several prompts, by their numbers. States in which no sequence ends
+    have reward 0 and are named by their index. Coordinates and the joiner are lost. A typicality reward and a reward model that
+    reads the tokens are refused.
     """
     task, automaton = card.task, card.task.automaton
     if (typicality := float(task.typicality)) != 0.0:
@@ -108,11 +113,14 @@ def export(card: Card) -> str:
         raise SettingsError("task.model", "network", rule)
     reward = np.zeros(automaton.states)
     reward[automaton.outcomes] = np.asarray(task.reward)[automaton.outcomes]
+    starts = automaton.starts.tolist()
+    prompts = {"prompt_weights": automaton.prompt_weights.tolist(), "prompts": list(card.prompts)}
     return json.dumps(
         {
-            "vocabulary": list(card.tokens or card.outcomes),
+            "vocabulary": list(card.tokens or (map(str, range(automaton.vocabulary)) if card.prompts else card.outcomes)),
             "horizon": automaton.horizon,
-            "start": automaton.start,
+            "start": starts if automaton.prompts > 1 else starts[0],
+            **(prompts if automaton.prompts > 1 else {}),
             "next_state": automaton.next_state.tolist(),
             "reference": np.exp(np.asarray(task.log_reference)).tolist(),
             "reward": reward.tolist(),

@@ -204,8 +204,11 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
 
         result = _update(run, trainable, state.optimizer, step_loss)
     else:
-        batch, old_positions, sampler_log_pi = sampled_losses.gather(settings, objective, sampler, state.policy, key)
-        experience = sampled_losses.experience(settings, objective, old_positions, batch, baseline, sampler_log_pi, logged)
+        rollout = sampled_losses.gather(settings, objective, sampler, state.policy, key)
+        batch, old_positions, sampler_log_pi, zero_std = rollout
+        experience = sampled_losses.experience(
+            settings, objective, old_positions, batch, baseline, sampler_log_pi, logged, zero_std
+        )
 
         def epoch_loss(parameters):
             policy = eqx.combine(parameters, rest)

@@ -41,7 +41,8 @@ def maximum_likelihood(run: Run, text: Batch | None = None) -> Fitted:
     keys = jax.random.split(jax.random.key(reference.seed), 4)
     if text is None:
         sampler = Fixed(cast(task.log_reference, jnp.float32), task.automaton.horizon)
-        text = sampling.walk(_uniform_numbers(keys[0], task, reference.samples), task.automaton, sampler)
+        start = sampling.independent_starts(keys[0], task.automaton, reference.samples)
+        text = sampling.walk(_uniform_numbers(keys[0], task, reference.samples), task.automaton, sampler, start)
     trained = cast(_fit(reference, _uniform_policy(run, keys[1]), text, keys[2]), jnp.float64)
     model = Fixed(jnp.asarray(task.log_reference), task.automaton.horizon)
     return Fitted(trained, *metrics.distance(task.automaton, model, trained, keys[3], metrics.LAST_SAMPLES))

@@ -28,6 +28,8 @@ def resolve_shaping(run_settings: settings.Settings, card: Card) -> settings.Rew
         return dataclasses.replace(shaping, weight=float(recovered))
     if shaping.name != "mara":
         return shaping
+    if task.automaton.prompts > 1:
+        raise SettingsError("reward_shaping", "mara", "has one anchor, and this task has several prompts")
     if shaping.threshold is None:
         raise SettingsError("reward_shaping.threshold", "null", "mara needs the reward from which outcomes are to be alike")
     best = float(np.max(np.asarray(task.reward)[task.automaton.outcomes]))
@@ -125,7 +127,8 @@ def end_log_probability(task: Task, policy: AnyPolicy) -> Float[Array, " S"]:
     """The log-probability of each end state, where each sequence has its own; -inf for all other states."""
     automaton = task.automaton
     if isinstance(policy, Policy) and automaton.horizon == 1:
-        ends, log_pi = automaton.next_state[automaton.start], policy.table()[0, automaton.start]
+        start = int(automaton.starts[0])
+        ends, log_pi = automaton.next_state[start], policy.table()[0, start]
     else:
         listed = enumerate_all(automaton)
         ends, log_pi = listed.states[:, -1], scoring.log_probability(policy, listed)

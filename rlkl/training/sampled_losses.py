@@ -15,7 +15,7 @@ from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions
 from rlkl.settings import STEERED, PenaltySettings, Settings
-from rlkl.training import exact_losses, reward_shaping
+from rlkl.training import dynamic_sampling, exact_losses, reward_shaping
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that are logged of every batch
 REFERENCE = 2**31 - 3  # folded into the key of samples from the reference; training folds in its steps, from 0
@@ -31,6 +31,7 @@ class BatchStats(NamedTuple):
     controller_kl: the KL(pi‖pi_ref) in nats that a controller compares with its target. It is exact with exact gradients, else
     estimated by `_controller_kl`: k1's noise in one batch is half of a target of 0.1 nats, and k3 is too low where KL is large.
     beta_effective: where advantages are scaled, the coefficient that the penalty would have beside unscaled ones.
+    zero_std: share of groups with equal rewards among those drawn, where the batch has several groups or drops them.
     clamped, truncated: shares of log-ratios and of importance weights that `penalty.clamp` and `penalty.truncation` changed.
     """
 
@@ -38,6 +39,7 @@ class BatchStats(NamedTuple):
     kl: dict[str, Float[Array, ""]]
     controller_kl: Float[Array, ""]
     beta_effective: Float[Array, ""]
+    zero_std: Float[Array, ""]
     clamped: Float[Array, ""]
     truncated: Float[Array, ""]
 
@@ -45,18 +47,20 @@ class BatchStats(NamedTuple):
 def empty_stats(reward: Float[Array, ""], controller_kl: Float[Array, ""]) -> BatchStats:
     """The statistics of a step without a batch: NaN but for these two."""
     none = jnp.full((), jnp.nan, reward.dtype)
-    return BatchStats(reward, dict.fromkeys(LOGGED, none), controller_kl, none, none, none)
+    return BatchStats(reward, dict.fromkeys(LOGGED, none), controller_kl, none, none, none, none)
 
 
 class Rollout(NamedTuple):
     """A batch, and the log-probabilities of policy and reference along it.
 
     sampler_log_pi: each token's log-probability as the sampler reported it; None where the sampler is the policy itself.
+    zero_std: share of groups with equal rewards among those drawn; None where that is not known before the advantages are.
     """
 
     batch: Batch
     positions: Positions
     sampler_log_pi: Float[Array, "N T"] | None
+    zero_std: Float[Array, ""] | None = None
 
 
 class Experience(NamedTuple):
@@ -76,16 +80,39 @@ def gather(
 ) -> Rollout:
     """Sample a batch from the policy, or from `sampler` where that is not None (`rollout.staleness`).
 
-    The sampler's log-probabilities are rounded to `rollout.log_prob_dtype` where that is set.
+    The sampler's log-probabilities are rounded to `rollout.log_prob_dtype` where that is set. Groups of equal rewards are
+    treated as `algorithm.zero_std` says.
     """
     automaton, reference = objective.task.automaton, objective.reference
     if settings.rollout.log_prob_dtype is not None:
         sampler = policies.rounded(policy if sampler is None else sampler, settings.rollout.log_prob_dtype)
-    if sampler is None:
-        return Rollout(*sampling.sample_with_positions(key, automaton, policy, reference, settings.batch_size), None)
-    batch = sampling.sample(key, automaton, sampler, settings.batch_size)
-    sampler_log_pi = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
-    return Rollout(batch, scoring.positions(automaton, policy, reference, batch), sampler_log_pi)
+    size, groups = settings.batch_size, groups_of(settings)
+    start = None if groups == 1 else sampling.prompt_starts(key, automaton, groups)
+    if sampler is None and settings.algorithm.zero_std == "keep":
+        return Rollout(*sampling.sample_with_positions(key, automaton, policy, reference, size, start), None)
+    source, zero_std, sampler_log_pi = policy if sampler is None else sampler, None, None
+
+    def draw(key: PRNGKeyArray) -> Batch:
+        independent = sampling.independent_starts(key, automaton, groups)
+        return sampling.sample(key, automaton, source, size, independent)
+
+    if settings.algorithm.zero_std == "resample":
+        batch, equal, zero_std = dynamic_sampling.draw_until_unequal(draw, objective.task, key)
+    else:
+        batch = sampling.sample(key, automaton, source, size, start)
+    if settings.algorithm.zero_std == "drop":
+        equal = dynamic_sampling.has_equal_rewards(objective.task, batch)
+        zero_std = jnp.mean(equal.astype(batch.weight.dtype))
+    if settings.algorithm.zero_std != "keep":
+        batch = dynamic_sampling.without_groups(batch, equal)
+    if sampler is not None:
+        sampler_log_pi = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
+    return Rollout(batch, scoring.positions(automaton, policy, reference, batch), sampler_log_pi, zero_std)
+
+
+def groups_of(settings: Settings) -> int:
+    """The number of groups in a batch."""
+    return 1 if settings.algorithm.group_size is None else settings.batch_size // settings.algorithm.group_size
 
 
 def experience(
@@ -96,11 +123,12 @@ def experience(
     baseline: Float[Array, ""],
     sampler_log_pi: Float[Array, "N T"] | None = None,
     logged: Bool[Array, ""] | bool = True,
+    zero_std: Float[Array, ""] | None = None,
 ) -> Experience:
     """The advantages, importance weights and statistics of a batch.
 
-    baseline: moving average of earlier batches' returns. sampler_log_pi: as in `Rollout`. logged: whether the step's statistics
-    are logged; those that only the log reads are NaN where not.
+    baseline: moving average of earlier batches' returns. sampler_log_pi, zero_std: as in `Rollout`. logged: whether the step's
+    statistics are logged; those that only the log reads are NaN where not.
     """
     penalty, beta = settings.penalty, objective.beta
     positions = jax.lax.stop_gradient(positions)
@@ -115,23 +143,26 @@ def experience(
         cost = algorithms.returns_to_go(cost)
     cost = cost + algorithms.returns_to_go(future_kl) - future_kl
     returns = algorithms.returns_to_go(rewards) - beta * cost
-    algorithm = algorithms.REGISTRY[settings.algorithm.name]
-    advantages = algorithm.advantage(returns, batch, baseline)
+    advantages = algorithms.advantages(settings.algorithm, returns, batch, baseline)
     importance_weight, truncated_weights = None, None
     if sampler_log_pi is not None:
         importance_weight, truncated_weights = importance.weights(penalty, log_pi, sampler_log_pi, batch)
 
     def statistics() -> BatchStats:
-        beta_effective = jnp.full((), jnp.nan, log_pi.dtype)
-        if algorithm.factor is not None:
-            in_loss = penalty.placement == "loss"
-            beta_effective = beta / algorithm.factor(returns, batch) if in_loss else jnp.asarray(beta, log_pi.dtype)
+        beta_effective = equal = jnp.full((), jnp.nan, log_pi.dtype)
+        factor = algorithms.effective_factor(settings.algorithm, returns, batch)
+        if factor is not None:
+            beta_effective = beta / factor if penalty.placement == "loss" else jnp.asarray(beta, log_pi.dtype)
+        if zero_std is not None:
+            equal = zero_std
+        elif batch.groups > 1:
+            equal = jnp.mean(dynamic_sampling.has_equal_rewards(objective.task, batch).astype(log_pi.dtype))
         clamped, truncated = terms.saturation(penalty, positions, batch)
         truncated = truncated if truncated_weights is None else truncated_weights
         u = terms.log_ratio(positions, batch)
         sums = jnp.stack([jnp.sum(estimators.REGISTRY[name](u), axis=1) for name in LOGGED])
         kl = dict(zip(LOGGED, jnp.matmul(sums, batch.weight, precision=jax.lax.Precision.HIGHEST), strict=True))
-        return BatchStats(reward, kl, controller_kl, beta_effective, clamped, truncated)
+        return BatchStats(reward, kl, controller_kl, beta_effective, equal, clamped, truncated)
 
     reward, controller_kl = batch.mean(returns[:, 0]), _controller_kl(penalty, positions, batch)
     batch_stats = _if_logged(logged, statistics, empty_stats(reward, controller_kl))
@@ -179,8 +210,8 @@ def loss(
         controlled = settings.penalty.controller in STEERED
         controller_kl = exact_losses.controller_kl(objective, policy) if controlled else jnp.nan
         return value, empty_stats(-value, jnp.asarray(controller_kl, value.dtype))
-    batch, positions, sampler_log_pi = gather(settings, objective, sampler, policy, key)
-    targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged)
+    batch, positions, sampler_log_pi, zero_std = gather(settings, objective, sampler, policy, key)
+    targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged, zero_std)
     value = surrogate(settings, objective.beta, positions, batch, targets)
     return value + off_batch_penalty(settings, objective, policy, key), targets.batch_stats
 
@@ -206,6 +237,8 @@ def off_batch_penalty(
         return 0.0
     if settings.penalty.sampler == "exact":
         return objective.beta * exact.between(automaton, div, objective.params, policy, reference)
-    batch = sampling.sample(jax.random.fold_in(key, REFERENCE), automaton, reference, settings.batch_size)
+    key = jax.random.fold_in(key, REFERENCE)
+    start = None if automaton.prompts == 1 else sampling.prompt_starts(key, automaton, groups_of(settings))
+    batch = sampling.sample(key, automaton, reference, settings.batch_size, start)
     positions = scoring.positions(automaton, policy, reference, batch)
     return objective.beta * terms.from_reference(settings.penalty, positions, batch)

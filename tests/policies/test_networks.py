@@ -49,7 +49,7 @@ def test_the_rows_drawn_from_are_those_scored(name, task):
 
     @jax.jit
     def both(policy, key):
-        batch, rows = sampling.walk_with_rows(sampling.uniforms(key, automaton, policy, 50), automaton, policy)
+        batch, rows = sampling.sample_with_rows(key, automaton, policy, 50)
         return batch._replace(size=None), rows, policy.score(batch.tokens, batch.states)
 
     batch, drawn, scored = both(policy, jax.random.key(1))

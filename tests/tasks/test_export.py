@@ -36,7 +36,8 @@ def test_a_shipped_task_comes_back_the_same(name, options, tmp_path):
     np.testing.assert_array_equal(again.task.reward[ends], card.task.reward[ends])
     assert not np.delete(again.task.reward, ends).any()
     assert again.outcomes == card.outcomes
-    assert again.tokens == (card.tokens or card.outcomes)
+    assert again.prompts == card.prompts
+    assert again.tokens == (card.tokens or (tuple(map(str, range(automaton.vocabulary))) if card.prompts else card.outcomes))
 
 
 def test_a_start_and_illegal_tokens_come_back(tmp_path):

@@ -102,7 +102,7 @@ def test_what_the_reference_writes_comes_as_often_as_it_should(seed):
     task = shortened(random_task(draw), 60)
     task = dataclasses.replace(task, log_reference=np.asarray(task.log_reference))
     count = 20_000
-    tokens = annotators.sample_reference(task, count, draw)
+    tokens = annotators.sample_reference(task, count, draw, np.zeros(count, int))
     seen: dict[tuple, int] = {}
     for row, going in zip(tokens, task.automaton.walk(tokens)[:, :-1] < task.automaton.decisions, strict=True):
         key = tuple(row[going].tolist())

@@ -20,8 +20,10 @@ def reference(card):
 @pytest.mark.parametrize("name", BANDITS)
 def test_every_task_has_a_normalised_reference_and_named_outcomes(name):
     card = tasks.build(name)
-    np.testing.assert_allclose(reference(card).sum(), 1.0, atol=1e-12)
-    assert len(card.outcomes) == len(card.task.automaton.outcomes) == reference(card).size
+    automaton = card.task.automaton
+    np.testing.assert_allclose(np.exp(card.task.log_reference).sum(axis=1), 1.0, atol=1e-12)
+    assert len(card.outcomes) == len(automaton.outcomes) == automaton.prompts * automaton.vocabulary
+    assert len(card.prompts) == (automaton.prompts if automaton.prompts > 1 else 0)
     assert np.isfinite(card.task.reward).all()
     assert len(set(card.outcomes)) == len(card.outcomes)
     json.dumps(card.facts)

@@ -44,7 +44,7 @@ def walks(card: tasks.Card, number: int):
     automaton, draw = card.task.automaton, np.random.default_rng(0)
     for _ in range(number):
         tokens = draw.integers(automaton.vocabulary, size=automaton.horizon)
-        states = [automaton.start]
+        states = [automaton.starts[0]]
         for token in tokens:
             states.append(int(automaton.next_state[states[-1], token]))
         yield tokens, states
@@ -79,7 +79,7 @@ def test_the_reference_is_the_text_s_counts(built, unit, order, smoothing):
 def test_without_smoothing_rows_are_maximum_likelihood(built):
     card = built("abab cab " * 10, order=1, smoothing=0.0, pattern="a", size=4)
     a, automaton = card.tokens.index("a"), card.task.automaton
-    after_a = np.exp(card.task.log_reference[automaton.next_state[automaton.start, a]])
+    after_a = np.exp(card.task.log_reference[automaton.next_state[automaton.starts[0], a]])
     assert after_a.tolist() == [0.0, 1.0, 0.0, 0.0]
     assert card.tokens == ("a", "b", "c", " ")
 

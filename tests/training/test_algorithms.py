@@ -161,7 +161,7 @@ def test_group_advantages_are_those_of_their_papers():
     returns = np.random.default_rng(0).normal(size=(5, 3))
     batch, of = (
         a_batch(returns),
-        lambda name: algorithms.REGISTRY[name].advantage(jnp.asarray(returns), batch, jnp.asarray(0.0)),
+        lambda name: algorithms.advantages(AlgorithmSettings(name), jnp.asarray(returns), batch, jnp.asarray(0.0)),
     )
     centred = returns - returns.mean(axis=0)
     np.testing.assert_allclose(of("dr_grpo"), centred, atol=1e-15)
@@ -236,7 +236,8 @@ def test_a_row_has_the_statistics_of_its_step_and_other_steps_none():
     """With limits, a controller and scaled advantages, so that no statistic is NaN where it is logged."""
     limits = {"clamp": 0.02, "truncation": 1.01, "controller": "adaptive", "target_kl": 0.1}
     penalty = {"divergence": "kl_ref_pi", "estimator": "score", "beta": 0.3, **limits}
-    run = bandit_run("grpo", penalty=penalty, dtype="float64", steps=25, log_every=10)
+    algorithm = {"name": "grpo", "group_size": 32}
+    run = bandit_run(algorithm, penalty=penalty, dtype="float64", steps=25, log_every=10)
     run = base.cast(run, jnp.float64)
     step, steps, state, chunk = jax.jit(loop.step), jax.jit(loop.steps), loop.start(run), loop.start(run)
     for number in range(1, 26):
@@ -244,7 +245,7 @@ def test_a_row_has_the_statistics_of_its_step_and_other_steps_none():
         state = step(run, state, jnp.asarray(True))
         stats = state.batch_stats
         assert (unlogged.reward, unlogged.controller_kl) == (stats.reward, stats.controller_kl)
-        only_logged = (unlogged.kl, unlogged.beta_effective, unlogged.clamped, unlogged.truncated)
+        only_logged = (unlogged.kl, unlogged.beta_effective, unlogged.zero_std, unlogged.clamped, unlogged.truncated)
         assert np.isnan(jax.tree.leaves(only_logged)).all()
         if number in (10, 20, 25):
             chunk = steps(run, chunk, jnp.asarray(5 if number == 25 else 10))

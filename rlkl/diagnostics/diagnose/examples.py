@@ -50,7 +50,7 @@ def tables() -> Tables:
     tilt = np.random.default_rng(0).normal(size=reference.shape)
     automaton = task.automaton
     has_topic = np.arange(automaton.states) > automaton.decisions  # the first end state is that of sentences without one
-    return Tables(automaton.next_state, automaton.horizon, automaton.start, has_topic.astype(float), reference, tilt)
+    return Tables(automaton.next_state, automaton.horizon, int(automaton.starts[0]), has_topic.astype(float), reference, tilt)
 
 
 def normalised(log_probs: Float[np.ndarray, "*n V"]) -> Float[np.ndarray, "*n V"]:

@@ -186,8 +186,9 @@ def _gap(run: spec.Run, optimum: optimal_policy.Optimum) -> Float[Array, ""]:
     div = divergence(penalty)
     if div is None or automaton.horizon > 1 or optimum.log_pi is None:
         return jnp.zeros(())
-    log_pi, log_ref = optimum.log_pi[0, automaton.start], policies.table_of(run.reference)[0, automaton.start]
-    rewards = jnp.asarray(run.task.reward)[automaton.next_state[automaton.start]]
+    start = int(automaton.starts[0])
+    log_pi, log_ref = optimum.log_pi[0, start], policies.table_of(run.reference)[0, start]
+    rewards = jnp.asarray(run.task.reward)[automaton.next_state[start]]
     params = parameters(penalty, jnp.float64)
     return bandit_optimum.gap(div, params, log_pi, log_ref, rewards, jnp.asarray(penalty.beta, jnp.float64))
 

@@ -31,7 +31,8 @@ def checkpoint(built: Built, trained: Trained) -> bytes:
         "dtype": built.run.settings.dtype,
         "states": automaton.states,
         "horizon": automaton.horizon,
-        "start": automaton.start,
+        "start": automaton.starts.tolist(),
+        "prompt_weights": automaton.prompt_weights.tolist(),
         "context": automaton.context.tolist(),
         "step": int(trained.state.step),
         "plugins": list(built.plugins),
@@ -102,7 +103,8 @@ def _automaton(about: Mapping[str, Any], next_state: np.ndarray) -> Automaton:
     horizon, states = (checks.whole(key, about[key], at_least=1) for key in ("horizon", "states"))
     checks.fits("horizon", horizon, horizon * next_state.size)
     context, decisions = np.asarray(about["context"]), len(next_state)
+    starts = about["start"] if isinstance(about["start"], list) else [about["start"]]  # a number before there were prompts
     inside = next_state.ndim == 2 and next_state.size > 0 and next_state.min() >= -1 and next_state.max() < states
-    if not inside or context.shape != (decisions,) or about["start"] not in range(decisions):
+    if not inside or context.shape != (decisions,) or not set(starts) <= set(range(decisions)) or not starts:
         raise ValueError("its automaton does not fit together")
-    return Automaton(next_state, states, horizon, about["start"], context)
+    return Automaton(next_state, states, horizon, starts, context, about.get("prompt_weights"))

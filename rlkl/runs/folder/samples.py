@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from rlkl.config.build import Built
 from rlkl.exact import optimal_policy
@@ -27,7 +28,7 @@ CACHED = 4 * blocks.CACHED  # programs: a run has reference, policy and optimum,
 @functools.lru_cache(maxsize=CACHED)
 def _walk(automaton: Automaton, _: tuple) -> Callable:
     """Return `sampling.walk` jitted for an automaton and policies of one static part; eviction frees what it compiled."""
-    return jax.jit(lambda uniform, policy: sampling.walk(uniform, automaton, policy))
+    return jax.jit(lambda uniform, policy, start: sampling.walk(uniform, automaton, policy, start))
 
 
 @functools.lru_cache(maxsize=CACHED)
@@ -44,10 +45,11 @@ def _log_ratio(_: tuple) -> Callable:
 def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str, list[np.ndarray]]:
     """Sample `size` sequences of reference, policy and optimum, by name, from one seed; each is cut to its length.
 
-    Where a decoding rule is set, "decoded" holds sequences of the decoded policy.
+    The sequences of one place answer the prompt of that place in `prompts_of`. Where a decoding rule is set, "decoded" holds
+    sequences of the decoded policy.
     """
     automaton = built.run.task.automaton
-    uniform = np.random.default_rng(0).random((automaton.horizon, size))
+    uniform, start = np.random.default_rng(0).random((automaton.horizon, size)), automaton.starts[prompts_of(automaton, size)]
     with numerics.pinned():
         policies: dict[str, AnyPolicy] = {
             "reference": built.run.reference,
@@ -58,10 +60,17 @@ def sequences(built: Built, trained: Trained, size: int = COMPARED) -> dict[str,
         has_optimum = not np.isnan(trained.optimum.objective)
         if has_optimum and trained.optimum.log_pi is not None:
             policies["optimum"] = Fixed(trained.optimum.log_pi, automaton.horizon)
-        sampled = {name: _cut(_walk(automaton, static_part(policy))(uniform, policy)) for name, policy in policies.items()}
+        sampled = {
+            name: _cut(_walk(automaton, static_part(policy))(uniform, policy, start)) for name, policy in policies.items()
+        }
         if has_optimum and "optimum" not in sampled:
             sampled["optimum"] = _resample(built, trained.optimum, size)
     return sampled
+
+
+def prompts_of(automaton: Automaton, size: int) -> np.ndarray:
+    """Return the prompt of each of `size` samples (Int["N"]), drawn by the prompts' weights from one seed."""
+    return np.random.default_rng(2).choice(automaton.prompts, size, p=automaton.prompt_weights)
 
 
 def _cut(batch: Batch) -> list[np.ndarray]:
@@ -76,15 +85,32 @@ def _resample(built: Built, optimum: optimal_policy.Optimum, size: int) -> list[
     automaton, rng = built.run.task.automaton, np.random.default_rng(1)
     if optimum.log_listed is not None:
         listed, weight = enumerate_all(automaton), np.exp(np.asarray(optimum.log_listed))
-        indices = rng.choice(len(weight), size, p=weight / weight.sum())
+        indices = _choose(rng, automaton, weight, listed, size)
         return [np.asarray(listed.tokens)[i][np.asarray(listed.mask)[i]] for i in indices]
     reference = built.run.reference
     uniform = rng.random((automaton.horizon, CANDIDATES * size))
-    batch = _walk(automaton, static_part(reference))(uniform, reference)
+    start = np.repeat(automaton.starts[prompts_of(automaton, size)], CANDIDATES)
+    batch = _walk(automaton, static_part(reference))(uniform, reference, start)
     arguments = (optimum, reference, batch)
     weight = np.exp(np.asarray(_log_ratio(static_part(arguments))(*arguments)))
     candidates = _cut(batch)
-    return [candidates[i] for i in rng.choice(len(weight), size, p=weight / weight.sum())]
+    return [candidates[i] for i in _choose(rng, automaton, weight, batch, size)]
+
+
+def _choose(
+    rng: np.random.Generator, automaton: Automaton, weight: np.ndarray, batch: Batch, size: int
+) -> Int[np.ndarray, " N"]:
+    """Draw `size` sequences of a batch by their weights, each among those of its prompt in `prompts_of`.
+
+    Return their indices.
+    """
+    prompts, prompt = prompts_of(automaton, size), automaton.prompt_of[np.asarray(batch.states)[:, 0]]
+    index = np.empty(size, np.int64)
+    for number in range(automaton.prompts):
+        rows, places = np.flatnonzero(prompt == number), np.flatnonzero(prompts == number)
+        if places.size:
+            index[places] = rng.choice(rows, places.size, p=weight[rows] / weight[rows].sum())
+    return index
 
 
 def text(built: Built, tokens: np.ndarray) -> str:
@@ -94,7 +120,9 @@ def text(built: Built, tokens: np.ndarray) -> str:
 
 def samples_txt(built: Built, sequences: dict[str, list[np.ndarray]]) -> str:
     """Return samples.txt: the first SHOWN sequences of each policy, one above the other."""
-    lines = []
+    lines, card, automaton = [], built.card, built.run.task.automaton
+    prompts = prompts_of(automaton, COMPARED)
     for i in range(SHOWN):
-        lines += ["", *(f"{name:<10}{text(built, tokens[i]).translate(BREAKS)}" for name, tokens in sequences.items())]
+        lines += ["", *([f"{'prompt':<10}{card.prompts[prompts[i]].translate(BREAKS)}"] if card.prompts else [])]
+        lines += [*(f"{name:<10}{text(built, tokens[i]).translate(BREAKS)}" for name, tokens in sequences.items())]
     return "\n".join(lines[1:]) + "\n"

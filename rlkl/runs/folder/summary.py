@@ -60,6 +60,7 @@ def history(rows: Row) -> dict[str, Any]:
         }
         batch = {f"batch_{name}": kl for name, kl in rows.batch_stats.kl.items()}
         batch |= {"beta_effective": rows.batch_stats.beta_effective}
+        batch |= {"batch_zero_std": rows.batch_stats.zero_std}
         batch |= {"batch_clamped": rows.batch_stats.clamped, "batch_truncated": rows.batch_stats.truncated}
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:

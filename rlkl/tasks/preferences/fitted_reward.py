@@ -42,7 +42,8 @@ def preference(
     penalty of `ridge`/2 times the sum of squares, so that the fit to separated pairs is finite (0: no penalty); an end state in
     no pair gets the mean of all values. The reward is `temperature` times the fitted score, shifted to mean 0 under the
     reference and, with `standardise`, scaled to standard deviation 1. For a network over more sequences than can be enumerated,
-    both are estimated from 65,536 samples, and only sampled algorithms can train on it.
+    both are estimated from 65,536 samples, and only sampled algorithms can train on it. On a task with several prompts both
+    sequences of a pair answer one prompt, and a network's rewards are refused: it reads no prompt.
     """
     card = _base(base, choice("task.model", model, MODELS))
     preferences = Preferences(number("task.typicality", typicality), number("task.temperature", temperature, above=0.0))
@@ -84,6 +85,8 @@ def _base(base: Any, model: str) -> Card:
     if model == "features" and card.task.automaton.horizon == 1:
         rule = "a bandit's log pi_ref is a function of the arm, whose own value holds it (task.model=tabular)"
         raise SettingsError("task.model", "features", rule)
+    if model == "network" and card.task.automaton.prompts > 1:
+        raise SettingsError("task.model", "network", "reads the tokens of a sequence and not its prompt; tabular can be fitted")
     card = dataclasses.replace(card, task=annotators.under_gold(card.task))
     return unfold(card, "task.model", "network") if model == "network" else card
 
@@ -114,11 +117,14 @@ def _by_values(task: Task, preferences: Preferences, model: str, ridge: float) -
 def _of_arms(task: Task, preferences: Preferences) -> np.ndarray:
     """The tabular fit of a bandit to infinitely many answers; an arm that the reference never draws gets their mean."""
     automaton = task.automaton
-    arms = annotators.read_sequences(task, np.flatnonzero(automaton.legal[automaton.start])[:, None].astype(np.int32))
+    prompt, token = np.nonzero(automaton.legal[automaton.starts])
+    arms = annotators.read_sequences(task, token[:, None].astype(np.int32), prompt)
     drawn = arms.log_reference > -np.inf
     scores = np.zeros(len(drawn))
-    scores[drawn] = preferences.temperature * preferences.scores(task, annotators.Read(*(x[drawn] for x in arms)))
-    scores[~drawn] = scores[drawn].mean()
+    scores[drawn] = preferences.temperature * preferences.scores(task, arms.select(drawn))
+    for each in range(automaton.prompts):
+        answers = arms.prompt == each
+        scores[answers & ~drawn] = scores[answers & drawn].mean()
     reward = np.zeros(automaton.states)
     reward[arms.end] = scores
     return reward
@@ -154,9 +160,7 @@ def _reader(task: Task, preferences: Preferences, width: int, steps: int, seed: 
     if preferences.pairs is None or preferences.sequences is None:
         count = steps * reward_network.BATCH
         fits("task.fit_steps", steps, 2 * count * automaton.horizon)
-        sequences = annotators.read_sequences(
-            task, annotators.sample_reference(task, 2 * count, np.random.default_rng((seed, 3)))
-        )
+        sequences = annotators.sample_pairs(task, count, np.random.default_rng((seed, 3)))
         first, second = np.arange(2 * count).reshape(2, steps, reward_network.BATCH)
         scores = preferences.scores(task, sequences)
         batches = reward_network.Batches(first, second, scipy.special.expit(scores[first] - scores[second]))
@@ -180,7 +184,8 @@ def _centred(task: Task, standardise: bool, seed: int) -> tuple[Task, float]:
     if network is None:
         mean, spread = moments(task)
     else:
-        tokens = annotators.sample_reference(task, MOMENTS, np.random.default_rng((seed, 1)))
+        prompt = np.zeros(MOMENTS, int)
+        tokens = annotators.sample_reference(task, MOMENTS, np.random.default_rng((seed, 1)), prompt)
         scores = reward_network.scores(network, tokens, _mask(task, tokens))
         mean, spread = float(scores.mean()), float(scores.std())
     factor = spread if standardise else 1.0
@@ -209,8 +214,8 @@ def moments(task: Task) -> tuple[float, float]:
         ahead, squares = (np.where(ends, 0.0, x[automaton.inner_next]) for x in (first, second))
         first = np.append((p * (earned + ahead)).sum(axis=1), 0.0)
         second = np.append((p * (earned**2 + 2.0 * earned * ahead + squares)).sum(axis=1), 0.0)
-    mean = first[automaton.start]
-    return float(mean), float(np.sqrt(max(0.0, second[automaton.start] - mean**2)))
+    mean, square = (automaton.prompt_weights @ moment[automaton.starts] for moment in (first, second))
+    return float(mean), float(np.sqrt(max(0.0, square - mean**2)))
 
 
 def _facts(card: Card, task: Task, preferences: Preferences, base: dict[str, Any], model: str) -> dict[str, Any]:
