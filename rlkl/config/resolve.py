@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 from rlkl import algorithms, divergences, exact, policies, settings, tasks
+from rlkl.config import groups
 from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import controllers, estimators, options
 from rlkl.tasks import automaton
@@ -51,14 +52,14 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
     kinds = (kind, length, "network" if policies.REGISTRY[run_settings.policy.name].network else "table")
     recipe = next(RECIPES[key] for key in RECIPES if all(k in (None, actual) for k, actual in zip(key, kinds, strict=True)))
     steps = run_settings.steps or recipe.steps
-    batch_size = None if recipe.batch_size is None else _batch_size(run_settings, recipe.batch_size)
+    batch_size = None if recipe.batch_size is None else groups.batch_size(run_settings, recipe.batch_size)
     if run_settings.dtype == "bfloat16" and kinds[-1] == "table":
         rule = "is for networks: a table has no matrix products, and its log-probabilities would be too coarse"
         raise SettingsError("dtype", "bfloat16", f"{rule}; float32 or float64 can train policy={run_settings.policy.name}")
     unset = {key for key, value in vars(run_settings.optimizer).items() if value is None and key in Recipe._fields}
     if run_settings.optimizer.decay is not None and run_settings.optimizer.decay > 1:
         raise SettingsError("optimizer.decay", run_settings.optimizer.decay, "must be at most 1, a part of the steps")
-    return dataclasses.replace(
+    resolved = dataclasses.replace(
         run_settings,
         policy=_resolve_policy(run_settings, task),
         algorithm=_resolve_algorithm(run_settings, batch_size),
@@ -69,6 +70,8 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
         log_every=run_settings.log_every or max(1, steps // recipe.rows),
         dtype=run_settings.dtype or recipe.dtype,
     )
+    groups.check_utility(resolved, task)
+    return resolved
 
 
 def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_size: int | None) -> settings.PenaltySettings:
@@ -118,43 +121,8 @@ def _check_exact_gradients(run_settings: settings.Settings, task: tasks.Task, di
         raise SettingsError("penalty.divergence", run_settings.penalty.divergence, rule)
 
 
-def _batch_size(run_settings: settings.Settings, default: int) -> int:
-    """The batch size, by default the largest multiple of the group size up to `default`, or one group."""
-    size = run_settings.algorithm.group_size
-    if run_settings.batch_size is None:
-        return default if size is None else max(size, default // size * size)
-    if size is not None and run_settings.batch_size % size:
-        rule = f"must divide the {run_settings.batch_size} sequences of a batch (batch_size)"
-        raise SettingsError("algorithm.group_size", size, rule)
-    return run_settings.batch_size
-
-
-def _resolve_groups(algorithm: settings.AlgorithmSettings, batch_size: int | None) -> settings.AlgorithmSettings:
-    """Check the settings of groups and of scaled advantages, and fill in those that are unset."""
-    registered = algorithms.REGISTRY.get(algorithm.name)
-    if registered is None:
-        for key, value in (("group_size", algorithm.group_size), ("scale_advantages", algorithm.scale_advantages)):
-            if value is not None:
-                raise SettingsError(
-                    f"algorithm.{key}", value, f"is of sampled algorithms; algorithm={algorithm.name} draws none"
-                )
-        if algorithm.zero_std != "keep":
-            raise SettingsError("algorithm.zero_std", algorithm.zero_std, "is of sampled algorithms, which draw groups")
-        return algorithm
-    size = algorithm.group_size or batch_size
-    assert size is not None
-    scale = algorithm.scale_advantages or registered.scale
-    least = 2 if scale != "none" or algorithm.zero_std != "keep" else registered.smallest_group
-    if size < least:
-        raise SettingsError("algorithm.group_size", size, f"must be at least {least}: samples of a group are compared")
-    if algorithm.std is not None and scale == "none":
-        raise SettingsError("algorithm.std", algorithm.std, "divides no advantages here (algorithm.scale_advantages=none)")
-    std = None if scale == "none" else algorithm.std or "sample"
-    return dataclasses.replace(algorithm, group_size=size, scale_advantages=scale, std=std)
-
-
 def _resolve_algorithm(run_settings: settings.Settings, batch_size: int | None) -> settings.AlgorithmSettings:
-    algorithm = _resolve_groups(run_settings.algorithm, batch_size)
+    algorithm = groups.resolve_groups(run_settings, batch_size)
     if algorithm.name == "natural" and run_settings.policy.name != "tabular":
         raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {run_settings.policy.name}")
     registered = algorithms.REGISTRY.get(algorithm.name)

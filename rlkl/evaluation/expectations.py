@@ -33,6 +33,14 @@ class DynamicProgram(eqx.Module):
         """The values of the policy."""
         return exact.values(self.objective, self.policy.table())
 
+    def prompt_values(self) -> Values:
+        """The values for each prompt."""
+        return exact.prompt_values(self.objective, self.policy.table())
+
+    def prompt_errors(self) -> dict[str, Float[Array, " P"]]:
+        """An empty dictionary, since the values are exact."""
+        return {}
+
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
         """An empty dictionary, since the values are exact."""
         return {}
@@ -63,6 +71,15 @@ class Enumeration(eqx.Module):
         """The values of the policy."""
         sequences = enumerate_all(self.objective.task.automaton)
         return exact.enumerated_values(self.objective, sequences, self.log_pi, self.log_ref)
+
+    def prompt_values(self) -> Values:
+        """The values for each prompt."""
+        sequences = enumerate_all(self.objective.task.automaton)
+        return exact.enumerated_prompt_values(self.objective, sequences, self.log_pi, self.log_ref)
+
+    def prompt_errors(self) -> dict[str, Float[Array, " P"]]:
+        """An empty dictionary, since the values are exact."""
+        return {}
 
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
         """An empty dictionary, since the values are exact."""

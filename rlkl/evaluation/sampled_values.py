@@ -1,11 +1,12 @@
 """Expectations under a policy, estimated from sampled sequences, with standard errors."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rlkl import divergences, exact
 from rlkl.divergences import Params
@@ -61,6 +62,42 @@ class Sample(eqx.Module):
             means.reward, means.penalty + means.reference_penalty, means.kl_pi_ref, means.kl_ref_pi, means.entropy,
             means.typicality, means.length, means.length_ref, means.gold_reward,
         )  # fmt: skip
+
+    def prompt_values(self) -> Values:
+        """The estimated values for each prompt; NaN for a prompt without samples."""
+        means = self._over_prompts(self._prompt_mean)
+        return Values(
+            means.reward, means.penalty + means.reference_penalty, means.kl_pi_ref, means.kl_ref_pi, means.entropy,
+            means.typicality, means.length, means.length_ref, means.gold_reward,
+        )  # fmt: skip
+
+    def prompt_errors(self) -> dict[str, Float[Array, " P"]]:
+        """The standard errors of some of the values for each prompt, by the names of the columns of prompts.csv."""
+
+        def error(terms, prompt):
+            count = jnp.bincount(prompt, length=self.objective.task.automaton.prompts)
+            deviation = terms - self._prompt_mean(terms, prompt)[prompt]
+            return jnp.sqrt(self._prompt_mean(jnp.square(deviation), prompt) / jnp.maximum(count - 1, 1).astype(terms.dtype))
+
+        errors = self._over_prompts(error)
+        names = ("reward", "kl_pi_ref", "kl_ref_pi", "entropy", "length")
+        return {name: getattr(errors, name) for name in names}
+
+    def _prompt_mean(self, terms: Float[Array, " N"], prompt: Int[Array, " N"]) -> Float[Array, " P"]:
+        """The mean of the terms of each prompt."""
+        prompts = self.objective.task.automaton.prompts
+        sums = jax.ops.segment_sum(jnp.stack([terms, jnp.ones_like(terms)], axis=1), prompt, prompts)
+        return sums[:, 0] / sums[:, 1]
+
+    def _over_prompts(self, reduce: Callable) -> SequenceTerms:
+        """`reduce(terms, prompt)` for the terms of each name, with the prompts of the sequences that they are of."""
+        prompt_of = jnp.asarray(self.objective.task.automaton.prompt_of)
+        of_policy, of_reference = (prompt_of[batch.states[:, 0]] for batch in (self.batch, self.reference_batch))
+        of_terms = dict.fromkeys(SequenceTerms._fields, of_policy)
+        of_terms |= dict.fromkeys(("reference_penalty", "kl_ref_pi", "length_ref"), of_reference)
+        terms = self.terms._asdict().items()
+        reduced: dict[str, Any] = {name: None if each is None else reduce(each, of_terms[name]) for name, each in terms}
+        return SequenceTerms(**reduced)
 
     def standard_errors(self) -> dict[str, Float[Array, ""]]:
         """The standard errors of the estimated values, keyed by the names of the history's columns."""

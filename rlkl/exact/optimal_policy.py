@@ -34,7 +34,8 @@ class Optimum(NamedTuple):
     every sequence of `enumerate_all`. log_weight: log pi*/pi_ref of the sequences that end in each state, for a network
     reference. All are NaN where no optimum is known (see `reason`). stderr: the standard error of the objective, above 0 where
     the reference's end states are sampled. gold_objective and gold_stderr: the same for the optimum under the gold reward,
-    where the task has one.
+    where the task has one. utility: the optimum of the utility that group-standardised advantages maximise, where that grades
+    the run (`exact.utility.solve`).
     """
 
     log_pi: Float[Array, "T D V"] | None
@@ -45,6 +46,7 @@ class Optimum(NamedTuple):
     stderr: Float[Array, ""] | float = 0.0
     gold_objective: Float[Array, ""] | None = None
     gold_stderr: Float[Array, ""] | float = 0.0
+    utility: "Optimum | None" = None
 
     @property
     def no_unique_policy(self) -> Bool[Array, ""]:

@@ -27,7 +27,7 @@ from rlkl import divergences
 from rlkl.divergences import Divergence, Params
 from rlkl.exact import optimal_policy, policy_values
 from rlkl.exact.bandit_optimum import WIDEST_BRACKET
-from rlkl.exact.by_prompt import average, join_sequences, split_sequences, sum_states
+from rlkl.exact.by_prompt import average, split_sequences, sum_states
 from rlkl.exact.methods import evaluation_method
 from rlkl.exact.objective import Objective
 from rlkl.exact.optimal_policy import Optimum
@@ -70,7 +70,7 @@ def _utility_jvp(group: Group, primals, tangents):
 
 
 def slope(group: Group, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """U_G'(p) for the log-odds of p; sqrt(G - 1) times the group's factor at p = 0 and p = 1, infinite for an infinite group."""
+    """U_G'(p) for the log-odds of p: at p = 0 and p = 1 it is sqrt(G - 1) times the group's factor."""
     if group.size is None:
         return 2.0 * jnp.cosh(0.5 * logit)
     k = np.arange(1, group.size)
@@ -83,8 +83,8 @@ def _log_pmf(draws: int, logit: Float[Array, "*n"]) -> Float[Array, "*n K"]:
     k = np.arange(draws + 1)
     ways = scipy.special.gammaln(draws + 1) - scipy.special.gammaln(k + 1) - scipy.special.gammaln(draws - k + 1)
     log_p, log_q = jax.nn.log_sigmoid(logit)[..., None], jax.nn.log_sigmoid(-logit)[..., None]
-    k, ways = (jnp.asarray(x, logit.dtype).reshape(*[1] * logit.ndim, -1) for x in (k, ways))
-    return ways + k * log_p + (draws - k) * log_q
+    count, log_ways = (jnp.asarray(x, logit.dtype).reshape(*[1] * logit.ndim, -1) for x in (k, ways))
+    return log_ways + count * log_p + (draws - count) * log_q
 
 
 def successes(task: Task) -> Float[Array, " S"]:
@@ -117,7 +117,9 @@ def value(group: Group, task: Task, policy: AnyPolicy) -> Float[Array, ""]:
     logit = success_logits(task, policy)
     certain = jnp.isinf(logit)
     inside = utility(group, jnp.where(certain, 0.0, logit))
-    return average(task.automaton, jnp.where(certain, jnp.where(logit > 0.0, utility(group, 700.0 * jnp.sign(logit)), 0.0), inside))
+    return average(
+        task.automaton, jnp.where(certain, jnp.where(logit > 0.0, utility(group, 700.0 * jnp.sign(logit)), 0.0), inside)
+    )
 
 
 def solve(group: Group, objective: Objective) -> Optimum:
@@ -191,13 +193,16 @@ def solve_success(
     largest = jnp.maximum(objective(best), at_one)
     best = jnp.where(at_one > objective(best), jnp.inf, best)
     off_support = jnp.isfinite(div.limit("infinity", params, start.dtype)) & (reference_logit < 0.0)
-    at_limit = jnp.where(reference_logit > 0.0, utility(group, jnp.full_like(start, 700.0)), jnp.where(off_support, jnp.nan, 0.0))
+    at_limit = jnp.where(
+        reference_logit > 0.0, utility(group, jnp.full_like(start, 700.0)), jnp.where(off_support, jnp.nan, 0.0)
+    )
     return jnp.where(possible, best, reference_logit), jnp.where(possible, largest, at_limit)
 
 
 def _slope_of_divergence(div: Divergence, params: Params, logit, reference_logit) -> Float[Array, "*n"]:
     """dD/dp of the two-valued problem: the slope f' at the ratio of successes less that at the ratio of failures."""
     success, failure = (
-        div.both(jax.nn.log_sigmoid(sign * logit) - jax.nn.log_sigmoid(sign * reference_logit), params)[1] for sign in (1.0, -1.0)
+        div.both(jax.nn.log_sigmoid(sign * logit) - jax.nn.log_sigmoid(sign * reference_logit), params)[1]
+        for sign in (1.0, -1.0)
     )
     return success - failure

@@ -248,6 +248,12 @@ class Settings:
             "below": SEED_LIMIT,
         },
     )
+    objective: str = static(
+        "reward",
+        "what else grades a run, and what exact gradients maximise: E[reward], or the utility of the success probability that "
+        "group-standardised advantages maximise",
+        allowed=("reward", "utility"),
+    )
     steps: Resolved = static(None, "number of training steps", kind=int, at_least=1, at_most=MOST_COUNT)
     batch_size: Resolved = static(None, "number of sequences in a batch", kind=int, at_least=2)
     log_every: Resolved = static(None, "number of steps between logged rows", kind=int, at_least=1, at_most=MOST_COUNT)

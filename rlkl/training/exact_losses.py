@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from rlkl import divergences, exact, policies
 from rlkl.divergences import Params
-from rlkl.exact import Objective, methods
+from rlkl.exact import Objective, methods, utility
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
@@ -14,8 +14,17 @@ from rlkl.settings import AlgorithmSettings
 from rlkl.tasks.automaton import Automaton, Comparisons
 
 
-def loss(algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy) -> Float[Array, ""]:
-    """The loss of an algorithm that draws no samples: dpo, natural or exact."""
+def loss(
+    algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy, group: utility.Group | None = None
+) -> Float[Array, ""]:
+    """The loss of an algorithm that draws no samples: dpo, natural or exact.
+
+    group: the group whose utility of the success probability is in place of the reward, where it is.
+    """
+    if group is not None:
+        assert objective.divergence is not None
+        penalty = exact.between(objective.task.automaton, objective.divergence, objective.params, policy, objective.reference)
+        return -objective.value(utility.value(group, objective.task, policy), penalty)
     if algorithm.name == "dpo":
         comparisons = objective.task.comparisons
         assert comparisons is not None

@@ -12,6 +12,7 @@ from rlkl.evaluation.diversity import Estimate
 from rlkl.evaluation.expectations import DynamicProgram, expectations, sequence_expectations, weighted_rows
 from rlkl.evaluation.final import Outcomes, distances, ends_of_optimum
 from rlkl.evaluation.metrics import LAST_SAMPLES
+from rlkl.evaluation.prompt_grades import PromptGrades, prompt_grades
 from rlkl.evaluation.rows import Detail, WeightedRows, detail
 from rlkl.evaluation.sampled_values import Sample
 from rlkl.exact import evaluation_method
@@ -41,8 +42,8 @@ class FinalGrade(NamedTuple):
     optimum: the optimum at the run's last coefficient. last: the last logged row, graded again with LAST_SAMPLES samples; None
     where rows are exact. optimum_values: the optimum's values; None where it is not a table. details: `Detail` of "reference",
     "policy", "optimum" (where it is a table) and "decoded" (where a decoding rule is set). distances: to the optimum, with
-    standard errors. For a network with too many sequences to enumerate, outcomes and details are estimated from LAST_SAMPLES
-    sequences.
+    standard errors. prompts: the grade for each prompt, if there are several. For a network with too many sequences to
+    enumerate, outcomes and details are estimated from LAST_SAMPLES sequences.
     """
 
     optimum: Optimum
@@ -52,6 +53,7 @@ class FinalGrade(NamedTuple):
     details: dict[str, Detail]
     distances: dict[str, Estimate]
     decoded: Decoded | None
+    prompts: PromptGrades | None
 
 
 def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
@@ -87,10 +89,14 @@ def grade_last_state(run: Run, optimum: Optimum, state: State) -> FinalGrade:
     reward = task.reward[ends] if task.reward_model is None else jnp.full((len(ends),), jnp.nan)
     gold = None if task.gold is None else task.gold[ends]
     outcomes = Outcomes(reward, reference_rows.ends[ends], policy_rows.ends[ends], optimum_ends[ends], gold, decoded_ends)
+    prompts = None
+    if automaton.prompts > 1:
+        of_states = {"policy": policy_rows.ends, "reference": reference_rows.ends, "optimum": optimum_ends}
+        prompts = prompt_grades(policy_expectations, optimum, of_states)
     if isinstance(policy_expectations, DynamicProgram):
         policy_expectations = sequence_expectations(objective, policy, keys[0], LAST_SAMPLES)
     to_optimum = distances(policy_expectations, optimum, keys[3])
-    return FinalGrade(optimum, last, optimum_values, outcomes, details, to_optimum, decoded)
+    return FinalGrade(optimum, last, optimum_values, outcomes, details, to_optimum, decoded, prompts)
 
 
 def grade_decoded(run: Run, optimum: Optimum, state: State) -> tuple[Decoded, WeightedRows]:

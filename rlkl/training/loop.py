@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from rlkl import algorithms
 from rlkl.evaluation import metrics
-from rlkl.exact import Objective, optimal_policy
+from rlkl.exact import Objective, optimal_policy, utility
 from rlkl.penalties import controllers
 from rlkl.policies import AnyPolicy, tempered
 from rlkl.policies.base import cast, number_dtype
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     """One logged row.
 
     batch_stats: those of the last batch. kl_pi_anchor: KL(pi‖anchor) in nats, where the reference of the penalty moves; else
-    None.
+    None. utility: where it grades the run, else None.
     """
 
     step: Int[Array, ""]
@@ -63,6 +63,15 @@ class Row(NamedTuple):
     gradient_norm: Float[Array, ""]
     batch_stats: BatchStats
     kl_pi_anchor: Float[Array, ""] | None
+    utility: "UtilityGrade | None" = None
+
+
+class UtilityGrade(NamedTuple):
+    """The mean over prompts of the utility U_G(p), of U_G(p) - beta D, and how far the latter is below its largest value."""
+
+    utility: Float[Array, ""]
+    objective: Float[Array, ""]
+    regret: Float[Array, ""]
 
 
 def optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
@@ -114,9 +123,12 @@ def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
 
 
 def optimum_at(run: Run, beta: Float[Array, ""]) -> optimal_policy.Optimum:
-    """The optimum of the run's objective at coefficient `beta`, with the optimum of the gold reward where there is one."""
+    """The optimum of the run's objective at coefficient `beta`, with those of the gold reward and of the utility if any."""
     objective, key = spec.objective(run, beta), threefry.key(ORACLE)
     optimum = optimal_policy.solve(objective, run.typical, key)
+    group = spec.utility_group(run.settings)
+    if group is not None:
+        optimum = optimum._replace(utility=utility.solve(group, objective))
     if run.task.gold is None:
         return optimum
     typicality = jnp.zeros_like(jnp.asarray(run.task.typicality))
@@ -140,7 +152,18 @@ def observe(run: Run, optimum: optimal_policy.Optimum, state: State) -> Row:
     optimum = optimum if run.settings.penalty.controller == "fixed" else optimum_at(run, beta)
     policy = cast(state.policy, jnp.float64)
     key = jax.random.fold_in(jax.random.fold_in(threefry.wrap(state.key), GRADING), state.step)
-    return row(run, state, metrics.evaluate(spec.objective(run, beta), policy, optimum, key), key)
+    report = metrics.evaluate(spec.objective(run, beta), policy, optimum, key)
+    return row(run, state, report, key)._replace(utility=_utility_grade(run, optimum, policy, report, beta))
+
+
+def _utility_grade(run: Run, optimum, policy: AnyPolicy, report: metrics.Report, beta) -> UtilityGrade | None:
+    """The grade by the utility of the success probability (objective=utility); else None."""
+    group = spec.utility_group(run.settings)
+    if group is None:
+        return None
+    value = utility.value(group, run.task, policy)
+    objective = value - beta * report.values.divergence
+    return UtilityGrade(value, objective, optimum.utility.objective - objective)
 
 
 def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Row:

@@ -15,7 +15,7 @@ from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions
 from rlkl.settings import STEERED, PenaltySettings, Settings
-from rlkl.training import dynamic_sampling, exact_losses, reward_shaping
+from rlkl.training import dynamic_sampling, exact_losses, reward_shaping, spec
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that are logged of every batch
 REFERENCE = 2**31 - 3  # folded into the key of samples from the reference; training folds in its steps, from 0
@@ -206,7 +206,7 @@ def loss(
     logged: as in `experience`.
     """
     if algorithms.gradient_kind(settings.algorithm.name) == "exact":
-        value = exact_losses.loss(settings.algorithm, objective, policy)
+        value = exact_losses.loss(settings.algorithm, objective, policy, spec.utility_group(settings))
         controlled = settings.penalty.controller in STEERED
         controller_kl = exact_losses.controller_kl(objective, policy) if controlled else jnp.nan
         return value, empty_stats(-value, jnp.asarray(controller_kl, value.dtype))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import algorithms, policies
 from rlkl.exact import Objective
+from rlkl.exact.utility import Group
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
 from rlkl.policies.base import cast, number_dtype
@@ -53,6 +54,13 @@ def objective(run: Run, beta: Float[Array, ""] | float | None = None) -> Objecti
     penalty = run.settings.penalty
     div, params = options.divergence(penalty), options.parameters(penalty, jnp.float64)
     return Objective(run.task, run.reference, div, params, penalty.beta if beta is None else beta)
+
+
+def utility_group(settings: Settings) -> Group | None:
+    """The group whose utility of the success probability is maximised (objective=utility); else None."""
+    if settings.objective == "reward":
+        return None
+    return Group(settings.algorithm.group_size, settings.algorithm.std or "sample")
 
 
 def support(run: Run) -> Array:

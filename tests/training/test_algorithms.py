@@ -161,7 +161,7 @@ def test_group_advantages_are_those_of_their_papers():
     returns = np.random.default_rng(0).normal(size=(5, 3))
     batch, of = (
         a_batch(returns),
-        lambda name: algorithms.advantages(AlgorithmSettings(name), jnp.asarray(returns), batch, jnp.asarray(0.0)),
+        lambda name: algorithms.advantages(settings.AlgorithmSettings(name), jnp.asarray(returns), batch, jnp.asarray(0.0)),
     )
     centred = returns - returns.mean(axis=0)
     np.testing.assert_allclose(of("dr_grpo"), centred, atol=1e-15)

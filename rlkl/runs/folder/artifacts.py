@@ -6,7 +6,7 @@ import numpy as np
 
 from rlkl.config.build import Built
 from rlkl.evaluation import metrics
-from rlkl.runs.folder import csv_text, diversity_table, samples
+from rlkl.runs.folder import csv_text, diversity_table, prompts, samples
 from rlkl.runs.folder.checkpoint import checkpoint
 from rlkl.runs.folder.summary import history, summary
 from rlkl.training.blocks import Trained
@@ -17,10 +17,13 @@ MOST_OUTCOMES = 4096
 def outcomes_csv(built: Built, trained: Trained) -> str:
     """Return outcomes.csv: the probabilities of the end states, in state order.
 
-    If there are more than MOST_OUTCOMES, only the most likely are written, and a note says so. Where the policy's probabilities
-    are sampled frequencies, their standard errors are written too.
+    On a task with several prompts they are the probabilities of prompt and end state. If there are more than MOST_OUTCOMES,
+    only the most likely are written, and a note says so. Where the policy's probabilities are sampled frequencies, their
+    standard errors are written too.
     """
     ends = diversity_table.merged_outcomes(built, trained)
+    if built.card.prompts:
+        ends["prompt"] = np.array(built.card.prompts, object)[ends["prompt"]]
     if diversity_table.is_sampled(built, trained):
         ends["policy_stderr"] = np.sqrt(ends["policy"] * (1.0 - ends["policy"]) / metrics.LAST_SAMPLES)
     count = len(ends["outcome"])
@@ -48,7 +51,8 @@ def positions_csv(trained: Trained) -> str:
 def names(built: Built) -> tuple[str, ...]:
     """Return the names of a run's files in the order of writing: the summary is last, so where it exists, all of them do."""
     texts = ("samples.txt", "positions.csv") if built.card.tokens else ()
-    return ("history.csv", "outcomes.csv", "diversity.csv", *texts, "checkpoint.npz", "summary.json")
+    of_prompts = ("prompts.csv", "pass_at_k.csv") if built.card.prompts else ()
+    return ("history.csv", "outcomes.csv", "diversity.csv", *of_prompts, *texts, "checkpoint.npz", "summary.json")
 
 
 def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
@@ -62,6 +66,8 @@ def files(built: Built, trained: Trained, seconds: float) -> dict[str, bytes]:
         "outcomes.csv": outcomes_csv(built, trained),
         "diversity.csv": csv_text.dumps(header, rows),
     }
+    if built.card.prompts:
+        contents |= {"prompts.csv": prompts.prompts_csv(built, trained), "pass_at_k.csv": prompts.pass_at_k_csv(built, trained)}
     if sequences:
         contents |= {"samples.txt": samples.samples_txt(built, sequences), "positions.csv": positions_csv(trained)}
     contents["checkpoint.npz"] = checkpoint(built, trained)

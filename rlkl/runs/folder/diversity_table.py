@@ -39,7 +39,8 @@ def columns(trained: Trained) -> tuple[str, ...]:
 def merged_outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     """Return each outcome's name, reward and probabilities, in state order, with end states of one outcome merged.
 
-    End states are one outcome if they differ only in the tokens that a policy remembers.
+    "prompt", where there are several, is each outcome's number of prompt. End states are one outcome if they differ only in the
+    tokens that a policy remembers.
     """
     ends = trained.final.outcomes
     # On a tree two sequences may have the same text: they are one outcome only if their rewards are equal, too.
@@ -51,6 +52,10 @@ def merged_outcomes(built: Built, trained: Trained) -> dict[str, np.ndarray]:
     merged["reward"][outcome] = ends.reward
     for key in columns(trained):
         merged[key] = np.bincount(outcome, weights=np.asarray(getattr(ends, key)), minlength=len(names))
+    if built.card.prompts:
+        automaton = built.run.task.automaton
+        merged["prompt"] = np.zeros(len(names), int)
+        merged["prompt"][outcome] = automaton.prompt_of[automaton.outcomes]
     if ends.gold is not None:
         merged["gold"] = np.zeros(len(names))
         merged["gold"][outcome] = ends.gold
@@ -73,9 +78,13 @@ def diversity_metrics(built: Built, trained: Trained, sequences: Mapping[str, li
         of[name] = {} if detail is None else _token_metrics(detail)
         if np.isfinite(ends[name]).all():
             of[name] |= _outcome_metrics(ends[name], ends["reward"], modes)
+            if built.card.prompts and np.isfinite(ends["reward"]).all():
+                of[name] |= _mean_over_prompts(built, ends, name, modes)
         if name in sequences:
             of[name] |= _corpus_metrics(built, sequences[name])
     estimates = _estimates(trained, ends, modes) if is_sampled(built, trained) else {}
+    if built.card.prompts:  # these estimates are of draws from one distribution
+        estimates = {name: each for name, each in estimates.items() if name.startswith(("top_", "mode_mass"))}
     of["policy"] |= {name: estimate.value for name, estimate in estimates.items()}
     return DiversityTable(of, {name: estimate.stderr for name, estimate in estimates.items()})
 
@@ -88,6 +97,25 @@ def _token_metrics(detail: Detail) -> dict[str, float]:
     metrics = {"length": length, "entropy": entropy, "effective_support": float(np.exp(entropy)), "kl_pi_ref": kl}
     metrics |= {"entropy_per_token": entropy / length, "kl_per_token": kl / length, "typicality": (0.0 - entropy - kl) / length}
     return metrics | {f"top_{k}_mass": float(mass) for k, mass in zip(TOP, detail.top_mass, strict=True)}
+
+
+def _mean_over_prompts(built: Built, ends: dict[str, np.ndarray], name: str, modes: np.ndarray) -> dict[str, float]:
+    """Compute the metrics of the modes as means over prompts, by their weights, of the metrics given the prompt.
+
+    Entropy and coverage of modes are means over the prompts that have modes.
+    """
+    weights, metrics = built.run.task.automaton.prompt_weights, []
+    for prompt, weight in enumerate(weights):
+        of_prompt = ends["prompt"] == prompt
+        p, in_mode = ends[name][of_prompt] / weight, modes[of_prompt]
+        of_modes = {"mode_entropy": diversity.mode_entropy(p, in_mode), "mode_coverage": diversity.mode_coverage(p, in_mode)}
+        metrics.append(of_modes | {f"pass_at_{k}": diversity.pass_at_k(p, in_mode, k) for k in PASS_AT_K})
+    means = {}
+    for key in metrics[0]:
+        values = np.array([each[key] for each in metrics])
+        known = np.isfinite(values)
+        means[key] = float(weights[known] @ values[known] / weights[known].sum()) if known.any() else np.nan
+    return means
 
 
 def _outcome_metrics(p: np.ndarray, reward: np.ndarray, modes: np.ndarray) -> dict[str, float]:

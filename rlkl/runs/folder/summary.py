@@ -65,6 +65,9 @@ def history(rows: Row) -> dict[str, Any]:
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             columns["kl_pi_anchor"] = rows.kl_pi_anchor
+        if rows.utility is not None:
+            columns |= {"utility": rows.utility.utility, "utility_objective": rows.utility.objective}
+            columns |= {"utility_regret": rows.utility.regret}
         if values.gold_reward is not None:
             columns |= {"gold_reward": values.gold_reward, "gold_regret": report.gold_regret}
         columns |= {f"{name}_stderr": error for name, error in report.stderr.items()}
@@ -118,6 +121,8 @@ def summary(built: Built, trained: Trained, seconds: float, table: DiversityTabl
         values |= _decoded(trained.final.decoded)
     if float(trained.optimum.stderr) > 0.0:
         values["optimal_objective_stderr"] = float(trained.optimum.stderr)
+    if trained.optimum.utility is not None:
+        values |= {"optimal_utility_objective": float(trained.optimum.utility.objective)}
     if div is None:
         values |= {"divergence_value": math.nan, "optimum_divergence_value": math.nan}
     if trained.best_in_family is not None:
