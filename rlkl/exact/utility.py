@@ -191,7 +191,9 @@ def solve_success(
     certain = jnp.asarray([0.0, -jnp.inf])
     at_one = utility(group, jnp.full_like(start, 700.0)) - beta * divergences.exact(div, params, certain, log_ref)
     largest = jnp.maximum(objective(best), at_one)
-    best = jnp.where(at_one > objective(best), jnp.inf, best)
+    # An infinite group's utility rises to p = 1 from one point on, up to which it may be flat by rounding.
+    at_end = at_one >= objective(best) if group.size is None else at_one > objective(best)
+    best = jnp.where(at_end, jnp.inf, best)
     off_support = jnp.isfinite(div.limit("infinity", params, start.dtype)) & (reference_logit < 0.0)
     at_limit = jnp.where(
         reference_logit > 0.0, utility(group, jnp.full_like(start, 700.0)), jnp.where(off_support, jnp.nan, 0.0)

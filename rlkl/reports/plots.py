@@ -145,7 +145,10 @@ def _one_run(figure: FigureBase, runs: Runs) -> None:
     else:
         regret.plot(history["step"], drawable(history["kl_pi_ref"]), color=colour)
         regret.set(xlabel="step", ylabel="KL(pi‖pi_ref)", title="no optimum is known")
-    _distribution(arms, outcomes)
+    if runs.prompts.empty:
+        _distribution(arms, outcomes)
+    else:
+        _success_rates(arms, runs.prompts)
     figure.suptitle(f"{label(summary['task'])}, policy {label(summary['policy'])}, {label(summary['algorithm'])}", fontsize=8.5)
 
 
@@ -189,6 +192,26 @@ def _distribution(axes: Axes, outcomes) -> None:
         if len(shown) < len(outcomes):
             axes.set_xlabel(f"the {len(shown)} likeliest of {len(outcomes)} outcomes")
     axes.set(ylabel="probability", title="before and after")
+    axes.legend()
+
+
+def _success_rates(axes: Axes, prompts) -> None:
+    """Draw the success rate of reference, policy and optimum for each prompt, in the order of the reference's."""
+    ordered = prompts.sort_values("reference_success_rate", kind="stable")
+    x = np.arange(len(ordered))
+    rates = {"reference": ("reference_success_rate", GREY, "o"), "policy": ("success_rate", BLUE, "o")}
+    rates |= {"optimum": ("optimum_success_rate", BLACK, "_")}
+    rates |= {"optimum of the utility": ("utility_optimum_success_rate", VERMILION, "_")}
+    for name, (column, colour, marker) in rates.items():
+        if column in ordered and ordered[column].notna().any():
+            size = 9 if marker == "_" else 3.5
+            axes.plot(x, drawable(ordered[column]), marker, color=colour, ms=size, label=name, ls="none")
+    if len(ordered) <= MOST_BARS:
+        turned = 90 if max(map(len, ordered["prompt"])) * len(ordered) > 60 else 0
+        axes.set_xticks(x, [label(name, 30) for name in ordered["prompt"]], rotation=turned, fontsize=6)
+    else:
+        axes.set_xlabel(f"{len(ordered)} prompts, in the order of the reference's success rate")
+    axes.set(ylabel="success rate", ylim=(-0.03, 1.03), title="before and after")
     axes.legend()
 
 

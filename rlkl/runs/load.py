@@ -1,7 +1,7 @@
 """Load the folders of runs and sweeps."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ NUMBER_KEYS = (
     "entropy", "effective_support", "typicality", "kl_per_token", "length", "beta", "steps", "seconds", "diverged_at",
 )  # fmt: skip
 TEXT_KEYS = ("task", "policy", "algorithm", "divergence", "formula", "dtype", "init")
-TEXT_COLUMNS = ("outcome", "metric")  # of a CSV; the others are numbers
+TEXT_COLUMNS = ("outcome", "metric", "prompt")  # of a CSV; the others are numbers
 INFINITE = {"inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -25,7 +25,7 @@ class Runs(NamedTuple):
     """Data frames of one run or of all jobs of a sweep; the column `run` is the job's folder (`.` for a single run).
 
     summary: one row per run, with columns `override.<key>`; history: one row per logged step; outcomes: one row per end state;
-    diversity: one row per metric. root: the folder that was loaded, so `root / run` is a run's folder.
+    diversity: one row per metric; prompts: one row per prompt of the tasks that have several. root: the folder that was loaded, so `root / run` is a run's folder.
 
     The column `outcome` is always text; use `outcomes["outcome"].astype(float)` where end states are named by numbers.
     """
@@ -34,6 +34,7 @@ class Runs(NamedTuple):
     history: "pd.DataFrame"
     outcomes: "pd.DataFrame"
     diversity: "pd.DataFrame"
+    prompts: "pd.DataFrame"
     root: Path
 
 
@@ -139,10 +140,13 @@ def load(folder: str | Path) -> Runs:
     root = Path(folder)
     records = [record(str(path.relative_to(root)), overrides(path), summary(path)) for path in finished(folder)]
 
-    def joined(name: str) -> "pd.DataFrame":
-        parts = [frame(root / record["run"] / name) for record in records]
-        for part, record in zip(parts, records, strict=True):
-            part.insert(0, "run", record["run"])
-        return pd.concat(parts, ignore_index=True)
+    def joined(name: str, runs: Sequence[str]) -> "pd.DataFrame":
+        parts = [frame(root / run / name) for run in runs]
+        for part, run in zip(parts, runs, strict=True):
+            part.insert(0, "run", run)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"run": []})
 
-    return Runs(pd.DataFrame(records), joined("history.csv"), joined("outcomes.csv"), joined("diversity.csv"), root)
+    runs = [record["run"] for record in records]
+    with_prompts = [run for run in runs if (root / run / "prompts.csv").exists()]
+    tables = (joined(name, runs) for name in ("history.csv", "outcomes.csv", "diversity.csv"))
+    return Runs(pd.DataFrame(records), *tables, joined("prompts.csv", with_prompts), root)

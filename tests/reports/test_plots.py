@@ -20,7 +20,7 @@ def sweep(betas: list[float], regrets: list[float]) -> Runs:
     history = pd.DataFrame(lines, columns=["run", "step", "regret", "reward", "objective", "kl_pi_ref"])
     ends = pd.DataFrame({"run": "0", "outcome": ["a", "b"]} | dict.fromkeys(("reference", "policy", "optimum"), 0.5))
     diversity = pd.DataFrame({"run": runs, "metric": "entropy", "reference": 0.69})
-    return Runs(summary, history, ends, diversity, Path())
+    return Runs(summary, history, ends, diversity, pd.DataFrame({"run": []}), Path())
 
 
 QUICK = {("beta", 1e300), ("regret", np.nan), ("both", np.inf)}
