@@ -9,7 +9,7 @@ from rlkl.config import groups
 from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import controllers, estimators, options
 from rlkl.tasks import automaton
-from rlkl.training import reward_shaping
+from rlkl.training import reward_shaping, spec
 
 
 class Recipe(NamedTuple):
@@ -89,8 +89,7 @@ def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_si
             else ("log_prob_dtype", run_settings.rollout.log_prob_dtype)
         )
         raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
-    kind = algorithms.gradient_kind(run_settings.algorithm.name, run_settings.algorithm.scale_advantages)
-    return options.resolve_penalty(kind, penalty, task.automaton.horizon)
+    return options.resolve_penalty(spec.gradient_kind(run_settings), penalty, task.automaton.horizon)
 
 
 def _check_weights(penalty: settings.PenaltySettings) -> settings.PenaltySettings:

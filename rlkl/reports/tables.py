@@ -33,8 +33,11 @@ def header(built: "Built") -> str:
 
     run_settings, automaton = built.run.settings, built.run.task.automaton
     size = f"{automaton.vocabulary} arms" if automaton.horizon == 1 else repr(automaton)
+    size = f"{automaton.prompts} prompts of {size}" if automaton.horizon == 1 and automaton.prompts > 1 else size
     reference = "" if run_settings.reference.name == "task" else f", reference: a {run_settings.policy.name} pretrained on it"
     sampled = "" if run_settings.batch_size is None else f", batches of {run_settings.batch_size}"
+    group_size = run_settings.algorithm.group_size
+    sampled += f" in groups of {group_size}" if sampled and group_size != run_settings.batch_size else ""
     sampled_penalty = run_settings.batch_size is not None and run_settings.penalty.divergence != "none"
     penalty = f", penalty: {describe.entrance(run_settings.penalty)}" if sampled_penalty else ""
     gradient = describe.descends(built.run)
@@ -48,7 +51,7 @@ def header(built: "Built") -> str:
         reference += f", penalising reference moved to the policy every {run_settings.reference.sync_steps} steps ({update})"
     biased = "" if gradient.kind == "exact" else f"\nbiased: this penalty descends {gradient.says}"
     return (
-        f"{describe.statement(run_settings.penalty, run_settings.penalty.beta)}\n"
+        f"{describe.statement(run_settings.penalty, run_settings.penalty.beta, describe.maximised(run_settings))}\n"
         f"task {built.resolved['task']['name']} ({size}){reference}, policy {run_settings.policy.name} "
         f"(init={run_settings.policy.init}, support={run_settings.policy.support})\n"
         f"{run_settings.algorithm.name}, {run_settings.steps} steps{sampled}{penalty}, {run_settings.optimizer.name} at "

@@ -25,7 +25,8 @@ class Runs(NamedTuple):
     """Data frames of one run or of all jobs of a sweep; the column `run` is the job's folder (`.` for a single run).
 
     summary: one row per run, with columns `override.<key>`; history: one row per logged step; outcomes: one row per end state;
-    diversity: one row per metric; prompts: one row per prompt of the tasks that have several. root: the folder that was loaded, so `root / run` is a run's folder.
+    diversity: one row per metric; prompts: one row per prompt of the tasks that have several. root: the folder that was loaded,
+    so `root / run` is a run's folder.
 
     The column `outcome` is always text; use `outcomes["outcome"].astype(float)` where end states are named by numbers.
     """
@@ -148,5 +149,5 @@ def load(folder: str | Path) -> Runs:
 
     runs = [record["run"] for record in records]
     with_prompts = [run for run in runs if (root / run / "prompts.csv").exists()]
-    tables = (joined(name, runs) for name in ("history.csv", "outcomes.csv", "diversity.csv"))
-    return Runs(pd.DataFrame(records), *tables, joined("prompts.csv", with_prompts), root)
+    history, outcomes, diversity = (joined(name, runs) for name in ("history.csv", "outcomes.csv", "diversity.csv"))
+    return Runs(pd.DataFrame(records), history, outcomes, diversity, joined("prompts.csv", with_prompts), root)

@@ -3,22 +3,30 @@
 from rlkl import algorithms
 from rlkl.penalties.expected_gradient import ExpectedGradient, expected_gradient
 from rlkl.penalties.options import divergence
-from rlkl.settings import AGGREGATIONS, PenaltySettings
-from rlkl.training import reward_shaping
+from rlkl.settings import AGGREGATIONS, PenaltySettings, Settings
+from rlkl.training import reward_shaping, spec
 from rlkl.training.spec import Run
 
 
-def statement(penalty: PenaltySettings, beta: float) -> str:
-    """The objective as a formula, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`."""
+def statement(penalty: PenaltySettings, beta: float, reward: str = "E[r]") -> str:
+    """The objective as a formula, as in `maximise E[r] - 0.1 KL(pi‖pi_ref)  (reverse KL)`. reward: its first term."""
     div = divergence(penalty)
     if div is None:
-        return "maximise E[r]  (no penalty)"
+        return f"maximise {reward}  (no penalty)"
     name = {"kl_pi_ref": "reverse KL", "kl_ref_pi": "forward KL"}.get(div.name, div.name.replace("_", " "))
     if div.name == "alpha":
         name = f"alpha = {float(penalty.alpha):g}"
     if div.name == "mixed":
         name = "w1, w2 = " + ", ".join(f"{float(weight):g}" for weight in penalty.weights)
-    return f"maximise E[r] - {beta:g} {div.formula}  ({name})"
+    return f"maximise {reward} - {beta:g} {div.formula}  ({name})"
+
+
+def maximised(settings: Settings) -> str:
+    """The first term of what is maximised: E[r], or with objective=utility the utility U_G(p) of the success probability."""
+    if settings.objective == "reward":
+        return "E[r]"
+    size = settings.algorithm.group_size
+    return f"E[U(p)], U the utility of {'an infinite group' if size is None else f'groups of {size}'},"
 
 
 def entrance(penalty: PenaltySettings) -> str:
@@ -40,7 +48,7 @@ def descends(run: Run) -> ExpectedGradient:
         return ExpectedGradient(
             "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
         )
-    scaled = algorithms.gradient_kind(run.settings.algorithm.name) == "scaled"
+    scaled = spec.gradient_kind(run.settings) == "scaled"
     return expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
 
 
@@ -54,6 +62,17 @@ def caveats(run: Run) -> list[str]:
         level = settings.penalty.importance_correction
         corrected = "uncorrected" if level == "none" else f"corrected by each {level}'s importance weight"
         texts.append(f"off-policy: samples of a policy {' and '.join(filter(None, (stale, rounded)))}, {corrected}")
+    in_loss = settings.penalty.divergence != "none" and settings.penalty.placement == "loss"
+    if settings.algorithm.scale_advantages == "group" and settings.objective == "reward" and in_loss:
+        what = (
+            "of rewards of two values this maximises a utility (objective=utility), which the penalty in the loss stands beside"
+        )
+        texts.append(f"standardised: returns are divided by their group's standard deviation; {what}")
+    if settings.algorithm.zero_std != "keep":
+        how = {"drop": "left out of the batch", "resample": "drawn again"}[settings.algorithm.zero_std]
+        texts.append(
+            f"filtered: groups of equal rewards are {how}, so that prompts and penalty count by the groups that are left"
+        )
     if settings.penalty.truncation is not None:
         texts.append(f"truncated: importance weights are at most {settings.penalty.truncation:g} (batch_truncated: how often)")
     if settings.penalty.clamp is not None:

@@ -63,6 +63,15 @@ def utility_group(settings: Settings) -> Group | None:
     return Group(settings.algorithm.group_size, settings.algorithm.std or "sample")
 
 
+def gradient_kind(settings: Settings) -> str:
+    """The kind of the reward's gradient (`algorithms.gradient_kind`), as a penalty in the loss sees it.
+
+    With objective=utility the scale of advantages is part of the utility, and so no factor of the penalty's coefficient.
+    """
+    kind = algorithms.gradient_kind(settings.algorithm.name, settings.algorithm.scale_advantages)
+    return "sampled" if kind == "scaled" and settings.objective == "utility" else kind
+
+
 def support(run: Run) -> Array:
     """The tokens that the policy may take, as Bool["D V"]."""
     legal = jnp.asarray(run.task.automaton.legal)

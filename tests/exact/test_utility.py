@@ -154,7 +154,7 @@ def test_a_group_of_two_makes_the_utility_the_reward():
         ({"task": {"name": "bandit/random"}}, "a reward of two values"),
         ({"penalty": {"divergence": "none", "beta": 0.0}}, "where there is no penalty"),
         ({"algorithm": {"name": "rloo"}}, "divided by their group's standard deviation"),
-        ({"algorithm": {"name": "grpo"}}, "a penalty in the loss"),
+        ({"algorithm": {"name": "grpo"}, "penalty": {"estimator": "k1"}}, "a penalty in the loss"),
         ({"algorithm": {"name": "natural"}}, "divided by their group's standard deviation"),
         ({"reward_shaping": {"name": "typicality", "weight": 0.1}}, "of the task's own reward"),
     ],
