@@ -40,29 +40,37 @@ class Positions(NamedTuple):
 
     log_pi: Float[Array, "R V"]
     log_ref: Float[Array, "R V"]
-    row: Int[Array, "N T"]
+    row: Int[Array | np.ndarray, "N T"]
 
     def at_tokens(self, rows: Float[Array, "R V"], batch: Batch) -> Float[Array, "N T"]:
         """The entry of the rows at each token of the batch; 0 at padding."""
-        entries = rows.T if rows.shape[0] == 1 and has_each_token_once(batch, rows.shape[1]) else rows[self.row, batch.tokens]
-        return zero_at_padding(entries, batch)
+        if has_each_entry_once(batch, self.row, rows.shape):
+            return zero_at_padding(rows.reshape(-1, 1), batch)
+        return zero_at_padding(rows[self.row, batch.tokens], batch)
 
     def at_positions(self, values: Float[Array, " R"], batch: Batch) -> Float[Array, "N T"]:
         """The value of each position's row; 0 at padding."""
-        return jnp.where(batch.mask, values if values.shape[0] == 1 else values[self.row], 0.0)
+        if values.shape[0] == 1:
+            return jnp.where(batch.mask, values, 0.0)
+        count = len(batch.tokens) // values.shape[0]
+        if has_each_entry_once(batch, self.row, (values.shape[0], count)):
+            return jnp.where(batch.mask, jnp.repeat(values, count)[:, None], 0.0)
+        return jnp.where(batch.mask, values[self.row], 0.0)
 
 
-LARGE = 32  # vocabulary above which a gather of each token once takes longer than the row that it gathers
+LARGE = 32  # entries above which a gather of each one once takes longer than the table that it gathers
 
 
-def has_each_token_once(batch: Batch, vocabulary: int) -> bool:
-    """Whether the batch has each token of a large bandit once, in order: the entries of a row are then the row itself.
+def has_each_entry_once(batch: Batch, row: Int[Array | np.ndarray, "N T"], shape: tuple[int, ...]) -> bool:
+    """Whether a bandit's batch has each entry of a table of this shape (rows, tokens) once, in order.
 
-    It is known of NumPy arrays only. A gather in the row's place would take longer than the rest, and its gradient is a
-    scatter; for small rows both are fused with what reads them, and faster.
+    The entries along the batch are then the table itself. It is known of NumPy arrays only. A gather in its place would take
+    longer than the rest, and its gradient is a scatter; for small tables both are fused with what reads them, and faster.
     """
-    tokens = batch.tokens
-    return vocabulary > LARGE and isinstance(tokens, np.ndarray) and np.array_equal(tokens, np.arange(vocabulary)[:, None])
+    size, tokens = shape[0] * shape[1], batch.tokens
+    if size <= LARGE or tokens.shape != (size, 1) or not (isinstance(tokens, np.ndarray) and isinstance(row, np.ndarray)):
+        return False
+    return np.array_equal(row * shape[1] + tokens, np.arange(size)[:, None])
 
 
 def last_token_mask(batch: Batch) -> Bool[Array, "N T"]:

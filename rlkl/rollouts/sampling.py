@@ -84,7 +84,11 @@ def inverse_cdf(uniform: Float[Array, " N"], cdf: Float[Array, "R V"], row: Int[
 
 
 def sample(
-    key: PRNGKeyArray, automaton: Automaton, policy: AnyPolicy, size: int, start: Int[Array, " groups"] | None = None
+    key: PRNGKeyArray,
+    automaton: Automaton,
+    policy: AnyPolicy,
+    size: int,
+    start: Int[Array | np.ndarray, " groups"] | None = None,
 ) -> Batch:
     """Sample `size` sequences from a policy, equally many from the start state of each group, without gradients.
 
@@ -103,14 +107,16 @@ def sample(
     return batch._replace(groups=groups)
 
 
-def prompt_starts(key: PRNGKeyArray, automaton: Automaton, groups: int) -> Int[Array, " groups"]:
+def prompt_starts(key: PRNGKeyArray, automaton: Automaton, groups: int) -> Int[Array | np.ndarray, " groups"]:
     """The start states of `groups` prompts, drawn by the prompts' weights.
 
     One uniform number is drawn, and the others follow in equal steps (systematic sampling): a prompt of weight w is drawn
-    `groups` w times, rounded up or down, and in expectation exactly as often.
+    `groups` w times, rounded up or down, and in expectation exactly as often. Where these are whole numbers, nothing is left
+    to chance, and the start states are a NumPy array.
     """
-    if automaton.prompts == 1:
-        return jnp.full((groups,), int(automaton.starts[0]), jnp.int32)
+    times = groups * automaton.prompt_weights
+    if np.allclose(times, np.rint(times), rtol=0.0, atol=1e-9):
+        return np.repeat(automaton.starts, np.rint(times).astype(int))
     first = jax.random.uniform(jax.random.fold_in(key, PROMPTS), (), jnp.float32)
     position = (jnp.arange(groups, dtype=jnp.float32) + first) / groups
     return _start_at(automaton, position)
@@ -225,16 +231,20 @@ def _sample_counts(key, automaton, row: Float[Array, " V"], size: int) -> Batch:
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size)
 
 
-def _sample_group_counts(key, automaton, rows: Float[Array, "D V"], start: Int[Array, " groups"], size: int) -> Batch:
+def _sample_group_counts(
+    key, automaton, rows: Float[Array, "D V"], start: Int[Array | np.ndarray, " groups"], size: int
+) -> Batch:
     """The batch of `size` samples of a bandit in groups, with each arm once in each group, weighted by its count."""
     groups, vocabulary = start.shape[0], automaton.vocabulary
     uniform = jax.random.uniform(key, (groups, 1, size // groups), rows.dtype)
-    cdf = cumulative(rows)[start]
+    is_static = isinstance(start, np.ndarray)
+    cdf = cumulative(rows if is_static and np.array_equal(start, np.arange(len(rows))) else rows[start])
     below = jnp.sum((uniform * cdf[:, -1:, None] < cdf[:, :, None]).astype(rows.dtype), axis=-1)
     counts = jnp.diff(below, axis=1, prepend=jnp.zeros((groups, 1), rows.dtype)).reshape(-1)
     tokens = np.tile(np.arange(vocabulary, dtype=np.int32), groups)[:, None]
-    ends = jnp.asarray(np.maximum(automaton.next_state, 0))[start].reshape(-1)
-    states = jnp.stack([jnp.repeat(start, vocabulary), ends], axis=1)
+    numpy_or_jax: Any = np if is_static else jnp
+    ends = numpy_or_jax.asarray(np.maximum(automaton.next_state, 0))[start].reshape(-1)
+    states = numpy_or_jax.stack([numpy_or_jax.repeat(start, vocabulary), ends], axis=1)
     return Batch(tokens, states, (counts > 0.0)[:, None], counts / size, size, groups)
 
 
@@ -253,7 +263,7 @@ def sample_with_positions(
     policy: AnyPolicy,
     reference: AnyPolicy,
     size: int,
-    start: Int[Array, " groups"] | None = None,
+    start: Int[Array | np.ndarray, " groups"] | None = None,
 ) -> tuple[Batch, Positions]:
     """Sample a batch as `sample` does, with its `positions`. What a network computed while it sampled is reused."""
     if isinstance(policy, Network) and (policy.stepwise or size <= CHUNK_SIZE):

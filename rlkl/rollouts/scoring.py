@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rlkl.policies import AnyPolicy, Policy
-from rlkl.rollouts.batch import Batch, Positions, has_each_token_once, positions_from_rows, zero_at_padding
+from rlkl.rollouts.batch import Batch, Positions, has_each_entry_once, positions_from_rows, zero_at_padding
 from rlkl.tasks.automaton import Automaton
 
 CHUNK_SIZE = 1024  # sequences that a network scores at once
@@ -26,17 +27,23 @@ def rows_along(policy: AnyPolicy, batch: Batch) -> Float[Array, "N T V"]:
     return jax.lax.map(score_one, (jnp.asarray(batch.tokens), jnp.asarray(batch.states)), batch_size=CHUNK_SIZE)
 
 
-def _table_indices(table: Float[Array, "P D V"], batch: Batch) -> tuple[Int[Array, "1 T"], Int[Array, "N T"]]:
+def _table_indices(
+    table: Float[Array, "P D V"], batch: Batch
+) -> tuple[Int[Array | np.ndarray, "1 T"], Int[Array | np.ndarray, "N T"]]:
     """The indices (position, decision state) into a table for each token. At padding they are valid but meaningless."""
-    state = jnp.minimum(jnp.asarray(batch.states[:, :-1]), table.shape[1] - 1)
+    if isinstance(batch.states, np.ndarray):
+        states = np.minimum(batch.states[:, :-1], table.shape[1] - 1)
+        return np.minimum(np.arange(states.shape[1], dtype=states.dtype), table.shape[0] - 1)[None, :], states
+    state = jnp.minimum(batch.states[:, :-1], table.shape[1] - 1)
     return jnp.minimum(jnp.arange(state.shape[1], dtype=state.dtype), table.shape[0] - 1)[None, :], state
 
 
 def entries_along(table: Float[Array, "T D V"], batch: Batch) -> Float[Array, "N T"]:
     """The entry of a table (position, state, token) at each token of the batch; 0 at padding."""
-    if table.shape[:2] == (1, 1) and has_each_token_once(batch, table.shape[2]):
-        return zero_at_padding(table[0].T, batch)
-    return zero_at_padding(table[(*_table_indices(table, batch), jnp.asarray(batch.tokens))], batch)
+    position, state = _table_indices(table, batch)
+    if table.shape[0] == 1 and has_each_entry_once(batch, state, table.shape[1:]):
+        return zero_at_padding(table.reshape(-1, 1), batch)
+    return zero_at_padding(table[position, state, batch.tokens], batch)
 
 
 def log_probability(policy: AnyPolicy, batch: Batch) -> Float[Array, " N"]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rlkl import tasks
 from rlkl.policies import Fixed
 from rlkl.rollouts import batch, sampling, scoring
 from rlkl.tasks import Automaton
@@ -79,29 +80,37 @@ def test_an_arm_without_probability_is_never_drawn(arms):
         assert (counts[arms:] == 0.0).all()
 
 
-def test_the_entries_of_a_counted_batch_are_the_row_itself():
-    """As a gather reads them, and with its gradient."""
-    arms = 50
-    row, reference = (jax.nn.log_softmax(jnp.asarray(np.random.default_rng(i).normal(size=arms))) for i in range(2))
-    automaton = bandit(arms)
-    drawn = sampling.sample(jax.random.key(0), automaton, Fixed(row[None], 1), 64)
-    assert batch.has_each_token_once(drawn, arms)
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_the_entries_of_a_counted_batch_are_the_table_itself(prompts):
+    """As a gather reads them, and with its gradient; with several prompts a group for each."""
+    arms = 50 if prompts == 1 else 10
+    automaton = bandit(arms) if prompts == 1 else tasks.build("bandit/prompts", prompts=prompts, size=arms).task.automaton
+    table, reference = (
+        jax.nn.log_softmax(jnp.asarray(np.random.default_rng(i).normal(size=(prompts, arms)))) for i in range(2)
+    )
+    start = None if prompts == 1 else sampling.prompt_starts(jax.random.key(0), automaton, prompts)
+    drawn = sampling.sample(jax.random.key(0), automaton, Fixed(table, 1), 64 * prompts, start)
+    row = np.asarray(drawn.states[:, :1])
+    assert batch.has_each_entry_once(drawn, row, (prompts, arms))
     gathered = drawn._replace(tokens=jnp.asarray(drawn.tokens), states=jnp.asarray(drawn.states))
-    assert not batch.has_each_token_once(gathered, arms)
+    assert not batch.has_each_entry_once(gathered, row, (prompts, arms))
 
-    def total(row, of):
-        positions = scoring.positions(automaton, Fixed(row[None], 1), Fixed(reference[None], 1), of)
+    def total(table, of):
+        positions = scoring.positions(automaton, Fixed(table, 1), Fixed(reference, 1), of)
         at_tokens = positions.at_tokens(positions.log_pi, of)
-        return jnp.sum(of.weight[:, None] * jnp.square(at_tokens)), (at_tokens, scoring.entries_along(row[None, None], of))
+        at_positions = positions.at_positions(jnp.sum(jnp.square(positions.log_pi), axis=1), of)
+        value = jnp.sum(of.weight[:, None] * (jnp.square(at_tokens) + at_positions))
+        return value, (at_tokens, at_positions, scoring.entries_along(table[None], of))
 
-    (value, entries), gradient = jax.value_and_grad(total, has_aux=True)(row, drawn)
-    (expected, expected_entries), expected_gradient = jax.value_and_grad(total, has_aux=True)(row, gathered)
-    np.testing.assert_array_equal(entries, expected_entries)
+    (value, entries), gradient = jax.value_and_grad(total, has_aux=True)(table, drawn)
+    (expected, expected_entries), expected_gradient = jax.value_and_grad(total, has_aux=True)(table, gathered)
+    for entry, expected_entry in zip(entries, expected_entries, strict=True):
+        np.testing.assert_array_equal(entry, expected_entry)
     np.testing.assert_allclose(value, expected, rtol=1e-14)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-14)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-13)
     listed = batch.enumerate_all(bandit(40))
-    assert batch.has_each_token_once(listed, 40)
-    assert not batch.has_each_token_once(listed, 41)
+    assert batch.has_each_entry_once(listed, np.zeros((40, 1), int), (1, 40))
+    assert not batch.has_each_entry_once(listed, np.zeros((40, 1), int), (1, 41))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 31, 32, 33, 40, 1000])
