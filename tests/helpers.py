@@ -53,7 +53,8 @@ SHIPPED = [
 
 OPTIONAL = {
     "optimizer.max_grad_norm", "algorithm.entropy_coef", "algorithm.group_size", "algorithm.scale_advantages", "algorithm.std",
-    "rollout.log_prob_dtype", "stop_kl", "reference.temperature",
+    "stop_kl", "reference.temperature",
+    *(f"rollout.{key}" for key in ("dtype", "rounded", "temperature", "top_k", "top_p", "min_p", "reported", "dropout")),
     "reward_shaping.threshold", "reward_shaping.weight",
     *(f"decoding.{key}" for key in ("temperature", "top_k", "top_p", "min_p")),
     *(f"penalty.{key}" for key in ("target_kl", "beta_end", "clamp", "truncation")),

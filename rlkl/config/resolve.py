@@ -64,6 +64,7 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
         policy=_resolve_policy(run_settings, task),
         algorithm=_resolve_algorithm(run_settings, batch_size),
         penalty=_resolve_penalty(run_settings, task, batch_size),
+        rollout=_resolve_rollout(run_settings, task),
         optimizer=dataclasses.replace(run_settings.optimizer, **{key: getattr(recipe, key) for key in unset}),
         steps=steps,
         batch_size=batch_size,
@@ -82,14 +83,35 @@ def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_si
         raise SettingsError("penalty.horizon", penalty.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
     if run_settings.algorithm.name in ("exact", "natural") or "exact" in (penalty.estimator, penalty.sampler):
         _check_exact_gradients(run_settings, task, options.divergence(penalty))
-    if algorithms.gradient_kind(run_settings.algorithm.name) == "exact" and run_settings.rollout != settings.RolloutSettings():
-        key, value = (
-            ("staleness", run_settings.rollout.staleness)
-            if run_settings.rollout.staleness
-            else ("log_prob_dtype", run_settings.rollout.log_prob_dtype)
-        )
-        raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
     return options.resolve_penalty(spec.gradient_kind(run_settings), penalty, task.automaton.horizon)
+
+
+def _resolve_rollout(run_settings: settings.Settings, task: tasks.Task) -> settings.RolloutSettings:
+    """Fill in what the sampler rounds and reports; raises `SettingsError` for settings without an effect."""
+    rollout, default, policy = run_settings.rollout, settings.RolloutSettings(), run_settings.policy.name
+    if algorithms.gradient_kind(run_settings.algorithm.name) == "exact":
+        for key, value in vars(rollout).items():
+            if value != getattr(default, key):
+                raise SettingsError(f"rollout.{key}", value, "is of sampled algorithms; exact gradients sample nothing")
+    if rollout.rounded is not None and rollout.dtype is None:
+        raise SettingsError("rollout.rounded", rollout.rounded, "needs the dtype that it is rounded to (rollout.dtype)")
+    if rollout.rounded == "logits" and not policies.REGISTRY[policy].logits:
+        raise SettingsError(
+            "rollout.rounded", "logits", f"policy={policy} keeps no logits; log_probs or weights can be rounded"
+        )
+    if rollout.reported is not None and not rollout.processes:
+        rule = "differs only where the sampler processes: rollout.temperature, top_k, top_p or min_p"
+        raise SettingsError("rollout.reported", rollout.reported, rule)
+    if rollout.top_k is not None and rollout.top_k >= task.automaton.vocabulary:
+        rule = f"keeps all of the {task.automaton.vocabulary} tokens; must be below that"
+        raise SettingsError("rollout.top_k", rollout.top_k, rule)
+    if rollout.dropout is not None and policy != "transformer":
+        raise SettingsError("rollout.dropout", rollout.dropout, f"takes policy=transformer alone, and policy is {policy}")
+    return dataclasses.replace(
+        rollout,
+        rounded=None if rollout.dtype is None else rollout.rounded or "log_probs",
+        reported=None if not rollout.processes else rollout.reported or "raw",
+    )
 
 
 def _check_weights(penalty: settings.PenaltySettings) -> settings.PenaltySettings:
@@ -149,6 +171,7 @@ def _resolve_policy(run_settings: settings.Settings, task: tasks.Task) -> settin
     default_init = "reference" if run_settings.reference.name == "pretrained" else family.inits[0]
     if run_settings.reference.update != "none":
         _check_moving_reference(run_settings, task, family)
+    _check_penalising_reference(run_settings, policy.init or default_init)
     support = policy.support or ("reference" if keeps_support else "all")
     resolved = dataclasses.replace(policy, init=policy.init or default_init, support=support)
     if family.check is not None:
@@ -165,6 +188,21 @@ def _check_moving_reference(run_settings: settings.Settings, task: tasks.Task, f
     if zeros and run_settings.policy.support == "all":
         rule = "policy.support=all has tokens that the reference never takes; no policy that may take them equals it"
         raise SettingsError("reference.update", update, rule)
+
+
+def _check_penalising_reference(run_settings: settings.Settings, init: str) -> None:
+    """Check that another penalising reference than the graded one has an effect, and that nothing moves or tempers it."""
+    reference, key = run_settings.reference, "reference.penalising"
+    if reference.penalising == "graded":
+        return
+    if run_settings.penalty.divergence == "none":
+        raise SettingsError(key, reference.penalising, "there is no penalty (penalty=none)")
+    if run_settings.algorithm.name == "dpo":
+        raise SettingsError(key, reference.penalising, "algorithm=dpo takes the graded reference alone")
+    if reference.update != "none" or reference.temperature is not None:
+        raise SettingsError(key, reference.penalising, "goes with reference.update=none and reference.temperature=null")
+    if reference.penalising == "start" and init == "reference":
+        raise SettingsError(key, "start", "policy.init=reference starts at the graded reference")
 
 
 def _is_infinite_off_support(div: divergences.Divergence, penalty: settings.PenaltySettings) -> bool:

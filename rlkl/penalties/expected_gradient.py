@@ -120,3 +120,20 @@ def formula(weight: dict[str, float]) -> str:
         sign = (" + " if factor > 0 else " - ") if text else ("" if factor > 0 else "-")
         text += sign + ("" if abs(factor) == 1.0 else f"{abs(factor):g} ") + REGISTRY[name].formula
     return text
+
+
+OTHER_REFERENCES = {"uniform": "uniform", "start": "pi_0"}  # in formulas, by `reference.penalising`
+
+
+def against(penalising: str, gradient: ExpectedGradient) -> ExpectedGradient:
+    """What a penalty descends whose reference is not the graded one, from what it descends against that one.
+
+    penalising: `reference.penalising`. Against the policy itself every log-ratio is 0, and so is every estimator and its
+    expected gradient (on the policy's samples, in the first update on a batch).
+    """
+    if penalising == "graded" or gradient.kind == "inert":
+        return gradient
+    if penalising == "policy":
+        return ExpectedGradient("inert", "nothing: the reference is the policy itself")
+    kind: Kind = "other" if gradient.kind == "exact" else gradient.kind
+    return ExpectedGradient(kind, gradient.says.replace("pi_ref", OTHER_REFERENCES[penalising]))

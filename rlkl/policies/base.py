@@ -117,6 +117,7 @@ class Family:
     inits: the allowed values of `policy.init`, the default first.
     restricted: whether some policies of (position, state) lie outside of the family.
     network: whether its members are `Network`s, which read the whole history.
+    logits: whether its members have logits that can be rounded: the parameters `logits` of a table, the `head` of a network.
     check: (settings, task); raises `SettingsError` for settings that it cannot start from.
     memory: (settings) -> the number of last tokens that its policies depend on, beside the task's own state.
     bounds, member: for a family small enough to be searched for its best member. bounds: (task) -> (low, high), the range of
@@ -127,6 +128,7 @@ class Family:
     inits: tuple[str, ...]
     restricted: bool
     network: bool = False
+    logits: bool = True
     check: Callable[[settings.PolicySettings, Task], None] | None = None
     memory: Callable[[settings.PolicySettings], int] | None = None
     bounds: Callable[[Task], tuple[Float[Array, " K"], Float[Array, " K"]]] | None = None

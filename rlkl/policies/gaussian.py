@@ -58,7 +58,7 @@ def member(task, support, vector: Float[Array, " 2"]) -> Gaussian:
     return Gaussian(vector[0], vector[1], task.coordinates, spacing, support, task.automaton.horizon)
 
 
-@register("gaussian", inits=("given",), restricted=True, check=check_scale, bounds=bounds, member=member)
+@register("gaussian", inits=("given",), restricted=True, logits=False, check=check_scale, bounds=bounds, member=member)
 def gaussian(settings, task, support, key, dtype) -> Gaussian:
     """A Gaussian over the arms; starts at `policy.mean` and `policy.scale`, in units of the task's coordinates."""
     scale = jnp.asarray(settings.scale, dtype)

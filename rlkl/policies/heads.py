@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rlkl import settings
 from rlkl.policies.base import finite_log_reference, normalise
 from rlkl.policies.matrix import Matrix
+from rlkl.policies.rounding import round_to
 from rlkl.tasks.automaton import Task
 
 INITS = ("reference", "uniform", "random")
@@ -18,18 +19,20 @@ class Head(eqx.Module):
     """The output layer: log-softmax of base[state] + features @ weight + bias over the supported tokens of the state.
 
     base: the reference's log-probabilities, made finite, or zeros; it is not trained. With zero weight and bias the network is
-    the reference (or uniform).
+    the reference (or uniform). rounding: the dtype that the logits are rounded to before they are normalised; None: none.
     """
 
     weight: Matrix  # [H, V]
     bias: Float[Array, " V"]
     base: Float[Array, "D V"]
     support: Bool[Array, "D V"]
+    rounding: str | None = eqx.field(static=True, default=None)
 
     def __call__(self, features: Float[Array, "*n H"], state: Int[Array, "*n"]) -> Float[Array, "*n V"]:
         row = jnp.minimum(state, self.base.shape[0] - 1)  # after the end of a sequence any row will do
         added = self.weight.product(features.reshape(-1, features.shape[-1])).reshape(*state.shape, -1)
         logits = jax.lax.stop_gradient(self.base)[row] + added + jnp.broadcast_to(self.bias, added.shape)
+        logits = logits if self.rounding is None else round_to(logits, self.rounding)
         return normalise(logits, self.support[row])
 
 

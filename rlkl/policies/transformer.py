@@ -1,16 +1,17 @@
 """A decoder-only transformer policy over the history of tokens, with a key-value cache for sampling."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl.errors import SettingsError
 from rlkl.policies import attention, heads
-from rlkl.policies.base import Network, register
+from rlkl.policies.base import AnyPolicy, Network, register
 from rlkl.policies.heads import Head
 from rlkl.policies.matrix import Matrix
 
@@ -57,18 +58,26 @@ class Layer(eqx.Module):
         return self.attend.product(norm(x, self.scales[0]), known.attend)
 
     def output(
-        self, x: Float[Array, "m H"], mixed: Float[Array, "m H"], known: Products
+        self, x: Float[Array, "m H"], mixed: Float[Array, "m H"], known: Products, keep: Float[Array, "two m H"] | None = None
     ) -> tuple[Float[Array, "m H"], Products]:
-        """The block's output, from its input and the mixed values of attention, and its products."""
+        """The block's output, from its input and the mixed values of attention, and its products.
+
+        keep: the factors of dropout for what attention and the GELU layer add; None: no dropout.
+        """
         projected = self.project.product(mixed, known.project)
-        x = x + projected
+        x = x + (projected if keep is None else keep[0] * projected)
         expanded = self.expand.product(norm(x, self.scales[1]), known.expand)
         contracted = self.contract.T.product(jax.nn.gelu(expanded), known.contract)
-        return x + contracted, Products(known.attend, projected, expanded, contracted)
+        x = x + (contracted if keep is None else keep[1] * contracted)
+        return x, Products(known.attend, projected, expanded, contracted)
 
 
 class Transformer(Network):
-    """Pre-norm blocks of causal attention and a GELU layer of width 4H (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Pre-norm blocks of causal attention and a GELU layer of width 4H (Vaswani et al. 2017, arXiv 1706.03762).
+
+    kept: with dropout, the units that stay, of what attention and the GELU layer of each block add at each position; the same
+    for all sequences. They are divided by 1 - dropout.
+    """
 
     embedding: Float[Array, "VP H"]  # V tokens, then P prompts
     place: Float[Array, "T H"]
@@ -77,6 +86,12 @@ class Transformer(Network):
     head: Head
     heads: int = eqx.field(static=True)
     prompt: Int[Array | np.ndarray, " D"] | None = None
+    kept: Bool[Array, "L two T H"] | None = None
+    dropout: float = eqx.field(static=True, default=0.0)
+
+    def _keep(self) -> Float[Array, "L two T H"] | None:
+        """The factors of dropout; None without it."""
+        return None if self.kept is None else self.kept.astype(self.place.dtype) / (1.0 - self.dropout)
 
     def start(self, size: int) -> Cache:
         length, width = self.place.shape
@@ -96,14 +111,16 @@ class Transformer(Network):
         def put(cached, new):
             return jax.lax.dynamic_update_slice_in_dim(cached, new[..., None, :], position, axis=-2)
 
+        keep = self._keep()
         keys, values, products = [], [], []
-        for layer, old_keys, old_values, old_products in zip(self.layers, *carry[:-1], strict=True):
+        for i, (layer, old_keys, old_values, old_products) in enumerate(zip(self.layers, *carry[:-1], strict=True)):
             attend = layer.query_key_value(x, Products())
             query, key, value = (part.reshape(len(part), self.heads, -1) for part in jnp.split(attend, 3, axis=-1))
             keys.append(put(old_keys, key))
             values.append(put(old_values, value))
             mixed = attention.at_position(query, keys[-1], values[-1], position)
-            x, new = layer.output(x, mixed.reshape(x.shape), Products(attend))
+            at_position = None if keep is None else keep[i, :, position, None]
+            x, new = layer.output(x, mixed.reshape(x.shape), Products(attend), at_position)
             products.append(jax.tree.map(put, old_products, new))
         cache = Cache(tuple(keys), tuple(values), tuple(products), position + 1)
         return cache, self.head(norm(x, self.scale), state)
@@ -117,12 +134,22 @@ class Transformer(Network):
     def _score(self, tokens, states, known: tuple[Products, ...]) -> Float[Array, "N T V"]:
         embedded = self.embedding[heads.fed(tokens, states, self.head.bias.shape[0], self.prompt)]
         x = (embedded + jnp.broadcast_to(self.place, embedded.shape)).reshape(-1, embedded.shape[-1])
-        for layer, products in zip(self.layers, known, strict=True):
+        keep = self._keep()
+        for i, (layer, products) in enumerate(zip(self.layers, known, strict=True)):
             attend = layer.query_key_value(x, products)
             parts = (*tokens.shape, self.heads, -1)
             query, key, value = (part.reshape(parts) for part in jnp.split(attend, 3, axis=-1))
-            x, _ = layer.output(x, attention.causal(query, key, value).reshape(x.shape), products)
+            of_rows = None if keep is None else jnp.tile(keep[i], (1, tokens.shape[0], 1))
+            x, _ = layer.output(x, attention.causal(query, key, value).reshape(x.shape), products, of_rows)
         return self.head(norm(x, self.scale).reshape(embedded.shape), states[:, :-1])
+
+
+def dropped(policy: AnyPolicy, dropout: float, key: PRNGKeyArray) -> Transformer:
+    """The transformer with dropout: each unit that a block adds is 0 with this probability (Srivastava et al., "Dropout: a
+    simple way to prevent neural networks from overfitting", 2014). One draw of units is shared by all sequences."""
+    assert isinstance(policy, Transformer)
+    shape = (len(policy.layers), 2, *policy.place.shape)
+    return replace(policy, kept=jax.random.bernoulli(key, 1.0 - dropout, shape), dropout=dropout)
 
 
 def check_heads(settings, task) -> None:

@@ -1,7 +1,8 @@
-"""Transforms of a policy's log-probabilities: temperature, top-k, top-p, min-p, and rounding to fewer bits."""
+"""Transforms of a policy: temperature, top-k, top-p, min-p, rounding to fewer bits, and the sampler that they make."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from rlkl import settings
 from rlkl.policies.base import AnyPolicy, Network, Policy, normalise
+from rlkl.policies.rounding import round_to
 
 Rewrite = Callable[[Float[Array, "*rows V"]], Float[Array, "*rows V"]]  # an equinox module, and so a pytree
 
@@ -96,7 +98,7 @@ def tempered(policy: AnyPolicy, temperature: Float[Array, ""] | float) -> AnyPol
     return mapped(policy, Temper(temperature))
 
 
-def decoded(policy: AnyPolicy, rules: settings.DecodingSettings) -> AnyPolicy:
+def decoded(policy: AnyPolicy, rules: settings.DecodingSettings | settings.RolloutSettings) -> AnyPolicy:
     """The policy under the decoding rules that are set, applied in this order: temperature, top-k, top-p, min-p."""
     if rules.temperature is not None:
         policy = tempered(policy, rules.temperature)
@@ -115,10 +117,37 @@ class Round(eqx.Module):
     dtype: str = eqx.field(static=True)
 
     def __call__(self, log_pi: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
-        kind = jnp.finfo(self.dtype)  # reduce_precision, since XLA may remove a conversion to fewer bits and back
-        return jax.lax.reduce_precision(log_pi, kind.nexp, kind.nmant)
+        return jnp.where(log_pi > -jnp.inf, round_to(log_pi, self.dtype), -jnp.inf)
 
 
-def rounded(policy: AnyPolicy, dtype: str) -> AnyPolicy:
-    """The policy with its log-probabilities rounded to the precision of `dtype`; their own dtype is unchanged."""
-    return mapped(policy, Round(dtype))
+def rounded(policy: AnyPolicy, dtype: str, what: str = "log_probs") -> AnyPolicy:
+    """The policy rounded to the precision of `dtype`, as `rollout.rounded` says; the dtype of its numbers is unchanged.
+
+    log_probs: the rows, which then need not sum to 1. logits: a network's logits, or a table's (which are its parameters),
+    before they are normalised. weights: all floating-point parameters.
+    """
+    if what == "log_probs":
+        return mapped(policy, Round(dtype))
+    if what == "weights":
+        return jax.tree.map(lambda x: round_to(x, dtype) if eqx.is_inexact_array(x) else x, policy)
+    if isinstance(policy, Policy):
+        return eqx.tree_at(lambda table: table.logits, policy, replace_fn=lambda x: round_to(x, dtype))
+    return eqx.tree_at(lambda network: network.head, policy, replace_fn=lambda head: replace(head, rounding=dtype))
+
+
+class Sampler(NamedTuple):
+    """The policy that samples, and the policy whose log-probabilities it reports."""
+
+    policy: AnyPolicy
+    reported: AnyPolicy
+
+
+def deployed(policy: AnyPolicy, rollout: settings.RolloutSettings) -> Sampler:
+    """The sampler that `rollout` makes of a policy: rounded, then tempered and truncated.
+
+    It reports the rounded policy (raw) or what is left of it after temperature and truncation (processed).
+    """
+    if rollout.dtype is not None:
+        policy = rounded(policy, rollout.dtype, rollout.rounded)
+    sampler = decoded(policy, rollout)
+    return Sampler(sampler, sampler if rollout.reported == "processed" else policy)

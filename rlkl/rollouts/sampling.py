@@ -20,7 +20,7 @@ from rlkl.rollouts.batch import (
 from rlkl.rollouts.scoring import CHUNK_SIZE, positions, rows_along, sampling_log_probability
 from rlkl.tasks.automaton import Automaton
 
-PROMPTS = 2**31 - 5  # folded into the key of a batch's prompts; training folds in its steps, from 0
+PROMPTS = 2**31 - 7  # folded into the key of a batch's prompts; training folds in its steps, from 0
 PART = 32  # largest number of probabilities that are summed and searched in one pass
 
 

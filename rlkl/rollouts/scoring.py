@@ -83,3 +83,10 @@ def positions(automaton: Automaton, policy: AnyPolicy, reference: AnyPolicy, bat
     _, decisions, vocabulary = log_pi.shape
     position, state = _table_indices(log_pi, batch)
     return Positions(log_pi.reshape(-1, vocabulary), log_ref.reshape(-1, vocabulary), position * decisions + state)
+
+
+def kept_mass(automaton: Automaton, policy: AnyPolicy, sampler: AnyPolicy, batch: Batch) -> Float[Array, "N T"]:
+    """The policy's probability of the tokens that the sampler can take, at each position; 0 at padding. No gradient flows."""
+    both = jax.lax.stop_gradient(positions(automaton, policy, sampler, batch))
+    mass = jnp.sum(jnp.where(both.log_ref > -jnp.inf, jnp.exp(both.log_pi), 0.0), axis=-1)
+    return both.at_positions(mass, batch)

@@ -170,16 +170,62 @@ class ReferenceSettings:
     temperature: Traced = traced(
         None, "pi_ref^(1/temperature), renormalised token by token, in the penalty; pi_ref for grading", above=0.0
     )
+    penalising: str = static(
+        "graded",
+        "reference in the penalty: the graded one, uniform over legal tokens, the policy at step 0, or the policy itself",
+        allowed=("graded", "uniform", "start", "policy"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSettings:
-    """The differences between the sampler and the policy that is trained."""
+    """The differences between the sampler and the policy that is trained.
+
+    The sampler is the policy of `staleness` batches ago, then rounded, then tempered and truncated, token by token.
+    """
 
     staleness: int = static(0, "age of the sampling policy, in batches", kind=int, at_least=0)
-    log_prob_dtype: Resolved = static(
-        None, "dtype that the sampler's log-probabilities are rounded to; null: none", allowed=("bfloat16", "float16")
+    dtype: Resolved = static(
+        None,
+        "dtype that the sampler is rounded to; null: none. float8_e4m3: as of OCP, without infinities; beyond ±448 it is ±448",
+        allowed=("bfloat16", "float16", "float8_e4m3"),
     )
+    rounded: Resolved = static(
+        None,
+        "what is rounded: log-probabilities (not normalised after), logits (normalised after) or parameters; null: log_probs",
+        allowed=("log_probs", "logits", "weights"),
+    )
+    temperature: Traced = traced(None, "temperature that samples: pi^(1/temperature), renormalised token by token", above=0.0)
+    top_k: Resolved = static(None, "number of most likely tokens sampled from", kind=int, at_least=1, at_most=MOST_COUNT)
+    top_p: Traced = traced(None, "probability mass of most likely tokens sampled from", above=0.0, below=1.0)
+    min_p: Traced = traced(None, "least probability sampled from, relative to the most likely token", above=0.0, below=1.0)
+    reported: Resolved = static(
+        None,
+        "log-probabilities that the trainer is told: before temperature and truncation (raw) or after (processed); null: raw",
+        allowed=("raw", "processed"),
+    )
+    dropout: Resolved = static(
+        None,
+        "share of a transformer's units that the trainer drops in an update, and the sampler does not; null: none",
+        kind=float,
+        above=0.0,
+        below=1.0,
+    )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the sampler leaves out tokens that the policy may take."""
+        return any(rule is not None for rule in (self.top_k, self.top_p, self.min_p))
+
+    @property
+    def processes(self) -> bool:
+        """Whether the sampler changes the distribution that it reads: by temperature or truncation."""
+        return self.temperature is not None or self.truncates
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether the sampler is not the policy that is trained."""
+        return self.staleness > 0 or self.processes or self.dtype is not None or self.dropout is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Descriptions of a run in words: its objective, how its penalty enters the loss, and what training descends."""
 
 from rlkl import algorithms
-from rlkl.penalties.expected_gradient import ExpectedGradient, expected_gradient
+from rlkl.penalties.expected_gradient import ExpectedGradient, against, expected_gradient
 from rlkl.penalties.options import divergence
-from rlkl.settings import AGGREGATIONS, PenaltySettings, Settings
+from rlkl.settings import AGGREGATIONS, PenaltySettings, RolloutSettings, Settings
 from rlkl.training import reward_shaping, spec
 from rlkl.training.spec import Run
+
+ROUNDED = {"log_probs": "log-probabilities", "logits": "logits", "weights": "parameters"}
+PENALISING = {"uniform": "the uniform policy", "start": "the policy at step 0", "policy": "the policy itself"}
 
 
 def statement(penalty: PenaltySettings, beta: float, reward: str = "E[r]") -> str:
@@ -49,19 +52,29 @@ def descends(run: Run) -> ExpectedGradient:
             "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
         )
     scaled = spec.gradient_kind(run.settings) == "scaled"
-    return expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
+    gradient = expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
+    return against(run.settings.reference.penalising, gradient)
+
+
+def sampler(rollout: RolloutSettings) -> str:
+    """What samples, where it is not the policy that is trained, and which log-probabilities it reports."""
+    rules = {name: getattr(rollout, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    parts = [f"{rollout.staleness} batches old"] if rollout.staleness else []
+    parts += [f"with {ROUNDED[rollout.rounded]} rounded to {rollout.dtype}"] if rollout.dtype else []
+    parts += [f"{name} {value:g}" for name, value in rules.items() if value is not None]
+    parts += [f"without the update's dropout of {rollout.dropout:g}"] if rollout.dropout else []
+    reports = f", which reports its {rollout.reported} log-probabilities" if rollout.reported else ""
+    return f"samples of a policy {', '.join(parts)}{reports}"
 
 
 def caveats(run: Run) -> list[str]:
     """Everything else that makes training differ from descending the objective, as one text each."""
     settings, shaping, texts = run.settings, run.settings.reward_shaping, []
     samples = algorithms.gradient_kind(settings.algorithm.name) != "exact"
-    if settings.rollout.staleness or settings.rollout.log_prob_dtype:
-        stale = f"{settings.rollout.staleness} batches old" if settings.rollout.staleness else ""
-        rounded = f"rounded to {settings.rollout.log_prob_dtype}" if settings.rollout.log_prob_dtype else ""
+    if settings.rollout.off_policy:
         level = settings.penalty.importance_correction
         corrected = "uncorrected" if level == "none" else f"corrected by each {level}'s importance weight"
-        texts.append(f"off-policy: samples of a policy {' and '.join(filter(None, (stale, rounded)))}, {corrected}")
+        texts.append(f"off-policy: {sampler(settings.rollout)}, {corrected}")
     in_loss = settings.penalty.divergence != "none" and settings.penalty.placement == "loss"
     if settings.algorithm.scale_advantages == "group" and settings.objective == "reward" and in_loss:
         what = (
@@ -100,6 +113,8 @@ def caveats(run: Run) -> list[str]:
     if settings.reference.temperature is not None:
         power = f"pi_ref^(1/{settings.reference.temperature:g}), token by token,"
         texts.append(f"tempered: {power} penalises; objective and regret are against pi_ref")
+    if settings.reference.penalising != "graded":
+        texts.append(f"penalised against {PENALISING[settings.reference.penalising]}: objective and regret are against pi_ref")
     if settings.stop_kl is not None:
         texts.append(f"stops at the first logged row whose KL(pi‖pi_ref) is above {settings.stop_kl:g}")
     return texts

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 from rlkl import algorithms
 from rlkl.evaluation import metrics
 from rlkl.exact import Objective, optimal_policy, utility
-from rlkl.penalties import controllers
+from rlkl.penalties import controllers, mismatch
 from rlkl.policies import AnyPolicy, tempered
 from rlkl.policies.base import cast, number_dtype
 from rlkl.rollouts import scoring, threefry
@@ -28,7 +28,7 @@ ORACLE, GRADING = 1, 2**31 - 1  # folded into random keys; training folds in its
 class State(NamedTuple):
     """The training state of a run. After the first step that is not finite, nothing changes any more, `step` included.
 
-    anchor: the reference of the penalty, where it moves (`reference.update`); else None. stale_policies: the last
+    anchor: the reference of the penalty, where it moves or is the start; else None. stale_policies: the last
     `rollout.staleness` policies on a leading axis, that of step t at index t mod staleness; None where samples are on-policy.
     baseline: moving average of the batches' returns, started at zero and not corrected for that start. key: the words of the
     run's random key (`threefry.wrap`). batch_stats: those of the last batch. controller_kl: moving average of
@@ -98,18 +98,26 @@ def start(run: Run) -> State:
     zero = jnp.zeros((), dtype)
     return State(
         policy=policy,
-        anchor=None if settings.reference.update == "none" else first_policy(run, init_key, "reference"),
+        anchor=_first_anchor(run, init_key),
         stale_policies=jax.tree.map(lambda x: jnp.stack([x] * staleness), policy) if staleness else None,
         optimizer=optimizer(cast(settings.optimizer, dtype), settings.steps).init(eqx.filter(policy, eqx.is_inexact_array)),
         baseline=zero,
         key=jax.random.key_data(train_key),
         step=jnp.zeros((), jnp.int32),
         gradient_norm=zero,
-        batch_stats=sampled_losses.empty_stats(zero, zero),
+        batch_stats=sampled_losses.empty_stats(zero, zero)._replace(mismatch=mismatch.empty(settings.rollout, dtype)),
         beta=jnp.asarray(settings.penalty.beta, dtype),
         controller_kl=zero,
         stopped=None if settings.stop_kl is None else jnp.asarray(False),
     )
+
+
+def _first_anchor(run: Run, key: PRNGKeyArray) -> AnyPolicy | None:
+    """The reference of the penalty at step 0, where the state keeps it; else None."""
+    settings = run.settings.reference
+    if settings.penalising == "start":
+        return first_policy(run, key)
+    return None if settings.update == "none" else first_policy(run, key, "reference")
 
 
 def prepare(run: Run, state: State) -> tuple[optimal_policy.Optimum, Row]:
@@ -217,34 +225,39 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
     """
     settings, objective = run.settings, training_objective(run, state)
     stale_index = state.step % max(1, settings.rollout.staleness)
-    sampler = None if state.stale_policies is None else jax.tree.map(lambda x: x[stale_index], state.stale_policies)
+    sampler = None if settings.rollout.dropout is None else state.policy
+    if state.stale_policies is not None:
+        sampler = jax.tree.map(lambda x: x[stale_index], state.stale_policies)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     baseline, key = _corrected_baseline(state, settings), jax.random.fold_in(threefry.wrap(state.key), state.step)
     if epochs(run) == 1:
 
         def step_loss(parameters):
-            return sampled_losses.loss(settings, objective, eqx.combine(parameters, rest), baseline, key, sampler, logged)
+            policy = sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
+            return sampled_losses.loss(settings, objective, policy, baseline, key, sampler, logged)
 
         result = _update(run, trainable, state.optimizer, step_loss)
     else:
-        rollout = sampled_losses.gather(settings, objective, sampler, state.policy, key)
-        batch, old_positions, sampler_log_pi, zero_std = rollout
+        old_policy = sampled_losses.with_dropout(settings, state.policy, key)
+        rollout = sampled_losses.gather(settings, objective, sampler, old_policy, key)
+        batch, old_positions, sampler_log_pi, mismatched, zero_std = rollout
         experience = sampled_losses.experience(
             settings, objective, old_positions, batch, baseline, sampler_log_pi, logged, zero_std
         )
+        batch_stats = experience.batch_stats._replace(mismatch=mismatched)
 
         def epoch_loss(parameters):
-            policy = eqx.combine(parameters, rest)
+            policy = sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
             positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
             value = sampled_losses.surrogate(settings, objective.beta, positions, batch, experience)
-            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), experience.batch_stats
+            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), batch_stats
 
         def epoch(_, previous):
             result = _update(run, previous.trainable, previous.optimizer, epoch_loss)
             return result._replace(finite=previous.finite & result.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
-        before = UpdateResult(trainable, state.optimizer, zero, experience.batch_stats, jnp.asarray(True))
+        before = UpdateResult(trainable, state.optimizer, zero, batch_stats, jnp.asarray(True))
         result = jax.lax.fori_loop(0, epochs(run), epoch, before)
     decay = settings.algorithm.baseline_decay
     controller_kl, divisor = controllers.average(state.controller_kl, result.batch_stats.controller_kl, state.step)
@@ -279,13 +292,13 @@ def steps(run: Run, state: State, count: Int[Array, ""] | int) -> State:
 
 
 def _updated_anchor(settings: ReferenceSettings, state: State, policy: AnyPolicy) -> AnyPolicy | None:
-    """The reference of the penalty after this step, where it moves; else None.
+    """The reference of the penalty after this step, where the state keeps it; else None.
 
     Every `sync_steps`, `reset` replaces it by the policy, and `ema` moves its parameters towards the policy's by `mixup_alpha`
     (Gorbatovski et al. 2024, "Learn your reference model", arXiv 2404.09656).
     """
-    if state.anchor is None:
-        return None
+    if state.anchor is None or settings.update == "none":
+        return state.anchor
     share = settings.mixup_alpha if settings.update == "ema" else None
     due = (state.step + 1) % settings.sync_steps == 0
 
@@ -300,6 +313,10 @@ def _updated_anchor(settings: ReferenceSettings, state: State, policy: AnyPolicy
 def training_objective(run: Run, state: State) -> Objective:
     """The objective of one training step: with the state's beta, the reference of the penalty, and the shaped reward."""
     settings, reference = run.settings, run.reference if state.anchor is None else state.anchor
+    if settings.reference.penalising == "uniform":
+        reference = spec.uniform(run)
+    elif settings.reference.penalising == "policy":
+        reference = jax.lax.stop_gradient(state.policy)
     if settings.reference.temperature is not None:
         reference = tempered(reference, settings.reference.temperature)
     objective = spec.objective(run, state.beta)

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlkl import algorithms, divergences, exact, policies
 from rlkl.divergences import Params
 from rlkl.exact import Objective
-from rlkl.penalties import estimators, importance, terms
+from rlkl.penalties import estimators, importance, mismatch, terms
+from rlkl.penalties.mismatch import Mismatch
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch, Positions
@@ -18,7 +20,8 @@ from rlkl.settings import STEERED, PenaltySettings, Settings
 from rlkl.training import dynamic_sampling, exact_losses, reward_shaping, spec
 
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that are logged of every batch
-REFERENCE = 2**31 - 3  # folded into the key of samples from the reference; training folds in its steps, from 0
+# folded into the key of samples from the reference, and of dropout; training folds in its steps, from 0
+REFERENCE, DROPOUT = 2**31 - 3, 2**31 - 5
 
 
 class BatchStats(NamedTuple):
@@ -33,6 +36,7 @@ class BatchStats(NamedTuple):
     beta_effective: where advantages are scaled, the coefficient that the penalty would have beside unscaled ones.
     zero_std: share of groups with equal rewards among those drawn, where the batch has several groups or drops them.
     clamped, truncated: shares of log-ratios and of importance weights that `penalty.clamp` and `penalty.truncation` changed.
+    mismatch: of policy and sampler; None where the sampler is the policy.
     """
 
     reward: Float[Array, ""]
@@ -42,6 +46,7 @@ class BatchStats(NamedTuple):
     zero_std: Float[Array, ""]
     clamped: Float[Array, ""]
     truncated: Float[Array, ""]
+    mismatch: Mismatch | None = None
 
 
 def empty_stats(reward: Float[Array, ""], controller_kl: Float[Array, ""]) -> BatchStats:
@@ -53,13 +58,14 @@ def empty_stats(reward: Float[Array, ""], controller_kl: Float[Array, ""]) -> Ba
 class Rollout(NamedTuple):
     """A batch, and the log-probabilities of policy and reference along it.
 
-    sampler_log_pi: each token's log-probability as the sampler reported it; None where the sampler is the policy itself.
-    zero_std: share of groups with equal rewards among those drawn; None where that is not known before the advantages are.
+    sampler_log_pi: each token's log-probability as the sampler reported it; None where the sampler is the policy itself, and so
+    is mismatch. zero_std: share of groups with equal rewards among those drawn; None where nothing depends on it.
     """
 
     batch: Batch
     positions: Positions
     sampler_log_pi: Float[Array, "N T"] | None
+    mismatch: Mismatch | None
     zero_std: Float[Array, ""] | None = None
 
 
@@ -78,41 +84,65 @@ class Experience(NamedTuple):
 def gather(
     settings: Settings, objective: Objective, sampler: AnyPolicy | None, policy: AnyPolicy, key: PRNGKeyArray
 ) -> Rollout:
-    """Sample a batch from the policy, or from `sampler` where that is not None (`rollout.staleness`).
+    """Sample a batch from the sampler that `rollout` makes of the policy, or of `sampler` where that is not None.
 
-    The sampler's log-probabilities are rounded to `rollout.log_prob_dtype` where that is set. Groups of equal rewards are
-    treated as `algorithm.zero_std` says.
+    sampler: an older policy (`rollout.staleness`), or the one without dropout where `policy` has dropout. Groups of equal
+    rewards are treated as `algorithm.zero_std` says.
     """
-    automaton, reference = objective.task.automaton, objective.reference
-    if settings.rollout.log_prob_dtype is not None:
-        sampler = policies.rounded(policy if sampler is None else sampler, settings.rollout.log_prob_dtype)
+    automaton, reference, rollout = objective.task.automaton, objective.reference, settings.rollout
     size, groups = settings.batch_size, groups_of(settings)
     start = None if groups == 1 else sampling.prompt_starts(key, automaton, groups)
-    if sampler is None and settings.algorithm.zero_std == "keep":
-        return Rollout(*sampling.sample_with_positions(key, automaton, policy, reference, size, start), None)
-    source, zero_std, sampler_log_pi = policy if sampler is None else sampler, None, None
+    if not rollout.off_policy and settings.algorithm.zero_std == "keep":
+        return Rollout(*sampling.sample_with_positions(key, automaton, policy, reference, size, start), None, None)
+    deployed = jax.lax.stop_gradient(policies.deployed(policy if sampler is None else sampler, rollout))
+    batch, zero_std = _filtered_batch(settings, objective, deployed.policy, start, key)
+    positions = scoring.positions(automaton, policy, reference, batch)
+    if not rollout.off_policy:
+        return Rollout(batch, positions, None, None, zero_std)
+    sampler_log_pi = scoring.token_log_probability(deployed.reported, batch)
+    kept_mass = scoring.kept_mass(automaton, policy, deployed.policy, batch) if rollout.truncates else None
+    log_pi = positions.at_tokens(positions.log_pi, batch)
+    return Rollout(batch, positions, sampler_log_pi, mismatch.measure(log_pi, sampler_log_pi, kept_mass, batch), zero_std)
 
-    def draw(key: PRNGKeyArray) -> Batch:
-        independent = sampling.independent_starts(key, automaton, groups)
-        return sampling.sample(key, automaton, source, size, independent)
 
-    if settings.algorithm.zero_std == "resample":
-        batch, equal, zero_std = dynamic_sampling.draw_until_unequal(draw, objective.task, key)
-    else:
-        batch = sampling.sample(key, automaton, source, size, start)
-    if settings.algorithm.zero_std == "drop":
-        equal = dynamic_sampling.has_equal_rewards(objective.task, batch)
-        zero_std = jnp.mean(equal.astype(batch.weight.dtype))
-    if settings.algorithm.zero_std != "keep":
-        batch = dynamic_sampling.without_groups(batch, equal)
-    if sampler is not None:
-        sampler_log_pi = jax.lax.stop_gradient(scoring.token_log_probability(sampler, batch))
-    return Rollout(batch, scoring.positions(automaton, policy, reference, batch), sampler_log_pi, zero_std)
+def _filtered_batch(
+    settings: Settings,
+    objective: Objective,
+    sampler: AnyPolicy,
+    start: Int[Array | np.ndarray, " groups"] | None,
+    key: PRNGKeyArray,
+) -> tuple[Batch, Float[Array, ""] | None]:
+    """A batch of the sampler, without groups of equal rewards if `algorithm.zero_std` says so, and their share among those drawn.
+
+    The share is None where such groups are kept.
+    """
+    automaton, size, zero_std = objective.task.automaton, settings.batch_size, settings.algorithm.zero_std
+    if zero_std == "resample":
+
+        def draw(key: PRNGKeyArray) -> Batch:
+            return sampling.sample(
+                key, automaton, sampler, size, sampling.independent_starts(key, automaton, groups_of(settings))
+            )
+
+        batch, equal, share = dynamic_sampling.draw_until_unequal(draw, objective.task, key)
+        return dynamic_sampling.without_groups(batch, equal), share
+    batch = sampling.sample(key, automaton, sampler, size, start)
+    if zero_std == "keep":
+        return batch, None
+    equal = dynamic_sampling.has_equal_rewards(objective.task, batch)
+    return dynamic_sampling.without_groups(batch, equal), jnp.mean(equal.astype(batch.weight.dtype))
 
 
 def groups_of(settings: Settings) -> int:
     """The number of groups in a batch."""
     return 1 if settings.algorithm.group_size is None else settings.batch_size // settings.algorithm.group_size
+
+
+def with_dropout(settings: Settings, policy: AnyPolicy, key: PRNGKeyArray) -> AnyPolicy:
+    """The policy as the trainer evaluates it in one step: with `rollout.dropout` where that is set."""
+    if settings.rollout.dropout is None:
+        return policy
+    return policies.transformer.dropped(policy, settings.rollout.dropout, jax.random.fold_in(key, DROPOUT))
 
 
 def experience(
@@ -210,10 +240,11 @@ def loss(
         controlled = settings.penalty.controller in STEERED
         controller_kl = exact_losses.controller_kl(objective, policy) if controlled else jnp.nan
         return value, empty_stats(-value, jnp.asarray(controller_kl, value.dtype))
-    batch, positions, sampler_log_pi, zero_std = gather(settings, objective, sampler, policy, key)
+    batch, positions, sampler_log_pi, mismatched, zero_std = gather(settings, objective, sampler, policy, key)
     targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged, zero_std)
     value = surrogate(settings, objective.beta, positions, batch, targets)
-    return value + off_batch_penalty(settings, objective, policy, key), targets.batch_stats
+    batch_stats = targets.batch_stats._replace(mismatch=mismatched)
+    return value + off_batch_penalty(settings, objective, policy, key), batch_stats
 
 
 def _controller_kl(penalty: PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, ""]:

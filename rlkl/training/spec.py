@@ -13,7 +13,7 @@ from rlkl.exact import Objective
 from rlkl.exact.utility import Group
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
-from rlkl.policies.base import cast, number_dtype
+from rlkl.policies.base import cast, normalise, number_dtype
 from rlkl.settings import GROUPS, Settings
 from rlkl.tasks.automaton import Task
 
@@ -76,6 +76,13 @@ def support(run: Run) -> Array:
     """The tokens that the policy may take, as Bool["D V"]."""
     legal = jnp.asarray(run.task.automaton.legal)
     return legal & (jnp.asarray(run.task.log_reference) > -jnp.inf) if run.settings.policy.support == "reference" else legal
+
+
+def uniform(run: Run) -> AnyPolicy:
+    """The uniform policy over the tokens that the run's policy may take, in the run's dtype."""
+    tokens = support(run)
+    logits = jnp.zeros(tokens.shape, number_dtype(run.settings.dtype))
+    return policies.Fixed(normalise(logits, tokens), run.task.automaton.horizon)
 
 
 def first_policy(run: Run, key: PRNGKeyArray, init: str | None = None) -> AnyPolicy:

@@ -204,7 +204,8 @@ def test_the_effective_coefficient_is_beta_over_what_the_unbiased_advantages_are
     run = built(algorithm, penalty={"estimator": "k2", "beta": 0.3, "allow_biased": True})
     step = jax.jit(loop.step)
     state = step(run, jax.jit(loop.start)(run))
-    batch, *_ = sampled_losses.gather(run.settings, spec.objective(run), None, state.policy, jax.random.fold_in(state.key, 1))
+    key = jax.random.fold_in(state.key, 1)
+    batch = sampled_losses.gather(run.settings, spec.objective(run), None, state.policy, key).batch
     counts = np.round(np.asarray(batch.weight) * batch.size).astype(int)
     returns = np.repeat(np.array(ARMS["reward"]), counts)
     others = (returns.sum() - returns) / (len(returns) - 1)

@@ -141,7 +141,7 @@ def test_a_fresh_exact_sampler_changes_nothing_and_its_weights_are_one():
 )
 def test_every_kind_of_policy_trains_off_policy(policy, algorithm):
     run = built(
-        rollout={"staleness": 2, "log_prob_dtype": "bfloat16"}, policy={"name": policy}, algorithm={"name": algorithm},
+        rollout={"staleness": 2, "dtype": "bfloat16"}, policy={"name": policy}, algorithm={"name": algorithm},
         task={"name": "sequence/brackets", "horizon": 4},
         penalty={"importance_correction": "sequence", "truncation": 2.0}, batch_size=8,
     )  # fmt: skip
@@ -156,8 +156,8 @@ def test_every_kind_of_policy_trains_off_policy(policy, algorithm):
     ("groups", "key"),
     [
         ({"algorithm": {"name": "exact"}, "rollout": {"staleness": 2}}, "rollout.staleness"),
-        ({"algorithm": {"name": "exact"}, "rollout": {"log_prob_dtype": "bfloat16"}}, "rollout.log_prob_dtype"),
-        ({"rollout": {"log_prob_dtype": "int8"}}, "rollout.log_prob_dtype"),
+        ({"algorithm": {"name": "exact"}, "rollout": {"dtype": "bfloat16"}}, "rollout.dtype"),
+        ({"rollout": {"dtype": "int8"}}, "rollout.dtype"),
         ({"rollout": {"staleness": -1}}, "rollout.staleness"),
         ({"penalty": {"truncation": 2.0}}, "penalty.truncation"),
         ({"penalty": {"importance_correction": "sentence"}}, "penalty.importance_correction"),

@@ -62,6 +62,8 @@ def history(rows: Row) -> dict[str, Any]:
         batch |= {"beta_effective": rows.batch_stats.beta_effective}
         batch |= {"batch_zero_std": rows.batch_stats.zero_std}
         batch |= {"batch_clamped": rows.batch_stats.clamped, "batch_truncated": rows.batch_stats.truncated}
+        if rows.batch_stats.mismatch is not None:
+            batch |= {f"batch_{name}": value for name, value in rows.batch_stats.mismatch._asdict().items()}
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             columns["kl_pi_anchor"] = rows.kl_pi_anchor
