@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from rlkl import algorithms, divergences, exact, policies, settings, tasks
 from rlkl.config import groups
 from rlkl.errors import SettingsError, nearest
@@ -171,7 +173,7 @@ def _resolve_policy(run_settings: settings.Settings, task: tasks.Task) -> settin
     default_init = "reference" if run_settings.reference.name == "pretrained" else family.inits[0]
     if run_settings.reference.update != "none":
         _check_moving_reference(run_settings, task, family)
-    _check_penalising_reference(run_settings, policy.init or default_init)
+    _check_penalising_reference(run_settings, task, policy.init or default_init)
     support = policy.support or ("reference" if keeps_support else "all")
     resolved = dataclasses.replace(policy, init=policy.init or default_init, support=support)
     if family.check is not None:
@@ -190,7 +192,13 @@ def _check_moving_reference(run_settings: settings.Settings, task: tasks.Task, f
         raise SettingsError("reference.update", update, rule)
 
 
-def _check_penalising_reference(run_settings: settings.Settings, init: str) -> None:
+def _is_uniform(task: tasks.Task) -> bool:
+    """Whether the task's reference is uniform over all legal tokens of each state."""
+    uniform = task.automaton.legal / task.automaton.legal.sum(axis=1, keepdims=True)
+    return bool(np.allclose(np.exp(task.log_reference), uniform, atol=1e-9))
+
+
+def _check_penalising_reference(run_settings: settings.Settings, task: tasks.Task, init: str) -> None:
     """Check that another penalising reference than the graded one has an effect, and that nothing moves or tempers it."""
     reference, key = run_settings.reference, "reference.penalising"
     if reference.penalising == "graded":
@@ -201,6 +209,8 @@ def _check_penalising_reference(run_settings: settings.Settings, init: str) -> N
         raise SettingsError(key, reference.penalising, "algorithm=dpo takes the graded reference alone")
     if reference.update != "none" or reference.temperature is not None:
         raise SettingsError(key, reference.penalising, "goes with reference.update=none and reference.temperature=null")
+    if reference.penalising == "uniform" and _is_uniform(task):
+        raise SettingsError(key, "uniform", "the graded reference is uniform over its tokens")
     if reference.penalising == "start" and init == "reference":
         raise SettingsError(key, "start", "policy.init=reference starts at the graded reference")
 

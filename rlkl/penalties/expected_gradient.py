@@ -134,6 +134,6 @@ def against(penalising: str, gradient: ExpectedGradient) -> ExpectedGradient:
     if penalising == "graded" or gradient.kind == "inert":
         return gradient
     if penalising == "policy":
-        return ExpectedGradient("inert", "nothing: the reference is the policy itself")
+        return _match("", {})
     kind: Kind = "other" if gradient.kind == "exact" else gradient.kind
     return ExpectedGradient(kind, gradient.says.replace("pi_ref", OTHER_REFERENCES[penalising]))

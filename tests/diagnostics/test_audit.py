@@ -275,10 +275,9 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
     rows = (written / "audit.csv").read_text().splitlines()
     assert rows[0] == ",".join(AuditRow._fields)
-    off_policy = (
-        2 * (3 + 2) + 1
-    )  # stale samples under three corrections, rounded ones under two; truncated weights of pi_ref/pi
-    assert len(rows) == 1 + off_policy + sum(len(options.combinations(name, 1)) for name in DIRECTIONS)
+    # stale samples under three corrections, three rounded and eight other samplers under two, three references; truncated weights
+    others = 2 * (3 + 2 * (3 + 8) + 3) + 1
+    assert len(rows) == 1 + others + sum(len(options.combinations(name, 1)) for name in DIRECTIONS)
     refused = command("audit", "task=bandit/nope")
     assert refused.returncode == 2
     assert "task='bandit/nope': unknown choice" in refused.stderr

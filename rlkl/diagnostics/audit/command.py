@@ -68,7 +68,8 @@ def short_entrance(row: AuditRow) -> str:
     words += ["immediate"] if row.credit == "immediate" else []
     words += ["+ future KL"] if row.future_kl else []
     words += ["on pi_ref's"] if row.sampler == "reference" else []
-    words += [f"samples {row.rollout}"] if row.rollout else []
+    words += [f"against {row.reference}"] if row.reference else []
+    words += [f"sampler: {row.rollout}"] if row.rollout else []
     words += ["weights " + row.correction.replace(", ", " ")] if row.correction else []
     return ", ".join(words).replace(", +", " +")
 

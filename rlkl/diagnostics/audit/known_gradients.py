@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rlkl import divergences, exact
 from rlkl.diagnostics.audit import score_weights
@@ -62,6 +62,16 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
             weights[expected_gradient.later_alone(name).says] = later
     gradients = _weighted_scores(policy, batch, jnp.asarray(np.stack(list(weights.values()))))
     return dict(zip(weights, np.asarray(gradients), strict=True))
+
+
+def gradient_on(run: Run, policy: AnyPolicy, batch: Batch, name: str, part: Bool[Array, " N"]) -> Float[Array, " P"]:
+    """The gradient of a divergence's terms of the sequences that are in `part`, which is held fixed.
+
+    batch: every sequence, weighted by its probability under the policy. Of all sequences it is the divergence's gradient.
+    """
+    params = options.parameters(run.settings.penalty, jnp.float64)
+    weights = score_weights.whole(_sequences(run, policy, batch), params, (name,))[name]
+    return _weighted_scores(policy, batch, jnp.where(part[:, None], weights, 0.0)[None])[0]
 
 
 @jax.jit

@@ -5,6 +5,7 @@ large sample.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,31 +17,29 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlkl import exact, policies, settings
-from rlkl.diagnostics.audit import known_gradients
+from rlkl import exact, settings
+from rlkl.diagnostics.audit import cases, known_gradients
+from rlkl.diagnostics.audit.cases import SAMPLES
 from rlkl.diagnostics.audit.gradients import loss_and_penalty
 from rlkl.diagnostics.audit.known_gradients import SAME
 from rlkl.divergences import REGISTRY
 from rlkl.penalties import options, terms
-from rlkl.penalties.expected_gradient import NO_DIVERGENCE, expected_gradient
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
-SAMPLES = 4096  # number of samples, where there are too many sequences to enumerate
-TRUNCATION = 1.0  # largest importance weight, in the rows that show the effect of truncation
 
 
 class AuditRow(NamedTuple):
     """One row of the audit: a penalty configuration for one divergence.
 
-    rollout: how the sampler differs from the policy ("" if it does not). correction: its importance weights. value: the mean of
-    the estimate; exact_value: the exact divergence. relative_error, cosine: of the expected gradient against the exact gradient
-    (NaN if that is zero). variance: of a batch's gradient, summed over parameters, without a baseline. stderr: norm of the
-    standard error of the expected gradient; 0 if it is exact. descends: the measured description; declared: the one of
-    `penalties.expected_gradient`.
+    reference: the penalty's reference ("" if it is the graded one). rollout: how the sampler differs from the policy ("" if it
+    does not). correction: its importance weights. value: the mean of the estimate; exact_value: the exact divergence.
+    relative_error, cosine: of the expected gradient against the exact gradient (NaN if that is zero). variance: of a batch's
+    gradient, summed over parameters, without a baseline. stderr: norm of the standard error of the expected gradient; 0 if it
+    is exact. descends: the measured description; declared: the one of `penalties.expected_gradient` and `audit.cases`.
     """
 
     divergence: str
@@ -51,6 +50,7 @@ class AuditRow(NamedTuple):
     gradient: str
     future_kl: bool
     sampler: str
+    reference: str
     rollout: str
     correction: str
     value: float
@@ -71,18 +71,6 @@ class Measured(NamedTuple):
     variance: Float[Array, ""]
 
 
-class AuditCase(NamedTuple):
-    """A penalty and the batch that it is measured on.
-
-    reported, rollout: if the sampler is not the policy, the token log-probabilities that it reports, and its name.
-    """
-
-    penalty: settings.PenaltySettings
-    batch: Batch
-    reported: Float[Array, "N T"] | None = None
-    rollout: str = ""
-
-
 def audit(
     run: Run,
     policy: AnyPolicy,
@@ -92,8 +80,8 @@ def audit(
 ) -> Iterator[AuditRow]:
     """The rows of the audit: one for every penalty configuration of each divergence in `directions`.
 
-    With an `older` policy there are also rows for its samples, and for samples of the policy rounded to bfloat16, under every
-    importance correction. `run` provides the task, the reference and the batch size. Needs x64.
+    With an `older` policy there are also rows for other samplers than the policy, under every importance correction, and for
+    other references of the penalty. `run` provides the task, the reference and the batch size. Needs x64.
     """
     automaton = run.task.automaton
     enumerable = automaton.is_enumerable
@@ -106,48 +94,28 @@ def audit(
     batch_size = run.settings.batch_size or 64
     for name in directions:
         target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if is_exact else None
-        penalties = options.combinations(name, automaton.horizon)
-        cases = [AuditCase(each, reference_batch if each.sampler == "reference" else policy_batch) for each in penalties]
-        cases += [] if older is None else _off_policy(automaton, name, policy, older, policy_batch, policy_key)
-        for case in cases:
+        rows = cases.on_policy(run, name, policy, policy_batch, reference_batch)
+        if older is not None:
+            others = cases.against_others(run, name, policy, older, policy_batch)
+            rows = itertools.chain(rows, cases.off_policy(run, name, policy, older, policy_batch, policy_key), others)
+        for case in rows:
             penalty = case.penalty
-            measured = measure(penalty_alone(run, penalty), policy, case.batch, case.reported)
+            alone = penalty_alone(run, penalty)
+            alone = alone if case.penalising is None else dataclasses.replace(alone, reference=case.penalising)
+            measured = measure(alone, case.policy, case.batch, case.reported)
             error, cosine = _against(measured.gradient, None if target is None else target.gradient)
             stderr = 0.0 if enumerable else math.sqrt(max(0.0, float(measured.variance)) / SAMPLES)
-            declared = _declared(case, automaton.horizon)
             gradient = np.asarray(measured.gradient)
-            descends = known_gradients.name_of(gradient, known_by_name) if enumerable else "not compared: estimated"
+            known = {**known_by_name, **case.known}
+            descends = known_gradients.name_of(gradient, known) if enumerable else "not compared: estimated"
             bound = "" if penalty.truncation is None else f"at most {penalty.truncation:g}"
             correction = ", ".join(filter(None, (penalty.importance_correction.replace("none", ""), bound)))
             yield AuditRow(
                 name, str(penalty.estimator), str(penalty.placement), str(penalty.level), str(penalty.credit), penalty.gradient,
-                penalty.future_kl, str(penalty.sampler), case.rollout, correction, float(measured.value),
+                penalty.future_kl, str(penalty.sampler), case.reference, case.rollout, correction, float(measured.value),
                 math.nan if target is None else float(target.value),
-                error, cosine, max(0.0, float(measured.variance)) / batch_size, stderr, descends, declared,
+                error, cosine, max(0.0, float(measured.variance)) / batch_size, stderr, descends, case.declared,
             )  # fmt: skip
-
-
-def _off_policy(automaton, name: str, policy: AnyPolicy, older: AnyPolicy, policy_batch: Batch, key) -> Iterator[AuditCase]:
-    """The cases of the default penalty on samples of another sampler than the policy."""
-    penalty = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
-    samplers = {"stale": older, "in bfloat16": policies.rounded(policy, "bfloat16")}
-    for rollout, sampler in samplers.items():
-        batch = sampling.weighted_batch(key, automaton, sampler, SAMPLES)
-        reported = scoring.token_log_probability(sampler, batch)
-        for correction in ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence"):
-            yield AuditCase(dataclasses.replace(penalty, importance_correction=correction), batch, reported, rollout)
-        if sampler is older:
-            truncated = dataclasses.replace(penalty, importance_correction="sequence", truncation=TRUNCATION)
-            yield AuditCase(truncated, batch, reported, rollout)
-    if options.weighs(penalty):
-        yield AuditCase(dataclasses.replace(penalty, truncation=TRUNCATION), policy_batch)
-
-
-def _declared(case: AuditCase, horizon: int) -> str:
-    declared, penalty = expected_gradient(case.penalty, horizon), case.penalty
-    corrected = case.reported is None or (penalty.importance_correction != "none" and "bfloat16" not in case.rollout)
-    whole = horizon == 1 or penalty.importance_correction != "token"
-    return declared.says if corrected and whole and penalty.truncation is None else NO_DIVERGENCE
 
 
 def penalty_alone(run: Run, penalty: settings.PenaltySettings) -> Run:
