@@ -275,7 +275,7 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
     rows = (written / "audit.csv").read_text().splitlines()
     assert rows[0] == ",".join(AuditRow._fields)
-    # stale samples under three corrections, three rounded and eight other samplers under two, three references; truncated weights
+    # stale samples under three corrections, three rounded and eight other samplers under two, three references; and truncation
     others = 2 * (3 + 2 * (3 + 8) + 3) + 1
     assert len(rows) == 1 + others + sum(len(options.combinations(name, 1)) for name in DIRECTIONS)
     refused = command("audit", "task=bandit/nope")
