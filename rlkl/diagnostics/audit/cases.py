@@ -92,8 +92,9 @@ def off_policy(
         cases = [dataclasses.replace(penalty, importance_correction=correction) for correction in corrections]
         if label == "stale":
             cases.append(dataclasses.replace(penalty, importance_correction="sequence", truncation=TRUNCATION))
+        truncates = rollout.truncates and (not automaton.is_enumerable or _leaves_out(policy_batch, batch))
         for case in cases:
-            declared = _said_off_policy(run, case, rollout)
+            declared = _said_off_policy(run, case, rollout, truncates)
             yield AuditCase(case, batch, declared, trained, reported, label, known=known)
     if options.weighs(penalty):
         yield AuditCase(dataclasses.replace(penalty, truncation=TRUNCATION), policy_batch, NO_DIVERGENCE, policy)
@@ -127,6 +128,11 @@ def _without_impossible(batch: Batch) -> Batch:
     """The batch with sequences of probability 0 as padding, so that no infinite importance weight is read."""
     possible = jnp.asarray(batch.weight) > 0.0
     return batch._replace(mask=jnp.asarray(batch.mask) & possible[:, None])
+
+
+def _leaves_out(policy_batch: Batch, batch: Batch) -> bool:
+    """Whether the sampler's batch of every sequence lacks one that the policy can draw."""
+    return bool(jnp.any((jnp.asarray(policy_batch.weight) > 0.0) & (jnp.asarray(batch.weight) == 0.0)))
 
 
 def kept(says: str) -> str:
@@ -169,8 +175,8 @@ def _said(run: Run, penalty: settings.PenaltySettings) -> str:
     return expected_gradient.expected_gradient(penalty, run.task.automaton.horizon).says
 
 
-def _said_off_policy(run: Run, penalty: settings.PenaltySettings, rollout: RolloutSettings) -> str:
-    """What the default penalty descends on samples of this sampler.
+def _said_off_policy(run: Run, penalty: settings.PenaltySettings, rollout: RolloutSettings, truncates: bool) -> str:
+    """What the default penalty descends on samples of this sampler. truncates: whether it leaves out any sequence.
 
     Weights of whole sequences make it exact if the sampler reports what it samples from and can take every token. If it
     truncates, the sequences that it cannot draw are missing.
@@ -178,15 +184,17 @@ def _said_off_policy(run: Run, penalty: settings.PenaltySettings, rollout: Rollo
     says, bandit = _said(run, penalty), run.task.automaton.horizon == 1
     corrected = penalty.importance_correction == "sequence" or (bandit and penalty.importance_correction == "token")
     reports = rollout.reported != "raw" and rollout.rounded != "log_probs"  # whether it reports what it samples from
-    alone = rollout.dtype is None and rollout.staleness == 0 and rollout.temperature is None  # whether it truncates alone
+    alone = rollout.dtype is None and rollout.staleness == 0 and rollout.temperature is None  # but for truncation, the policy
     if penalty.truncation is not None or (rollout.dropout is not None and not corrected):
         return NO_DIVERGENCE
     if rollout.dropout is not None:
         says = with_dropout(says)
-    if rollout.truncates:
+    if truncates:
         if corrected and reports and (bandit or penalty.estimator == "score"):
             return kept(says)
         return over_kept_mass(says) if bandit and alone and not (corrected and reports) else NO_DIVERGENCE
+    if rollout.truncates and alone:
+        return says
     if not corrected or rollout.reported == "raw":
         return NO_DIVERGENCE
     if rollout.rounded == "log_probs":
