@@ -16,8 +16,8 @@ from tests.experiments import house
 
 # Of one table format.
 SERIES = [
-    "asymmetry", "beta_is_the_knob", "compression", "equal_rewards", "fisher", "inference", "likelihood", "quantization",
-    "rates", "reward_kl_frontier", "simplex", "support", "tails", "zero_and_units",
+    "asymmetry", "beta_is_the_knob", "compression", "equal_rewards", "fisher", "inference", "likelihood", "mismatch_grows",
+    "quantization", "rates", "reward_kl_frontier", "simplex", "support", "tails", "zero_and_units",
 ]  # fmt: skip
 # Figures that name their measured columns.
 MEASURED = ["flat_reward", "over_optimisation", "best_of_n", "mara", "entropy_mechanism"]
