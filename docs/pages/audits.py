@@ -34,7 +34,7 @@ ENDS = {
 
 
 @functools.cache
-def _bandit():
+def bandit():
     """The run and the policy that are audited."""
     composed = compose(BANDIT)
     with numerics.pinned():
@@ -43,9 +43,9 @@ def _bandit():
 
 
 @functools.cache
-def _target(divergence: str) -> np.ndarray:
+def exact_gradient(divergence: str) -> np.ndarray:
     """The exact gradient of a divergence."""
-    run, policy = _bandit()
+    run, policy = bandit()
     with numerics.pinned():
         return np.asarray(known_gradients.exact_gradient(run, policy, divergences.REGISTRY[divergence]).gradient)
 
@@ -53,8 +53,8 @@ def _target(divergence: str) -> np.ndarray:
 @functools.cache
 def _row(divergence: str, index: int) -> tuple[str, ...]:
     """A combination of settings: what it is, what it descends, its gradient's relative error and a batch's variance."""
-    run, policy = _bandit()
-    penalty, target = options.combinations(divergence, 1)[index], _target(divergence)
+    run, policy = bandit()
+    penalty, target = options.combinations(divergence, 1)[index], exact_gradient(divergence)
     with numerics.pinned():
         source = run.reference if penalty.sampler == "reference" else policy
         batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, source, measure.SAMPLES)
@@ -64,10 +64,10 @@ def _row(divergence: str, index: int) -> tuple[str, ...]:
     words += f", `gradient={penalty.gradient}`" if penalty.gradient != "naive" else ""
     words += ", on the reference's samples" if penalty.sampler == "reference" else ""
     variance = float(got.variance) / (run.settings.batch_size or 64)
-    return words, markdown.cell(expected_gradient(penalty, 1).says), _number(error), _number(variance)
+    return words, markdown.cell(expected_gradient(penalty, 1).says), short_number(error), short_number(variance)
 
 
-def _number(value: float) -> str:
+def short_number(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.2g}"
 
 
@@ -92,7 +92,7 @@ def audit(divergence: str, estimator: str = "", right: bool = False) -> str:
 
 def estimator_values() -> str:
     """The mean, the standard deviation and the least value of each estimator's value, near the reference and far from it."""
-    run, policy = _bandit()
+    run, policy = bandit()
     rows = []
     with numerics.pinned():
         log_ref, far = (table_of(each)[0, 0] for each in (run.reference, policy))
@@ -105,7 +105,7 @@ def estimator_values() -> str:
                 mean = float(pi @ value)
                 spread = float(np.sqrt(pi @ (value - mean) ** 2))
                 numbers = (exact, mean, mean - exact, spread, float(value.min()))
-                rows.append((where, f"`{name}`", *(_number(each) for each in numbers)))
+                rows.append((where, f"`{name}`", *(short_number(each) for each in numbers)))
     return markdown.table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
 
 
@@ -114,9 +114,12 @@ def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
     numbers = experiments.numbers("wrong_gradient").query("direction == @divergence")
     start = numbers[numbers["series"] == "reference"]
     reached = numbers[(numbers["series"] == "descended") & numbers["way"].fillna("").str.startswith(f"{estimator} ")]
-    rows = [(row.task, "the reference, untrained", _number(row.regret), _number(row.to_own), "") for row in start.itertuples()]
+    rows = [
+        (row.task, "the reference, untrained", short_number(row.regret), short_number(row.to_own), "")
+        for row in start.itertuples()
+    ]
     for row in reached.itertuples():
         way, end = row.way.replace(estimator, f"`{estimator}`", 1), "nowhere" if row.end == "ran away" else f"at a {row.end}"
-        rows.append((row.task, way, _number(row.regret), _number(row.to_own), end))
+        rows.append((row.task, way, short_number(row.regret), short_number(row.to_own), end))
     legend = [ENDS[end] for end in ENDS if end in {row[-1] for row in rows}]
     return "\n\n".join([markdown.table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])

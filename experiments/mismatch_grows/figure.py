@@ -51,6 +51,12 @@ def _growth(drawn: pd.DataFrame, kind: str, name: str) -> float:
     return series.ratio(found[-1], found[0]) if len(found) else float("nan")
 
 
+def _rise(drawn: pd.DataFrame, kind: str, name: str) -> float:
+    """The largest value over the first."""
+    found = series.of(drawn, kind, name)["y"].to_numpy()
+    return series.ratio(series.largest(found), found[0]) if len(found) else float("nan")
+
+
 def _spread(drawn: pd.DataFrame, name: str) -> float:
     found = series.of(drawn, "held", name)["y"].to_numpy()
     return series.largest(abs(found - found[0])) if len(found) else float("nan")
@@ -97,6 +103,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
         at_most("training, peaked: KL(mu‖pi) at the end over the start", peaked, 0.1),
         near("training, peaked: the same over the change of 1 - sum pi^2",
              series.ratio(peaked, _growth(drawn, "peaked", "1 - sum pi^2")), 1.0, 0.25),
+        at_least("training, both: largest KL(mu‖pi) over the start", _rise(drawn, "both", "KL"), 1.3),
         at_most("training, both: KL(mu‖pi) at the end over the start", _growth(drawn, "both", "KL"), 0.5),
         at_least("training, a network: growth of the length", _growth(drawn, "network", "length"), 1.5),
         at_most("training, a network: KL(mu‖pi) at the end over the start, parameters rounded",
@@ -124,7 +131,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
         panels[0, 2].invert_xaxis()
         panels[1, 0].set(xlabel="scale of random logits", ylabel="KL(mu‖pi) of a token (nats)", title="larger and so peaked")
         panels[0, 0].plot([], [], "-", color=plots.GREY, lw=0.8, label="closed form")
-        panels[0, 0].set_ylim(1e-7, 100)
+        panels[0, 0].set_ylim(1e-10, 100)
         panels[0, 0].legend(loc="lower right", fontsize=6)
         _tables(panels[1, 1], drawn)
         _network(panels[1, 2], drawn)

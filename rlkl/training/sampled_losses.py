@@ -112,9 +112,9 @@ def _filtered_batch(
     start: Int[Array | np.ndarray, " groups"] | None,
     key: PRNGKeyArray,
 ) -> tuple[Batch, Float[Array, ""] | None]:
-    """A batch of the sampler, without groups of equal rewards if `algorithm.zero_std` says so, and their share among those drawn.
+    """A batch of the sampler, without groups of equal rewards if `algorithm.zero_std` says so.
 
-    The share is None where such groups are kept.
+    Also returns the share of such groups among those drawn; None where they are kept.
     """
     automaton, size, zero_std = objective.task.automaton, settings.batch_size, settings.algorithm.zero_std
     if zero_std == "resample":

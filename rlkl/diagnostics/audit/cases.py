@@ -86,7 +86,7 @@ def off_policy(
     for label, rollout in samplers(run).items():
         sampler = policies.deployed(older if rollout.staleness else policy, rollout)
         trained = policy if rollout.dropout is None else policies.transformer.dropped(policy, rollout.dropout, key)
-        batch = _without_impossible(sampling.weighted_batch(key, automaton, sampler.policy, SAMPLES))
+        batch = without_impossible(sampling.weighted_batch(key, automaton, sampler.policy, SAMPLES))
         reported = scoring.token_log_probability(sampler.reported, batch)
         known = _known(run, name, trained, policy_batch, batch, sampler.reported) if automaton.is_enumerable else {}
         cases = [dataclasses.replace(penalty, importance_correction=correction) for correction in corrections]
@@ -124,7 +124,7 @@ def _equal(left: AnyPolicy, right: AnyPolicy) -> bool:
     return bool(jnp.allclose(jnp.exp(left.table()), jnp.exp(right.table()), atol=1e-6))
 
 
-def _without_impossible(batch: Batch) -> Batch:
+def without_impossible(batch: Batch) -> Batch:
     """The batch with sequences of probability 0 as padding, so that no infinite importance weight is read."""
     possible = jnp.asarray(batch.weight) > 0.0
     return batch._replace(mask=jnp.asarray(batch.mask) & possible[:, None])
