@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -225,3 +226,12 @@ def sampled_loss(run: spec.Run, positions, batch, reported=None):
     objective, zero = spec.objective(run), jnp.zeros((), positions.log_pi.dtype)
     learned = sampled_losses.experience(run.settings, objective, positions, batch, zero, reported)
     return sampled_losses.surrogate(run.settings, objective.beta, positions, batch, learned)
+
+
+DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float8_e4m3": ml_dtypes.float8_e4m3fn}
+
+
+def nearest(x: np.ndarray, dtype: str) -> np.ndarray:
+    """By ml_dtypes, from numbers that it rounds once; e4m3 saturates."""
+    most = float(ml_dtypes.finfo(DTYPES[dtype]).max)
+    return (np.clip(x, -most, most) if dtype == "float8_e4m3" else x).astype(DTYPES[dtype]).astype(x.dtype)

@@ -148,6 +148,6 @@ def deployed(policy: AnyPolicy, rollout: settings.RolloutSettings) -> Sampler:
     It reports the rounded policy (raw) or what is left of it after temperature and truncation (processed).
     """
     if rollout.dtype is not None:
-        policy = rounded(policy, rollout.dtype, rollout.rounded)
+        policy = rounded(policy, rollout.dtype, rollout.rounded or "log_probs")
     sampler = decoded(policy, rollout)
     return Sampler(sampler, sampler if rollout.reported == "processed" else policy)

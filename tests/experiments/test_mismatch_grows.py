@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.mismatch_grows import rows, training
-from tests.helpers import sequences
-from tests.policies.test_rounding import DTYPES
+from tests.helpers import DTYPES, sequences
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,14 +10,7 @@ from rlkl import policies
 from rlkl.policies import heads
 from rlkl.policies.matrix import Matrix
 from rlkl.policies.rounding import round_to
-
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float8_e4m3": ml_dtypes.float8_e4m3fn}
-
-
-def nearest(x: np.ndarray, dtype: str) -> np.ndarray:
-    """By ml_dtypes, from numbers that it rounds once; e4m3 saturates."""
-    most = float(ml_dtypes.finfo(DTYPES[dtype]).max)
-    return (np.clip(x, -most, most) if dtype == "float8_e4m3" else x).astype(DTYPES[dtype]).astype(x.dtype)
+from tests.helpers import DTYPES, nearest
 
 
 @pytest.mark.parametrize("own", [np.float32, np.float64])

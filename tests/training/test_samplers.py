@@ -18,8 +18,7 @@ from rlkl.rollouts.batch import enumerate_all
 from rlkl.runs.folder import summary
 from rlkl.settings import RolloutSettings
 from rlkl.training import blocks, describe, sampled_losses, spec
-from tests.helpers import random_rows, sampled_loss, sequences, short_task
-from tests.policies.test_rounding import nearest
+from tests.helpers import nearest, random_rows, sampled_loss, sequences, short_task
 
 SAMPLERS = {
     "temperature": RolloutSettings(temperature=0.6),
@@ -227,51 +226,6 @@ def test_the_mismatch_is_logged_where_the_sampler_is_not_the_policy(rollout, col
     if "top_p" in rollout:
         np.testing.assert_allclose(history["batch_mean_ratio"][1:], history["batch_kept_mass"][1:], rtol=1e-5)
         assert (history["batch_kept_mass"][1:] < 1.0).all()
-
-
-TRANSFORMER = {
-    "task": {"name": "sequence/brackets", "horizon": 4}, "policy": {"name": "transformer", "width": 8, "layers": 2, "heads": 2,
-    "init": "random"}, "batch_size": 8, "dtype": "float64",
-}  # fmt: skip
-
-
-def network(run: spec.Run, seed: int = 0) -> policies.AnyPolicy:
-    return spec.first_policy(run, jax.random.key(seed))
-
-
-def test_dropout_leaves_out_the_units_that_it_says():
-    """All units kept: the network itself, its blocks scaled; none: the network without blocks. `step` is `score`."""
-    run = built(**TRANSFORMER)
-    whole = network(run)
-    batch = enumerate_all(run.task.automaton)
-    sequences_ = (jnp.asarray(batch.tokens), jnp.asarray(batch.states))
-    partly = policies.transformer.dropped(whole, 0.4, jax.random.key(3))
-    score = jax.jit(lambda p: p.score(*sequences_))
-    none = dataclasses.replace(partly, kept=jnp.zeros_like(partly.kept))
-    bare = dataclasses.replace(whole, layers=())
-    np.testing.assert_allclose(score(none), score(bare), atol=1e-12)
-    every = dataclasses.replace(partly, kept=jnp.ones_like(partly.kept), dropout=0.5)
-    twice = [
-        dataclasses.replace(
-            layer, project=jax.tree.map(lambda x: 2 * x, layer.project), contract=jax.tree.map(lambda x: 2 * x, layer.contract)
-        )
-        for layer in whole.layers
-    ]
-    np.testing.assert_allclose(score(every), score(dataclasses.replace(whole, layers=tuple(twice))), atol=1e-12)
-    _, stepped = sampling.walk_with_rows(jnp.full((4, 1), 0.4), run.task.automaton, partly)
-    walked = sampling.walk(jnp.full((4, 1), 0.4), run.task.automaton, partly)
-    np.testing.assert_allclose(stepped, partly.score(walked.tokens, walked.states), atol=1e-12)
-    kept = np.asarray(policies.transformer.dropped(whole, 0.25, jax.random.key(0)).kept)
-    assert kept.shape == (2, 2, 4, 8)
-    assert abs(kept.mean() - 0.75) < 0.12
-
-
-@pytest.mark.parametrize("algorithm", ["rloo", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_with_dropout_the_ratio_is_not_one_on_policy(algorithm):
-    run = built(**TRANSFORMER | {"algorithm": {"name": algorithm}}, rollout={"dropout": 0.3}, steps=2, log_every=1)
-    stats = blocks.train_runs([run])[0].rows.batch_stats.mismatch
-    assert (np.abs(np.log(stats.mean_ratio[1:])) > 1e-3).all()
-    assert (stats.ess[1:] < 0.999).all()
 
 
 @pytest.mark.parametrize(
