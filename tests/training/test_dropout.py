@@ -17,8 +17,8 @@ from rlkl.training import blocks, exact_losses, spec
 from tests.helpers import sampled_loss
 
 TRANSFORMER = {
-    "task": {"name": "sequence/brackets", "horizon": 4}, "algorithm": {"name": "rloo"}, "steps": 20, "policy": {"name": "transformer", "width": 8, "layers": 2, "heads": 2,
-    "init": "random"}, "batch_size": 8, "dtype": "float64",
+    "task": {"name": "sequence/brackets", "horizon": 4}, "algorithm": {"name": "rloo"}, "steps": 20, "batch_size": 8,
+    "policy": {"name": "transformer", "width": 8, "layers": 2, "heads": 2, "init": "random"}, "dtype": "float64",
 }  # fmt: skip
 
 
@@ -86,5 +86,5 @@ def test_weights_of_whole_batchgive_the_exact_gradient_of_the_network_with_dropo
 def test_with_dropout_the_ratio_is_not_one_on_policy(algorithm):
     run = built(algorithm={"name": algorithm}, rollout={"dropout": 0.3}, steps=2, log_every=1)
     stats = blocks.train_runs([run])[0].rows.batch_stats.mismatch
-    assert (np.abs(np.log(stats.mean_ratio[1:])) > 1e-3).all()
+    assert (np.abs(np.log(stats.mean_ratio[1:])) > 1e-4).all()
     assert (stats.ess[1:] < 0.999).all()
