@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from pages import api, audits, conformance, experiments, faults, options, registries, results, rooms, samplers
+from pages import api, audits, conformance, experiments, faults, options, registries, results, rooms
 
 FUNCTIONS = {
     "api": api.api,
@@ -17,8 +17,8 @@ FUNCTIONS = {
     "audit": audits.audit,
     "estimator_values": audits.estimator_values,
     "ends": audits.ends,
-    "sampler_audit": samplers.sampler_audit,
-    "sampler_numbers": samplers.sampler_numbers,
+    "sampler_audit": audits.sampler_audit,
+    "sampler_numbers": audits.sampler_numbers,
     "claim": experiments.claim,
     "cell": experiments.cell,
     "table": experiments.table,

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pages import experiments, markdown
-from rlkl import divergences
+from rlkl import divergences, policies
 from rlkl.config.build import build
 from rlkl.config.compose import compose
-from rlkl.diagnostics.audit import known_gradients, measure
-from rlkl.penalties import estimators, options
+from rlkl.diagnostics.audit import cases, known_gradients, measure
+from rlkl.penalties import estimators, mismatch, options
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.policies import base, table_of
-from rlkl.rollouts import sampling
-from rlkl.settings import numerics
+from rlkl.rollouts import sampling, scoring
+from rlkl.settings import RolloutSettings, numerics
 from rlkl.training import loop
 
 BANDIT = ("task=bandit/random", "task.size=8", "algorithm=rloo", "policy.init=random")
@@ -31,10 +31,17 @@ ENDS = {
     "at a corner": "A corner is a policy that has lost sequences for good.",
     "nowhere": "A way that ends nowhere was stopped while it still ran away.",
 }
+LOGGED = {
+    "`temperature=0.7`, processed": RolloutSettings(temperature=0.7, reported="processed"),
+    "`top_p=0.8`, processed": RolloutSettings(top_p=0.8, reported="processed"),
+    "`top_p=0.8`, raw": RolloutSettings(top_p=0.8, reported="raw"),
+    **{f"`rounded={what}`, `dtype={dtype}`": RolloutSettings(rounded=what, dtype=dtype)
+       for dtype in ("bfloat16", "float8_e4m3") for what in ("log_probs", "logits")},
+}  # fmt: skip
 
 
 @functools.cache
-def bandit():
+def _bandit():
     """The run and the policy that are audited."""
     composed = compose(BANDIT)
     with numerics.pinned():
@@ -43,9 +50,9 @@ def bandit():
 
 
 @functools.cache
-def exact_gradient(divergence: str) -> np.ndarray:
+def _target(divergence: str) -> np.ndarray:
     """The exact gradient of a divergence."""
-    run, policy = bandit()
+    run, policy = _bandit()
     with numerics.pinned():
         return np.asarray(known_gradients.exact_gradient(run, policy, divergences.REGISTRY[divergence]).gradient)
 
@@ -53,8 +60,8 @@ def exact_gradient(divergence: str) -> np.ndarray:
 @functools.cache
 def _row(divergence: str, index: int) -> tuple[str, ...]:
     """A combination of settings: what it is, what it descends, its gradient's relative error and a batch's variance."""
-    run, policy = bandit()
-    penalty, target = options.combinations(divergence, 1)[index], exact_gradient(divergence)
+    run, policy = _bandit()
+    penalty, target = options.combinations(divergence, 1)[index], _target(divergence)
     with numerics.pinned():
         source = run.reference if penalty.sampler == "reference" else policy
         batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, source, measure.SAMPLES)
@@ -64,10 +71,10 @@ def _row(divergence: str, index: int) -> tuple[str, ...]:
     words += f", `gradient={penalty.gradient}`" if penalty.gradient != "naive" else ""
     words += ", on the reference's samples" if penalty.sampler == "reference" else ""
     variance = float(got.variance) / (run.settings.batch_size or 64)
-    return words, markdown.cell(expected_gradient(penalty, 1).says), short_number(error), short_number(variance)
+    return words, markdown.cell(expected_gradient(penalty, 1).says), _number(error), _number(variance)
 
 
-def short_number(value: float) -> str:
+def _number(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.2g}"
 
 
@@ -92,7 +99,7 @@ def audit(divergence: str, estimator: str = "", right: bool = False) -> str:
 
 def estimator_values() -> str:
     """The mean, the standard deviation and the least value of each estimator's value, near the reference and far from it."""
-    run, policy = bandit()
+    run, policy = _bandit()
     rows = []
     with numerics.pinned():
         log_ref, far = (table_of(each)[0, 0] for each in (run.reference, policy))
@@ -105,7 +112,7 @@ def estimator_values() -> str:
                 mean = float(pi @ value)
                 spread = float(np.sqrt(pi @ (value - mean) ** 2))
                 numbers = (exact, mean, mean - exact, spread, float(value.min()))
-                rows.append((where, f"`{name}`", *(short_number(each) for each in numbers)))
+                rows.append((where, f"`{name}`", *(_number(each) for each in numbers)))
     return markdown.table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
 
 
@@ -114,12 +121,53 @@ def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:
     numbers = experiments.numbers("wrong_gradient").query("direction == @divergence")
     start = numbers[numbers["series"] == "reference"]
     reached = numbers[(numbers["series"] == "descended") & numbers["way"].fillna("").str.startswith(f"{estimator} ")]
-    rows = [
-        (row.task, "the reference, untrained", short_number(row.regret), short_number(row.to_own), "")
-        for row in start.itertuples()
-    ]
+    rows = [(row.task, "the reference, untrained", _number(row.regret), _number(row.to_own), "") for row in start.itertuples()]
     for row in reached.itertuples():
         way, end = row.way.replace(estimator, f"`{estimator}`", 1), "nowhere" if row.end == "ran away" else f"at a {row.end}"
-        rows.append((row.task, way, short_number(row.regret), short_number(row.to_own), end))
+        rows.append((row.task, way, _number(row.regret), _number(row.to_own), end))
     legend = [ENDS[end] for end in ENDS if end in {row[-1] for row in rows}]
     return "\n\n".join([markdown.table(("task", "way", "regret", "total variation to the optimum", "it ends"), rows), *legend])
+
+
+def sampler_audit(divergence: str = "kl_pi_ref") -> str:
+    """What the default penalty descends on samples of each sampler, with and without importance weights."""
+    run, policy = _bandit()
+    rows = []
+    with numerics.pinned():
+        batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, policy, measure.SAMPLES)
+        known, target = known_gradients.gradients_by_name(run, policy, batch), _target(divergence)
+        for case in cases.off_policy(run, divergence, policy, policy, batch, jax.random.key(0)):
+            if case.rollout in ("", "stale"):
+                continue
+            got = np.asarray(
+                measure.measure(measure.penalty_alone(run, case.penalty), policy, case.batch, case.reported).gradient
+            )
+            weights = "pi/mu" if case.penalty.importance_correction != "none" else "none"
+            error = float(np.linalg.norm(got - target) / np.linalg.norm(target))
+            cosine = float(got @ target / (np.linalg.norm(got) * np.linalg.norm(target)))
+            says = markdown.cell(known_gradients.name_of(got, {**known, **case.known}))
+            rows.append((case.rollout, weights, says, _number(error), f"{cosine:.3f}"))
+    return markdown.table(("sampler", "weights", "descends", "relative error", "cosine"), rows)
+
+
+def sampler_numbers() -> str:
+    """The expectations of the logged numbers of each sampler, beside both KLs of policy and sampler."""
+    run, policy = _bandit()
+    rows = []
+    with numerics.pinned():
+        log_pi = np.asarray(table_of(policy))[0, 0]
+        for name, rollout in LOGGED.items():
+            sampler = policies.deployed(policy, rollout)
+            batch = cases.without_impossible(sampling.weighted_batch(jax.random.key(0), run.task.automaton, sampler.policy, 1))
+            told = scoring.token_log_probability(sampler.reported, batch)
+            kept = scoring.kept_mass(run.task.automaton, policy, sampler.policy, batch) if rollout.truncates else None
+            stats = mismatch.measure(scoring.token_log_probability(policy, batch), told, kept, batch)
+            mu, possible = np.asarray(batch.weight), np.asarray(batch.weight) > 0.0
+            with np.errstate(divide="ignore"):
+                log_mu = np.log(mu)
+            forward = float(np.sum(mu[possible] * (log_mu - log_pi)[possible]))
+            backward = float(np.sum(np.exp(log_pi) * (log_pi - log_mu)))
+            cells = ["" if np.isnan(value) else f"{float(value):.3g}" for value in stats]
+            rows.append((name, *cells, f"{forward:.3g}", "infinite" if np.isinf(backward) else f"{backward:.3g}"))
+    header = ("sampler", *(f"`batch_{name}`" for name in mismatch.Mismatch._fields), "KL(mu‖pi)", "KL(pi‖mu)")
+    return markdown.table(header, rows)

@@ -4,8 +4,6 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from rlkl import algorithms, divergences, exact, policies, settings, tasks
 from rlkl.config import groups
 from rlkl.errors import SettingsError, nearest
@@ -194,8 +192,8 @@ def _check_moving_reference(run_settings: settings.Settings, task: tasks.Task, f
 
 def _is_uniform(task: tasks.Task) -> bool:
     """Whether the task's reference is uniform over all legal tokens of each state."""
-    uniform = task.automaton.legal / task.automaton.legal.sum(axis=1, keepdims=True)
-    return bool(np.allclose(np.exp(task.log_reference), uniform, atol=1e-9))
+    likeliest = task.log_reference >= task.log_reference.max(axis=1, keepdims=True) - 1e-9
+    return bool((likeliest == task.automaton.legal).all())
 
 
 def _check_penalising_reference(run_settings: settings.Settings, task: tasks.Task, init: str) -> None:

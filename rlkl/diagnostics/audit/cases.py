@@ -82,14 +82,13 @@ def off_policy(
     """The cases of the default penalty on samples of other samplers than the policy, under every importance correction."""
     automaton = run.task.automaton
     penalty = options.resolve_penalty("scaled", settings.PenaltySettings(name), automaton.horizon)
-    corrections = ("none", "sequence") if automaton.horizon == 1 else ("none", "token", "sequence")
     for label, rollout in samplers(run).items():
         sampler = policies.deployed(older if rollout.staleness else policy, rollout)
         trained = policy if rollout.dropout is None else policies.transformer.dropped(policy, rollout.dropout, key)
         batch = without_impossible(sampling.weighted_batch(key, automaton, sampler.policy, SAMPLES))
         reported = scoring.token_log_probability(sampler.reported, batch)
         known = _known(run, name, trained, policy_batch, batch, sampler.reported) if automaton.is_enumerable else {}
-        cases = [dataclasses.replace(penalty, importance_correction=correction) for correction in corrections]
+        cases = [dataclasses.replace(penalty, importance_correction=each) for each in _corrections(automaton.horizon)]
         if label == "stale":
             cases.append(dataclasses.replace(penalty, importance_correction="sequence", truncation=TRUNCATION))
         truncates = rollout.truncates and (not automaton.is_enumerable or _leaves_out(policy_batch, batch))
@@ -98,6 +97,12 @@ def off_policy(
             yield AuditCase(case, batch, declared, trained, reported, label, known=known)
     if options.weighs(penalty):
         yield AuditCase(dataclasses.replace(penalty, truncation=TRUNCATION), policy_batch, NO_DIVERGENCE, policy)
+
+
+def _corrections(horizon: int) -> tuple[str, ...]:
+    """The importance corrections that exist; on a bandit all weights are those of sequences."""
+    (correction,) = (each for each in dataclasses.fields(settings.PenaltySettings) if each.name == "importance_correction")
+    return ("none", "sequence") if horizon == 1 else correction.metadata["allowed"]
 
 
 def against_others(run: Run, name: str, policy: AnyPolicy, older: AnyPolicy, policy_batch: Batch) -> Iterator[AuditCase]:
@@ -182,7 +187,7 @@ def _said_off_policy(run: Run, penalty: settings.PenaltySettings, rollout: Rollo
     truncates, the sequences that it cannot draw are missing.
     """
     says, bandit = _said(run, penalty), run.task.automaton.horizon == 1
-    corrected = penalty.importance_correction == "sequence" or (bandit and penalty.importance_correction == "token")
+    corrected = penalty.importance_correction == "sequence" or (bandit and penalty.importance_correction != "none")
     reports = rollout.reported != "raw" and rollout.rounded != "log_probs"  # whether it reports what it samples from
     alone = rollout.dtype is None and rollout.staleness == 0 and rollout.temperature is None  # but for truncation, the policy
     if penalty.truncation is not None or (rollout.dropout is not None and not corrected):
