@@ -185,7 +185,7 @@ def experience(
             beta_effective = beta / factor if penalty.placement == "loss" else jnp.asarray(beta, log_pi.dtype)
         if zero_std is not None:
             equal = zero_std
-        elif batch.groups > 1:
+        elif groups_of(settings) > 1:
             equal = jnp.mean(dynamic_sampling.has_equal_rewards(objective.task, batch).astype(log_pi.dtype))
         clamped, truncated = terms.saturation(penalty, positions, batch)
         truncated = truncated if truncated_weights is None else truncated_weights

@@ -69,7 +69,7 @@ def test_every_shipped_config_is_composed_built_and_stepped(overrides):
     assert result_structure.from_json(json.loads(json.dumps(result_structure.to_json(structure)))) == structure
     assert (total is None) == (not run.task.automaton.is_enumerable)
     if total is not None:
-        np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+        np.testing.assert_allclose(total, run.task.automaton.prompts, rtol=1e-5)
     assert np.isfinite(results[0].objective)
 
 

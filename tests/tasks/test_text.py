@@ -134,8 +134,8 @@ def test_anything_but_the_kept_letters_is_one_space(built):
     assert card.tokens == ("l", "ö", " ")
     a = card.task.automaton
     rows = np.exp(card.task.log_reference)
-    assert rows[a.start].tolist() == [0.0, 1.0, 0.0]
-    assert rows[a.next_state[a.start, 1]].tolist() == [1.0, 0.0, 0.0]
+    assert rows[a.starts[0]].tolist() == [0.0, 1.0, 0.0]
+    assert rows[a.next_state[a.starts[0], 1]].tolist() == [1.0, 0.0, 0.0]
     assert card.facts["held_out_tokens"] == 1  # " z", of which neither is kept
     np.testing.assert_allclose(card.facts["text_kept"], 1 - 9 / 152)  # 9 of "q"
     words = built("One, two! Two don't: don't; two. " * 5, unit="word", size=3, pattern="two", order=1)

@@ -49,8 +49,7 @@ def test_dropout_leaves_out_the_units_that_it_says():
         for layer in whole.layers
     ]
     np.testing.assert_allclose(score(every), score(dataclasses.replace(whole, layers=tuple(twice))), atol=1e-12)
-    _, stepped = sampling.walk_with_rows(jnp.full((4, 1), 0.4), run.task.automaton, partly)
-    walked = sampling.walk(jnp.full((4, 1), 0.4), run.task.automaton, partly)
+    walked, stepped = sampling.sample_with_rows(jax.random.key(0), run.task.automaton, partly, 1)
     np.testing.assert_allclose(stepped, partly.score(walked.tokens, walked.states), atol=1e-12)
     kept = np.asarray(policies.transformer.dropped(whole, 0.25, jax.random.key(0)).kept)
     assert kept.shape == (2, 2, 4, 8)

@@ -133,7 +133,8 @@ def test_expected_gradients_of_all_samplers_are_plain_sums(horizon):
 def test_a_step_draws_from_the_sampler_and_is_told_what_it_reports(name):
     task, run, logits = case(3)
     rollout = SAMPLERS[name]
-    chosen = dataclasses.replace(run.settings, rollout=rollout, batch_size=20_000)
+    algorithm = dataclasses.replace(run.settings.algorithm, group_size=20_000)
+    chosen = dataclasses.replace(run.settings, rollout=rollout, batch_size=20_000, algorithm=algorithm)
     policy = Tabular(jnp.asarray(logits), jnp.asarray(task.automaton.legal))
     step = jax.jit(lambda key: sampled_losses.gather(chosen, spec.objective(run), None, policy, key))(jax.random.key(0))
     drawn, told = by_hand(logits, rollout)
