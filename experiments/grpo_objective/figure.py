@@ -157,8 +157,8 @@ def draw(drawn: pd.DataFrame) -> Figure:
         for direction, marker in (("kl_pi_ref", "o"), ("kl_ref_pi", "s")):
             _panel(inside, drawn, direction, "reward", (2,), marker)
         inside.set_title("either KL in the reward")
-        inside.text(0.06, 0.06, "curves: optimum of E[r] - beta D\ndots: KL(pi‖pi_ref)\nsquares: KL(pi_ref‖pi)",
-                    transform=inside.transAxes, fontsize=6.5)  # fmt: skip
+        text = "curves: optimum of\nE[r] - beta D\ndots: KL(pi‖pi_ref)\nsquares: KL(pi_ref‖pi)"
+        inside.text(0.55, 0.97, text, transform=inside.transAxes, fontsize=6.5, va="top")
         beside.set_ylabel("success probability")
         beside.axhline(V, color=plots.GREY, ls=":", lw=0.8)
         other.axhline(V, color=plots.GREY, ls=":", lw=0.8)
