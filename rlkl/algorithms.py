@@ -1,4 +1,4 @@
-"""Advantages and surrogate losses of the algorithms: pure functions of a batch, sampled, counted or enumerated."""
+"""Advantages of the algorithms, and the mean of token losses: pure functions of a batch, sampled, counted or enumerated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Algorithm:
 
     advantage: (returns-to-go, batch, moving average of returns) -> advantages.
     aggregation: the default of `algorithm.loss_aggregation`.
-    clipped: whether it makes several updates on each batch, with PPO's clipped ratio.
+    surrogate, epochs: the defaults of `algorithm.surrogate` and of `algorithm.epochs`.
     factor: (returns-to-go, batch) -> the factor between its advantages, before they are scaled, and unbiased ones; None where
     it is 1. A penalty in the loss is not scaled by it, so that its effective coefficient is beta/factor.
     scale: the default of `algorithm.scale_advantages`. smallest_group: the least number of samples in a group.
@@ -28,7 +28,8 @@ class Algorithm:
 
     advantage: Advantage
     aggregation: str = "seq-mean-token-sum"
-    clipped: bool = False
+    surrogate: str = "none"
+    epochs: int = 1
     factor: Callable[[Float[Array, "N T"], Batch], Float[Array, ""]] | None = None
     scale: str = "none"
     smallest_group: int = 1
@@ -128,7 +129,7 @@ def grpo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""])
     return dr_grpo(returns, batch, baseline)
 
 
-@register("ppo", clipped=True, smallest_group=2)
+@register("ppo", surrogate="ppo", epochs=4, smallest_group=2)
 def ppo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) -> Float[Array, "N T"]:
     """rloo's advantages (no critic), for several updates on each batch with the clipped ratio (Schulman et al. 2017, arXiv
     1707.06347)."""
@@ -213,16 +214,3 @@ def aggregate(kind: str, per_token: Float[Array, "N T"], batch: Batch) -> Float[
         return total
     tokens = batch.mean(length)
     return total / jnp.where(tokens > 0.0, tokens, 1.0)  # no tokens: every group was dropped
-
-
-def score_loss(log_pi: Float[Array, "N T"], advantages: Float[Array, "N T"]) -> Float[Array, "N T"]:
-    """-A log pi(token); minus its gradient is the score-function estimate of the gradient of the expected return."""
-    return -jax.lax.stop_gradient(advantages) * log_pi
-
-
-def clipped_loss(
-    log_pi: Float[Array, "N T"], old_log_pi: Float[Array, "N T"], advantages: Float[Array, "N T"], clip: Float[Array, ""]
-) -> Float[Array, "N T"]:
-    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = pi(token)/pi_old(token) (arXiv 1707.06347, eq. 7)."""
-    ratio, advantages = jnp.exp(log_pi - old_log_pi), jax.lax.stop_gradient(advantages)
-    return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantages)

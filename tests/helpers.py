@@ -58,7 +58,9 @@ OPTIONAL = {
     *(f"rollout.{key}" for key in ("dtype", "rounded", "temperature", "top_k", "top_p", "min_p", "reported", "dropout")),
     "reward_shaping.threshold", "reward_shaping.weight",
     *(f"decoding.{key}" for key in ("temperature", "top_k", "top_p", "min_p")),
-    *(f"penalty.{key}" for key in ("target_kl", "beta_end", "clamp", "truncation")),
+    *(f"penalty.{key}" for key in ("target_kl", "beta_end", "clamp", "truncation", "importance_min", "kl_mask_limit")),
+    *(f"algorithm.{key}" for key in ("clip_low", "clip_high", "clip_ratio_c", "tau_pos", "tau_neg")),
+    *(f"algorithm.{key}" for key in ("cov_share", "cov_low", "cov_high", "kl_coef")),
 }  # fmt: skip
 
 

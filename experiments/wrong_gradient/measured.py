@@ -97,7 +97,7 @@ def label(chosen: settings.PenaltySettings) -> str:
 
 
 def way_of(given: Run, divergence: str, beta: float) -> Way:
-    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0], epochs=1, surrogate="none")
     chosen = dataclasses.replace(given.settings, algorithm=plain, dtype="float64")
     run = jax.tree.map(jnp.asarray, spec.make_run(chosen, given.task))
     graded = dataclasses.replace(chosen, penalty=dataclasses.replace(chosen.penalty, beta=beta))

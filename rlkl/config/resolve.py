@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rlkl import algorithms, divergences, exact, policies, settings, tasks
+from rlkl import algorithms, divergences, exact, policies, settings, surrogates, tasks
 from rlkl.config import groups
 from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import controllers, estimators, options
@@ -147,8 +147,47 @@ def _resolve_algorithm(run_settings: settings.Settings, batch_size: int | None) 
     if algorithm.name == "natural" and run_settings.policy.name != "tabular":
         raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {run_settings.policy.name}")
     registered = algorithms.REGISTRY.get(algorithm.name)
-    default = settings.AGGREGATIONS[0] if registered is None else registered.aggregation
-    return dataclasses.replace(algorithm, loss_aggregation=algorithm.loss_aggregation or default)
+    if registered is None:
+        only = {"surrogate": "none", "epochs": 1, "old_log_probs": "recomputed"}
+        for key, value in only.items():
+            if getattr(algorithm, key) not in (None, value):
+                rule = f"is of sampled algorithms; algorithm={algorithm.name} has no ratio to an old policy"
+                raise SettingsError(f"algorithm.{key}", getattr(algorithm, key), rule)
+        algorithm = dataclasses.replace(algorithm, surrogate="none", epochs=1)
+        aggregation = settings.AGGREGATIONS[0]
+    else:
+        algorithm = dataclasses.replace(
+            algorithm,
+            surrogate=algorithm.surrogate or registered.surrogate,
+            epochs=algorithm.epochs or registered.epochs,
+        )
+        aggregation = registered.aggregation
+    algorithm = dataclasses.replace(algorithm, loss_aggregation=algorithm.loss_aggregation or aggregation)
+    return _resolve_surrogate(algorithm, run_settings.penalty)
+
+
+def _resolve_surrogate(algorithm: settings.AlgorithmSettings, penalty: settings.PenaltySettings) -> settings.AlgorithmSettings:
+    """Fill in the options of the surrogate; raises `SettingsError` for those that it does not read."""
+    name = str(algorithm.surrogate)
+    if name not in surrogates.REGISTRY:
+        raise SettingsError("algorithm.surrogate", name, nearest(name, surrogates.REGISTRY))
+    defaults = surrogates.REGISTRY[name].options
+    for key in surrogates.option_names():
+        value = getattr(algorithm, key)
+        if value is not None and key not in defaults:
+            readers = ", ".join(each for each, surrogate in surrogates.REGISTRY.items() if key in surrogate.options)
+            raise SettingsError(f"algorithm.{key}", value, f"is of algorithm.surrogate={readers}; this is {name}")
+    unset: dict[str, Any] = {key: value for key, value in defaults.items() if getattr(algorithm, key) is None}
+    filled = dataclasses.replace(algorithm, **unset)
+    if "cov_low" in defaults and not filled.cov_low < filled.cov_high:
+        raise SettingsError("algorithm.cov_low", filled.cov_low, f"must be below cov_high={filled.cov_high:g}")
+    if filled.old_log_probs == "reported":
+        if name == "none":
+            raise SettingsError("algorithm.old_log_probs", "reported", "algorithm.surrogate=none has no ratio to an old policy")
+        if penalty.importance_correction != "none":
+            rule = "is in the surrogate's ratio already (old_log_probs=reported), and would count twice; kl_mask would not"
+            raise SettingsError("penalty.importance_correction", penalty.importance_correction, rule)
+    return filled
 
 
 def _resolve_policy(run_settings: settings.Settings, task: tasks.Task) -> settings.PolicySettings:

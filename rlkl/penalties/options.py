@@ -125,6 +125,28 @@ def _check_limits(penalty: settings.PenaltySettings, kind: str) -> None:
     if penalty.truncation is not None and penalty.importance_correction == "none" and not weighs(penalty):
         rule = "there is no importance weight to truncate (estimator=score of KL(pi_ref‖pi), or importance_correction, has one)"
         raise SettingsError("penalty.truncation", penalty.truncation, rule)
+    _check_weights(penalty, kind)
+
+
+def _check_weights(penalty: settings.PenaltySettings, kind: str) -> None:
+    """Raise `SettingsError` for limits of importance weights, or masks, that contradict each other or have no effect."""
+    least, most = penalty.importance_min, penalty.truncation
+    if penalty.importance_correction == "none":
+        if least is not None:
+            raise SettingsError("penalty.importance_min", least, "there is no importance weight (importance_correction=none)")
+        if penalty.importance_limit != "truncate":
+            rule = "there is no importance weight (importance_correction=none)"
+            raise SettingsError("penalty.importance_limit", penalty.importance_limit, rule)
+    if penalty.importance_limit == "mask" and least is None and most is None:
+        raise SettingsError("penalty.importance_limit", "mask", "needs a limit: penalty.truncation, penalty.importance_min")
+    if least is not None and most is not None and not least < most:
+        raise SettingsError("penalty.importance_min", least, f"must be below penalty.truncation={most:g}")
+    if penalty.kl_mask != "none" and kind == "exact":
+        raise SettingsError("penalty.kl_mask", penalty.kl_mask, "is of sampled algorithms; exact gradients sample nothing")
+    if (penalty.kl_mask == "none") != (penalty.kl_mask_limit is None):
+        set_key, missing = ("kl_mask_limit", "kl_mask") if penalty.kl_mask == "none" else ("kl_mask", "kl_mask_limit")
+        rule = f"goes with penalty.{missing}, which is not set"
+        raise SettingsError(f"penalty.{set_key}", getattr(penalty, set_key), rule)
 
 
 def weighs(penalty: settings.PenaltySettings) -> bool:

@@ -15,6 +15,10 @@ CONTROLLERS = ("fixed", *STEERED, *SCHEDULES)
 SEED_LIMIT = 2**32
 MOST_COUNT = 10**8  # largest number of steps and the like, which are 32-bit integers
 BETA_LIMITS = (1e-12, 1e12)  # beyond these, rounding would determine the optimum, not the penalty
+KL_MASKS = (
+    "opsm", "token_k1", "token_k2", "token_k3", "seq_sum_k1", "seq_sum_k2", "seq_sum_k3", "seq_mean_k1", "seq_mean_k2",
+    "seq_mean_k3", "seq_max_k2", "seq_max_k3",
+)  # fmt: skip
 AGGREGATIONS = ("seq-mean-token-sum", "seq-mean-token-mean", "token-mean")
 
 
@@ -29,9 +33,10 @@ def traced(
     above: int | float | None = None,
     at_least: int | float | None = None,
     below: int | float | None = None,
+    at_most: int | float | None = None,
 ):
     """Declare a traced number: it is an input of compiled programs, so that a sweep over it compiles once."""
-    return _field(default, about=about, traced=True, kind=float, above=above, at_least=at_least, below=below)
+    return _field(default, about=about, traced=True, kind=float, above=above, at_least=at_least, below=below, at_most=at_most)
 
 
 def _field(default, **metadata):
@@ -92,8 +97,30 @@ class AlgorithmSettings:
         "groups of equal rewards: kept with advantages of zero, dropped from the batch, or drawn again",
         allowed=("keep", "drop", "resample"),
     )
-    epochs: int = static(4, "number of updates of ppo on each batch", kind=int, at_least=1, at_most=MOST_COUNT)
-    clip: Traced = traced(0.2, "clip range of ppo's probability ratio", above=0.0, below=1.0)
+    epochs: Resolved = static(
+        None, "number of updates on each batch; null: 4 of ppo, 1 of the others", kind=int, at_least=1, at_most=MOST_COUNT
+    )
+    surrogate: Resolved = static(None, "surrogate loss of a token; null: ppo of ppo, none of the others", kind=str)
+    old_log_probs: str = static(
+        "recomputed",
+        "old policy of the surrogate's ratio: the policy before the step, or the sampler, as it reports itself",
+        allowed=("recomputed", "reported"),
+    )
+    clip_low: Traced = traced(
+        None, "limit below of the surrogate's ratio (1 - clip_low) or move; null: the surrogate's own", above=0.0, at_most=1.0
+    )
+    clip_high: Traced = traced(
+        None, "limit above of the surrogate's ratio (1 + clip_high) or move; null: the surrogate's own", above=0.0
+    )
+    clip_ratio_c: Traced = traced(None, "of dual_clip: largest ratio where the advantage is negative; null: 3", above=1.0)
+    tau_pos: Traced = traced(None, "of sapo: temperature where the advantage is positive; null: 1", above=0.0)
+    tau_neg: Traced = traced(None, "of sapo: temperature where it is not; null: 1.05", above=0.0)
+    cov_share: Traced = traced(
+        None, "of clip_cov and kl_cov: share of the tokens that they act on; null: 0.0002", above=0.0, at_most=1.0
+    )
+    cov_low: Traced = traced(None, "of clip_cov: smallest covariance that it acts on; null: 1")
+    cov_high: Traced = traced(None, "of clip_cov: largest covariance that it acts on; null: 5")
+    kl_coef: Traced = traced(None, "of kl_cov: coefficient of |log ratio|; null: 1", above=0.0)
     entropy_coef: Traced = traced(
         None, "coefficient of an entropy bonus, which objective and regret ignore; null: none", above=0.0
     )
@@ -129,13 +156,25 @@ class PenaltySettings:
     )
     clamp: Traced = traced(None, "largest |log-ratio| that an estimator reads, in nats; null: no limit", above=0.0)
     importance_correction: str = static(
-        "none", "importance weights of a sampler that is not the policy", allowed=("none", "token", "sequence")
+        "none",
+        "importance weights of a sampler that is not the policy: ratios of tokens or sequences, or their geometric mean",
+        allowed=("none", "token", "sequence", "geometric"),
     )
+    importance_limit: str = static(
+        "truncate", "importance weights beyond their limits: set to the limit, or to 0", allowed=("truncate", "mask")
+    )
+    importance_min: Traced = traced(None, "smallest importance weight of importance_correction; null: no limit", above=0.0)
     truncation: Traced = traced(
         None,
         "largest importance weight: of importance_correction, and pi_ref/pi of score under KL(pi_ref‖pi); null: no limit",
         above=0.0,
     )
+    kl_mask: str = static(
+        "none",
+        "estimate of KL(sampler‖pi) by which tokens or sequences lose their gradient; opsm: of negative advantages alone",
+        allowed=("none", *KL_MASKS),
+    )
+    kl_mask_limit: Traced = traced(None, "largest estimate that kl_mask keeps, in nats", above=0.0)
     allow_biased: bool = static(False, "allow an expected gradient that is not the divergence's", kind=bool)
     controller: str = static("fixed", "controller or schedule of beta", allowed=CONTROLLERS)
     beta_end: Traced = traced(None, "final beta of a schedule", above=0.0)

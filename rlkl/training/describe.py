@@ -1,14 +1,20 @@
 """Descriptions of a run in words: its objective, how its penalty enters the loss, and what training descends."""
 
-from rlkl import algorithms
+from rlkl import algorithms, surrogates
 from rlkl.penalties.expected_gradient import ExpectedGradient, against, expected_gradient
 from rlkl.penalties.options import divergence
-from rlkl.settings import AGGREGATIONS, PenaltySettings, RolloutSettings, Settings
+from rlkl.settings import AGGREGATIONS, AlgorithmSettings, PenaltySettings, RolloutSettings, Settings
 from rlkl.training import reward_shaping, spec
 from rlkl.training.spec import Run
 
 ROUNDED = {"log_probs": "log-probabilities", "logits": "logits", "weights": "parameters"}
 PENALISING = {"uniform": "the uniform policy", "start": "the policy at step 0", "policy": "the policy itself"}
+CORRECTIONS = {
+    "none": "uncorrected",
+    "token": "corrected by each token's importance weight",
+    "sequence": "corrected by each sequence's importance weight",
+    "geometric": "weighted by the geometric mean of each sequence's ratios",
+}
 
 
 def statement(penalty: PenaltySettings, beta: float, reward: str = "E[r]") -> str:
@@ -45,6 +51,31 @@ def entrance(penalty: PenaltySettings) -> str:
     return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"
 
 
+def _limits(penalty: PenaltySettings) -> list[str]:
+    """What the limits of importance weights, and the masks by KL, do to the gradient."""
+    texts, masked = [], penalty.importance_limit == "mask"
+    limits = {
+        ("below" if masked else "at least"): penalty.importance_min,
+        ("above" if masked else "at most"): penalty.truncation,
+    }
+    words = [f"{which} {limit:g}" for which, limit in limits.items() if limit is not None]
+    if words and masked:
+        texts.append(f"masked: importance weights {' or '.join(words)} are 0 (batch_truncated: how often)")
+    elif words:
+        texts.append(f"truncated: importance weights are {' and '.join(words)} (batch_truncated: how often)")
+    if penalty.kl_mask != "none":
+        rule = f"{penalty.kl_mask} of KL(sampler‖pi) above {penalty.kl_mask_limit:g} nats"
+        texts.append(f"masked: tokens with {rule} have no gradient (batch_truncated: how often)")
+    return texts
+
+
+def _trust_region(algorithm: AlgorithmSettings) -> str:
+    """The surrogate with its options, and what its ratio is to."""
+    values = ", ".join(f"{key}={getattr(algorithm, key):g}" for key in surrogates.REGISTRY[str(algorithm.surrogate)].options)
+    old = "the policy before the step" if algorithm.old_log_probs == "recomputed" else "the sampler"
+    return f"surrogate={algorithm.surrogate} with {values}, r = pi/pi_old to {old}"
+
+
 def descends(run: Run) -> ExpectedGradient:
     """The expected gradient of the run's penalty: which divergence it descends, if any."""
     if run.settings.algorithm.name == "dpo":
@@ -72,8 +103,8 @@ def caveats(run: Run) -> list[str]:
     settings, shaping, texts = run.settings, run.settings.reward_shaping, []
     samples = algorithms.gradient_kind(settings.algorithm.name) != "exact"
     if settings.rollout.off_policy:
-        level = settings.penalty.importance_correction
-        corrected = "uncorrected" if level == "none" else f"corrected by each {level}'s importance weight"
+        corrected = CORRECTIONS[settings.penalty.importance_correction]
+        corrected = "weighted by the surrogate's ratio" if settings.algorithm.old_log_probs == "reported" else corrected
         texts.append(f"off-policy: {sampler(settings.rollout)}, {corrected}")
     in_loss = settings.penalty.divergence != "none" and settings.penalty.placement == "loss"
     if settings.algorithm.scale_advantages == "group" and settings.objective == "reward" and in_loss:
@@ -86,8 +117,13 @@ def caveats(run: Run) -> list[str]:
         texts.append(
             f"filtered: groups of equal rewards are {how}, so that prompts and penalty count by the groups that are left"
         )
-    if settings.penalty.truncation is not None:
-        texts.append(f"truncated: importance weights are at most {settings.penalty.truncation:g} (batch_truncated: how often)")
+    texts += _limits(settings.penalty)
+    if settings.algorithm.surrogate != "none":
+        texts.append(f"trust region: {_trust_region(settings.algorithm)} (batch_touched: how often)")
+    elif settings.algorithm.epochs > 1:
+        texts.append(
+            f"off-policy: {settings.algorithm.epochs} updates on each batch, without a ratio to the policy before them"
+        )
     if settings.penalty.clamp is not None:
         texts.append(f"clamped: log-ratios are read within ±{settings.penalty.clamp:g} (batch_clamped: how often)")
     weighed = samples and settings.algorithm.loss_aggregation != AGGREGATIONS[0]

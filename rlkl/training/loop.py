@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
-from rlkl import algorithms
 from rlkl.evaluation import metrics
 from rlkl.exact import Objective, optimal_policy, utility
 from rlkl.penalties import controllers, mismatch
@@ -213,8 +212,7 @@ def _update(run: Run, trainable, optimizer_state, loss_function) -> UpdateResult
 
 def epochs(run: Run) -> int:
     """Number of updates on each batch."""
-    algorithm = algorithms.REGISTRY.get(run.settings.algorithm.name)
-    return run.settings.algorithm.epochs if algorithm is not None and algorithm.clipped else 1
+    return run.settings.algorithm.epochs
 
 
 def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State:
@@ -244,20 +242,21 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
         experience = sampled_losses.experience(
             settings, objective, old_positions, batch, baseline, sampler_log_pi, logged, zero_std
         )
-        batch_stats = experience.batch_stats._replace(mismatch=mismatched)
+        experience = experience._replace(batch_stats=experience.batch_stats._replace(mismatch=mismatched))
 
         def epoch_loss(parameters):
             policy = sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
             positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
             value = sampled_losses.surrogate(settings, objective.beta, positions, batch, experience)
-            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), batch_stats
+            stats = sampled_losses.update_stats(settings, positions, batch, experience, logged)
+            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), stats
 
         def epoch(_, previous):
             result = _update(run, previous.trainable, previous.optimizer, epoch_loss)
             return result._replace(finite=previous.finite & result.finite)
 
         zero = jnp.zeros_like(state.gradient_norm)
-        before = UpdateResult(trainable, state.optimizer, zero, batch_stats, jnp.asarray(True))
+        before = UpdateResult(trainable, state.optimizer, zero, experience.batch_stats, jnp.asarray(True))
         result = jax.lax.fori_loop(0, epochs(run), epoch, before)
     decay = settings.algorithm.baseline_decay
     controller_kl, divisor = controllers.average(state.controller_kl, result.batch_stats.controller_kl, state.step)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rlkl import algorithms, divergences, exact, policies
+from rlkl import algorithms, divergences, exact, policies, surrogates
 from rlkl.divergences import Params
 from rlkl.exact import Objective
 from rlkl.penalties import estimators, importance, mismatch, terms
@@ -35,7 +35,8 @@ class BatchStats(NamedTuple):
     estimated by `_controller_kl`: k1's noise in one batch is half of a target of 0.1 nats, and k3 is too low where KL is large.
     beta_effective: where advantages are scaled, the coefficient that the penalty would have beside unscaled ones.
     zero_std: share of groups with equal rewards among those drawn, where the batch has several groups or drops them.
-    clamped, truncated: shares of log-ratios and of importance weights that `penalty.clamp` and `penalty.truncation` changed.
+    clamped, truncated: shares of log-ratios and of importance weights that `penalty.clamp` and the weights' limits changed.
+    touched: share of the tokens' gradients that the surrogate changed in the last update on the batch.
     mismatch: of policy and sampler; None where the sampler is the policy.
     """
 
@@ -46,13 +47,14 @@ class BatchStats(NamedTuple):
     zero_std: Float[Array, ""]
     clamped: Float[Array, ""]
     truncated: Float[Array, ""]
+    touched: Float[Array, ""]
     mismatch: Mismatch | None = None
 
 
 def empty_stats(reward: Float[Array, ""], controller_kl: Float[Array, ""]) -> BatchStats:
     """The statistics of a step without a batch: NaN but for these two."""
     none = jnp.full((), jnp.nan, reward.dtype)
-    return BatchStats(reward, dict.fromkeys(LOGGED, none), controller_kl, none, none, none, none)
+    return BatchStats(reward, dict.fromkeys(LOGGED, none), controller_kl, none, none, none, none, none)
 
 
 class Rollout(NamedTuple):
@@ -72,7 +74,8 @@ class Rollout(NamedTuple):
 class Experience(NamedTuple):
     """The targets of a sampled step, which stay fixed while the policy is updated.
 
-    old_log_pi: each token's log-probability under the policy before the step. importance_weight: None where all are 1.
+    old_log_pi: each token's log-probability under the old policy of the surrogate's ratio (`algorithm.old_log_probs`).
+    importance_weight: None where all are 1.
     """
 
     old_log_pi: Float[Array, "N T"]
@@ -174,9 +177,11 @@ def experience(
     cost = cost + algorithms.returns_to_go(future_kl) - future_kl
     returns = algorithms.returns_to_go(rewards) - beta * cost
     advantages = algorithms.advantages(settings.algorithm, returns, batch, baseline)
-    importance_weight, truncated_weights = None, None
+    importance_weight, limited_weights, old_log_pi = None, None, log_pi
     if sampler_log_pi is not None:
-        importance_weight, truncated_weights = importance.weights(penalty, log_pi, sampler_log_pi, batch)
+        importance_weight, limited_weights = importance.weights(penalty, log_pi, sampler_log_pi, advantages, batch)
+        if settings.algorithm.old_log_probs == "reported":
+            old_log_pi = sampler_log_pi
 
     def statistics() -> BatchStats:
         beta_effective = equal = jnp.full((), jnp.nan, log_pi.dtype)
@@ -188,15 +193,16 @@ def experience(
         elif groups_of(settings) > 1:
             equal = jnp.mean(dynamic_sampling.has_equal_rewards(objective.task, batch).astype(log_pi.dtype))
         clamped, truncated = terms.saturation(penalty, positions, batch)
-        truncated = truncated if truncated_weights is None else truncated_weights
+        truncated = truncated if limited_weights is None else limited_weights
         u = terms.log_ratio(positions, batch)
         sums = jnp.stack([jnp.sum(estimators.REGISTRY[name](u), axis=1) for name in LOGGED])
         kl = dict(zip(LOGGED, jnp.matmul(sums, batch.weight, precision=jax.lax.Precision.HIGHEST), strict=True))
-        return BatchStats(reward, kl, controller_kl, beta_effective, equal, clamped, truncated)
+        untouched = jnp.full((), jnp.nan, log_pi.dtype)
+        return BatchStats(reward, kl, controller_kl, beta_effective, equal, clamped, truncated, untouched)
 
     reward, controller_kl = batch.mean(returns[:, 0]), _controller_kl(penalty, positions, batch)
     batch_stats = _if_logged(logged, statistics, empty_stats(reward, controller_kl))
-    return Experience(log_pi, advantages, importance_weight, batch_stats)
+    return Experience(old_log_pi, advantages, importance_weight, batch_stats)
 
 
 def _if_logged(logged: Bool[Array, ""] | bool, statistics: Callable[[], BatchStats], otherwise: BatchStats) -> BatchStats:
@@ -209,10 +215,7 @@ def surrogate(
 ) -> Float[Array, ""]:
     """Loss of a sampled step: the algorithm's and the penalty's loss of each token, summed and aggregated."""
     algorithm, log_pi = settings.algorithm, positions.at_tokens(positions.log_pi, batch)
-    if algorithms.REGISTRY[algorithm.name].clipped:
-        per_token = algorithms.clipped_loss(log_pi, experience.old_log_pi, experience.advantages, algorithm.clip)
-    else:
-        per_token = algorithms.score_loss(log_pi, experience.advantages)
+    per_token = surrogates.token_loss(log_pi, experience.old_log_pi, experience.advantages, batch, algorithm).loss
     per_token = per_token + beta * terms.make_terms(settings.penalty, log_pi.dtype).in_loss(positions, batch)
     if algorithm.entropy_coef is not None:
         entropy = exact.mean(jnp.exp(positions.log_pi), -positions.log_pi)
@@ -220,6 +223,29 @@ def surrogate(
     if experience.importance_weight is not None:
         per_token = experience.importance_weight * per_token
     return algorithms.aggregate(algorithm.loss_aggregation, per_token, batch)
+
+
+def update_stats(
+    settings: Settings,
+    positions: Positions,
+    batch: Batch,
+    experience: Experience,
+    logged: Bool[Array, ""] | bool = True,
+) -> BatchStats:
+    """The statistics of a batch, with the share of the tokens' gradients that the surrogate changes in this update."""
+    stats = experience.batch_stats
+    if settings.algorithm.surrogate == "none":
+        return stats
+    positions = jax.lax.stop_gradient(positions)
+
+    def statistics() -> BatchStats:
+        log_pi = positions.at_tokens(positions.log_pi, batch)
+        touched = surrogates.token_loss(log_pi, experience.old_log_pi, experience.advantages, batch, settings.algorithm).touched
+        mask = jnp.asarray(batch.mask)
+        count = batch.mean(jnp.sum(mask.astype(log_pi.dtype), axis=1))
+        return stats._replace(touched=batch.mean(jnp.sum(jnp.where(mask, touched, 0.0), axis=1)) / count)
+
+    return _if_logged(logged, statistics, stats)
 
 
 def loss(
@@ -243,8 +269,8 @@ def loss(
     batch, positions, sampler_log_pi, mismatched, zero_std = gather(settings, objective, sampler, policy, key)
     targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged, zero_std)
     value = surrogate(settings, objective.beta, positions, batch, targets)
-    batch_stats = targets.batch_stats._replace(mismatch=mismatched)
-    return value + off_batch_penalty(settings, objective, policy, key), batch_stats
+    stats = update_stats(settings, positions, batch, targets, logged)._replace(mismatch=mismatched)
+    return value + off_batch_penalty(settings, objective, policy, key), stats
 
 
 def _controller_kl(penalty: PenaltySettings, positions: Positions, batch: Batch) -> Float[Array, ""]:

@@ -40,7 +40,7 @@ def test_weights_are_the_ratios_of_their_definition(correction, most):
     pi, mu = (policies.Fixed(jnp.asarray(table), task.automaton.horizon) for table in (log_pi, log_mu))
     chosen = settings.PenaltySettings(importance_correction=correction, truncation=most)
     told = [scoring.token_log_probability(policy, batch) for policy in (pi, mu)]
-    found, cut = importance.weights(chosen, *told, batch)
+    found, cut = importance.weights(chosen, *told, told[0], batch)
     mine = {}
     for row, (tokens, mask) in enumerate(zip(batch.tokens, batch.mask, strict=True)):
         mine[tuple(tokens[mask].tolist())] = np.asarray(found)[row][mask]

@@ -45,7 +45,7 @@ def gradients(run_settings: settings.Settings, automaton: Automaton, count: int,
     log_ref -= np.logaddexp.reduce(log_ref, axis=-1, keepdims=True)
     logits = generator.normal(size=(count, automaton.horizon, *shape[1:]))
     if run_settings.algorithm.name != "exact":
-        plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+        plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0], epochs=1, surrogate="none")
         run_settings = dataclasses.replace(run_settings, algorithm=plain)
     return jax.tree.map(np.asarray, _compare(penalty_run(run_settings, automaton), logits, log_ref))
 

@@ -120,7 +120,7 @@ def audit(
 
 def penalty_alone(run: Run, penalty: settings.PenaltySettings) -> Run:
     """The run with this penalty at coefficient 1 and no reward, under REINFORCE without baseline and aggregation."""
-    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0])
+    plain = settings.AlgorithmSettings("reinforce", loss_aggregation=settings.AGGREGATIONS[0], epochs=1, surrogate="none")
     run_penalty = run.settings.penalty
     clamp = run_penalty.clamp if penalty.sampler == "policy" else None
     at_one = dataclasses.replace(penalty, beta=1.0, alpha=run_penalty.alpha, weights=run_penalty.weights, clamp=clamp)

@@ -64,6 +64,7 @@ def history(rows: Row) -> dict[str, Any]:
         batch |= {"batch_clamped": rows.batch_stats.clamped, "batch_truncated": rows.batch_stats.truncated}
         if rows.batch_stats.mismatch is not None:
             batch |= {f"batch_{name}": value for name, value in rows.batch_stats.mismatch._asdict().items()}
+        batch |= {"batch_touched": rows.batch_stats.touched}
         columns |= {name: np.asarray(column, np.float64) for name, column in batch.items() if np.isfinite(column).any()}
         if rows.kl_pi_anchor is not None:
             columns["kl_pi_anchor"] = rows.kl_pi_anchor
