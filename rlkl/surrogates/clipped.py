@@ -56,7 +56,7 @@ def ppo(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
 )
 def dual_clip(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     """PPO's loss, which where A < 0 is also constant above r = clip_ratio_c (Ye et al. 2020, "Mastering complex control in MOBA
-    games with deep reinforcement learning", arXiv 1912.09729, eq. 5)."""
+    games with deep reinforcement learning", arXiv 1912.09729)."""
     ratio = jnp.exp(log_pi - old_log_pi)
     value, clipped = pessimistic(ratio, advantages, options)
     negative = advantages < 0.0
@@ -79,7 +79,7 @@ def dual_clip(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
 )
 def cispo(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     """The score-function loss with a clipped ratio as its weight, so that no token loses its gradient (MiniMax 2025,
-    "MiniMax-M1", arXiv 2506.13585, eqs. 4 and 5). clip_low = 1 is no lower limit, as there."""
+    "MiniMax-M1", arXiv 2506.13585). clip_low = 1 is no lower limit, as there."""
     ratio = jax.lax.stop_gradient(jnp.exp(log_pi - old_log_pi))
     weight = jnp.clip(ratio, 1.0 - options.clip_low, 1.0 + options.clip_high)
     return TokenLoss(-weight * advantages * log_pi, (weight != ratio).astype(log_pi.dtype))
@@ -101,7 +101,7 @@ def cispo(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
 )
 def gspo(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     """PPO's loss with one ratio for a sequence, the geometric mean of its tokens' ratios (Zheng et al. 2025, "Group sequence
-    policy optimization", arXiv 2507.18071, eqs. 5, 7 and 14).
+    policy optimization", arXiv 2507.18071, the form with one advantage a token).
 
     The limits are the paper's, whose loss is a mean over tokens: algorithm.loss_aggregation=seq-mean-token-mean.
     """

@@ -41,7 +41,7 @@ def covariances(
     cov_high=5.0,
 )
 def clip_cov(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
-    """PPO's loss without tokens of large covariance (eqs. 10 and 11 of the paper).
+    """PPO's loss without a share of the tokens of large covariance (the paper's Clip-Cov).
 
     The source draws the tokens at random from those between the limits, at least one. Here every token between the limits loses
     the same share of its gradient, the probability with which it would be drawn: the mean over these draws, in large batches.
@@ -66,11 +66,12 @@ def clip_cov(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     kl_coef=1.0,
 )
 def kl_cov(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
-    """The unclipped loss with a penalty on tokens of large covariance (eqs. 12 and 13 of the paper; verl's |log r|).
+    """The unclipped loss with a penalty on tokens of large covariance (the paper's KL-Cov, with verl's |log r| as the KL).
 
     At r = 1 the penalty has no gradient: |x| is least at 0, where its derivative is 0, as torch takes it. So it acts from the
-    second update on a batch on, or where old_log_probs=reported and the sampler is not the policy. The source takes a whole
-    number of tokens, at least one; here the last token that the share reaches counts in part.
+    second update on a batch on, or where old_log_probs=reported and the sampler is not the policy. Its gradient does not grow
+    with |log r|: where r differs from 1 by rounding alone, it is kl_coef times the sign of a rounding error. The source takes a
+    whole number of tokens, at least one; here the last token that the share reaches counts in part.
     """
     log_ratio = log_pi - old_log_pi
     weight = token_weights(batch, log_pi.dtype)

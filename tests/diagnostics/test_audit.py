@@ -272,7 +272,7 @@ def test_the_command_prints_the_audit_and_writes_it(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "penalties named KL(pi‖pi_ref): expected gradient against the exact one" in done.stdout
     written = tmp_path / "outputs" / "audit"
-    assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf"}
+    assert {path.name for path in written.iterdir()} == {"audit.csv", "audit.png", "audit.pdf", "trust_regions.csv"}
     rows = (written / "audit.csv").read_text().splitlines()
     assert rows[0] == ",".join(AuditRow._fields)
     # stale samples under three corrections, three rounded and eight other samplers under two, three references; and truncation

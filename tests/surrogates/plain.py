@@ -57,7 +57,7 @@ def coefficients(name: str, tokens: Tokens, log_old: np.ndarray, o: dict) -> tup
     covariance = (advantage - share @ advantage) * (tokens.log_pi - share @ tokens.log_pi)
     if name == "clip_cov":
         between = (covariance > o["cov_low"]) & (covariance < o["cov_high"]) & ~outside
-        drawn = between * min(1.0, o["cov_share"] / share[between].sum())
+        drawn = between * min(1.0, o["cov_share"] / max(share[between].sum(), 1e-300))
         return np.where(outside, 0.0, free) * (1 - drawn), np.where(outside, 1.0, drawn)
     assert name == "kl_cov"
     chosen, left = np.zeros(len(u)), o["cov_share"]

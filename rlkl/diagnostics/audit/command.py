@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from rlkl.config.build import build
 from rlkl.config.compose import compose
+from rlkl.diagnostics.audit import trust_regions
 from rlkl.diagnostics.audit.measure import DIRECTIONS, SAME, AuditRow, audit
+from rlkl.diagnostics.audit.trust_regions import TrustRegionRow
 from rlkl.divergences import REGISTRY
-from rlkl.policies import base
+from rlkl.policies import AnyPolicy, base
 from rlkl.reports import plots
 from rlkl.reports.console import console, number, warn
 from rlkl.runs.folder import csv_text, files
@@ -27,8 +31,31 @@ FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
 
 
+class Case(NamedTuple):
+    """What is audited: a run, a policy, the policy some updates before, and a key for samples."""
+
+    run: spec.Run
+    policy: AnyPolicy
+    older: AnyPolicy
+    key: PRNGKeyArray
+
+
 def audit_rows(overrides: Sequence[str] = ()) -> list[AuditRow]:
-    """The rows of the audit, for overrides as on the command line.
+    """The rows of the audit of penalties, for overrides as on the command line; see `make_case`."""
+    with numerics.pinned():
+        case = make_case(overrides)
+        return list(audit(case.run, case.policy, case.key, older=case.older))
+
+
+def trust_region_rows(overrides: Sequence[str] = ()) -> list[TrustRegionRow]:
+    """The rows of the audit of trust regions and corrections, for overrides as on the command line; see `make_case`."""
+    with numerics.pinned():
+        case = make_case(overrides)
+        return list(trust_regions.audit(case.run, case.policy, case.older, case.key))
+
+
+def make_case(overrides: Sequence[str]) -> Case:
+    """The run, and the policies that are audited. Needs x64.
 
     By default the policy starts random, since at the reference every gradient is zero, and is trained for `rollout.staleness`
     updates, at least one. The policy before these updates is the stale sampler.
@@ -36,13 +63,12 @@ def audit_rows(overrides: Sequence[str] = ()) -> list[AuditRow]:
     init = [] if any(o.startswith("policy.init=") for o in overrides) else ["policy.init=random"]
     algorithm = [] if any(o.startswith("algorithm=") for o in overrides) else ["algorithm=rloo"]
     composed = compose([*algorithm, *overrides, *init])
-    with numerics.pinned():
-        run = jax.tree.map(jnp.asarray, pretrained_references.attach(build(composed), Faults(warn)).run)
-        state = jax.jit(loop.start)(run)
-        updates = max(1, run.settings.rollout.staleness)
-        later = _train(run, state, updates)
-        older, policy = base.cast((state.policy, later.policy), jnp.float64)
-        return list(audit(run, policy, jax.random.key(run.settings.seed), older=older))
+    run = jax.tree.map(jnp.asarray, pretrained_references.attach(build(composed), Faults(warn)).run)
+    state = jax.jit(loop.start)(run)
+    updates = max(1, run.settings.rollout.staleness)
+    later = _train(run, state, updates)
+    older, policy = base.cast((state.policy, later.policy), jnp.float64)
+    return Case(run, policy, older, jax.random.key(run.settings.seed))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -52,12 +78,18 @@ def _train(run: spec.Run, state: loop.State, updates: int) -> loop.State:
 
 
 def run_audit(overrides: Sequence[str], folder: Path = FOLDER) -> None:
-    """Print the tables of the audit; write audit.csv and the figure."""
-    rows = audit_rows(overrides)
+    """Print the tables of the audits; write audit.csv, its figure and trust_regions.csv."""
+    with numerics.pinned():
+        case = make_case(overrides)
+        rows = list(audit(case.run, case.policy, case.key, older=case.older))
+        off_policy = list(trust_regions.audit(case.run, case.policy, case.older, case.key))
     for name in DIRECTIONS:
         console.print(audit_table([row for row in rows if row.divergence == name], name))
+    console.print(trust_regions_table(off_policy))
     files.write(folder / "audit.csv", csv_text.dumps(AuditRow._fields, rows))
-    for path in (folder / "audit.csv", *plots.save(audit_figure(rows), folder / "audit")):
+    files.write(folder / "trust_regions.csv", csv_text.dumps(TrustRegionRow._fields, off_policy))
+    figure = plots.save(audit_figure(rows), folder / "audit")
+    for path in (folder / "audit.csv", folder / "trust_regions.csv", *figure):
         console.print(f"wrote {path}", markup=False)
 
 
@@ -82,6 +114,16 @@ def audit_table(rows: list[AuditRow], name: str) -> Table:
         is_exact = row.descends == REGISTRY[row.divergence].formula
         numbers = (number(row.relative_error), number(row.cosine), number(row.variance))
         table.add_row(short_entrance(row), *numbers, row.descends, style="" if is_exact else "dim")
+    return table
+
+
+def trust_regions_table(rows: list[TrustRegionRow]) -> Table:
+    """The table of the audit of trust regions and corrections."""
+    title = "samples of the policy before the updates: expected gradient against that of the objective"
+    table = Table("method", "error", "cosine", "variance", "touched", title=title, title_justify="left")
+    for row in rows:
+        numbers = (number(row.relative_error), number(row.cosine), number(row.variance), number(row.touched))
+        table.add_row(row.method, *numbers, style="" if row.relative_error <= SAME else "dim")
     return table
 
 
