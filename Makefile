@@ -23,7 +23,7 @@ paper: $(READY)
 # The figures that the README shows, and the numbers behind them.
 figures: $(READY)
 	$(BIN)/python -m experiments mode_seeking collapse wrong_gradient steering typicality where_diversity_goes \
-		flat_reward over_optimisation best_of_n mara entropy_mechanism --readme
+		flat_reward over_optimisation best_of_n mara entropy_mechanism trust_regions --readme
 
 # Most of the quick tests' time, and of the many random automata's, is compilation for programs that run for milliseconds.
 UNOPTIMISED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'

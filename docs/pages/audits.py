@@ -14,7 +14,7 @@ from pages import experiments, markdown
 from rlkl import divergences, policies
 from rlkl.config.build import build
 from rlkl.config.compose import compose
-from rlkl.diagnostics.audit import cases, known_gradients, measure
+from rlkl.diagnostics.audit import cases, command, known_gradients, measure
 from rlkl.penalties import estimators, mismatch, options
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.policies import base, table_of
@@ -75,6 +75,8 @@ def _row(divergence: str, index: int) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
+    if np.isnan(value):
+        return "-"
     return "0" if abs(value) < ROUNDING else f"{value:.2g}"
 
 
@@ -114,6 +116,17 @@ def estimator_values() -> str:
                 numbers = (exact, mean, mean - exact, spread, float(value.min()))
                 rows.append((where, f"`{name}`", *(_number(each) for each in numbers)))
     return markdown.table(("policy", "estimator", "KL(pi‖pi_ref)", "mean", "bias", "standard deviation", "least value"), rows)
+
+
+def off_policy_audit() -> str:
+    """Every surrogate and correction on a ladder's sampler that is 16 updates old: error, cosine, variance, share touched."""
+    ladder = experiments.EXPERIMENTS / "wrong_gradient" / "ladder.json"
+    task = ("task=automaton/custom", f"task.path={ladder}", "penalty.beta=0.1", "optimizer.learning_rate=0.03")
+    rows = [
+        (markdown.cell(row.method), *map(_number, (row.relative_error, row.cosine, row.variance, row.touched)))
+        for row in command.trust_region_rows((*task, "rollout.staleness=16"))
+    ]
+    return markdown.table(("method", "relative error", "cosine", "variance of a batch's gradient", "touched"), rows)
 
 
 def ends(estimator: str, divergence: str = "kl_pi_ref") -> str:

@@ -14,6 +14,7 @@ TOP_LEVEL = (settings.Settings, settings.Execution)
 PAGES = {  # of the values that are registered names
     "policy.name": "policies.md",
     "algorithm.name": "algorithms.md",
+    "algorithm.surrogate": "algorithms.md#surrogates",
     "penalty.divergence": "divergences.md",
     "penalty.estimator": "estimators.md",
     "penalty.gradient_estimator": "estimators.md",

@@ -5,16 +5,17 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from pages import markdown
-from rlkl import algorithms, divergences, errors, policies, tasks
+from rlkl import algorithms, divergences, errors, policies, surrogates, tasks
 from rlkl.diagnostics.check.arguments import MEANINGS, SPELLINGS
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
-from rlkl.penalties import options, terms
+from rlkl.penalties import importance, kl_masks, options, terms
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.reports.one_page import citation
 
@@ -155,6 +156,34 @@ def algorithms_table() -> str:
     rows = [(f"`{name}`", markdown.cell(what)) for name, what in algorithms.EXACT.items()]
     rows += [(f"`{name}`", summary(algorithm.advantage)) for name, algorithm in algorithms.REGISTRY.items()]
     return markdown.table(("`algorithm`", "what it is"), rows)
+
+
+def surrogates_table() -> str:
+    """A row for each surrogate: name, loss of a token, options with their defaults, what it is."""
+    rows = [
+        (
+            f"`{name}`",
+            f"`{markdown.cell(surrogate.formula)}`",
+            ", ".join(f"`{key}={value:g}`" for key, value in surrogate.options.items()),
+            summary(surrogate.loss),
+        )
+        for name, surrogate in surrogates.REGISTRY.items()
+    ]
+    return markdown.table(("`algorithm.surrogate`", "loss of a token", "options", "what it is"), rows)
+
+
+def library_names() -> str:
+    """A row for each surrogate and correction, with the libraries and their options that mean it."""
+    rows = [(f"`algorithm.surrogate={name}`", _libraries(each.libraries)) for name, each in surrogates.REGISTRY.items()]
+    for (correction, limit), names in importance.LIBRARIES.items():
+        limited = f"`penalty.importance_correction={correction}`, `importance_limit={limit}`"
+        rows.append((limited, _libraries(names)))
+    rows += [(f"`penalty.kl_mask={mask}`", _libraries(names)) for mask, names in kl_masks.LIBRARIES.items()]
+    return markdown.table(("here", "in libraries"), rows)
+
+
+def _libraries(names: Mapping[str, str]) -> str:
+    return "<br>".join(f"{library}: `{markdown.cell(options)}`" for library, options in names.items())
 
 
 def estimators_table() -> str:

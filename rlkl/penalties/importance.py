@@ -18,13 +18,14 @@ LIBRARIES: Mapping[tuple[str, str], Mapping[str, str]] = {  # by importance_corr
         "slime": "--use-tis; --tis-clip-low, --tis-clip",
         "NeMo RL": "truncated_importance_sampling_type=tis; truncated_importance_sampling_ratio_min, ..._ratio",
         "SkyRL": "tis_ratio_type=token; token_tis_ratio_clip_high",
-        "OpenRLHF": "vllm_is_correction_type=tis; vllm_is_truncated_threshold",
+        "OpenRLHF": "--algo.advantage.is_correction_type tis; is_correction_threshold",
     },
     ("token", "mask"): {
+        "verl": "rollout_correction.rollout_is=token; rollout_is_threshold=LOWER_UPPER",
         "TRL": "vllm_importance_sampling_mode=token_mask; vllm_importance_sampling_clip_min, ..._clip_max",
         "slime": "icepop_function as --custom-tis-function-path; --tis-clip-low, --tis-clip",
         "NeMo RL": "truncated_importance_sampling_type=icepop; truncated_importance_sampling_ratio_min, ..._ratio",
-        "OpenRLHF": "vllm_is_correction_type=icepop; vllm_is_truncated_threshold",
+        "OpenRLHF": "--algo.advantage.is_correction_type icepop; is_correction_threshold",
     },
     ("sequence", "truncate"): {
         "verl": "rollout_correction.rollout_is=sequence; rollout_is_threshold",

@@ -26,7 +26,7 @@ LIBRARIES: Mapping[str, Mapping[str, str]] = {
         "verl": VERL,
         "SkyRL": "sequence_mask_metric=geometric; geo_mask_low, geo_mask_high",
         "NeMo RL": "truncated_importance_sampling_type=seq-mask-tis, with importance_correction=token",
-        "OpenRLHF": "vllm_is_correction_type=seq-mask-tis, with importance_correction=token",
+        "OpenRLHF": "--algo.advantage.is_correction_type seq-mask-tis, with importance_correction=token",
     },
 } | {name: {"verl": VERL} for name in KL_MASKS if name != "opsm" and not name.endswith("k1")}
 

@@ -1,11 +1,12 @@
 """Print what can be penalty, and what can be combined (`rlkl list`)."""
 
 import inspect
+from collections.abc import Mapping
 
 from rich.table import Table
 
-from rlkl import algorithms, divergences, policies, settings, tasks
-from rlkl.penalties import options
+from rlkl import algorithms, divergences, policies, settings, surrogates, tasks
+from rlkl.penalties import importance, kl_masks, options
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.reports.console import console
 
@@ -20,6 +21,16 @@ def show() -> None:
     """Print the algorithms, tasks, policies, divergences, and the penalties of sampled algorithms."""
     for title, columns, rows in (
         ("algorithms", ("algorithm=", "what it is"), _algorithms()),
+        (
+            "surrogates of sampled algorithms",
+            ("algorithm.surrogate=", "loss of a token", "options", "in libraries"),
+            _surrogates(),
+        ),
+        (
+            "corrections of samples of another policy",
+            ("penalty.importance_correction=", "penalty.importance_limit=", "penalty.kl_mask=", "in libraries"),
+            _corrections(),
+        ),
         ("tasks", ("task=", "options", "what it is"), _tasks()),
         ("policies", ("policy=", "policy.init=", "family", "what it is"), _policies()),
         ("divergences", ("penalty.divergence=", "formula", "what it is"), _divergences()),
@@ -43,6 +54,23 @@ def _algorithms():
     yield from algorithms.EXACT.items()
     for name, algorithm in algorithms.REGISTRY.items():
         yield name, _first_paragraph(algorithm.advantage)
+
+
+def _surrogates():
+    for name, surrogate in surrogates.REGISTRY.items():
+        values = ", ".join(f"{key}={value:g}" for key, value in surrogate.options.items())
+        yield name, surrogate.formula, values, _in_libraries(surrogate.libraries)
+
+
+def _corrections():
+    for (correction, limit), libraries in importance.LIBRARIES.items():
+        yield correction, limit, "", _in_libraries(libraries)
+    for mask, libraries in kl_masks.LIBRARIES.items():
+        yield "", "", mask, _in_libraries(libraries)
+
+
+def _in_libraries(names: Mapping[str, str]) -> str:
+    return "\n".join(f"{library}: {options}" for library, options in names.items())
 
 
 def _policies():

@@ -45,6 +45,7 @@ def ppo(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     "as ppo; where A < 0, at most -clip_ratio_c A",
     {
         "verl": "policy_loss.loss_mode=vanilla; clip_ratio_low, clip_ratio_high, clip_ratio_c (3 by default)",
+        "TRL": "delta",
         "slime": "--eps-clip-c",
         "NeMo RL": "ratio_clip_c",
         "SkyRL": "policy_loss_type=dual_clip; clip_ratio_c",
@@ -72,7 +73,7 @@ def dual_clip(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
         "TRL": "loss_type=cispo; epsilon_high is 1 + clip_high, with no lower limit",
         "slime": "--advantage-estimator cispo, --eps-clip, --eps-clip-high",
         "NeMo RL": "use_cispo=true; ratio_clip_min, ratio_clip_max",
-        "SkyRL": "policy_loss_type=cispo; cispo_eps_clip_low, cispo_eps_clip_high, cispo_anchor",
+        "SkyRL": "policy_loss_type=cispo; cispo.cispo_eps_clip_low, ..._high, cispo.cispo_anchor",
     },
     clip_low=1.0,
     clip_high=4.0,

@@ -32,7 +32,7 @@ def covariances(
     "as ppo, without the gradient of a share cov_share of all tokens, taken from those with cov_low < covariance < cov_high",
     {
         "verl": "policy_loss.loss_mode=clip_cov; policy_loss.clip_cov_ratio, clip_cov_lb, clip_cov_ub",
-        "SkyRL": "policy_loss_type=clip_cov; clip_cov.clip_ratio, clip_cov_lb, clip_cov_ub",
+        "SkyRL": "policy_loss_type=clip_cov; clip_cov.clip_ratio, clip_cov.clip_cov_lb, clip_cov.clip_cov_ub",
     },
     clip_low=0.2,
     clip_high=0.2,
@@ -60,7 +60,7 @@ def clip_cov(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     "-r A, plus kl_coef |log r| for the share cov_share of tokens with the largest covariance",
     {
         "verl": "policy_loss.loss_mode=kl_cov; policy_loss.kl_cov_ratio, ppo_kl_coef",
-        "SkyRL": "policy_loss_type=kl_cov; kl_cov.kl_cov_frac, ppo_kl_coef",
+        "SkyRL": "policy_loss_type=kl_cov; kl_cov.kl_cov_frac, kl_cov.ppo_kl_coef",
     },
     cov_share=2e-4,
     kl_coef=1.0,

@@ -21,7 +21,7 @@ def _masked(log_pi, old_log_pi, advantages, keep) -> TokenLoss:
     "-M r A; M = [pi - pi_old <= clip_high] where A > 0, else [pi_old - pi <= clip_low]",
     {
         "verl": "policy_loss.loss_mode=dppo_tv; clip_ratio_low, clip_ratio_high, clip_ratio_c",
-        "SkyRL": "policy_loss_type=dppo, dppo_type=binary_tv; delta_low, delta_high",
+        "SkyRL": "policy_loss_type=dppo, dppo.dppo_type=binary_tv; dppo.delta_low, dppo.delta_high",
         "prime-rl": "the default loss, without its kl_tau; dppo_mask_low, dppo_mask_high",
     },
     clip_low=0.2,
@@ -42,7 +42,7 @@ def dppo_tv(log_pi, old_log_pi, advantages, batch, options) -> TokenLoss:
     "-M r A; M as dppo_tv, with KL(pi_old‖pi) of the binary distributions in place of the difference",
     {
         "verl": "policy_loss.loss_mode=dppo_kl; clip_ratio_low, clip_ratio_high, clip_ratio_c",
-        "SkyRL": "policy_loss_type=dppo, dppo_type=binary_kl; delta_low, delta_high",
+        "SkyRL": "policy_loss_type=dppo, dppo.dppo_type=binary_kl; dppo.delta_low, dppo.delta_high",
     },
     clip_low=0.05,
     clip_high=0.05,

@@ -28,6 +28,7 @@ RUNS = {
     "steering": ("controller", ["exact", "adaptive", "lagrangian"]),
     "wrong_gradient": ("series", ["reference", "descended", "trained"]),
     "where_diversity_goes": ("series", ["reference", "flat", "exact", "trained"]),
+    "trust_regions": ("kind", ["surrogate", "weights", "trained by rlkl"]),
 }
 NAMES = [*SERIES, *MEASURED, *RUNS]
 
@@ -134,12 +135,20 @@ def wrong_where_diversity_goes(drawn: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield other
 
 
+def wrong_trust_regions(drawn: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    numbers = ["regret", "entropy", "success", "half", "touched", "apart"]
+    for value in (0.0, 1.0, np.nan):
+        yield drawn.assign(**dict.fromkeys(numbers, value))
+    yield drawn[drawn["method"].isin(["ppo", "uncorrected"])]
+
+
 WRONG_RUNS = {
     "collapse": wrong_collapse,
     "typicality": wrong_typicality,
     "steering": wrong_steering,
     "wrong_gradient": wrong_wrong_gradient,
     "where_diversity_goes": wrong_where_diversity_goes,
+    "trust_regions": wrong_trust_regions,
 }
 
 
