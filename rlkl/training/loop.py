@@ -184,22 +184,24 @@ def row(run: Run, state: State, report: metrics.Report, key: PRNGKeyArray) -> Ro
 
 
 class UpdateResult(NamedTuple):
-    """The parameters and optimiser after one update; finite: whether the loss, the gradient and so
-    the parameters are."""
+    """The parameters and optimiser after one update.
+
+    stats: what the loss function returned beside its value. finite: whether the loss, the gradient and so the parameters are.
+    """
 
     trainable: Any
     optimizer: optax.OptState
     gradient_norm: Float[Array, ""]
-    batch_stats: BatchStats
+    stats: Any
     finite: Bool[Array, ""]
 
 
 def _update(run: Run, trainable, optimizer_state, loss_function) -> UpdateResult:
-    """Take one optimiser step on `loss_function(parameters) -> (loss, batch_stats)`."""
+    """Take one optimiser step on `loss_function(parameters) -> (loss, statistics)`."""
     settings = run.settings
-    (value, batch_stats), gradient = jax.value_and_grad(loss_function, has_aux=True)(trainable)
+    (value, stats), gradient = jax.value_and_grad(loss_function, has_aux=True)(trainable)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
-        method = optimizer(settings.optimizer, settings.steps * epochs(run))
+        method = optimizer(settings.optimizer, settings.steps * settings.algorithm.epochs)
         updates, optimizer_state = method.update(gradient, optimizer_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
     norm = optax.tree.norm(gradient)
@@ -207,12 +209,7 @@ def _update(run: Run, trainable, optimizer_state, loss_function) -> UpdateResult
     # with the norm. While the square is finite, no parameter overflows, and neither does Adam's second moment.
     largest = settings.optimizer.learning_rate * jnp.maximum(norm, 1.0)
     finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(jnp.square(largest))
-    return UpdateResult(trainable, optimizer_state, norm, batch_stats, finite)
-
-
-def epochs(run: Run) -> int:
-    """Number of updates on each batch."""
-    return run.settings.algorithm.epochs
+    return UpdateResult(trainable, optimizer_state, norm, stats, finite)
 
 
 def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State:
@@ -228,13 +225,14 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
         sampler = jax.tree.map(lambda x: x[stale_index], state.stale_policies)
     trainable, rest = eqx.partition(state.policy, eqx.is_inexact_array)
     baseline, key = _corrected_baseline(state, settings), jax.random.fold_in(threefry.wrap(state.key), state.step)
-    if epochs(run) == 1:
+    if settings.algorithm.epochs == 1:
 
         def step_loss(parameters):
             policy = sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
             return sampled_losses.loss(settings, objective, policy, baseline, key, sampler, logged)
 
         result = _update(run, trainable, state.optimizer, step_loss)
+        batch_stats = result.stats
     else:
         old_policy = sampled_losses.with_dropout(settings, state.policy, key)
         rollout = sampled_losses.gather(settings, objective, sampler, old_policy, key)
@@ -244,22 +242,29 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
         )
         experience = experience._replace(batch_stats=experience.batch_stats._replace(mismatch=mismatched))
 
-        def epoch_loss(parameters):
-            policy = sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
-            positions = scoring.positions(objective.task.automaton, policy, objective.reference, batch)
-            value = sampled_losses.surrogate(settings, objective.beta, positions, batch, experience)
-            stats = sampled_losses.update_stats(settings, positions, batch, experience, logged)
-            return value + sampled_losses.off_batch_penalty(settings, objective, policy, key), stats
+        def policy_of(parameters):
+            return sampled_losses.with_dropout(settings, eqx.combine(parameters, rest), key)
 
-        def epoch(_, previous):
+        def positions_of(parameters):
+            return scoring.positions(objective.task.automaton, policy_of(parameters), objective.reference, batch)
+
+        def epoch_loss(parameters):
+            value = sampled_losses.surrogate(settings, objective.beta, positions_of(parameters), batch, experience)
+            penalty = sampled_losses.off_batch_penalty(settings, objective, policy_of(parameters), key)
+            return value + penalty, None
+
+        def epoch(_, carry):
+            previous, _ = carry
             result = _update(run, previous.trainable, previous.optimizer, epoch_loss)
-            return result._replace(finite=previous.finite & result.finite)
+            return result._replace(finite=previous.finite & result.finite), previous.trainable
 
         zero = jnp.zeros_like(state.gradient_norm)
-        before = UpdateResult(trainable, state.optimizer, zero, experience.batch_stats, jnp.asarray(True))
-        result = jax.lax.fori_loop(0, epochs(run), epoch, before)
+        before = UpdateResult(trainable, state.optimizer, zero, None, jnp.asarray(True))
+        result, last = jax.lax.fori_loop(0, settings.algorithm.epochs, epoch, (before, trainable))
+        touched = sampled_losses.touched(settings, lambda: positions_of(last), batch, experience, logged)
+        batch_stats = experience.batch_stats._replace(touched=touched)
     decay = settings.algorithm.baseline_decay
-    controller_kl, divisor = controllers.average(state.controller_kl, result.batch_stats.controller_kl, state.step)
+    controller_kl, divisor = controllers.average(state.controller_kl, batch_stats.controller_kl, state.step)
     policy = eqx.combine(result.trainable, rest)
     if settings.penalty.controller in SCHEDULES:
         beta = controllers.scheduled(settings.penalty, state.step + 1, settings.steps)
@@ -273,11 +278,11 @@ def step(run: Run, state: State, logged: Bool[Array, ""] | bool = True) -> State
         anchor=_updated_anchor(settings.reference, state, policy),
         stale_policies=stale_policies,
         optimizer=result.optimizer,
-        baseline=decay * state.baseline + (1.0 - decay) * result.batch_stats.reward,
+        baseline=decay * state.baseline + (1.0 - decay) * batch_stats.reward,
         key=state.key,
         step=state.step + 1,
         gradient_norm=result.gradient_norm,
-        batch_stats=result.batch_stats,
+        batch_stats=batch_stats,
         beta=beta,
         controller_kl=controller_kl,
         stopped=state.stopped,

@@ -1,7 +1,7 @@
 """Losses of one training step: pure functions of settings, an objective and a batch, sampled, counted or enumerated."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from rlkl.rollouts.batch import Batch, Positions
 from rlkl.settings import STEERED, PenaltySettings, Settings
 from rlkl.training import dynamic_sampling, exact_losses, reward_shaping, spec
 
+T = TypeVar("T")
 LOGGED = ("k1", "k2", "k3")  # estimates of KL(pi‖pi_ref) that are logged of every batch
 # folded into the key of samples from the reference, and of dropout; training folds in its steps, from 0
 REFERENCE, DROPOUT = 2**31 - 3, 2**31 - 5
@@ -205,7 +206,7 @@ def experience(
     return Experience(old_log_pi, advantages, importance_weight, batch_stats)
 
 
-def _if_logged(logged: Bool[Array, ""] | bool, statistics: Callable[[], BatchStats], otherwise: BatchStats) -> BatchStats:
+def _if_logged(logged: Bool[Array, ""] | bool, statistics: Callable[[], T], otherwise: T) -> T:
     """The statistics of a logged step, else `otherwise`; they are computed only where they are logged."""
     return statistics() if logged is True else jax.lax.cond(logged, statistics, lambda: otherwise)
 
@@ -225,27 +226,29 @@ def surrogate(
     return algorithms.aggregate(algorithm.loss_aggregation, per_token, batch)
 
 
-def update_stats(
+def touched(
     settings: Settings,
-    positions: Positions,
+    read_positions: Callable[[], Positions],
     batch: Batch,
     experience: Experience,
     logged: Bool[Array, ""] | bool = True,
-) -> BatchStats:
-    """The statistics of a batch, with the share of the tokens' gradients that the surrogate changes in this update."""
-    stats = experience.batch_stats
+) -> Float[Array, ""]:
+    """The share of the tokens' gradients that the surrogate changes in an update; NaN without one, or where not logged.
+
+    read_positions: returns the positions of the policy before this update; it is called only where they are needed.
+    """
+    none = jnp.full((), jnp.nan, experience.old_log_pi.dtype)
     if settings.algorithm.surrogate == "none":
-        return stats
-    positions = jax.lax.stop_gradient(positions)
+        return none
 
-    def statistics() -> BatchStats:
+    def share() -> Float[Array, ""]:
+        positions, mask = jax.lax.stop_gradient(read_positions()), jnp.asarray(batch.mask)
         log_pi = positions.at_tokens(positions.log_pi, batch)
-        touched = surrogates.token_loss(log_pi, experience.old_log_pi, experience.advantages, batch, settings.algorithm).touched
-        mask = jnp.asarray(batch.mask)
+        found = surrogates.token_loss(log_pi, experience.old_log_pi, experience.advantages, batch, settings.algorithm).touched
         count = batch.mean(jnp.sum(mask.astype(log_pi.dtype), axis=1))
-        return stats._replace(touched=batch.mean(jnp.sum(jnp.where(mask, touched, 0.0), axis=1)) / count)
+        return batch.mean(jnp.sum(jnp.where(mask, found, 0.0), axis=1)) / count
 
-    return _if_logged(logged, statistics, stats)
+    return _if_logged(logged, share, none)
 
 
 def loss(
@@ -269,7 +272,8 @@ def loss(
     batch, positions, sampler_log_pi, mismatched, zero_std = gather(settings, objective, sampler, policy, key)
     targets = experience(settings, objective, positions, batch, baseline, sampler_log_pi, logged, zero_std)
     value = surrogate(settings, objective.beta, positions, batch, targets)
-    stats = update_stats(settings, positions, batch, targets, logged)._replace(mismatch=mismatched)
+    share = touched(settings, lambda: positions, batch, targets, logged)
+    stats = targets.batch_stats._replace(touched=share, mismatch=mismatched)
     return value + off_batch_penalty(settings, objective, policy, key), stats
 
 

@@ -80,7 +80,8 @@ def world():
         objective = spec.objective(run)
         learned = sampled_losses.experience(run.settings, objective, at, batch, jnp.asarray(BASELINE), reported)
         value = sampled_losses.surrogate(run.settings, objective.beta, at, batch, learned)
-        return value, sampled_losses.update_stats(run.settings, at, batch, learned)
+        touched = sampled_losses.touched(run.settings, lambda: at, batch, learned)
+        return value, learned.batch_stats._replace(touched=touched)
 
     @jax.jit
     def gradients(logits):

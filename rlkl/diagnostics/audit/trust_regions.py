@@ -179,8 +179,9 @@ def _score_weights(run: Run, policy: AnyPolicy, batch: Batch, reported) -> tuple
         return jnp.sum(surrogates.token_loss(x, learned.old_log_pi, learned.advantages, batch, chosen.algorithm).loss)
 
     weight = -jax.grad(total)(log_pi) * learned.importance_weight
-    stats = sampled_losses.update_stats(chosen, positions, batch, learned)
-    touched = stats.truncated if chosen.algorithm.surrogate == "none" else stats.touched
+    touched = learned.batch_stats.truncated
+    if chosen.algorithm.surrogate != "none":
+        touched = sampled_losses.touched(chosen, lambda: positions, batch, learned)
     return jnp.where(jnp.asarray(batch.mask), weight, 0.0), jnp.nan_to_num(touched)
 
 
