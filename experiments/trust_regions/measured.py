@@ -18,9 +18,9 @@ from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 from rlkl.training.spec import Run
 
-COLUMNS = [
-    "task", "method", "kind", "sampler", "seed", "regret", "entropy", "success", "half", "touched", "touched_end", "apart",
-]  # fmt: skip
+COLUMNS = ["task", "method", "kind", "sampler", "seed", "regret", "entropy", "success", "half", "touched", "apart"]
+EARLY = 25  # rows over which `touched` is averaged
+FRESH = "staleness 0"
 QUICK = ("ppo", methods.PLAIN)
 RLKL = "trained by rlkl"
 
@@ -57,9 +57,9 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
     """A row a task, method, sampler and seed, and one for each run that rlkl trained.
 
     regret, entropy: at the end, entropy less the optimum's, in nats. success: probability of the best reward, over the
-    optimum's. half: the first step at which it is a half. touched: mean share of tokens that the method clips, masks or limits
-    until then, and touched_end: over the last tenth of the steps. apart: largest difference of a log-probability at the end
-    from the uncorrected loss of the same sampler and seed; for rlkl's run, from the same method, sampler and seed here.
+    optimum's. half: the first step at which it is a half. touched: share of tokens that the method clips, masks or limits, mean
+    over the first 500 steps. apart: largest difference of a log-probability at the end: of fresh samples (staleness 0) from
+    the uncorrected loss of the same seed; of rlkl's run, from the same method, sampler and seed here.
     """
     steps, seeds = (paths.EVERY * 2, 1) if quick else (paths.STEPS, paths.SEEDS)
     rows: list[dict[str, Any]] = []
@@ -74,7 +74,7 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
                     kind = "surrogate" if name in methods.SURROGATES else "weights"
                     about = {"task": task, "method": name, "kind": kind, "sampler": sampler, "seed": seed}
                     rows.append(about | _numbers(sequences_of(run), lane))
-    for row in rows:
+    for row in (row for row in rows if row["sampler"] == FRESH):
         row["apart"] = _apart(
             *(ends[row["task"], name, row["sampler"], row["seed"]] for name in (row["method"], methods.PLAIN))
         )
@@ -100,15 +100,13 @@ def _numbers(sequences: Sequences, lane: paths.Path) -> dict[str, float]:
     best = np.exp(sequences.log_optimum)
     success = np.exp(log_pi[:, sequences.good]).sum(axis=1) / best[sequences.good].sum()
     reached = np.flatnonzero(success >= 0.5)
-    until, last = int(reached[0]) + 1 if len(reached) else len(success), max(1, len(success) // 10)
     pi = np.exp(log_pi[-1])
     return {
         "regret": sequences.beta * float(pi @ (log_pi[-1] - sequences.log_optimum)),
         "entropy": float(best @ sequences.log_optimum - pi @ log_pi[-1]),
         "success": float(success[-1]),
-        "half": float(until * paths.EVERY) if len(reached) else math.nan,
-        "touched": float(np.mean(lane.touched[:until])),
-        "touched_end": float(np.mean(lane.touched[-last:])),
+        "half": float((reached[0] + 1) * paths.EVERY) if len(reached) else math.nan,
+        "touched": float(np.mean(lane.touched[:EARLY])),
     }
 
 

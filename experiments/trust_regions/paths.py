@@ -60,7 +60,9 @@ def run_of(task: str, overrides: Sequence[str], steps: int = STEPS) -> Run:
 def follow(run: Run, seeds: int = SEEDS, every: int = EVERY) -> Path:
     """The paths of all samplers and seeds, samplers first. Needs x64."""
     lanes = [(*sampler, seed) for sampler in SAMPLERS.values() for seed in range(seeds)]
-    return _follow(jax.tree.map(jnp.asarray, run), Lane(*(jnp.asarray(x) for x in zip(*lanes, strict=True))), every)
+    staleness, temperature, seed = zip(*lanes, strict=True)
+    chosen = Lane(jnp.asarray(staleness, jnp.int32), jnp.asarray(temperature), jnp.asarray(seed))
+    return _follow(jax.tree.map(jnp.asarray, run), chosen, every)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -226,3 +226,19 @@ def test_settings_that_no_diagnosis_knows_are_refused_in_one_line(overrides, lib
     with pytest.raises(SettingsError) as refused:
         diagnose({"log_probs": np.full((3, 2), -1.0)}, penalty=overrides, library=library)
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"importance_correction": "geometric"},
+        {"importance_correction": "token", "importance_limit": "mask"},
+        {"importance_correction": "token", "importance_min": 0.5},
+        {"kl_mask": "opsm"},
+    ],
+)
+def test_weights_whose_pull_is_not_known_are_refused(unknown):
+    penalty = dataclasses.replace(PenaltySettings(estimator="k1", sampler="policy"), **unknown)
+    with pytest.raises(SettingsError) as refused:
+        pull.check_estimator(penalty)
+    assert refused.value.key == f"penalty.{list(unknown)[-1]}"

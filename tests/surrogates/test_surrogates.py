@@ -14,6 +14,7 @@ from rlkl.config.resolve import resolve
 from rlkl.errors import SettingsError
 from rlkl.penalties import importance, kl_masks
 from rlkl.policies.tabular import Tabular
+from rlkl.reports import listing
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, enumerate_all
 from rlkl.training import describe, loop, sampled_losses, spec
@@ -235,3 +236,7 @@ def test_names_in_libraries_are_given_for_all():
     }
     assert all(surrogate.libraries and surrogate.formula for surrogate in surrogates.REGISTRY.values())
     assert set(kl_masks.LIBRARIES) == set(settings.KL_MASKS)
+    listed = {row[0]: row for row in listing._surrogates()}
+    assert list(listed) == list(surrogates.REGISTRY)
+    assert "verl: policy_loss.loss_mode=dppo_tv" in listed["dppo_tv"][-1]
+    assert len(list(listing._corrections())) == len(importance.LIBRARIES) + len(settings.KL_MASKS)

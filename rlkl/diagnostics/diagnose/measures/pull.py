@@ -43,13 +43,20 @@ class PullRow(NamedTuple):
 
 
 def check_estimator(penalty: PenaltySettings) -> None:
-    """Raise `SettingsError` for an estimator whose score weights are not known."""
+    """Raise `SettingsError` for an estimator whose score weights are not known, and for weights of samples that are not."""
     known = (*VALUES, "full", "score")
     for key, name in (("estimator", penalty.estimator), ("gradient_estimator", penalty.gradient_estimator)):
         if name not in known:
             raise SettingsError(f"penalty.{key}", name, nearest(str(name), known))
     if penalty.sampler == "reference":
         raise SettingsError("penalty.sampler", "reference", "reads the reference's own samples: its pull is exact on those")
+    corrections = ("none", "token", "sequence")
+    if penalty.importance_correction not in corrections:
+        rule = "the pull is known of: " + ", ".join(corrections)
+        raise SettingsError("penalty.importance_correction", penalty.importance_correction, rule)
+    for key, unset in (("importance_limit", "truncate"), ("importance_min", None), ("kl_mask", "none")):
+        if getattr(penalty, key) != unset:
+            raise SettingsError(f"penalty.{key}", getattr(penalty, key), "the pull is known of weights without it")
 
 
 def targets(penalty: PenaltySettings) -> list[tuple[str, str]]:
