@@ -63,6 +63,7 @@ bench: $(READY)
 	$(BIN)/python -m experiments.speed.throughput
 	$(BIN)/python -m experiments.speed.sweeping
 	$(BIN)/python -m experiments.speed.growth
+	$(BIN)/python -m experiments.speed.prompts
 	$(BIN)/python -m experiments.speed.diagnosing
 
 # At most six minutes, on one GPU. WHEELS: a folder of wheels to install jax's CUDA build from, without a network.
