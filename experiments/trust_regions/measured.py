@@ -58,8 +58,9 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
 
     regret, entropy: at the end, entropy less the optimum's, in nats. success: probability of the best reward, over the
     optimum's. half: the first step at which it is a half. touched: share of tokens that the method clips, masks or limits, mean
-    over the first 500 steps. apart: largest difference of a log-probability at the end: of fresh samples (staleness 0) from
-    the uncorrected loss of the same seed; of rlkl's run, from the same method, sampler and seed here.
+    over the first 500 steps; of stale samples alone, since at temperature .8 some batches come to hold one sequence only, whose
+    advantage, and clip, has the sign of a rounding error. apart: largest difference of a log-probability at the end: of fresh
+    samples (staleness 0) from the uncorrected loss of the same seed; of rlkl's run, from the same method, sampler and seed here.
     """
     steps, seeds = (paths.EVERY * 2, 1) if quick else (paths.STEPS, paths.SEEDS)
     rows: list[dict[str, Any]] = []
@@ -74,6 +75,9 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
                     kind = "surrogate" if name in methods.SURROGATES else "weights"
                     about = {"task": task, "method": name, "kind": kind, "sampler": sampler, "seed": seed}
                     rows.append(about | _numbers(sequences_of(run), lane))
+    for row in rows:
+        if methods.SAMPLERS[row["sampler"]].temperature != 1.0:
+            row["touched"] = math.nan
     for row in (row for row in rows if row["sampler"] == FRESH):
         row["apart"] = _apart(
             *(ends[row["task"], name, row["sampler"], row["seed"]] for name in (row["method"], methods.PLAIN))
