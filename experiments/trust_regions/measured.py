@@ -60,7 +60,7 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
     optimum's. half: the first step at which it is a half. touched: share of tokens that the method clips, masks or limits, mean
     over the first 500 steps; of stale samples alone, since at temperature .8 some batches come to hold one sequence only, whose
     advantage, and clip, has the sign of a rounding error. apart: largest difference of a log-probability at the end: of fresh
-    samples (staleness 0) from the uncorrected loss of the same seed; of rlkl's run, from the same method, sampler and seed here.
+    samples (staleness 0) from the uncorrected loss of the same seed; of rlkl's run, from the same path here.
     """
     steps, seeds = (paths.EVERY * 2, 1) if quick else (paths.STEPS, paths.SEEDS)
     rows: list[dict[str, Any]] = []
