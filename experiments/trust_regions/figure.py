@@ -4,10 +4,9 @@ The bandit's best of ten arms has a reference probability of .008; the top of th
 tokens of probability .2. The samplers are the policy of 0, 1, 4 and 16 batches ago, and the policy itself at temperature .8,
 which never becomes the policy. KL(pi‖pi_ref) is in the reward.
 
-A stale sampler moves no fixed point of a method that has the plain loss's gradient at ratio 1: where the policy rests, it is
-its own sampler. On a bandit no sampler does, as long as the method only weighs advantages: at the optimum of E[r] - beta
-KL(pi‖pi_ref) the returns r - beta log(pi/pi_ref) of all arms are equal, and all advantages 0. A token that is masked for good
-never gets there.
+At the optimum of E[r] - beta KL(pi‖pi_ref) all continuations of a state have the same return r - beta log(pi/pi_ref), so that
+what weighs advantages has no gradient there, whatever the sampler, but for what a baseline adds. What is masked for good never
+gets there, and a penalty that no advantage multiplies moves it.
 
 Sources: Qi et al. 2026, "Rethinking the trust region in LLM reinforcement learning", arXiv 2602.04879, for ratios and rare
 tokens; Cui et al. 2025, "The entropy mechanism of reinforcement learning for reasoning language models", arXiv 2505.22617, for
@@ -43,7 +42,7 @@ COLUMNS = {
 
 def draw(drawn: pd.DataFrame) -> Figure:
     """A row a method, a block of rows a task, a panel a number; marks are means of seeds, lines go from least to largest."""
-    drawn = drawn[drawn["kind"] != RLKL]
+    drawn = drawn[(drawn["kind"] != RLKL) & drawn["sampler"].isin(list(SAMPLERS))]
     heights = [len(_places(drawn[drawn["task"] == task])) + 2.4 for task in paths.TASKS]
     with plots.styled():
         figure = Figure(figsize=(plots.PAGE, 1.5 + 0.13 * sum(heights)))

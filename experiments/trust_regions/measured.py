@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from experiments.trust_regions import methods, paths
+from experiments.trust_regions import fixed_points, methods, paths
 from rlkl.config.build import build
 from rlkl.policies import table_of
 from rlkl.runs.folder import checkpoint
@@ -18,7 +18,7 @@ from rlkl.runs.load import Runs
 from rlkl.settings import numerics
 from rlkl.training.spec import Run
 
-COLUMNS = ["task", "method", "kind", "sampler", "seed", "regret", "entropy", "success", "half", "touched", "apart"]
+COLUMNS = ["task", "method", "kind", "sampler", "seed", "regret", "entropy", "success", "half", "touched", "apart", "pull"]
 EARLY = 25  # rows over which `touched` is averaged
 FRESH = "staleness 0"
 QUICK = ("ppo", methods.PLAIN)
@@ -54,13 +54,14 @@ def sequences_of(run: Run) -> Sequences:
 
 
 def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
-    """A row a task, method, sampler and seed, and one for each run that rlkl trained.
+    """A row a task, method, sampler and seed, one for each run that rlkl trained, and two a method without noise.
 
     regret, entropy: at the end, entropy less the optimum's, in nats. success: probability of the best reward, over the
     optimum's. half: the first step at which it is a half. touched: share of tokens that the method clips, masks or limits, mean
     over the first 500 steps; of stale samples alone, since at temperature .8 some batches come to hold one sequence only, whose
     advantage, and clip, has the sign of a rounding error. apart: largest difference of a log-probability at the end: of fresh
-    samples (staleness 0) from the uncorrected loss of the same seed; of rlkl's run, from the same path here.
+    samples (staleness 0) from the uncorrected loss of the same seed; of rlkl's run, from the same path here. pull: without
+    noise, see `fixed_points`; 0 where the optimum is a fixed point.
     """
     steps, seeds = (paths.EVERY * 2, 1) if quick else (paths.STEPS, paths.SEEDS)
     rows: list[dict[str, Any]] = []
@@ -82,7 +83,21 @@ def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
         row["apart"] = _apart(
             *(ends[row["task"], name, row["sampler"], row["seed"]] for name in (row["method"], methods.PLAIN))
         )
-    return pd.DataFrame([*rows, *_by_rlkl(runs, ends)], columns=COLUMNS)
+    return pd.DataFrame([*rows, *_by_rlkl(runs, ends), *([] if quick else _at_optima())], columns=COLUMNS)
+
+
+def _at_optima() -> Iterator[dict[str, Any]]:
+    """The rows without noise."""
+    with ThreadPoolExecutor(2) as pool:
+        for task, found in zip(paths.TASKS, pool.map(_pulls, paths.TASKS), strict=True):
+            for (method, sampler), pull in found.items():
+                kind = "surrogate" if method in methods.SURROGATES else "weights"
+                yield {"task": task, "method": method, "kind": kind, "sampler": sampler, "pull": pull}
+
+
+def _pulls(task: str) -> dict[tuple[str, str], float]:
+    with numerics.pinned():  # of this thread
+        return fixed_points.pulls(task)
 
 
 def _follow(task: str, overrides: Sequence[str], steps: int, seeds: int) -> tuple[Run, paths.Path]:

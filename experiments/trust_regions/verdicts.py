@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from experiments.harness.claims import Claim, at_least, at_most
-from experiments.trust_regions import methods
+from experiments.trust_regions import fixed_points, methods
 from experiments.trust_regions.measured import RLKL
 
 STALE = ("staleness 1", "staleness 4", "staleness 16")
@@ -13,6 +13,7 @@ MISMATCH = "temperature .8"
 PENALISED, DROPPED = "kl_cov", "clip_cov"
 MASKS = ("no weights, seq_mean_k3 at .01", "token weights, seq_mean_k1 at .01")
 LOSERS = ("ppo", "gspo", *MASKS, "geometric weights, 0 outside .99 to 1.01")
+UNMOVED = ("token weights", "sequence weights", "dppo_tv", "dppo_kl")
 KEEPERS = (
     "cispo", "sapo", "dppo_tv", "dppo_kl", "token weights", "token weights at most 2 (TIS)",
     "token weights, 0 outside .5 to 5 (IcePop)", "sequence weights", "sequence weights at most 2", "geometric weights",
@@ -29,9 +30,27 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
             "rlkl's own runs (ppo, staleness 16): largest difference of a log-probability from the path of the figure",
             _most(drawn.loc[drawn["kind"] == RLKL, "apart"]), 1e-6,
         ),
+        *_at_the_optimum(own),
         *_at_ratio_one(own),
         *_stale(own),
         *_mismatched(own),
+    ]  # fmt: skip
+
+
+def _at_the_optimum(own: pd.DataFrame) -> list[Claim]:
+    """Without noise: norms of expected gradients at the optimum, over that of the objective at the reference."""
+    fresh, mismatched = (own[own["sampler"] == name] for name in fixed_points.TEMPERATURES)
+    bandit, ladder = (mismatched[mismatched["task"] == task] for task in ("bandit", "ladder"))
+    others = ladder[~ladder["method"].isin((PENALISED, *UNMOVED))]
+    return [
+        at_most("samples of the optimum, every method: largest pull at the optimum", _most(fresh["pull"]), 1e-12),
+        at_most("the optimum at temperature .8, bandit, all but kl_cov: largest pull",
+                _most(bandit.loc[bandit["method"] != PENALISED, "pull"]), 1e-12),
+        at_most("the optimum at temperature .8, ladder, token and sequence weights, dppo: largest pull",
+                _most(ladder.loc[ladder["method"].isin(UNMOVED), "pull"]), 1e-12),
+        at_most("the optimum at temperature .8, ladder, all others but kl_cov: largest pull", _most(others["pull"]), 2e-3),
+        at_least("the optimum at temperature .8, kl_cov: least pull",
+                 _least(mismatched.loc[mismatched["method"] == PENALISED, "pull"]), 0.3),
     ]  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def wrong_where_diversity_goes(drawn: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def wrong_trust_regions(drawn: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    numbers = ["regret", "entropy", "success", "half", "touched", "apart"]
+    numbers = ["regret", "entropy", "success", "half", "touched", "apart", "pull"]
     for value in (0.0, 1.0, np.nan):
         yield drawn.assign(**dict.fromkeys(numbers, value))
     yield drawn[drawn["method"].isin(["ppo", "uncorrected"])]
