@@ -65,7 +65,7 @@ def trainer(run: Any) -> tuple[Any, Callable[[Any, Any, int], Any]]:
     import jax
 
     from rlkl.policies import base
-    from rlkl.training import loop
+    from rlkl.training import loop, observe
 
     @jax.jit
     def advance(run, state, count):
@@ -91,18 +91,18 @@ def grades(run: Any, runs: int, steps: int) -> dict[str, list[float]]:
     """Mean reward and KL of so many runs after their last step, as rlkl grades them: exactly, or by samples."""
     import jax
 
-    from rlkl.training import loop
+    from rlkl.training import loop, observe
 
     result: dict[str, list[float]] = {"reward": [], "kl": []}
     _, advance = trainer(run)
-    start, prepare, observe = jax.jit(loop.start), jax.jit(loop.prepare), jax.jit(loop.observe)
+    start, prepare, graded = jax.jit(loop.start), jax.jit(observe.prepare), jax.jit(observe.observe)
     for seed in range(runs):
         seeded = dataclasses.replace(
             run, settings=dataclasses.replace(run.settings, seed=np.full_like(run.settings.seed, seed))
         )
         state = start(seeded)
         optimum, _ = prepare(seeded, state)
-        values = observe(seeded, optimum, advance(seeded, state, steps)).report.values
+        values = graded(seeded, optimum, advance(seeded, state, steps)).report.values
         result["reward"].append(float(values.reward))
         result["kl"].append(float(values.kl_pi_ref))
     return result

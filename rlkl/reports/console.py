@@ -17,7 +17,7 @@ from rich.text import Text
 from rlkl.errors import visible
 
 if TYPE_CHECKING:
-    from rlkl.training.loop import Row
+    from rlkl.training.observe import Row
 
 
 NARROWEST = 8  # columns that a table's text takes at least, where it is longer

@@ -20,7 +20,7 @@ from rlkl.runs.tracking.tracker import AnyTracker
 from rlkl.settings import numerics
 from rlkl.training import blocks
 from rlkl.training.blocks import Trained
-from rlkl.training.loop import Row
+from rlkl.training.observe import Row
 
 if TYPE_CHECKING:
     import pandas as pd

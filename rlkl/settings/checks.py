@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rlkl.errors import SettingsError, nearest
-from rlkl.settings.options import BETA_LIMITS, GROUPS, SCHEDULES, Engine, Execution, PenaltySettings, Settings, Tracking
+from rlkl.settings.execution import Engine, Execution, Tracking
+from rlkl.settings.options import GROUPS, Settings
+from rlkl.settings.penalty import BETA_LIMITS, SCHEDULES, PenaltySettings
 
 
 def check(key: str, value: Any, field: dataclasses.Field) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rlkl.config.build import Built
     from rlkl.runs.store.run_store import Entry
     from rlkl.runs.tracking.tracker import AnyTracker
-    from rlkl.training.loop import Row
+    from rlkl.training.observe import Row
 
 
 BasicSweeper: Any = hydra_private.basic_sweeper()

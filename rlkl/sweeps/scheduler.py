@@ -20,7 +20,7 @@ from rlkl.runs.store.checked_files import Faults
 from rlkl.runs.store.run_store import Entry
 from rlkl.settings import numerics
 from rlkl.training import blocks, programs
-from rlkl.training.loop import Row
+from rlkl.training.observe import Row
 
 # Remaining work above which another device pays: in units of the first block's time if the programs are compiled anew for it,
 # in seconds if they are loaded from a cache.

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from rlkl.tasks.registry import Card, register
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
-def read_text(path: str | None) -> tuple[str, str]:
+def read_text(path: Any) -> tuple[str, str]:
     """The text of a UTF-8 file and the name of its source; without a path, the prose of CPython's `pydoc_data.topics`."""
     if path is None:
         from pydoc_data import topics

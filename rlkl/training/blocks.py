@@ -15,9 +15,11 @@ from rlkl import policies
 from rlkl.exact import optimal_policy
 from rlkl.training import final_grade
 from rlkl.training.final_grade import FinalGrade
-from rlkl.training.loop import ROWS, Row, State, advance, prepare, start
+from rlkl.training.loop import ROWS, advance, start
+from rlkl.training.observe import Row, prepare
 from rlkl.training.programs import Program, static_part
 from rlkl.training.spec import Run
+from rlkl.training.state import State
 
 WIDEST = 64  # runs in a block of small tables: the small operations of a step take as long for 64 runs as for one
 BANDIT_CELLS, CELLS = 8192, 1024  # in the tables of a block; in larger blocks a run takes no less time, or more

@@ -21,8 +21,9 @@ from rlkl.policies import Fixed
 from rlkl.policies.base import cast
 from rlkl.rollouts import threefry
 from rlkl.training import spec
-from rlkl.training.loop import Row, State, coefficient, optimum_at, row
+from rlkl.training.observe import Row, coefficient, optimum_at, row
 from rlkl.training.spec import Run
+from rlkl.training.state import State
 
 FINAL, DECODING = 2**31 - 2, 2**31 - 4  # folded into random keys; training folds in its steps, from 0
 GRID, ZOOMS = 65, 8  # points per axis and rounds of the search of `best_in_family`; each round shrinks its box 16-fold

@@ -17,7 +17,7 @@ from rlkl.config.compose import compose
 from rlkl.errors import SettingsError
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
-from rlkl.training import loop
+from rlkl.training import loop, observe
 from rlkl.training.programs import result_structure
 from tests.helpers import CHAIN, CONFIGS, OPTIONAL, SHIPPED, choices
 
@@ -52,7 +52,7 @@ def built_from(override: str):
 @jax.jit
 def stepped(run, state):
     """One program for the configs that differ in numbers alone."""
-    optimum, row = loop.prepare(run, state)
+    optimum, row = observe.prepare(run, state)
     after = loop.step(base.cast(run, run.settings.dtype), state)
     few = run.task.automaton.is_enumerable
     listed = jax.tree.map(jnp.asarray, batch.enumerate_all(run.task.automaton)) if few else None

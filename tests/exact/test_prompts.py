@@ -19,7 +19,7 @@ from rlkl.tasks import Automaton, Task
 from rlkl.tasks.preferences import annotators
 from tests.helpers import DEFINITIONS, PARAMS, random_rows, sequences
 
-QUICK, MANY = (1, 3), 100
+QUICK, MANY = 3, 100
 
 
 def random_parts(draw: np.random.Generator, prompts: int) -> list[Task]:
@@ -143,9 +143,8 @@ def plain_gradient(task: Task, prompts, log_pi, name: str) -> np.ndarray:
     return gradient
 
 
-@pytest.mark.parametrize("seed", QUICK)
-def test_values_gradients_and_optima_are_those_of_plain_enumeration(seed):
-    check(seed, ["kl_pi_ref", "jensen_shannon"] if seed == 3 else ["kl_ref_pi", "pearson"])
+def test_values_gradients_and_optima_are_those_of_plain_enumeration():
+    check(QUICK, ["kl_ref_pi", "pearson"])
 
 
 @pytest.mark.many

@@ -1,6 +1,7 @@
 """The utility of the success probability that group-standardised advantages maximise, against enumeration of groups."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def test_the_training_loss_descends_the_utility(name, std):
     made = build({"task": task, "algorithm": algorithm, "penalty": penalty, "policy": {"init": "random"}, "batch_size": 3,
                   "dtype": "float64", "objective": "utility"})  # fmt: skip
     run = jax.tree.map(jnp.asarray, made.run)
-    policy = loop.start(run).policy
+    policy = jax.jit(loop.start)(run).policy
     group = spec.utility_group(run.settings)
     assert group == Group(3, std)
 
@@ -107,12 +108,17 @@ def test_theory_s_numbers():
     """Section 6 of the theory: the slope at p = .1, and fixed points of an infinite group."""
     for size, number in {2: 1.0, 4: 1.690, 8: 2.328, 16: 2.848, 64: 3.255, None: 3.333}.items():
         np.testing.assert_allclose(utility.slope(Group(size, "population"), logit(0.1)), number, atol=5e-4)
-    best, _ = utility.solve_success(Group(None), REGISTRY["kl_pi_ref"], Params(), logit(0.1), jnp.asarray(1.0))
+
+    @partial(jax.jit, static_argnums=0)
+    def solve(name, beta):
+        return utility.solve_success(Group(None), REGISTRY[name], Params(), logit(0.1), beta)
+
+    best, _ = solve("kl_pi_ref", 1.0)
     np.testing.assert_allclose(jax.nn.sigmoid(best), 0.45305, atol=5e-6)
-    best, _ = utility.solve_success(Group(None), REGISTRY["kl_ref_pi"], Params(), logit(0.1), jnp.asarray(0.04))
+    best, _ = solve("kl_ref_pi", 0.04)
     larger = max(np.roots([1 + 0.04**-2, -(0.2 + 0.04**-2), 0.01]))  # its quadratic; it prints .0012944 for .0012940
     np.testing.assert_allclose(jax.nn.sigmoid(-best), 1 - larger, atol=1e-12)
-    best, value = utility.solve_success(Group(None), REGISTRY["kl_pi_ref"], Params(), logit(0.1), jnp.asarray(0.3))
+    best, value = solve("kl_pi_ref", 0.3)
     assert best == np.inf
     np.testing.assert_allclose(value, math.pi - 0.3 * math.log(10), rtol=1e-14)
 
@@ -142,8 +148,9 @@ def test_no_policy_is_better_than_the_optimum():
 def test_a_group_of_two_makes_the_utility_the_reward():
     task = jax.tree.map(jnp.asarray, tasks.build("bandit/prompts", prompts=3, size=4).task)
     objective = Objective(task, Fixed(task.log_reference, 1), REGISTRY["kl_pi_ref"], PARAMS, jnp.asarray(0.2))
-    by_utility = utility.solve(Group(2, "population"), objective)
-    by_reward = optimal_policy.solve(objective)
+    by_utility, by_reward = jax.jit(
+        lambda objective: (utility.solve(Group(2, "population"), objective), optimal_policy.solve(objective))
+    )(objective)
     np.testing.assert_allclose(by_utility.objective, by_reward.objective, rtol=1e-12)
     np.testing.assert_allclose(np.exp(by_utility.log_pi), np.exp(by_reward.log_pi), atol=1e-8)
 

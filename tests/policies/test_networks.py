@@ -22,7 +22,7 @@ from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import enumerate_all
 from rlkl.tasks import automaton as automata
 from rlkl.tasks import transforms
-from rlkl.training import blocks, exact_losses, loop, sampled_losses, spec
+from rlkl.training import blocks, exact_losses, loop, observe, sampled_losses, spec
 from tests.helpers import PARAMS, random_task, shortened
 
 NETWORKS = sorted(name for name, family in policies.REGISTRY.items() if family.network)
@@ -88,7 +88,7 @@ STARTS = [f"{task}-{name}-{init}" for task in TASKS for name in NETWORKS for ini
 
 @pytest.mark.parametrize("start", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in STARTS])
 def test_a_network_starts_where_it_says(start):
-    """Also a guard against the compiler's misreading that `loop.prepare` speaks of."""
+    """Also a guard against the compiler's misreading that `observe.prepare` speaks of."""
     task, name, init = start.split("-")
     run = run_of(TASKS[task], name, policy={"init": init}, dtype="float64")
     block, compiled = blocks.stack([run], 1), blocks.programs(run)
@@ -200,10 +200,10 @@ def test_a_fitted_bigram_is_the_maximum_likelihood_one():
     task = {"name": "sequence/text", "unit": "word", "size": 8, "order": 1, "horizon": 4}
     run = build({"task": task, "policy": {"name": "ngram", "order": 1}}).run
     state = jax.jit(loop.start)(run)
-    _, row = jax.jit(loop.prepare)(run, state)
+    _, row = jax.jit(observe.prepare)(run, state)
     assert abs(row.report.values.kl_pi_ref) < 1e-12
     rare = build({"task": {"name": "sequence/motif"}, "policy": {"name": "ngram", "order": 2}}).run
-    _, row = jax.jit(loop.prepare)(rare, jax.jit(loop.start)(rare))
+    _, row = jax.jit(observe.prepare)(rare, jax.jit(loop.start)(rare))
     assert abs(row.report.values.kl_ref_pi) < 1e-12  # letters are independent there
 
 
@@ -256,7 +256,7 @@ def test_estimates_have_the_standard_errors_that_they_say(many_seeds, name):
     none = np.full(SEEDS, np.nan)
     no_batch = sampled_losses.BatchStats(none, dict.fromkeys(sampled_losses.LOGGED, none), none, none, none, none)
     of = lambda report: history(  # noqa: E731
-        loop.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
+        observe.Row(np.zeros(SEEDS), jax.tree.map(np.asarray, report), *[np.zeros(SEEDS)] * 2, no_batch, None)
     )
     values, truth = of(drawn), of(exactly)
     for column in COLUMNS:

@@ -28,7 +28,7 @@ from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
 from rlkl.tasks.preferences.annotators import Preferences
 from rlkl.tasks.preferences.bradley_terry import Pairs
 from rlkl.tasks.transforms import unfold
-from rlkl.training import blocks, exact_losses, loop, spec
+from rlkl.training import blocks, exact_losses, observe, spec
 from tests.helpers import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 WORDS = {"name": "bandit/words"}
@@ -290,7 +290,7 @@ def test_the_optimum_on_sentences_is_the_reference_sharpened():
     made = jax.tree.map(
         jnp.asarray, run(*BIASED, "task@task.base=sequence/motif", "task.base.horizon=3", "task.model=features")
     )
-    best = jax.jit(loop.optimum_at)(made, jnp.asarray(0.25))
+    best = jax.jit(observe.optimum_at)(made, jnp.asarray(0.25))
     listed = batch.enumerate_all(made.task.automaton)
     log_ref = scoring.log_probability(made.reference, listed)
     weight = np.exp(np.asarray(log_ref) * (1.0 + 0.5 / 0.25)) * np.exp(np.asarray(made.task.gold)[listed.states[:, -1]] / 0.25)
@@ -310,7 +310,7 @@ def test_estimated_gold_is_within_its_standard_errors():
     task = made.task
     legal = np.broadcast_to(task.automaton.legal, (3, *task.automaton.legal.shape))
     policy = Fixed(jnp.asarray(random_rows(draw, legal)), 3)
-    best = loop.optimum_at(made, jnp.asarray(0.25))
+    best = observe.optimum_at(made, jnp.asarray(0.25))
     kl, key = REGISTRY["kl_pi_ref"], jax.random.key(0)
     exactly = metrics.evaluate(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), policy, best, key)
     about = metrics.report(sample(Objective(task, made.reference, kl, PARAMS, jnp.asarray(0.25)), policy, key, 4096), best)
@@ -324,7 +324,7 @@ def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
     """With all pairs, on a bandit and on sequences: the gradient of its loss vanishes there; elsewhere it does not."""
     for extra in ([], ["task@task.base=sequence/motif", "task.base.horizon=3", "task.model=features", "task.standardise=true"]):
         made = jax.tree.map(jnp.asarray, run(*BIASED, "algorithm=dpo", *extra))
-        best = loop.optimum_at(made, jnp.asarray(0.25))
+        best = observe.optimum_at(made, jnp.asarray(0.25))
         support = jnp.asarray(made.task.automaton.legal)
 
         def slope(logits, made=made, support=support):

@@ -84,7 +84,7 @@ def test_a_batch_without_groups_moves_nothing():
         algorithm = {"name": "grpo", "group_size": 4, "zero_std": "drop", "loss_aggregation": aggregation}
         made = build({"task": PROMPTS, "algorithm": algorithm, "batch_size": 8})
         run = base.cast(jax.tree.map(jnp.asarray, made.run), jnp.float32)
-        policy = loop.start(run).policy
+        policy = jax.jit(loop.start)(run).policy
         batch = a_batch(8, 2)._replace(weight=jnp.zeros(8, jnp.float32))
         positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
         objective = spec.objective(run, jnp.float32(0.1))
@@ -97,7 +97,7 @@ def test_dynamic_sampling_draws_groups_given_that_their_rewards_differ():
     task = jax.tree.map(jnp.asarray, tasks.build(**PROMPTS).task)
     made = build({"task": PROMPTS, "algorithm": {"name": "grpo", "group_size": 3, "zero_std": "resample"}, "batch_size": 12})
     run = jax.tree.map(jnp.asarray, made.run)
-    policy = loop.start(run).policy
+    policy = jax.jit(loop.start)(run).policy
     objective = spec.objective(run, jnp.float32(0.1))
 
     def starts(key):
@@ -171,7 +171,7 @@ def test_a_network_is_told_its_prompt(policy):
     task = {"name": "bandit/custom", "reward": [[0, 1], [1, 0]], "reference": [[0.5, 0.5], [0.5, 0.5]]}
     made = build({"task": task, "policy": policy | {"init": "random"}, "algorithm": {"name": "rloo", "group_size": 2}})
     run = jax.tree.map(jnp.asarray, made.run)
-    network = loop.start(run).policy
+    network = jax.jit(loop.start)(run).policy
     states = jnp.asarray([[0, 2], [1, 4]], jnp.int32)
     rows = np.asarray(network.score(jnp.zeros((2, 1), jnp.int32), states))
     assert np.abs(rows[0] - rows[1]).max() > 1e-3

@@ -11,7 +11,7 @@ from rlkl.divergences import REGISTRY
 from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks import REGISTRY as TASKS
-from rlkl.training import blocks, loop, sampled_losses, spec
+from rlkl.training import blocks, loop, observe, sampled_losses, spec
 
 BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
 STRICT = sorted(set(REGISTRY) - {"total_variation"})
@@ -31,10 +31,10 @@ def run(task="bandit/random", divergence="kl_pi_ref", beta=0.1, algorithm="exact
 def final_regret(made):
     """The regret after the last step: training without its logged rows, which halves what is compiled."""
     state = loop.start(made)
-    optimum, _ = loop.prepare(made, state)
+    optimum, _ = observe.prepare(made, state)
     low = base.cast(made, made.settings.dtype)
     state = loop.steps(low, state, made.settings.steps)
-    return loop.observe(made, optimum, state).report.regret
+    return observe.observe(made, optimum, state).report.regret
 
 
 def regrets(runs) -> np.ndarray:

@@ -25,7 +25,7 @@ from rlkl.runs.folder import csv_text, files
 from rlkl.runs.store import pretrained_references
 from rlkl.runs.store.checked_files import Faults
 from rlkl.settings import numerics
-from rlkl.training import loop, spec
+from rlkl.training import loop, spec, state
 
 FOLDER = Path("outputs") / "audit"
 SHORT = {"kl_pi_ref": "KL(pi‖pi_ref)", "kl_ref_pi": "KL(pi_ref‖pi)"}
@@ -72,7 +72,7 @@ def make_case(overrides: Sequence[str]) -> Case:
 
 
 @partial(jax.jit, static_argnums=2)
-def _train(run: spec.Run, state: loop.State, updates: int) -> loop.State:
+def _train(run: spec.Run, state: state.State, updates: int) -> state.State:
     cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
     return loop.steps(cast_run, state, updates)
 

@@ -22,7 +22,7 @@ from rlkl.policies import base
 from rlkl.rollouts import batch, scoring
 from rlkl.tasks import Task
 from rlkl.tasks.bandits import bandit
-from rlkl.training import blocks, loop, spec
+from rlkl.training import blocks, loop, observe, spec
 
 ARMS = 64
 DROPPED = (10.0, 30.0)  # log-probability that a lost arm lacks in the initial policy: then rarely or never sampled
@@ -171,8 +171,8 @@ def _train_one(run: spec.Run, start: Float[Array, "T D V"]) -> Reached:
     policy = eqx.tree_at(lambda p: jax.tree.leaves(p)[0], state.policy, start.astype(batch.float_dtype(state.policy)))
     cast_run = base.cast(run, jnp.dtype(run.settings.dtype))
     state = loop.steps(cast_run, state._replace(policy=policy), run.settings.steps)
-    optimum = loop.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
-    report = loop.observe(run, optimum, state).report
+    optimum = observe.optimum_at(run, jnp.asarray(run.settings.penalty.beta, jnp.float64))
+    report = observe.observe(run, optimum, state).report
     final_policy = base.cast(state.policy, jnp.float64)
     ends = exact.outcome_probabilities(run.task.automaton, policies.table_of(final_policy))
     values: Any = (report.objective, report.values.reward, report.values.kl_pi_ref, optimum.objective, _gap(run, optimum))

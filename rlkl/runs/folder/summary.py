@@ -15,7 +15,7 @@ from rlkl.runs.folder.diversity_table import DiversityTable
 from rlkl.training import describe, spec
 from rlkl.training.blocks import Trained
 from rlkl.training.final_grade import Decoded
-from rlkl.training.loop import Row
+from rlkl.training.observe import Row
 
 SCHEMA_VERSION = 1
 
