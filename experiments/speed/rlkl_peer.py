@@ -65,7 +65,7 @@ def trainer(run: Any) -> tuple[Any, Callable[[Any, Any, int], Any]]:
     import jax
 
     from rlkl.policies import base
-    from rlkl.training import loop, observe
+    from rlkl.training import loop
 
     @jax.jit
     def advance(run, state, count):
