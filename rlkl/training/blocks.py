@@ -22,7 +22,9 @@ from rlkl.training.spec import Run
 from rlkl.training.state import State
 
 WIDEST = 64  # runs in a block of small tables: the small operations of a step take as long for 64 runs as for one
-BANDIT_CELLS, CELLS = 8192, 1024  # in the tables of a block; in larger blocks a run takes no less time, or more
+# Entries in the tables of a block, of bandits with one prompt, with several, and of sequences: in larger blocks a run takes no
+# less time, or more. A step of several prompts is mostly arithmetic, so that a run alone need not fill a large block.
+BANDIT_CELLS, PROMPT_CELLS, CELLS = 8192, 4096, 1024
 CACHED = 8  # static parts; each takes 30 to 100 MB, and 650 to 1,300 of the 65,530 mappings that Linux gives a process
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}  # of `advance` on CPUs; by default XLA uses half the width of AVX-512
 
@@ -72,7 +74,8 @@ def width(run: Run) -> int:
     """Number of runs in a block; depends on static settings only."""
     automaton = run.task.automaton
     cells = automaton.horizon * automaton.decisions * automaton.vocabulary
-    largest = BANDIT_CELLS if automaton.horizon == 1 else CELLS
+    of_bandits = BANDIT_CELLS if automaton.prompts == 1 else PROMPT_CELLS
+    largest = of_bandits if automaton.horizon == 1 else CELLS
     return 1 if policies.REGISTRY[run.settings.policy.name].network else max(1, min(WIDEST, largest // cells))
 
 
