@@ -1,4 +1,4 @@
-"""What GRPO maximises: fixed points of group-standardised advantages with the penalty beside them, or in the reward.
+"""What GRPO maximises: fixed points of group-standardised advantages with the penalty in the loss, or in the reward.
 
 Sources: Mroueh 2025, "Reinforcement learning with verifiable rewards: GRPO's effective loss, dynamics, and success
 amplification", arXiv 2503.06639; Vojnovic and Yun 2025, "What is the alignment objective of GRPO?", arXiv 2502.18548;
@@ -69,9 +69,9 @@ def _trained(runs: Runs) -> pd.DataFrame:
     summary = runs.summary
     v = summary["override.task.reference"].map(lambda text: sum(float(x) for x in text.strip("[]").split(",")[:2]))
     size = summary["override.algorithm.group_size"].astype(float)
-    beside = summary["placement"] == "loss"
+    in_loss = summary["placement"] == "loss"
     # In the reward, a penalty is divided with it: the returns of a group are equal at the reward's own optimum.
-    sizes = np.where(beside, size, 2.0)
+    sizes = np.where(in_loss, size, 2.0)
     logits = [
         fixed_points.attracting(*setting) for setting in zip(sizes, summary["divergence"], v, summary["beta"], strict=True)
     ]
@@ -88,7 +88,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     critical = drawn[drawn["panel"] == "critical"].set_index("v")["beta"]
     points = drawn[drawn["panel"] == "stationary"]
     made = [
-        near(f"KL(pi‖pi_ref) beside, infinite group, v = {v:g}: beta below which no interior point is stationary",
+        near(f"KL(pi‖pi_ref) in the loss, infinite group, v = {v:g}: beta below which no interior point is stationary",
              critical.get(v, math.nan), beta, 1e-5)
         for v, beta in CRITICAL.items()
     ]  # fmt: skip
@@ -97,35 +97,43 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     unique = points[(points["direction"] == "kl_ref_pi")].groupby(["size", "v", "beta"])["p"].agg(["size", "max"])
     low = _points(points, "kl_ref_pi", math.inf, 0.1, 0.04)
     made += [
-        near("KL(pi‖pi_ref) beside, infinite group, v = .1, beta = 1: stationary maximum", _nth(infinite, 0), 0.45305, 1e-5),
-        near("KL(pi‖pi_ref) beside, infinite group, v = .1, beta = 1: stationary minimum", _nth(infinite, 1), 0.966539, 1e-6),
-        near("KL(pi‖pi_ref) beside, G = 64, v = .05, beta = .6: number of maxima", two["target"].sum(), 2, 0),
-        near("KL(pi_ref‖pi) beside, any group, v and beta: number of stationary points", unique["size"].max(), 1, 0),
-        at_most("KL(pi_ref‖pi) beside, any group: largest fixed point, below 1", unique["max"].max(), 0.999),
-        near("KL(pi_ref‖pi) beside, infinite group, v = .1, beta = .04: failures", low["failure"].max(), 0.0012940, 1e-7),
+        near(
+            "KL(pi‖pi_ref) in the loss, infinite group, v = .1, beta = 1: stationary maximum", _nth(infinite, 0), 0.45305, 1e-5
+        ),
+        near(
+            "KL(pi‖pi_ref) in the loss, infinite group, v = .1, beta = 1: stationary minimum", _nth(infinite, 1), 0.966539, 1e-6
+        ),
+        near("KL(pi‖pi_ref) in the loss, G = 64, v = .05, beta = .6: number of maxima", two["target"].sum(), 2, 0),
+        near("KL(pi_ref‖pi) in the loss, any group, v and beta: number of stationary points", unique["size"].max(), 1, 0),
+        at_most("KL(pi_ref‖pi) in the loss, any group: largest fixed point, below 1", unique["max"].max(), 0.999),
+        near("KL(pi_ref‖pi) in the loss, infinite group, v = .1, beta = .04: failures", low["failure"].max(), 0.0012940, 1e-7),
     ]
     for _, edge in drawn[drawn["panel"] == "edge"].iterrows():
         size, expected = edge["size"], 19.0 * math.exp(-math.sqrt(edge["size"] - 1) / 0.2)
         made.append(near(f"G = {size:g}: slope of the utility at p = 1, sqrt(G - 1)", edge["p"], math.sqrt(size - 1), 1e-9))
         ratio = edge["failure"] / expected
         made.append(
-            near(f"KL(pi‖pi_ref) beside, G = {size:g}, beta = .2: failures over e^(-sqrt(G-1)/beta)(1-v)/v", ratio, 1, 0.05)
+            near(
+                f"KL(pi‖pi_ref) in the loss, G = {size:g}, beta = .2: failures over e^(-sqrt(G-1)/beta)(1-v)/v", ratio, 1, 0.05
+            )
         )
     return made + _of_runs(drawn[drawn["panel"] == "run"])
 
 
 def _of_runs(ran: pd.DataFrame) -> list[Claim]:
-    beside, inside = (ran[ran["placement"] == place] for place in ("loss", "reward"))
-    off = (beside["p"] - beside["target"]).abs()
-    harm = beside[(beside["direction"] == "kl_pi_ref") & (beside["size"] == 64) & (beside["beta"] == 0.4) & (beside["v"] < 0.1)]
+    in_loss, in_reward = (ran[ran["placement"] == place] for place in ("loss", "reward"))
+    off = (in_loss["p"] - in_loss["target"]).abs()
+    harm = in_loss[
+        (in_loss["direction"] == "kl_pi_ref") & (in_loss["size"] == 64) & (in_loss["beta"] == 0.4) & (in_loss["v"] < 0.1)
+    ]
     return [
-        at_most("trained, beside: largest |success probability - fixed point|, any group, v, beta, seed", _most(off), 0.01),
-        at_most("trained, beside: largest regret in the utility", _most(beside["utility_regret"]), 0.01),
-        at_least("trained, beside, KL(pi‖pi_ref), G = 64, v = .05, beta = .4: regret in E[r] - beta D",
+        at_most("trained, in the loss: largest |success probability - fixed point|, any group, v, beta", _most(off), 0.01),
+        at_most("trained, in the loss: largest regret in the utility", _most(in_loss["utility_regret"]), 0.01),
+        at_least("trained, in the loss, KL(pi‖pi_ref), G = 64, v = .05, beta = .4: regret in E[r] - beta D",
                  _least(harm["regret"]), 0.3),
-        at_most("trained, in the reward, any group: largest regret in E[r] - beta D", _most(inside["regret"]), 1e-4),
+        at_most("trained, in the reward, any group: largest regret in E[r] - beta D", _most(in_reward["regret"]), 1e-4),
         at_most("trained, in the reward, any group: largest |success probability - the reward's optimum|",
-                _most((inside["p"] - inside["target"]).abs()), 0.003),
+                _most((in_reward["p"] - in_reward["target"]).abs()), 0.003),
     ]  # fmt: skip
 
 
@@ -147,22 +155,22 @@ def _least(values: pd.Series) -> float:
 
 
 def draw(drawn: pd.DataFrame) -> Figure:
-    """Fixed points over beta for each size of group: two panels beside the advantage, one in the reward; dots were trained."""
+    """Fixed points over beta for each size of group: penalties in the loss, and in the reward; dots were trained."""
     with plots.styled():
         figure = Figure(figsize=(plots.PAGE, 2.9))
-        beside, other, inside = figure.subplots(1, 3, sharey=True)
-        for axes, direction in ((beside, "kl_pi_ref"), (other, "kl_ref_pi")):
+        first, second, third = figure.subplots(1, 3, sharey=True)
+        for axes, direction in ((first, "kl_pi_ref"), (second, "kl_ref_pi")):
             _panel(axes, drawn, direction, "loss", SIZES)
             axes.set_title(f"{divergences.REGISTRY[direction].formula} in the loss")
         for direction, marker in (("kl_pi_ref", "o"), ("kl_ref_pi", "s")):
-            _panel(inside, drawn, direction, "reward", (2,), marker)
-        inside.set_title("either KL in the reward")
+            _panel(third, drawn, direction, "reward", (2,), marker)
+        third.set_title("either KL in the reward")
         text = "curves: optimum of\nE[r] - beta D\ndots: KL(pi‖pi_ref)\nsquares: KL(pi_ref‖pi)"
-        inside.text(0.55, 0.97, text, transform=inside.transAxes, fontsize=6.5, va="top")
-        beside.set_ylabel("success probability")
-        beside.axhline(V, color=plots.GREY, ls=":", lw=0.8)
-        other.axhline(V, color=plots.GREY, ls=":", lw=0.8)
-        lines, labels = beside.get_legend_handles_labels()
+        third.text(0.55, 0.97, text, transform=third.transAxes, fontsize=6.5, va="top")
+        first.set_ylabel("success probability")
+        first.axhline(V, color=plots.GREY, ls=":", lw=0.8)
+        second.axhline(V, color=plots.GREY, ls=":", lw=0.8)
+        lines, labels = first.get_legend_handles_labels()
         title = f"curves: fixed point from a reference that succeeds with probability {V:g} (dotted); dots: trained GRPO"
         figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), title=title, title_fontsize=7)
         return figure

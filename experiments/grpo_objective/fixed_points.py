@@ -1,4 +1,4 @@
-"""Where group-standardised advantages and a penalty beside them stand still, by the sums over groups written out in NumPy.
+"""Where group-standardised advantages and a penalty in the loss stand still, by the sums over groups written out in NumPy.
 
 Rewards are 0 and 1, p is the probability of a success, v the reference's. With the population's standard deviation the expected
 reward gradient is slope(G, p) grad p, and on the problem of two outcomes the penalty's is beta dD/dp.
@@ -78,7 +78,7 @@ def attracting(size: float, direction: str, v: float, beta: float) -> float:
 
 
 def critical_beta(v: float) -> float:
-    """The beta below which an infinite group has no stationary point beside KL(pi‖pi_ref), by minimising over p.
+    """The beta below which an infinite group has no stationary point under KL(pi‖pi_ref), by minimising over p.
 
     There is one where 1/sqrt(p(1 - p)) = beta (log(p/v) - log((1 - p)/(1 - v))) for some p, so from the least ratio on.
     """

@@ -17,6 +17,11 @@ def test_it_is_short_and_narrow():
     assert max(map(len, lines)) <= 120
 
 
+def test_what_grpo_maximises_has_its_number():
+    lost = float(experiments.claim("grpo_objective", "trained, in the loss, KL(pi‖pi_ref), G = 64", ".17g"))
+    assert f"end {lost:.2f} below the best E[r] - beta KL" in " ".join(README.split())
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_its_links_lead_to_files(link):
     assert (CLONE / link).exists()
