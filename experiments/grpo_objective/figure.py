@@ -25,7 +25,7 @@ COLOURS = dict(zip(SIZES, (plots.GREY, plots.SKY, plots.GREEN, plots.ORANGE, plo
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
 BETAS = np.geomspace(0.05, 4.0, 60)
 V = 0.05  # the reference's probability of a success in the figure
-CRITICAL = {0.01: 0.40074, 0.1: 0.69701, 0.5: 1.50888}
+CRITICAL = {0.01: 0.40074, V: 0.57119, 0.1: 0.69701, 0.5: 1.50888}
 COLUMNS = ["panel", "direction", "placement", "size", "v", "beta", "seed", "p", "failure", "target", "regret", "utility_regret"]
 
 
