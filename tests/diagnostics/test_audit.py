@@ -9,6 +9,7 @@ import pytest
 
 from rlkl import policies, settings, tasks
 from rlkl.config.build import build
+from rlkl.diagnostics.audit import known_gradients
 from rlkl.diagnostics.audit.command import audit_figure, audit_table, row_kind
 from rlkl.diagnostics.audit.measure import DIRECTIONS, AuditRow, audit, measure, penalty_alone
 from rlkl.divergences import REGISTRY
@@ -335,3 +336,16 @@ def test_the_mixed_divergence_is_its_parts_on_sequences():
 
     value = exact.sequence_divergence(task.automaton, REGISTRY["mixed"], params, jnp.asarray(log_pi), jnp.asarray(log_ref))
     np.testing.assert_allclose(value, 0.3 * np.sum(pi * np.log(pi / ref)) + 2.0 * np.sum(ref * np.log(ref / pi)), rtol=1e-12)
+
+
+def test_known_gradients_on_several_prompts_are_exact():
+    """The scores are weighted by the prompts' probabilities."""
+    task = {"name": "bandit/custom", "reward": [[0, 1, 2], [1, 0, 0]], "reference": [[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]}
+    made = build({"task": task | {"prompt_weights": [3, 1]}, "policy": {"init": "random"}})
+    run = jax.tree.map(jnp.asarray, made.run)
+    policy = jax.jit(lambda run: spec.first_policy(run, jax.random.key(0)))(run)
+    batch = sampling.weighted_batch(jax.random.key(0), run.task.automaton, policy, 1)
+    known = known_gradients.gradients_by_name(run, policy, batch)
+    for name in ("kl_pi_ref", "kl_ref_pi"):
+        exact = known_gradients.exact_gradient(run, policy, REGISTRY[name]).gradient
+        np.testing.assert_allclose(known[REGISTRY[name].formula], exact, atol=1e-12)

@@ -170,8 +170,9 @@ def _known(
     part = np.asarray(known_gradients.gradient_on(run, policy, policy_batch, name, possible))
     known = {with_dropout(formula): gradient, kept(formula): part}
     if run.task.automaton.horizon == 1:
-        mass = float(jnp.sum(jnp.where(possible, jnp.exp(scoring.log_probability(policy, policy_batch)), 0.0)))
-        total = float(jnp.sum(jnp.exp(scoring.log_probability(reported, batch)), where=possible))
+        prompt = known_gradients.prompt_weights(run.task.automaton, batch)
+        mass = float(jnp.sum(prompt * jnp.where(possible, jnp.exp(scoring.log_probability(policy, policy_batch)), 0.0)))
+        total = float(jnp.sum(prompt * jnp.exp(scoring.log_probability(reported, batch)), where=possible))
         known |= {over_kept_mass(formula): part / mass, over_rounded_sum(formula): gradient / total}
     return known
 

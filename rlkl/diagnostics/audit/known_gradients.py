@@ -16,7 +16,8 @@ from rlkl.divergences import REGISTRY, Divergence
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
-from rlkl.rollouts.batch import Batch
+from rlkl.rollouts.batch import Batch, joint_log_probability
+from rlkl.tasks.automaton import Automaton
 from rlkl.training.spec import Run
 
 SAME = 1e-8  # relative difference below which two gradients count as equal
@@ -60,7 +61,8 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
             later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(rows, batch)))
             weights[expected_gradient.own_states(name)] = weights[expected_gradient.semi({name: 1.0}).says] + later
             weights[expected_gradient.later_alone(name).says] = later
-    gradients = _weighted_scores(policy, batch, jnp.asarray(np.stack(list(weights.values()))))
+    stacked = np.stack(list(weights.values())) * prompt_weights(run.task.automaton, batch)[:, None]
+    gradients = _weighted_scores(policy, batch, jnp.asarray(stacked))
     return dict(zip(weights, np.asarray(gradients), strict=True))
 
 
@@ -71,7 +73,13 @@ def gradient_on(run: Run, policy: AnyPolicy, batch: Batch, name: str, part: Bool
     """
     params = options.parameters(run.settings.penalty, jnp.float64)
     weights = score_weights.whole(_sequences(run, policy, batch), params, (name,))[name]
+    weights = weights * prompt_weights(run.task.automaton, batch)[:, None]
     return _weighted_scores(policy, batch, jnp.where(part[:, None], weights, 0.0)[None])[0]
+
+
+def prompt_weights(automaton: Automaton, batch: Batch) -> Float[np.ndarray, " N"]:
+    """The probability of each sequence's prompt; 1 on a task without prompts."""
+    return np.exp(np.asarray(joint_log_probability(automaton, batch, jnp.zeros(len(batch.tokens)))))
 
 
 @jax.jit
