@@ -139,6 +139,7 @@ def measure(runs: tuple[Run, ...], policy: AnyPolicy, batch: Batch, reported: Fl
 
     reported: the log-probabilities of the batch's tokens under its sampler.
     """
+    batch = batch._replace(groups=1)  # a number again, which jit has made an array
     weighed = [_score_weights(run, policy, batch, reported) for run in runs]
     weights, touched = jnp.stack([each for each, _ in weighed], axis=1), jnp.stack([share for _, share in weighed])
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
