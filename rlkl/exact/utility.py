@@ -55,7 +55,8 @@ class Group(NamedTuple):
 def utility(group: Group, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """U_G(p) for the log-odds of p."""
     if group.size is None:
-        return 2.0 * jnp.arctan(jnp.exp(0.5 * logit))
+        # Not arctan(exp(logit / 2)): XLA's arctan on CPUs is wrong with the option of `training.blocks` (jaxlib 0.10.2).
+        return 2.0 * jnp.arctan2(*(jnp.exp(0.5 * jax.nn.log_sigmoid(sign * logit)) for sign in (1.0, -1.0)))
     k = np.arange(1, group.size)
     gained = np.concatenate([[0.0], np.cumsum(1.0 / np.sqrt(k * (group.size - k)))])
     return group.factor * jnp.exp(_log_pmf(group.size - 1, logit)) @ jnp.asarray(gained, logit.dtype)

@@ -87,6 +87,10 @@ def result_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         rows.append(("E[gold]", measured(summary, "gold_reward"), number(summary.get("optimum_gold_reward"))))
     rows.append(("KL(pi‖pi*)", measured(summary, "kl_pi_optimum"), of_optimum))
     rows.append(("regret", measured(summary, "regret"), of_optimum))
+    if "utility" in summary:
+        best = number(summary.get("optimal_utility_objective"))
+        rows.append(("utility's objective E[U(p)] - beta D", measured(summary, "utility_objective"), best))
+        rows.append(("regret in the utility's objective", measured(summary, "utility_regret"), "0"))
     if "gold_regret" in summary:
         rows.append(("gold regret (against the gold reward's own optimum)", measured(summary, "gold_regret"), ""))
     if "regret_in_family" in summary:

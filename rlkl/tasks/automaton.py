@@ -20,7 +20,8 @@ class Automaton:
     next_state[s, v] is the state after token v, -1 where v is illegal. An end state is any state >= D, or any state
     occupied after `horizon` tokens. A bandit is `next_state = [[1, ..., V]]` with horizon 1: one end state for each arm.
     starts: the start state of each prompt; a task without prompts has one. No state can be reached from two of them.
-    prompt_weights: the probability of each prompt, above 0; by default all are equally likely.
+    prompt_weights: the probability of each prompt, above 0; by default all are equally likely. prompt_of[s] is the prompt from
+    which state s can be reached: 0 where there is one prompt, -1 where there is none.
     context[s] is the context of decision state s for policies of limited memory: states of one context share their rows.
     By default each state is a context of its own.
     Raises `ValueError` where two prompts reach a common state, or a prompt's weight is not positive.
@@ -44,7 +45,7 @@ class Automaton:
             raise ValueError(f"prompt_weights must be {self.starts.size} numbers above 0, one a prompt")
         self.prompt_weights = weights / weights.sum()
         self.context = np.arange(len(next_state), dtype=np.int32) if context is None else np.asarray(context, np.int32)
-        assert self.prompt_of.size  # checks that no two prompts reach a common state
+        self.prompt_of = self._prompt_of_states()
 
     @cached_property
     def digest(self) -> str:
@@ -82,9 +83,8 @@ class Automaton:
         """P, the number of prompts."""
         return self.starts.size
 
-    @cached_property
-    def prompt_of(self) -> np.ndarray:
-        """Int["S"]: the prompt from which each state can be reached; 0 where there is one prompt, -1 where there is none."""
+    def _prompt_of_states(self) -> Int[np.ndarray, " S"]:
+        """The prompt of each state; raises `ValueError` where a state has two."""
         if self.prompts == 1:
             return np.zeros(self.states, np.int32)
         prompt = np.full(self.states, -1, np.int32)

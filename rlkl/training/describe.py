@@ -35,7 +35,7 @@ def maximised(settings: Settings) -> str:
     if settings.objective == "reward":
         return "E[r]"
     size = settings.algorithm.group_size
-    return f"E[U(p)], U the utility of {'an infinite group' if size is None else f'groups of {size}'},"
+    return "E[2 arcsin sqrt p]" if size is None else f"E[U_{size}(p)]"
 
 
 def entrance(penalty: PenaltySettings) -> str:
@@ -112,6 +112,10 @@ def caveats(run: Run) -> list[str]:
             "of rewards of two values this maximises a utility (objective=utility), which the penalty in the loss stands beside"
         )
         texts.append(f"standardised: returns are divided by their group's standard deviation; {what}")
+    if settings.objective == "utility":
+        texts.append(
+            "utility: of the success probability p, as advantages divided by their group's standard deviation maximise it"
+        )
     if settings.algorithm.zero_std != "keep":
         how = {"drop": "left out of the batch", "resample": "drawn again"}[settings.algorithm.zero_std]
         texts.append(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from rlkl.config.build import build
 from rlkl.errors import SettingsError
 from rlkl.evaluation.diversity import Estimate
 from rlkl.policies import base
+from rlkl.reports import tables
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch
 from rlkl.runs.folder import artifacts
@@ -161,6 +163,12 @@ def test_the_files_of_prompts_add_up():
     assert set(outcomes["prompt"]) == set(made.card.prompts)
     np.testing.assert_allclose(np.array(outcomes["policy"], float).sum(), 1.0, rtol=1e-10)
     assert float(history["utility_regret"][-1]) >= 0.0
+    summary = json.loads(artifacts.files(made, result, 1.0)["summary.json"])
+    gap = summary["optimal_utility_objective"] - summary["utility_objective"]
+    np.testing.assert_allclose(gap, summary["utility_regret"], atol=1e-12)
+    assert [row[0] for row in tables.result_rows(summary)][-2:] == [
+        "utility's objective E[U(p)] - beta D", "regret in the utility's objective",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
