@@ -42,6 +42,8 @@ class Divergence:
     formula: the formula that is shown to users.
     optimum: (log_ref, reward, beta, params) -> log_pi of the optimal bandit policy, in place of the generic root-find.
     certificate: (log_pi, log_ref, reward, beta) -> gradient of J = E[r] - beta D, for a D that is not differentiable.
+    root: whether D is the square root of the f-divergence that the generator defines. It is then no mean over outcomes, and has
+    no unbiased estimator from samples.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Divergence:
     formula: str
     optimum: Callable | None = None
     certificate: Callable | None = None
+    root: bool = False
 
     def limit(self, which: str, params: Params, dtype) -> Float[Array, ""]:
         """The value of `zero`, `infinity` or a power `chain` at these parameters."""
@@ -62,15 +65,22 @@ class Divergence:
 REGISTRY: dict[str, Divergence] = {}
 
 
-def register(name: str, *, zero: Number, infinity: Number, chain=None, formula: str = "", optimum=None, certificate=None):
-    """Decorator: register a generator as the divergence `name`, for the config, the tests and the figures."""
+def register(name: str, *, zero: Number, infinity: Number, chain=None, formula: str = "", **fields):
+    """Decorator: register a generator as the divergence `name`, for the config, the tests and the figures.
+
+    fields: the fields of `Divergence` that have a default.
+    """
 
     def add(generator):
-        text = formula or f"D_{name}(pi, pi_ref)"
-        REGISTRY[name] = Divergence(name, generator, zero, infinity, chain, text, optimum, certificate)
+        REGISTRY[name] = Divergence(name, generator, zero, infinity, chain, formula or f"D_{name}(pi, pi_ref)", **fields)
         return generator
 
     return add
+
+
+def f_divergences() -> tuple[str, ...]:
+    """The names of the registered f-divergences: all divergences but the square roots of one."""
+    return tuple(name for name, div in REGISTRY.items() if not div.root)
 
 
 def complaint(div: Divergence) -> str | None:
@@ -124,7 +134,19 @@ def exact(
     value = jnp.where(on_both, _weighted(div, params, log_pi, log_ref, u), 0.0)
     value = jnp.where(ref_only, jnp.exp(log_ref) * zero, value)
     value = jnp.where(pi_only, jnp.exp(log_pi) * infinity, value)
-    return jnp.sum(value, axis=-1).astype(dtype)
+    total = jnp.sum(value, axis=-1)
+    return (jnp.sqrt(total) if div.root else total).astype(dtype)
+
+
+def root_slope(div: Divergence, value: Float[Array, "*n"]) -> Float[Array, "*n"] | float:
+    """The derivative of D in the f-divergence that its generator defines, at a value of D: 1, or of a square root 1/(2 D).
+
+    It is 0 at D = 0, where a square root has a kink, and 1 where D is infinite.
+    """
+    if not div.root:
+        return 1.0
+    finite = (value > 0.0) & jnp.isfinite(value)
+    return jnp.where(finite, 0.5 / jnp.where(finite, value, 1.0), jnp.where(value > 0.0, 1.0, 0.0))
 
 
 def _weighted(div: Divergence, params: Params, log_pi, log_ref, u):
@@ -162,7 +184,7 @@ def _exact_jvp(div, primals, tangents):
     infinity = div.limit("infinity", params, log_pi.dtype)
     by_pi = weight + jnp.where(pi_only, jnp.exp(log_pi) * infinity, 0.0)
     by_ref = jnp.where(on_both, _weighted(div, params, log_pi, log_ref, low), 0.0) - weight
-    return value, jnp.sum(_product(by_pi, d_pi) + _product(by_ref, d_ref), axis=-1)
+    return value, root_slope(div, value) * jnp.sum(_product(by_pi, d_pi) + _product(by_ref, d_ref), axis=-1)
 
 
 def _product(weight, tangent):
@@ -266,6 +288,67 @@ def squared_hellinger(u, params):
 def pearson(u, params):
     """Pearson's chi-square, sum (pi - pi_ref)^2/pi_ref."""
     return jnp.square(jnp.expm1(u)), 2.0 * jnp.expm1(u)
+
+
+def threshold_policy(log_ref, reward, beta, params):
+    """The optimum under the square root of Pearson's chi-square: pi_ref (r - theta)_+, normalised.
+
+    The threshold theta is that at which (r - theta)_+ has the standard deviation beta under the reference. Where the reward's
+    own is at most beta, the optimum is the reference. In the offset s = max r - r of an arm and tau = max r - theta, pi is
+    proportional to pi_ref (tau - s)_+; the standard deviation rises with tau, which is found by bisection of its logarithm.
+    """
+    inside = (log_ref > -jnp.inf) & (reward > -jnp.inf)
+    best = jnp.max(reward, where=inside, initial=-jnp.inf)
+    offset, p = jnp.where(inside, best - jnp.where(inside, reward, best), jnp.inf), jnp.exp(log_ref)
+
+    def deviation(tau):
+        excess = jnp.maximum(tau - offset, 0.0)
+        mean = jnp.sum(p * excess)
+        return jnp.sqrt(jnp.sum(p * jnp.square(excess - mean)))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = jnp.sqrt(low * high)
+        over = deviation(middle) > beta
+        return jnp.where(over, low, middle), jnp.where(over, middle, high)
+
+    largest = jnp.max(offset, where=inside, initial=0.0)
+    beta = jnp.asarray(beta, log_ref.dtype)
+    _, tau = jax.lax.fori_loop(0, 70, halve, (jnp.minimum(beta, largest), largest))  # no deviation exceeds tau
+    excess = jnp.where(inside, jnp.maximum(tau - offset, 0.0), 0.0)
+    log_pi = jax.nn.log_softmax(jnp.where(excess > 0.0, log_ref + jnp.log(jnp.where(excess > 0.0, excess, 1.0)), -jnp.inf))
+    return jnp.where(deviation(largest) <= beta, jnp.where(inside, log_ref, -jnp.inf), log_pi)
+
+
+def norm_gradient(log_pi, log_ref, reward, beta):
+    """A gradient of J under the square root of Pearson's chi-square; at pi = pi_ref the subgradient nearest to a constant."""
+    inside = log_ref > -jnp.inf
+    p, finite = jnp.exp(log_ref), jnp.where(inside & (reward > -jnp.inf), reward, 0.0)
+    excess = jnp.where(inside, jnp.expm1(jnp.where(inside, log_pi - jnp.where(inside, log_ref, 0.0), 0.0)), 0.0)
+    distance = jnp.sqrt(jnp.sum(p * jnp.square(excess)))
+    centred = finite - jnp.sum(p * finite)
+    deviation = jnp.sqrt(jnp.sum(p * jnp.square(centred)))
+    at_kink = centred / jnp.where(deviation > 0.0, jnp.maximum(deviation, beta), 1.0)
+    slope = jnp.where(distance > 0.0, excess / jnp.where(distance > 0.0, distance, 1.0), at_kink)
+    return jnp.where(inside, reward - beta * slope, -jnp.inf)
+
+
+@register(
+    "root_pearson",
+    zero=1.0,
+    infinity=jnp.inf,
+    formula="√χ²(pi‖pi_ref)",
+    optimum=threshold_policy,
+    certificate=norm_gradient,
+    root=True,
+)
+def root_pearson(u, params):
+    """Square root of Pearson's chi-square, the norm of pi/pi_ref - 1 under pi_ref: not differentiable at pi = pi_ref.
+
+    The penalty of Laidlaw, Singhal and Dragan 2024, "Correlated proxies: a new definition and improved mitigation for reward
+    hacking", arXiv 2403.03185. The generator is that of `pearson`.
+    """
+    return pearson(u, params)
 
 
 @register("neyman", zero=jnp.inf, infinity=1.0, chain=-1.0, formula="χ²(pi_ref‖pi)")

@@ -75,6 +75,7 @@ HOSTILE = [
 C3 = ("task=bandit/custom", "task.reward=[0,1,0.5]", "task.reference=[0.7,0.1,0.2]", "steps=2", "tracking=none")
 
 
+KINKED = {"total_variation", "root_pearson"}  # not differentiable where policy and reference are equal
 DEFINITIONS = {  # of probabilities, written out apart from the generators
     "kl_pi_ref": lambda q, p: np.sum(q * np.log(q / p)),
     "kl_ref_pi": lambda q, p: np.sum(p * np.log(p / q)),
@@ -82,6 +83,7 @@ DEFINITIONS = {  # of probabilities, written out apart from the generators
     "jensen_shannon": lambda q, p: 0.5 * np.sum(q * np.log(2 * q / (p + q))) + 0.5 * np.sum(p * np.log(2 * p / (p + q))),
     "hellinger": lambda q, p: 0.5 * np.sum((np.sqrt(q) - np.sqrt(p)) ** 2),
     "pearson": lambda q, p: np.sum((q - p) ** 2 / p),
+    "root_pearson": lambda q, p: np.sqrt(np.sum((q - p) ** 2 / p)),
     "neyman": lambda q, p: np.sum((q - p) ** 2 / q),
     "total_variation": lambda q, p: 0.5 * np.sum(np.abs(q - p)),
     "mixed": lambda q, p: 0.5 * np.sum((q - p) * np.log(q / p)),

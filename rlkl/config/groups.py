@@ -6,6 +6,7 @@ import numpy as np
 
 from rlkl import algorithms, policies, settings, tasks
 from rlkl.errors import SettingsError
+from rlkl.penalties import options
 
 
 def batch_size(run_settings: settings.Settings, default: int) -> int:
@@ -69,6 +70,9 @@ def check_utility(run_settings: settings.Settings, task: tasks.Task) -> None:
         raise refuse(f"needs a reward of two values, a success and a failure; this task's has {rewards.size} values or more")
     if penalty.divergence == "none":
         raise refuse("is maximised by every policy without failures where there is no penalty (penalty=reverse_kl has one)")
+    div = options.divergence(penalty)
+    if div is not None and div.root:
+        raise refuse(f"is graded under the f-divergences, and {div.formula} is the root of one")
     network = policies.REGISTRY[run_settings.policy.name].network or run_settings.reference.name == "pretrained"
     if network and not automaton.is_enumerable:
         raise refuse(f"needs exact success probabilities, and {automaton.unlisted} for policy={run_settings.policy.name}")

@@ -81,8 +81,13 @@ def _resolve_penalty(run_settings: settings.Settings, task: tasks.Task, batch_si
     if penalty.controller == "adaptive" and penalty.horizon <= controllers.least_horizon(batch_size):
         rule = f"must be above {controllers.CLIP:g} times the {batch_size or 1} sequences of a step, or adaptive's factor "
         raise SettingsError("penalty.horizon", penalty.horizon, rule + "1 - 0.2 sequences/horizon could make beta negative")
+    div = options.divergence(penalty)
+    if div is not None and div.root and not exact.has_exact_divergence(task.automaton, div):
+        rule = f"{div.formula} is the root of a mean over {task.automaton.count} sequences, which no sample estimates "
+        rule += f"without bias; at most {automaton.MOST_SEQUENCES} are listed"
+        raise SettingsError("penalty.divergence", penalty.divergence, rule)
     if run_settings.algorithm.name in ("exact", "natural") or "exact" in (penalty.estimator, penalty.sampler):
-        _check_exact_gradients(run_settings, task, options.divergence(penalty))
+        _check_exact_gradients(run_settings, task, div)
     return options.resolve_penalty(spec.gradient_kind(run_settings), penalty, task.automaton.horizon)
 
 

@@ -193,9 +193,11 @@ def _solve_end_bandit(objective: Objective, log_p: Float[Array, " E"], reward: F
     reached = log_p > -jnp.inf
     leaves_support = jnp.any(~reached & (log_pi > -jnp.inf))
     u = jnp.where(reached, log_pi - jnp.where(reached, log_p, 0.0), -jnp.inf)
-    value = jnp.sum(jnp.where(reached, jnp.exp(log_pi) * reward, 0.0)) - beta * divergences.exact(div, params, log_pi, log_p)
+    distance = divergences.exact(div, params, log_pi, log_p)
+    value = jnp.sum(jnp.where(reached, jnp.exp(log_pi) * reward, 0.0)) - beta * distance
     value = jnp.where(leaves_support, jnp.nan, value)
     f, slope = div.both(jnp.maximum(u, LOWEST_LOG_RATIO), params)
+    beta = beta * divergences.root_slope(div, distance)
     likeliest = jnp.argmax(log_pi)
     multiplier = reward[likeliest] - beta * slope[likeliest]
     at_zero = -beta * div.limit("zero", params, beta.dtype)

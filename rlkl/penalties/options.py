@@ -38,7 +38,7 @@ def default(kind: str, name: str, horizon: int) -> tuple[str, str]:
     kind: the gradients of the algorithm: "exact", "sampled", or "scaled" (advantages are multiplied by a factor, which would
     change the effective coefficient of a penalty in the loss). name: the divergence.
     """
-    if kind == "exact":
+    if kind == "exact" or (horizon > 1 and name in REGISTRY and REGISTRY[name].root):
         return "exact", "loss"
     if horizon == 1 and kind == "sampled":
         return "full", "loss"
@@ -91,6 +91,10 @@ def _among(key: str, value: str | None, allowed: tuple[str, ...]) -> None:
 def _check(penalty: settings.PenaltySettings, horizon: int) -> None:
     """Raise `SettingsError` for settings that cannot be combined."""
     sampled = penalty.estimator in estimators.REGISTRY
+    div = divergence(penalty)
+    if penalty.estimator == "score" and div is not None and div.root:
+        rule = f"is a mean over samples, and {div.formula} is none; exact, or full on a bandit, can train under it"
+        raise SettingsError("penalty.estimator", "score", rule)
     in_loss = penalty.placement == "loss"
     _among("penalty.gradient_estimator", penalty.gradient_estimator, tuple(estimators.REGISTRY))
     if penalty.gradient != "naive" and not (sampled and in_loss):

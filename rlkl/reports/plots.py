@@ -49,6 +49,7 @@ LOOKS = {
     "jensen_shannon": (GREEN, "^"),
     "hellinger": (ORANGE, "v"),
     "pearson": (SKY, "P"),
+    "root_pearson": ("#004D66", "p"),
     "neyman": ("#7A5195", "X"),
     "total_variation": (BLACK, "*"),
     "mixed": ("#B07AA1", "<"),

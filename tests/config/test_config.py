@@ -158,6 +158,8 @@ BAD = [
     (["penalty.beta=abc"], "penalty.beta", "a number"),
     (["penalty=none", "penalty.beta=0.1"], "penalty.beta", "must be 0"),
     (["penalty.divergence=pearsn"], "penalty.divergence", "did you mean 'pearson'"),
+    (["penalty=root_pearson", "algorithm=rloo", "penalty.estimator=score"], "penalty.estimator", "is a mean over samples"),
+    (["penalty=root_pearson", "task=sequence/motif", "task.horizon=24"], "penalty.divergence", "root of a mean over"),
     (["penalty.placement=los"], "penalty.placement", "did you mean 'loss'"),
     (["algorithm.name=pppo"], "algorithm.name", "did you mean 'ppo'"),
     (["optimizer.name=adm"], "optimizer.name", "did you mean 'adam'"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize_scalar
 
 from rlkl import divergences
 from rlkl.divergences import REGISTRY
@@ -12,9 +12,9 @@ from rlkl.exact import Objective, bandit_optimum, optimal_policy
 from rlkl.policies import Fixed
 from rlkl.tasks import Automaton, Task
 from rlkl.tasks import automaton as automata
-from tests.helpers import DEFINITIONS, PARAMS, random_task, sequence_log_probability, sequences, shortened
+from tests.helpers import DEFINITIONS, KINKED, PARAMS, random_task, sequence_log_probability, sequences, shortened
 
-SMOOTH = sorted(set(REGISTRY) - {"total_variation"})
+SMOOTH = sorted(set(REGISTRY) - KINKED)
 
 
 def bandits(count: int, seed: int = 0):
@@ -89,7 +89,7 @@ def test_certificate_bounds_the_regret_and_sees_a_worse_policy(name):
             assert bound > 0.0
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", [*SMOOTH, "root_pearson"])
 def test_certificate_s_gradient_is_that_of_finite_differences(name):
     div = REGISTRY[name]
     for p, reward, beta in (b for b in bandits(12, seed=5) if b[0].min() > 0):
@@ -116,6 +116,29 @@ def test_total_variation_is_the_linear_program_s():
         log_p, worth, _ = (jnp.asarray(x) for x in padded(log(p), reward, beta))
         pi = np.exp(solve("total_variation", jnp.where(worth > -jnp.inf, log_p, -jnp.inf), worth, jnp.asarray(beta)))[:n]
         np.testing.assert_allclose(objective("total_variation", pi, p, reward, beta), -program.fun, atol=1e-9)
+
+
+def test_the_root_s_optimum_is_the_best_of_the_optima_under_its_square():
+    """Over policies of one chi-square the reward is what counts, so the optimum is that under Pearson's at some coefficient."""
+    seen = []
+    for p, reward, beta in (padded(*bandit) for bandit in bandits(20, seed=13)):
+        arguments = log(p), jnp.asarray(reward)
+        finite = np.where(p > 0.0, reward, 0.0)
+        deviation = np.sqrt(p @ (finite - p @ finite) ** 2)
+        found = solve("root_pearson", *arguments, jnp.asarray(beta))
+        best = objective("root_pearson", np.exp(found), p, reward, beta)
+
+        def loss(log_b, arguments=arguments, bandit=(p, reward, beta)):
+            return -objective("root_pearson", np.exp(solve("pearson", *arguments, jnp.asarray(np.exp(log_b)))), *bandit)
+
+        squared = minimize_scalar(loss, bounds=(np.log(1e-4 * beta), np.log(1e3 * max(beta, deviation))), method="bounded")
+        assert -squared.fun <= best + 1e-9
+        if deviation <= beta:
+            np.testing.assert_allclose(np.exp(found), p, rtol=1e-12)
+        else:
+            np.testing.assert_allclose(best, -squared.fun, atol=1e-4 * (best - p @ finite))
+        seen.append(deviation <= beta)
+    assert 4 <= sum(seen) <= 16
 
 
 def closed_forms(p, reward, beta):

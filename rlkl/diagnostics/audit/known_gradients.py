@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from rlkl import divergences, exact
 from rlkl.diagnostics.audit import score_weights
 from rlkl.diagnostics.audit.score_weights import Sequences
-from rlkl.divergences import REGISTRY, Divergence
+from rlkl.divergences import REGISTRY, Divergence, f_divergences
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
@@ -46,8 +46,8 @@ def _divergence(run: Run, policy: AnyPolicy, div: Divergence) -> Float[Array, ""
 def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np.ndarray]:
     """The known gradients that a measured one is matched to, by name.
 
-    These are the gradients of every divergence, of twice the total variation and of the difference of the two KLs. On sequences
-    there are also the semi-gradient of each, and for each divergence the gradient of its sum over visited states.
+    These are the gradients of every f-divergence, of twice the total variation and of the difference of the two KLs. On
+    sequences there are also the semi-gradient of each, and for each divergence the gradient of its sum over visited states.
     batch: every sequence, weighted by its probability under the policy.
     """
     params = options.parameters(run.settings.penalty, jnp.float64)
@@ -56,8 +56,8 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
     is_table = exact.evaluation_method(run.task.automaton, (policy, run.reference)) == "dynamic program"
     if run.task.automaton.horizon > 1 and is_table:
         positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
-        for name, div in REGISTRY.items():
-            rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
+        for name in f_divergences():
+            rows = divergences.exact(REGISTRY[name], params, positions.log_pi, positions.log_ref)
             later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(rows, batch)))
             weights[expected_gradient.own_states(name)] = weights[expected_gradient.semi({name: 1.0}).says] + later
             weights[expected_gradient.later_alone(name).says] = later

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from rlkl.divergences import REGISTRY, Params
+from rlkl.divergences import REGISTRY, Params, f_divergences
 from rlkl.penalties import expected_gradient
 from rlkl.penalties.expected_gradient import Kind
 
@@ -39,14 +39,14 @@ class Known(NamedTuple):
     weights: Float[np.ndarray, "N T"]
 
 
-def whole(sequences: Sequences, params: Params, names: Iterable[str] = tuple(REGISTRY)) -> dict[str, np.ndarray]:
+def whole(sequences: Sequences, params: Params, names: Iterable[str] = f_divergences()) -> dict[str, np.ndarray]:
     """Score weights of the gradient of each divergence between the distributions of whole sequences."""
     log_pi, u = sequences.log_pi.sum(axis=1), _log_ratio(sequences.log_pi, sequences.log_ref).sum(axis=1)
     weights = _times_slopes(log_pi, u, tuple(names), params)
     return {name: np.where(sequences.mask, each[:, None], 0.0) for name, each in weights.items()}
 
 
-def per_token(sequences: Sequences, params: Params, names: Iterable[str] = tuple(REGISTRY)) -> dict[str, np.ndarray]:
+def per_token(sequences: Sequences, params: Params, names: Iterable[str] = f_divergences()) -> dict[str, np.ndarray]:
     """Score weights of the semi-gradient of each divergence: the sampler's visits to the states are held fixed."""
     log_ratio = np.where(sequences.mask, sequences.log_pi - sequences.log_sampler, 0.0)
     log_weight = sequences.log_sampler.sum(axis=1)[:, None] + log_ratio
@@ -60,7 +60,7 @@ def later_tokens(sequences: Sequences, divergence: Float[np.ndarray, "N T"]) -> 
     return np.where(sequences.mask, np.exp(sequences.log_pi.sum(axis=1))[:, None] * later, 0.0)
 
 
-def known(sequences: Sequences, params: Params, names: Iterable[str] = tuple(REGISTRY)) -> Iterator[Known]:
+def known(sequences: Sequences, params: Params, names: Iterable[str] = f_divergences()) -> Iterator[Known]:
     """The gradients of divergences and their combinations; on sequences of several tokens their semi-gradients, too."""
     combinations = (*({name: 1.0} for name in names), *COMBINATIONS)
     weights = whole(sequences, params, names)

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from rlkl.diagnostics.audit import score_weights
 from rlkl.diagnostics.audit.score_weights import Known
 from rlkl.diagnostics.check.worlds import World
-from rlkl.divergences import REGISTRY, Params
+from rlkl.divergences import REGISTRY, Params, f_divergences
 from rlkl.penalties import expected_gradient
 from rlkl.penalties.expected_gradient import Kind
 from rlkl.settings import numerics
 
 BOTH = ("kl_pi_ref", "kl_ref_pi")
-SINGLE = tuple(name for name in REGISTRY if name not in ("mixed", "alpha"))  # those have parameters, or combine others
+SINGLE = tuple(name for name in f_divergences() if name not in ("mixed", "alpha"))  # those have parameters, or combine others
 PAIRS = (BOTH, ("pearson", "kl_pi_ref"))  # k3 with policy and reference exchanged descends combinations of the second
 MOST_COLUMNS = 3  # of a fit: the step without a penalty and two gradients
 Describe = Callable[[dict[str, float]], str]  # the factors of a combination, in words

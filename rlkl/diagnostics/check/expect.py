@@ -7,7 +7,7 @@ from typing import Any
 from rlkl.diagnostics.check.check import check_loss
 from rlkl.diagnostics.check.report import CheckRow, Report
 from rlkl.diagnostics.check.worlds import WORLDS
-from rlkl.divergences import REGISTRY
+from rlkl.divergences import f_divergences
 from rlkl.errors import SettingsError, nearest
 
 ON_POLICY = tuple(
@@ -53,7 +53,7 @@ def differences(
 ) -> Iterator[str]:
     """A sentence for each world in which a loss does not descend what is expected."""
     name = expected.removeprefix(SEMI)
-    allowed = [*REGISTRY, *(SEMI + each for each in REGISTRY), NOTHING]
+    allowed = [*f_divergences(), *(SEMI + each for each in f_divergences()), NOTHING]
     if expected not in allowed:
         raise SettingsError("expect", expected, nearest(expected, allowed))
     for row in report.rows:

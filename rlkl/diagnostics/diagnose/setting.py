@@ -6,6 +6,7 @@ from typing import NamedTuple
 from rlkl import algorithms
 from rlkl.config.compose import compose
 from rlkl.config.presets import preset_overrides
+from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.penalties import options
 from rlkl.penalties.expected_gradient import ExpectedGradient, expected_gradient, formula, semi
@@ -58,6 +59,9 @@ def resolve_setting(overrides: Sequence[str], library: str | None = None) -> Set
     config = compose(["task=sequence/motif", *start, *preset, *overrides, "penalty.allow_biased=true"])
     algorithm: AlgorithmSettings = checks.from_mapping(AlgorithmSettings, config["algorithm"], "algorithm.")
     penalty: PenaltySettings = checks.from_mapping(PenaltySettings, config["penalty"], "penalty.")
+    if penalty.divergence in REGISTRY and REGISTRY[penalty.divergence].root:
+        rule = "is no mean over samples, so that rollouts cannot estimate it; pearson, its square, can be diagnosed"
+        raise SettingsError("penalty.divergence", penalty.divergence, rule)
     checks.check_penalty(penalty)
     kind = algorithms.gradient_kind(algorithm.name)
     if kind == "exact":
