@@ -28,6 +28,7 @@ FUNCTIONS = {
     "figure": experiments.figure,
     "experiments_table": experiments.experiments_table,
     "paper_index": experiments.paper_index,
+    "folklore": experiments.folklore,
     "number": results.number,
     "crossings": results.crossings,
     "equal_kl_crossings": results.equal_kl_crossings,

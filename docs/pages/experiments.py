@@ -113,6 +113,16 @@ def paper_index(kind: str = "claim") -> str:
     return markdown.table(("paper", "claim", "command", "verdict", "where"), rows)
 
 
+def folklore() -> str:
+    """A row for each thing that people say of KL penalties: the verdict with its numbers, and where its figure is."""
+    rows = []
+    for said in yaml.safe_load((Path(__file__).with_name("folklore.yaml")).read_text(encoding="utf-8")):
+        numbers = [f"**{claim(*number)}**" for number in said["numbers"]]
+        command = " ".join(dict.fromkeys(f"`{experiment}`" for experiment, *_ in said["numbers"]))
+        rows.append((said["folklore"], said["verdict"].format(*numbers), said["where"], command))
+    return markdown.table(("people say", "what came out", "figure", "experiment"), rows)
+
+
 def experiments_table() -> str:
     """A row for each experiment: its name, what it shows, and how many claims it makes."""
     rows = []
