@@ -1,8 +1,8 @@
-"""Digits: asked for a random digit, with annotators who like what is typical, models favour one; which remedies make it uniform.
+"""Digits: asked for a random digit, models favour one where annotators like what is typical; which remedies make it uniform.
 
 Sources: West and Potts 2025, "Base models beat aligned models at randomness and creativity", arXiv 2505.00047 (aligned models
-prefer 7); Zhang et al. 2025, "Verbalized sampling", arXiv 2510.01171 (a = .57; pi_ref^(1 + a/beta)); Kubovy and Psotka 1976, "The
-predominance of seven and the apparent spontaneity of numerical choices" (28.4% of 558 people say 7).
+prefer 7); Zhang et al. 2025, "Verbalized sampling", arXiv 2510.01171 (a = .57; pi_ref^(1 + a/beta)); Kubovy and Psotka 1976,
+"The predominance of seven and the apparent spontaneity of numerical choices" (28.4% of 558 people say 7).
 """
 
 import numpy as np
@@ -22,15 +22,15 @@ MEASURED, BETA = 0.57, 0.5  # the measured weight of typicality, and the coeffic
 WEIGHTS = (0.0, 0.25, MEASURED, 1.0)
 BETAS = np.geomspace(0.05, 2.0, 60)
 TEMPERATURES = np.geomspace(0.5, 20.0, 400)
-PAIRS, SETS = (100, 300, 1000, 3000, 10_000), 100
+PAIRS, SETS = (100, 300, 1000, 3000, 10_000), 60
 COLUMNS = [
-    "panel", "direction", "weight", "beta", "remedy", "digit", "p", "favourite", "rarest", "entropy", "from_uniform", "fact", "kl",
-    "algorithm", "seed", "regret", "apart", "pairs", "recovered", "stderr",
+    "panel", "direction", "weight", "beta", "remedy", "digit", "p", "favourite", "rarest", "entropy", "from_uniform", "fact",
+    "kl", "algorithm", "seed", "regret", "apart", "pairs", "recovered", "stderr",
 ]  # fmt: skip
 
 
 def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
-    """Optima over beta ("curve"), remedies ("remedy", "digit"), temperatures, trained runs ("run"), recovered weights ("pairs")."""
+    """Optima over beta ("curve"), remedies ("remedy", "digit"), temperatures, runs ("run"), recovered weights ("pairs")."""
     rows = [*_curves(), *_remedies(), *_temperatures(), *_trained(runs), *_recovered(3 if quick else SETS)]
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
@@ -107,7 +107,7 @@ def _remedy(run: pd.Series) -> str:
     if shaping == "typicality":
         whole = float(run["override.reward_shaping.weight"]) > MEASURED
         return "- (a + beta) log pi_ref" if whole else "KL to uniform, - a log pi_ref" if uniform else "- a log pi_ref"
-    return "KL to uniform" if uniform else "none"
+    return "none"
 
 
 def _recovered(sets: int) -> list[dict]:

@@ -36,7 +36,7 @@ def favourite_over_beta(axes: Axes, drawn: pd.DataFrame) -> None:
     first = axes.legend(loc="upper right", fontsize=6.3)
     axes.add_artist(first)
     text = "lines, circles: KL(pi‖pi_ref)\ndashes, squares: KL(pi_ref‖pi)\nfull: exact, open: rloo"
-    axes.text(0.05, 0.47, text, transform=axes.transData, fontsize=6.0, va="center")
+    axes.text(0.3, 0.19, text, fontsize=6.0, va="center")
 
 
 def digits(axes: Axes, drawn: pd.DataFrame) -> None:
@@ -61,12 +61,14 @@ def remedies(axes: Axes, drawn: pd.DataFrame) -> None:
             axes.plot(row["favourite"], [place + height] * len(row), MARKERS[direction], color=plots.VERMILION, ms=4)
             axes.plot(row["rarest"], [place + height] * len(row), MARKERS[direction], color=plots.SKY, ms=4)
             axes.plot(row["fact"], [place + height] * len(row), MARKERS[direction], color=plots.BLUE, mfc="white", ms=4)
-    axes.axvline(0.1, color=plots.GREY, ls=":", lw=0.8)
-    axes.axvline(FACT.reference.max(), color=plots.BLUE, ls=":", lw=0.8)
+    axes.vlines(0.1, -0.6, len(REMEDIES) - 0.4, color=plots.GREY, ls=":", lw=0.8)
+    axes.vlines(FACT.reference.max(), -0.6, len(REMEDIES) - 0.4, color=plots.BLUE, ls=":", lw=0.8)
     axes.set_yticks(range(len(REMEDIES)), list(reversed(REMEDIES)), fontsize=6.3)
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(REMEDIES) + 1.5), xlabel="probability", title="remedies, a = .57, beta .5")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(REMEDIES) + 0.6), title="remedies, a = .57, beta .5")
+    axes.set_xlabel("probability; circles: KL(pi‖pi_ref), squares: KL(pi_ref‖pi)", fontsize=7)
     for colour, face, label in (
-        (plots.VERMILION, plots.VERMILION, "of 7"), (plots.SKY, plots.SKY, "of 0, the rarest"), (plots.BLUE, "white", "a fact's answer"),
+        (plots.VERMILION, plots.VERMILION, "of 7"), (plots.SKY, plots.SKY, "of 0, the rarest"),
+        (plots.BLUE, "white", "a fact's right answer (.7 in pi_ref)"),
     ):  # fmt: skip
         axes.plot([], [], "o", color=colour, mfc=face, ms=4, label=label)
     axes.legend(loc="upper center", ncols=3, fontsize=6.0, handletextpad=0.1, columnspacing=0.8)
@@ -76,14 +78,16 @@ def recovered(axes: Axes, drawn: pd.DataFrame) -> None:
     """The recovered weight, and the probability of 7 once it is subtracted, over the number of answers: middle 95%."""
     rows = drawn[drawn["panel"] == "pairs"]
     spread = rows.groupby("pairs")[["recovered", "favourite"]].quantile([0.025, 0.5, 0.975]).unstack()
-    marks = (("recovered", plots.PURPLE, "recovered a", 0.57), ("favourite", plots.VERMILION, "7, a subtracted", REFERENCE[FAVOURITE]))
+    marks = (
+        ("recovered", plots.PURPLE, "recovered a", 0.57),
+        ("favourite", plots.VERMILION, "7, a subtracted", REFERENCE[FAVOURITE]),
+    )
     for column, colour, label, truth in marks:
         if len(spread):
             low, middle, high = (spread[(column, q)] for q in (0.025, 0.5, 0.975))
             axes.fill_between(spread.index, low, high, color=colour, alpha=0.2, lw=0)
             axes.plot(spread.index, middle, "o-", color=colour, label=label)
         axes.axhline(truth, color=colour, ls=":", lw=0.8)
-    axes.set(xscale="log", ylim=(0.0, 1.1), xlabel="answers of annotators", title="what finitely many answers tell")
+    axes.set(xscale="log", ylim=(0.0, 1.25), xlabel="answers of annotators", title="what finitely many answers tell")
     axes.set_ylabel("weight a, or probability")
     axes.legend(loc="upper right", fontsize=6.3)
-
