@@ -68,7 +68,7 @@ def remedies(axes: Axes, drawn: pd.DataFrame) -> None:
     axes.set_xlabel("probability; circles: KL(pi‖pi_ref), squares: KL(pi_ref‖pi)", fontsize=7)
     for colour, face, label in (
         (plots.VERMILION, plots.VERMILION, "of 7"), (plots.SKY, plots.SKY, "of 0, the rarest"),
-        (plots.BLUE, "white", "a fact's right answer (.7 in pi_ref)"),
+        (plots.BLUE, "white", "a fact's answer"),
     ):  # fmt: skip
         axes.plot([], [], "o", color=colour, mfc=face, ms=4, label=label)
     axes.legend(loc="upper center", ncols=3, fontsize=6.0, handletextpad=0.1, columnspacing=0.8)
