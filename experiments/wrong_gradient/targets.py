@@ -32,7 +32,7 @@ def of(run: Run) -> Float[Array, " N"] | None:
             return optimum(run, name, times)
         if found.says == semi({name: times}).says:
             return by_rows(run, name, times, paid=False)
-        if times == 1.0 and found.says == own_states(name):
+        if times == 1.0 and found.says == own_states(formula({name: 1.0})):
             return by_rows(run, name, times, paid=True)
     return None
 

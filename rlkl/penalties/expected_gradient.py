@@ -34,6 +34,13 @@ WEIGHTS: dict[tuple[str, str], dict[str, float] | None] = {
 }
 
 
+# Of penalty.top_k_tail: what is summed over the top k at each state. With the tail dropped it is no divergence.
+TAILS = {
+    "dropped": "{} without the terms outside the top k",
+    "renormalised": "{} of both restricted to the top k",
+    "bucket": "{} with all tokens outside the top k merged",
+}
+
 NO_DIVERGENCE = "the gradient of no divergence"
 
 
@@ -66,6 +73,8 @@ def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> Expec
         return _match(name, {"kl_ref_pi": 1.0})
     if estimator == "full":
         return _full(penalty, horizon)
+    if estimator == "top_k":
+        return _top_k(penalty, horizon)
     how = "reward" if penalty.placement == "reward" else "naive" if penalty.gradient == "straight_through" else penalty.gradient
     weight = WEIGHTS[penalty.gradient_estimator if penalty.gradient == "straight_through" else estimator, how]
     if whole or (weight == {} and not penalty.future_kl):
@@ -74,7 +83,7 @@ def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> Expec
         return _match(name, weight if estimator == "k1" else None)
     if penalty.future_kl:  # future_kl adds the later tokens' KL(pi‖pi_ref)
         if weight == {}:
-            return later_alone("kl_pi_ref")
+            return later_alone(formula({"kl_pi_ref": 1.0}))
         return _match(name, weight if weight == {"kl_pi_ref": 1.0} else None)
     return _match(name, None) if weight is None else semi(weight)
 
@@ -82,27 +91,45 @@ def _expected_gradient(penalty: settings.PenaltySettings, horizon: int) -> Expec
 def _full(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
     name, whole = penalty.divergence, {penalty.divergence: 1.0}
     if penalty.placement == "reward":
-        return _match(name, {}) if horizon == 1 or penalty.credit == "immediate" else later_alone(name)
+        return _match(name, {}) if horizon == 1 or penalty.credit == "immediate" else later_alone(formula(whole))
     if horizon == 1 or (penalty.future_kl and name == "kl_pi_ref"):
         return _match(name, whole)
-    return ExpectedGradient("other", own_states(name)) if penalty.future_kl else semi(whole)
+    return ExpectedGradient("other", own_states(formula(whole))) if penalty.future_kl else semi(whole)
 
 
-def later_alone(name: str) -> ExpectedGradient:
-    """The effect of a token on the divergence of later tokens, without its own term."""
-    return ExpectedGradient("none", f"the later tokens' {formula({name: 1.0})} alone")
+def _top_k(penalty: settings.PenaltySettings, horizon: int) -> ExpectedGradient:
+    """Over k tokens; with k at least the size of the vocabulary it is that of `full`, which settings do not tell."""
+    name, tail = penalty.divergence, str(penalty.top_k_tail)
+    says = TAILS[tail].format(formula({name: 1.0}))
+    if penalty.top_k == 1 and tail == "renormalised":  # both are 1 on a single token
+        return _match(name, {})
+    if penalty.placement == "reward":
+        return _match(name, {}) if horizon == 1 or penalty.credit == "immediate" else later_alone(says)
+    if tail == "dropped":
+        return _match(name, None)
+    if horizon == 1:
+        return ExpectedGradient("other", says)
+    return ExpectedGradient("other", own_states(says)) if penalty.future_kl else with_states_fixed(says)
 
 
-def own_states(name: str) -> str:
+def later_alone(says: str) -> ExpectedGradient:
+    """The effect of a token on the divergence of later tokens, without its own term. says: name of that divergence."""
+    return ExpectedGradient("none", f"the later tokens' {says} alone")
+
+
+def own_states(says: str) -> str:
     """Name of the sum of token divergences over visited states. Only for KL(pi‖pi_ref) is it the divergence of sequences."""
-    return f"{formula({name: 1.0})} summed over the policy's own states"
+    return f"{says} summed over the policy's own states"
 
 
 def semi(weight: dict[str, float]) -> ExpectedGradient:
     """The gradient of each token's divergence with the visited states held fixed."""
-    return ExpectedGradient(
-        "semi", f"the semi-gradient of each token's {formula(weight)} (the states that follow are left out)"
-    )
+    return with_states_fixed(formula(weight))
+
+
+def with_states_fixed(says: str) -> ExpectedGradient:
+    """That gradient, of the divergence of this name."""
+    return ExpectedGradient("semi", f"the semi-gradient of each token's {says} (the states that follow are left out)")
 
 
 def _match(name: str, weight: dict[str, float] | None) -> ExpectedGradient:

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.errors import SettingsError, nearest
-from rlkl.penalties import estimators
+from rlkl.penalties import estimators, top_k
 from rlkl.penalties.expected_gradient import expected_gradient, formula
 
-SAMPLED = ("full", "score", *estimators.REGISTRY)  # the estimators of sampled algorithms
+OVER_VOCABULARY = ("full", "top_k")  # estimators that sum over tokens at each visited state
+SAMPLED = (*OVER_VOCABULARY, "score", *estimators.REGISTRY)  # the estimators of sampled algorithms
 ESTIMATORS = ("exact", *SAMPLED)
-PLACES = {"exact": "loss", "full": "loss", "score": "reward", "k1": "reward"}  # default placements
+PLACES = {"exact": "loss", "full": "loss", "top_k": "loss", "score": "reward", "k1": "reward"}  # default placements
 
 
 def divergence(penalty: settings.PenaltySettings) -> Divergence | None:
@@ -71,9 +72,12 @@ def resolve_penalty(kind: str, penalty: settings.PenaltySettings, horizon: int) 
         placement=penalty.placement or default_placement,
         level=penalty.level or ("sequence" if one_term else "token"),
         credit=penalty.credit or "reward_to_go",
+        top_k_of=penalty.top_k_of or ("reference" if estimator == "top_k" else None),
+        top_k_tail=penalty.top_k_tail or ("bucket" if estimator == "top_k" else None),
         sampler=penalty.sampler or ("exact" if estimator == "exact" else "policy"),
     )
     _check(filled, horizon)
+    _check_top_k(filled)
     _check_limits(filled, kind)
     descended = expected_gradient(filled, horizon, kind == "scaled")
     if descended.kind != "exact" and not penalty.allow_biased:
@@ -100,8 +104,9 @@ def _check(penalty: settings.PenaltySettings, horizon: int) -> None:
     if penalty.gradient != "naive" and not (sampled and in_loss):
         rule = "is the gradient of a sampled estimator (" + ", ".join(estimators.REGISTRY) + ") in the loss"
         raise SettingsError("penalty.gradient", penalty.gradient, rule)
-    if penalty.level == "sequence" and horizon > 1 and penalty.estimator == "full":
-        raise SettingsError("penalty.level", "sequence", "full sums over the vocabulary of each token; its level is token")
+    if penalty.level == "sequence" and horizon > 1 and penalty.estimator in OVER_VOCABULARY:
+        rule = f"{penalty.estimator} sums over the vocabulary of each token; its level is token"
+        raise SettingsError("penalty.level", "sequence", rule)
     if penalty.level == "token" and horizon > 1 and penalty.estimator == "score":
         raise SettingsError("penalty.level", "token", "score is the weight of the whole sequence; its level is sequence")
     if penalty.credit == "immediate" and (penalty.level == "sequence" or not penalty.placement == "reward"):
@@ -116,9 +121,22 @@ def _check(penalty: settings.PenaltySettings, horizon: int) -> None:
         raise SettingsError("penalty.sampler", "reference", "is of KL(pi_ref‖pi) alone (penalty=forward_kl)")
 
 
+def _check_top_k(penalty: settings.PenaltySettings) -> None:
+    """Raise `SettingsError` for options of estimator=top_k that are missing or have no effect, and for other divergences."""
+    if penalty.estimator != "top_k":
+        for key in ("top_k", "top_k_of", "top_k_tail"):
+            if getattr(penalty, key) is not None:
+                raise SettingsError(f"penalty.{key}", getattr(penalty, key), "is of estimator=top_k")
+    elif penalty.top_k is None:
+        raise SettingsError("penalty.top_k", "null", "estimator=top_k needs the number of tokens that it sums over")
+    elif penalty.divergence not in top_k.DIRECTIONS:
+        rule = "is of KL(pi‖pi_ref) and KL(pi_ref‖pi) alone (penalty=reverse_kl, penalty=forward_kl)"
+        raise SettingsError("penalty.estimator", "top_k", rule)
+
+
 def _check_limits(penalty: settings.PenaltySettings, kind: str) -> None:
     """Raise `SettingsError` for a clamp, a truncation or an importance correction that would have no effect."""
-    has_log_ratios = penalty.sampler == "policy" and penalty.estimator != "full"
+    has_log_ratios = penalty.sampler == "policy" and penalty.estimator not in OVER_VOCABULARY
     if penalty.clamp is not None and not has_log_ratios:
         raise SettingsError(
             "penalty.clamp", penalty.clamp, "is of estimators that read sampled log-ratios (k1, k2, k3, abs, score)"

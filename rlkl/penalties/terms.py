@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
-from rlkl.penalties import estimators
+from rlkl.penalties import estimators, top_k
 from rlkl.penalties.options import divergence, parameters, weighs
 from rlkl.rollouts.batch import Batch, Positions, at_last_token, last_token_mask
 
@@ -38,11 +38,18 @@ def make_terms(penalty: settings.PenaltySettings, dtype) -> Terms:
     params = parameters(penalty, dtype)
     if penalty.estimator == "score":
         return Terms(partial(score, penalty, div, params), _zero, _zero)
-    full: Term | None = partial(_full, div, params) if penalty.estimator == "full" else None
+    summed = _over_vocabulary(penalty, div, params)
     if penalty.placement == "reward":
-        return Terms(full or partial(_estimate, penalty), _zero, _zero)
-    future_kl = (full or log_ratio) if penalty.future_kl else _zero
-    return Terms(_zero, future_kl, full or partial(_differentiated, penalty))
+        return Terms(summed or partial(_estimate, penalty), _zero, _zero)
+    future_kl = (summed or log_ratio) if penalty.future_kl else _zero
+    return Terms(_zero, future_kl, summed or partial(_differentiated, penalty))
+
+
+def _over_vocabulary(penalty: settings.PenaltySettings, div: Divergence, params: Params) -> Term | None:
+    """The term of an estimator that sums over tokens at each visited state; None for one that reads sampled tokens."""
+    if penalty.estimator == "full":
+        return partial(_full, div, params)
+    return partial(_top_k, penalty, div) if penalty.estimator == "top_k" else None
 
 
 def log_ratio(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
@@ -120,6 +127,13 @@ def _zero(positions: Positions, batch: Batch) -> Float[Array, "N T"]:
 def _full(div: Divergence, params: Params, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
     """The exact divergence of the next-token distribution at each position."""
     rows = estimators.full(div, params, positions.log_pi, positions.log_ref)
+    return positions.at_positions(rows, batch)
+
+
+def _top_k(penalty: settings.PenaltySettings, div: Divergence, positions: Positions, batch: Batch) -> Float[Array, "N T"]:
+    """The divergence over k tokens of the next-token distribution at each position."""
+    assert penalty.top_k is not None and penalty.top_k_of is not None and penalty.top_k_tail is not None
+    rows = top_k.top_k(div, penalty.top_k, penalty.top_k_of, penalty.top_k_tail, positions.log_pi, positions.log_ref)
     return positions.at_positions(rows, batch)
 
 

@@ -24,6 +24,13 @@ class PenaltySettings:
         None, "estimator of the divergence; null: one that is unbiased with unscaled advantages and sums over tokens", kind=str
     )
     placement: Resolved = static(None, "whether the estimate is part of the reward or of the loss", allowed=("reward", "loss"))
+    top_k: Resolved = static(None, "number of tokens that estimator=top_k sums over", kind=int, at_least=1)
+    top_k_of: Resolved = static(None, "whose most likely tokens top_k are", allowed=("policy", "reference"))
+    top_k_tail: Resolved = static(
+        None,
+        "the tokens outside of top_k: dropped, or both distributions renormalised, or these tokens merged into one",
+        allowed=("dropped", "renormalised", "bucket"),
+    )
     level: Resolved = static(
         None, "whether an estimator reads log-ratios of tokens or of sequences", allowed=("token", "sequence")
     )

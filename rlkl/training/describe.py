@@ -38,6 +38,13 @@ def maximised(settings: Settings) -> str:
     return "E[2 arcsin sqrt p]" if size is None else f"E[U_{size}(p)]"
 
 
+def estimator(penalty: PenaltySettings) -> str:
+    """The name of a penalty's estimator; of top_k with the tokens that it sums over, and what becomes of the others."""
+    if penalty.estimator != "top_k":
+        return str(penalty.estimator)
+    return f"top_k ({penalty.top_k} of the {penalty.top_k_of}, tail {penalty.top_k_tail})"
+
+
 def entrance(penalty: PenaltySettings) -> str:
     """How a penalty enters a sampled loss, in words: its estimator, and whether it is in the reward or in the loss."""
     if penalty.sampler == "exact":
@@ -48,7 +55,7 @@ def entrance(penalty: PenaltySettings) -> str:
     extra += f" of {penalty.gradient_estimator}" if penalty.gradient == "straight_through" else ""
     extra += ", immediate credit" if penalty.credit == "immediate" else ""
     extra += ", future KL added" if penalty.future_kl else ""
-    return f"{penalty.estimator} in the {penalty.placement}, of each {penalty.level}{extra}"
+    return f"{estimator(penalty)} in the {penalty.placement}, of each {penalty.level}{extra}"
 
 
 def _limits(penalty: PenaltySettings) -> list[str]:

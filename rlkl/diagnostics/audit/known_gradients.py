@@ -10,13 +10,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from rlkl import divergences, exact
-from rlkl.diagnostics.audit import score_weights
+from rlkl.diagnostics.audit import score_weights, top_k_gradients
 from rlkl.diagnostics.audit.score_weights import Sequences
 from rlkl.divergences import REGISTRY, Divergence, f_divergences
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, joint_log_probability
+from rlkl.settings import PenaltySettings
 from rlkl.tasks.automaton import Automaton
 from rlkl.training.spec import Run
 
@@ -59,11 +60,30 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
         for name in f_divergences():
             rows = divergences.exact(REGISTRY[name], params, positions.log_pi, positions.log_ref)
             later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(rows, batch)))
-            weights[expected_gradient.own_states(name)] = weights[expected_gradient.semi({name: 1.0}).says] + later
-            weights[expected_gradient.later_alone(name).says] = later
+            weights[expected_gradient.own_states(div.formula)] = weights[expected_gradient.semi({name: 1.0}).says] + later
+            weights[expected_gradient.later_alone(div.formula).says] = later
     stacked = np.stack(list(weights.values())) * prompt_weights(run.task.automaton, batch)[:, None]
     gradients = _weighted_scores(policy, batch, jnp.asarray(stacked))
     return dict(zip(weights, np.asarray(gradients), strict=True))
+
+
+def top_k_by_name(run: Run, policy: AnyPolicy, batch: Batch, penalty: PenaltySettings) -> dict[str, np.ndarray]:
+    """The gradient of a KL over the top k with the visited states held fixed, and the effect of a token on later ones alone.
+
+    There is none where the tail is dropped. batch: every sequence, weighted by its probability under the policy.
+    """
+    if penalty.top_k_tail == "dropped":
+        return {}
+    automaton, sequences = run.task.automaton, _sequences(run, policy, batch)
+    positions = scoring.positions(automaton, policy, run.reference, batch)
+    value, slope = top_k_gradients.rows(penalty, *(np.exp(np.asarray(each)) for each in positions[:2]))
+    at_tokens = np.asarray(positions.at_tokens(jnp.asarray(slope), batch))
+    own = np.exp(sequences.log_pi.sum(axis=1))[:, None] * at_tokens
+    later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(jnp.asarray(value), batch)))
+    stacked = np.stack([own, later]) * prompt_weights(automaton, batch)[:, None]
+    gradients = np.asarray(_weighted_scores(policy, batch, jnp.asarray(stacked)))
+    names = top_k_gradients.names(penalty, REGISTRY[penalty.divergence].formula, automaton.horizon)
+    return dict(zip(names, gradients, strict=True))
 
 
 def gradient_on(run: Run, policy: AnyPolicy, batch: Batch, name: str, part: Bool[Array, " N"]) -> Float[Array, " P"]:

@@ -27,6 +27,7 @@ from rlkl.penalties import options, terms
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import sampling, scoring
 from rlkl.rollouts.batch import Batch
+from rlkl.training import describe
 from rlkl.training.spec import Run
 
 DIRECTIONS = ("kl_pi_ref", "kl_ref_pi")
@@ -96,7 +97,9 @@ def audit(
         target = known_gradients.exact_gradient(run, policy, REGISTRY[name]) if is_exact else None
         if REGISTRY[name].root and target is not None:  # its gradient is a multiple of its square's
             known_by_name = {REGISTRY[name].formula: np.asarray(target.gradient), **known_by_name}
-        rows = cases.on_policy(run, name, policy, policy_batch, reference_batch)
+        rows = itertools.chain(
+            cases.on_policy(run, name, policy, policy_batch, reference_batch), cases.over_top_k(run, name, policy, policy_batch)
+        )
         if older is not None:
             others = cases.against_others(run, name, policy, older, policy_batch)
             rows = itertools.chain(rows, cases.off_policy(run, name, policy, older, policy_batch, policy_key), others)
@@ -113,7 +116,7 @@ def audit(
             bound = "" if penalty.truncation is None else f"at most {penalty.truncation:g}"
             correction = ", ".join(filter(None, (penalty.importance_correction.replace("none", ""), bound)))
             yield AuditRow(
-                name, str(penalty.estimator), str(penalty.placement), str(penalty.level), str(penalty.credit), penalty.gradient,
+                name, describe.estimator(penalty), str(penalty.placement), str(penalty.level), str(penalty.credit), penalty.gradient,
                 penalty.future_kl, str(penalty.sampler), case.reference, case.rollout, correction, float(measured.value),
                 math.nan if target is None else float(target.value),
                 error, cosine, max(0.0, float(measured.variance)) / batch_size, stderr, descends, case.declared,
