@@ -59,6 +59,7 @@ OPTIONAL = {
     "reward_shaping.threshold", "reward_shaping.weight",
     *(f"decoding.{key}" for key in ("temperature", "top_k", "top_p", "min_p")),
     *(f"penalty.{key}" for key in ("target_kl", "beta_end", "clamp", "truncation", "importance_min", "kl_mask_limit")),
+    "penalty.top_k", "penalty.top_k_of", "penalty.top_k_tail",
     *(f"algorithm.{key}" for key in ("clip_low", "clip_high", "clip_ratio_c", "tau_pos", "tau_neg")),
     *(f"algorithm.{key}" for key in ("cov_share", "cov_low", "cov_high", "kl_coef")),
 }  # fmt: skip

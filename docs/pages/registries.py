@@ -15,7 +15,7 @@ from rlkl import algorithms, divergences, errors, policies, surrogates, tasks
 from rlkl.diagnostics.check.arguments import MEANINGS, SPELLINGS
 from rlkl.divergences import Params
 from rlkl.penalties import estimators as registered
-from rlkl.penalties import importance, kl_masks, options, terms
+from rlkl.penalties import importance, kl_masks, options, terms, top_k
 from rlkl.penalties.expected_gradient import expected_gradient
 from rlkl.reports.one_page import citation
 
@@ -192,7 +192,8 @@ def estimators_table() -> str:
         (f"`{name}`", ", ".join(f"`{alias}`" for alias, own in registered.ALIASES.items() if own == name), summary(estimate))
         for name, estimate in registered.REGISTRY.items()
     ]
-    rows += [("`full`", "", summary(registered.full)), ("`score`", "", summary(terms.score))]
+    others = {"full": registered.full, "top_k": top_k.top_k, "score": terms.score}
+    rows += [(f"`{name}`", "", summary(estimate)) for name, estimate in others.items()]
     return markdown.table(("`penalty.estimator`", "in other libraries", "what it is"), rows)
 
 
@@ -202,6 +203,8 @@ def descends_table(name: str, estimator: str = "") -> str:
     The columns `gradient`, `future_kl` and `sampler` are left out where all rows have the default.
     """
     penalties = [each for each in options.combinations(name, 2) if estimator in ("", each.estimator)]
+    if estimator in ("", "top_k"):
+        penalties += [each for each in options.top_k_combinations(name, 2, 2) if each.top_k_of == "reference"]
     varying = {
         key: default
         for key, default in (("gradient", "naive"), ("future_kl", False), ("sampler", "policy"))
@@ -212,7 +215,7 @@ def descends_table(name: str, estimator: str = "") -> str:
         on_bandit = not penalty.future_kl and penalty.credit == "reward_to_go"
         rows.append(
             (
-                f"`{penalty.estimator}` in the {penalty.placement}",
+                f"`{penalty.estimator}` in the {penalty.placement}" + (f", tail {penalty.top_k_tail}" if penalty.top_k else ""),
                 str(penalty.level),
                 "" if penalty.placement == "loss" else str(penalty.credit),
                 *(_setting(getattr(penalty, key)) for key in varying),

@@ -14,7 +14,7 @@ from rlkl import settings
 from rlkl.divergences import REGISTRY, Divergence, Params
 from rlkl.errors import SettingsError, nearest
 from rlkl.penalties import estimators, top_k
-from rlkl.penalties.expected_gradient import expected_gradient, formula
+from rlkl.penalties.expected_gradient import TAILS, expected_gradient, formula
 
 OVER_VOCABULARY = ("full", "top_k")  # estimators that sum over tokens at each visited state
 SAMPLED = (*OVER_VOCABULARY, "score", *estimators.REGISTRY)  # the estimators of sampled algorithms
@@ -194,3 +194,18 @@ def combinations(name: str, horizon: int) -> list[settings.PenaltySettings]:
             resolved = resolve_penalty("sampled", candidate, horizon)
             valid += [] if repeats_naive else [resolved]
     return valid
+
+
+def top_k_combinations(name: str, horizon: int, k: int) -> list[settings.PenaltySettings]:
+    """The placements, sources and tails of estimator=top_k."""
+    ways = itertools.product(("loss", "reward"), ("reference", "policy"), TAILS)
+    return [
+        resolve_penalty(
+            "sampled",
+            settings.PenaltySettings(
+                name, estimator="top_k", placement=placement, top_k=k, top_k_of=source, top_k_tail=tail, allow_biased=True
+            ),
+            horizon,
+        )
+        for placement, source, tail in ways
+    ]

@@ -21,7 +21,7 @@ def top_k(
     log_pi: Float[Array, "R V"],
     log_ref: Float[Array, "R V"],
 ) -> Float[Array, " R"]:
-    """A KL of each row over the k most likely tokens K; a `tail` that is dropped makes it no divergence, and it may be negative.
+    """A KL of each row over its k most likely tokens K; with the tail dropped it is no divergence, and may be negative.
 
     source: whose most likely tokens, "policy" or "reference". tail: what becomes of the other tokens. "dropped": the terms of K
     alone, as in sum_K pi log(pi/pi_ref); "renormalised": both distributions restricted to K, over their mass there; "bucket":
@@ -35,7 +35,7 @@ def top_k(
         outside = [_log_mass(jnp.where(inside, -jnp.inf, each), empty=-jnp.inf) for each in (log_pi, log_ref)]
         rows = [jnp.concatenate(each, axis=-1) for each in zip(rows, outside, strict=True)]
     value = divergences.exact(div, divergences.Params(), *rows)
-    if tail == "dropped":  # f = t log t - t + 1 has sum_K pi log(pi/pi_ref) - pi + pi_ref, and f = t - 1 - log t its counterpart
+    if tail == "dropped":  # where rows do not sum to 1, `exact` has pi_ref - pi more in its sum, or pi - pi_ref
         mass, reference_mass = (jnp.sum(jnp.exp(each), axis=-1) for each in rows)
         value = value + DIRECTIONS[div.name] * (mass - reference_mass)
     return value

@@ -105,6 +105,10 @@ def _penalties():
             bandit,
             expected_gradient(penalty, 2).says,
         )
+    of_reference = [[w for w in options.top_k_combinations("kl_pi_ref", n, 2) if w.top_k_of == "reference"] for n in (1, 2)]
+    for bandit_way, way in zip(*of_reference, strict=True):
+        says = (expected_gradient(bandit_way, 1).says, expected_gradient(way, 2).says)
+        yield "top_k", way.placement, way.level, way.gradient, f"top_k_tail={way.top_k_tail}", *says
 
 
 def _bandit_key(penalty: settings.PenaltySettings) -> tuple:

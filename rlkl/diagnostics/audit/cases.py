@@ -21,7 +21,6 @@ from rlkl.training import describe, spec
 from rlkl.training.spec import Run
 
 SAMPLES = 4096  # number of samples, where there are too many sequences to enumerate
-TOP_K = 2  # number of tokens of the rows that sum over the most likely ones
 TRUNCATION = 1.0  # largest importance weight, in the rows that show the effect of truncation
 
 
@@ -50,24 +49,6 @@ def on_policy(run: Run, name: str, policy: AnyPolicy, policy_batch: Batch, refer
     for penalty in options.combinations(name, run.task.automaton.horizon):
         batch = reference_batch if penalty.sampler == "reference" else policy_batch
         yield AuditCase(penalty, batch, _said(run, penalty), policy)
-
-
-def over_top_k(run: Run, name: str, policy: AnyPolicy, policy_batch: Batch) -> Iterator[AuditCase]:
-    """The cases of a KL over the `TOP_K` most likely tokens: each tail and source in the loss, and one in the reward.
-
-    There are none where no state has tokens enough for it to differ from the sum over all of them.
-    """
-    automaton = run.task.automaton
-    if automaton.legal.sum(axis=1).max() < TOP_K + 2:  # a bucket of one token is that token
-        return
-    ways = [("loss", source, tail) for source in ("reference", "policy") for tail in expected_gradient.TAILS]
-    for placement, source, tail in [*ways, ("reward", "reference", "bucket")]:
-        chosen = settings.PenaltySettings(
-            name, estimator="top_k", placement=placement, top_k=TOP_K, top_k_of=source, top_k_tail=tail, allow_biased=True
-        )
-        penalty = options.resolve_penalty("sampled", chosen, automaton.horizon)
-        known = known_gradients.top_k_by_name(run, policy, policy_batch, penalty) if automaton.is_enumerable else {}
-        yield AuditCase(penalty, policy_batch, _said(run, penalty), policy, known=known)
 
 
 def samplers(run: Run) -> dict[str, RolloutSettings]:

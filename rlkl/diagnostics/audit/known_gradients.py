@@ -10,14 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from rlkl import divergences, exact
-from rlkl.diagnostics.audit import score_weights, top_k_gradients
+from rlkl.diagnostics.audit import score_weights
 from rlkl.diagnostics.audit.score_weights import Sequences
 from rlkl.divergences import REGISTRY, Divergence, f_divergences
 from rlkl.penalties import expected_gradient, options
 from rlkl.policies import AnyPolicy
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, joint_log_probability
-from rlkl.settings import PenaltySettings
 from rlkl.tasks.automaton import Automaton
 from rlkl.training.spec import Run
 
@@ -52,7 +51,7 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
     batch: every sequence, weighted by its probability under the policy.
     """
     params = options.parameters(run.settings.penalty, jnp.float64)
-    sequences = _sequences(run, policy, batch)
+    sequences = sequences_of(run, policy, batch)
     weights = {each.says: each.weights for each in score_weights.known(sequences, params)}
     is_table = exact.evaluation_method(run.task.automaton, (policy, run.reference)) == "dynamic program"
     if run.task.automaton.horizon > 1 and is_table:
@@ -63,27 +62,8 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
             weights[expected_gradient.own_states(div.formula)] = weights[expected_gradient.semi({name: 1.0}).says] + later
             weights[expected_gradient.later_alone(div.formula).says] = later
     stacked = np.stack(list(weights.values())) * prompt_weights(run.task.automaton, batch)[:, None]
-    gradients = _weighted_scores(policy, batch, jnp.asarray(stacked))
+    gradients = weighted_scores(policy, batch, jnp.asarray(stacked))
     return dict(zip(weights, np.asarray(gradients), strict=True))
-
-
-def top_k_by_name(run: Run, policy: AnyPolicy, batch: Batch, penalty: PenaltySettings) -> dict[str, np.ndarray]:
-    """The gradient of a KL over the top k with the visited states held fixed, and the effect of a token on later ones alone.
-
-    There is none where the tail is dropped. batch: every sequence, weighted by its probability under the policy.
-    """
-    if penalty.top_k_tail == "dropped":
-        return {}
-    automaton, sequences = run.task.automaton, _sequences(run, policy, batch)
-    positions = scoring.positions(automaton, policy, run.reference, batch)
-    value, slope = top_k_gradients.rows(penalty, *(np.exp(np.asarray(each)) for each in positions[:2]))
-    at_tokens = np.asarray(positions.at_tokens(jnp.asarray(slope), batch))
-    own = np.exp(sequences.log_pi.sum(axis=1))[:, None] * at_tokens
-    later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(jnp.asarray(value), batch)))
-    stacked = np.stack([own, later]) * prompt_weights(automaton, batch)[:, None]
-    gradients = np.asarray(_weighted_scores(policy, batch, jnp.asarray(stacked)))
-    names = top_k_gradients.names(penalty, REGISTRY[penalty.divergence].formula, automaton.horizon)
-    return dict(zip(names, gradients, strict=True))
 
 
 def gradient_on(run: Run, policy: AnyPolicy, batch: Batch, name: str, part: Bool[Array, " N"]) -> Float[Array, " P"]:
@@ -92,9 +72,9 @@ def gradient_on(run: Run, policy: AnyPolicy, batch: Batch, name: str, part: Bool
     batch: every sequence, weighted by its probability under the policy. Of all sequences it is the divergence's gradient.
     """
     params = options.parameters(run.settings.penalty, jnp.float64)
-    weights = score_weights.whole(_sequences(run, policy, batch), params, (name,))[name]
+    weights = score_weights.whole(sequences_of(run, policy, batch), params, (name,))[name]
     weights = weights * prompt_weights(run.task.automaton, batch)[:, None]
-    return _weighted_scores(policy, batch, jnp.where(part[:, None], weights, 0.0)[None])[0]
+    return weighted_scores(policy, batch, jnp.where(part[:, None], weights, 0.0)[None])[0]
 
 
 def prompt_weights(automaton: Automaton, batch: Batch) -> Float[np.ndarray, " N"]:
@@ -107,14 +87,14 @@ def _token_log_probabilities(policy: AnyPolicy, reference: AnyPolicy, batch: Bat
     return scoring.token_log_probability(policy, batch), scoring.token_log_probability(reference, batch)
 
 
-def _sequences(run: Run, policy: AnyPolicy, batch: Batch) -> Sequences:
+def sequences_of(run: Run, policy: AnyPolicy, batch: Batch) -> Sequences:
     """The sequences of a batch that are drawn from the policy."""
     log_pi, log_ref = map(np.asarray, _token_log_probabilities(policy, run.reference, batch))
     return Sequences(log_pi, log_ref, log_pi, np.asarray(batch.mask))
 
 
 @jax.jit
-def _weighted_scores(policy: AnyPolicy, batch: Batch, weights: Float[Array, "K N T"]) -> Float[Array, "K P"]:
+def weighted_scores(policy: AnyPolicy, batch: Batch, weights: Float[Array, "K N T"]) -> Float[Array, "K P"]:
     """The sum of the tokens' scores with each of the weights, by the policy's parameters."""
     trainable, rest = eqx.partition(policy, eqx.is_inexact_array)
     _, pull_back = jax.vjp(lambda p: scoring.token_log_probability(eqx.combine(p, rest), batch), trainable)

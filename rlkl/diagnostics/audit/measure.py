@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import exact, settings
-from rlkl.diagnostics.audit import cases, known_gradients
+from rlkl.diagnostics.audit import cases, known_gradients, top_k_cases
 from rlkl.diagnostics.audit.cases import SAMPLES
 from rlkl.diagnostics.audit.gradients import loss_and_penalty
 from rlkl.diagnostics.audit.known_gradients import SAME
@@ -98,7 +98,8 @@ def audit(
         if REGISTRY[name].root and target is not None:  # its gradient is a multiple of its square's
             known_by_name = {REGISTRY[name].formula: np.asarray(target.gradient), **known_by_name}
         rows = itertools.chain(
-            cases.on_policy(run, name, policy, policy_batch, reference_batch), cases.over_top_k(run, name, policy, policy_batch)
+            cases.on_policy(run, name, policy, policy_batch, reference_batch),
+            top_k_cases.cases(run, name, policy, policy_batch),
         )
         if older is not None:
             others = cases.against_others(run, name, policy, older, policy_batch)
@@ -116,9 +117,9 @@ def audit(
             bound = "" if penalty.truncation is None else f"at most {penalty.truncation:g}"
             correction = ", ".join(filter(None, (penalty.importance_correction.replace("none", ""), bound)))
             yield AuditRow(
-                name, describe.estimator(penalty), str(penalty.placement), str(penalty.level), str(penalty.credit), penalty.gradient,
-                penalty.future_kl, str(penalty.sampler), case.reference, case.rollout, correction, float(measured.value),
-                math.nan if target is None else float(target.value),
+                name, describe.estimator(penalty), str(penalty.placement), str(penalty.level), str(penalty.credit),
+                penalty.gradient, penalty.future_kl, str(penalty.sampler), case.reference, case.rollout,
+                correction, float(measured.value), math.nan if target is None else float(target.value),
                 error, cosine, max(0.0, float(measured.variance)) / batch_size, stderr, descends, case.declared,
             )  # fmt: skip
 
