@@ -1,8 +1,8 @@
 """Distillation without a reward: where sums over the top k of KL(pi‖teacher) end, and what each placement of them descends.
 
-The terms outside the top k are no detail. Without them the sum in the loss has its minimum where the student has 1/e of the
-teacher's mass on the top k, the sampled token's log-ratio in the reward (if the token is in the top k) has it at the right mass,
-and a sum in the reward teaches nothing on one state. All ends are closed forms, checked by gradient flow; dots were trained.
+With the terms outside the top k dropped, the sum in the loss is least where the student has 1/e of the teacher's mass on the
+top k. The sampled token's log-ratio in the reward, counted if the token is in the top k, ends at the teacher's mass, as a tail
+bucket does; and a sum in the reward teaches nothing on one state. All ends are closed forms, checked by gradient flow.
 
 Sources: Agarwal et al. 2023, "On-policy distillation of language models" (GKD), arXiv 2306.13649; Gu et al. 2023, "MiniLLM",
 arXiv 2306.08543; Lu and Thinking Machines Lab 2025, "On-policy distillation" (blog: k1 as the reward, discount 0);
@@ -33,14 +33,14 @@ NAMES = {
     "dropped": "KL(pi‖teacher), tail dropped",
     "forward dropped": "KL(teacher‖pi), tail dropped",
     "renormalised": "renormalised, either KL",
-    "bucket": "bucket, either KL; or the sampled\ntoken's log-ratio in the reward",
+    "bucket": "bucket, either KL; sampled log-ratio of K in the reward",
 }
 WAYS = {
     "start": "uniform student, untrained",
-    "top_k reward": "bucket, in the reward",
-    "dropped": "tail dropped, in the loss",
-    "renormalised": "renormalised, in the loss",
-    "bucket": "bucket, in the loss",
+    "top_k reward": "bucket, k = 2, in the reward",
+    "dropped": "tail dropped, k = 2, in the loss",
+    "renormalised": "renormalised, k = 2, in the loss",
+    "bucket": "bucket, k = 2, in the loss",
     "k1 immediate": "k1 in the reward, own token",
     "k1 reward_to_go": "k1 in the reward, reward-to-go",
 }
@@ -61,27 +61,28 @@ def draw(drawn: pd.DataFrame) -> Figure:
     """Mass, KL and value at the end over k on one state, and KL of sequences at the end; dots were trained by rlkl."""
     with plots.styled():
         figure = Figure(figsize=(plots.PAGE, 5.0))
-        (mass, kl), (value, ways) = figure.subplots(2, 2)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(1.2, 1.0))  # rows of their own: the labels differ in width
+        (mass, kl), (value, ways) = upper.subplots(1, 2), lower.subplots(1, 2)
         _lines(mass, drawn, "mass", ("teacher", *NAMES))
         mass.set(title="mass of the teacher's top k at the end", ylabel="pi(K)", ylim=(0.0, 1.05))
-        mass.text(5.2, 0.885, "the teacher's (dotted)", fontsize=6.5, ha="left", va="top")
-        mass.text(8.0, 0.375, "the teacher's, over e", fontsize=6.5, ha="center", va="bottom", color=LOOKS["dropped"][0])
+        mass.text(4.9, 0.83, "the teacher's mass", fontsize=6, va="top", color=LOOKS["bucket"][0])
+        mass.text(8.0, 0.31, "the teacher's mass over e", fontsize=6.5, ha="center", va="top", color=LOOKS["dropped"][0])
         _lines(kl, drawn, "kl", tuple(NAMES))
-        kl.set(title="KL(pi‖teacher) at the end", ylabel="nats", yscale="log", ylim=(1e-5, 8.0))
+        kl.set(title="KL(pi‖teacher) at the end", ylabel="nats", yscale="log", ylim=(1e-4, 8.0))
         _lines(value, drawn, "value", ("dropped", "forward dropped", "bucket"))
+        kl.text(11.2, 1.4e-4, "bucket at k = 11 and all at k = 12: 0", fontsize=6.5, ha="right", color=plots.GREY)
         value.axhline(0.0, color=plots.GREY, lw=0.6, zorder=0)
         value.set(title="value of the sum at the end", ylabel="nats", ylim=(-0.42, 0.06))
-        value.text(7.0, -0.255, "-q(K)/e", fontsize=7, color=LOOKS["dropped"][0], va="bottom")
-        value.text(9.0, -0.095, "q(K) log q(K)", fontsize=7, color=LOOKS["forward dropped"][0], ha="right", va="bottom")
+        value.text(6.5, -0.315, "-q(K)/e", fontsize=7, color=LOOKS["dropped"][0], va="bottom")
+        value.text(6.3, -0.13, "q(K) log q(K)", fontsize=7, color=LOOKS["forward dropped"][0], va="top")
         _dots(mass, drawn, "run mass")
         _dots(kl, drawn, "run kl")
         for axes in (mass, kl, value):
-            axes.set(xlabel=f"k, of {COUNT} tokens", xticks=range(1, COUNT + 1), xlim=(0.7, COUNT + 0.3))
+            axes.set(xlabel=f"k, of {COUNT} tokens (q(K): the teacher's mass)", xticks=range(1, COUNT + 1))
         _ways(ways, drawn)
         handles, labels = mass.get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=4, title="in the loss, one state, from a uniform student"
-        )
+        title = "in the loss, on one state, from a uniform student; dots: trained by rlkl"
+        upper.legend(handles, labels, loc="outside lower center", ncols=2, title=title, title_fontsize=7.5)
         return figure
 
 
@@ -109,5 +110,10 @@ def _ways(axes: Axes, drawn: pd.DataFrame) -> None:
         axes.plot(exact, np.full(len(exact), height), "|", color=colour, ms=11, mew=2)
         axes.plot(ended, np.full(len(ended), height), "o", color=colour, mec="black", mew=0.5, ms=5)
         axes.axhline(height, color=plots.GREY, lw=0.3, alpha=0.5, zorder=0)
-    axes.set(xscale="log", xlim=(1e-8, 30.0), xlabel="nats", title="sequences of 3 tokens: KL(pi‖teacher) at the end")
+    axes.set(
+        xscale="log",
+        xlim=(1e-7, 30.0),
+        xlabel="KL(pi‖teacher) at the end, nats",
+        title="sequences (bars: exact, dots: trained)",
+    )
     axes.set_yticks(range(len(WAYS)), list(reversed(WAYS.values())), fontsize=6.5)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.distillation import one_state, own_tokens as own, sequences
+from experiments.distillation import one_state, sequences
+from experiments.distillation import own_tokens as own
 from experiments.distillation.one_state import end, kl, softmax, top, truncated
 from experiments.harness.series import Row, points
 from rlkl.policies import table_of

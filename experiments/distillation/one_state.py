@@ -29,7 +29,7 @@ def top(p: np.ndarray, k: int) -> np.ndarray:
 def truncated(pi: np.ndarray, q: np.ndarray, inside: np.ndarray, forward: bool = False) -> np.ndarray:
     """sum_K pi log(pi/q); forward: sum_K q log(q/pi)."""
     first, second = (q, pi) if forward else (pi, q)
-    return np.sum(first * np.log(first / second), axis=-1, where=inside)
+    return np.sum(scipy.special.rel_entr(first, second), axis=-1, where=inside)
 
 
 def by_pi(loss: str, pi: np.ndarray, q: np.ndarray, inside: np.ndarray) -> np.ndarray:

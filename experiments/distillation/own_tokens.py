@@ -13,8 +13,8 @@ STEPS, RATE = 4000, 0.3
 def stationary_sets(loss: str, q: np.ndarray, k: int) -> int:
     """The number of sets of k tokens that are the student's own at a stationary policy without a token of probability 0.
 
-    pi is q/e in K (dropped) or q (bucket), and what is left must fit below the least of them, spread evenly. Renormalised, pi has
-    q's proportions in K and any mass, so that every set is one.
+    pi is q/e in K (dropped) or q (bucket), and what is left must fit below the least of them, spread evenly. Renormalised, pi
+    has q's proportions in K and any mass, so that every set is one.
     """
     count = 0
     for chosen in itertools.combinations(range(len(q)), k):
