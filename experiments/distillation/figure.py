@@ -61,7 +61,8 @@ def draw(drawn: pd.DataFrame) -> Figure:
     """Mass, KL and value at the end over k on one state, and KL of sequences at the end; dots were trained by rlkl."""
     with plots.styled():
         figure = Figure(figsize=(plots.PAGE, 5.0))
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1.2, 1.0))  # rows of their own: the labels differ in width
+        # Rows of their own, since the labels of the last panel are wide.
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.2, 1.0))[:, 0]
         (mass, kl), (value, ways) = upper.subplots(1, 2), lower.subplots(1, 2)
         _lines(mass, drawn, "mass", ("teacher", *NAMES))
         mass.set(title="mass of the teacher's top k at the end", ylabel="pi(K)", ylim=(0.0, 1.05))
