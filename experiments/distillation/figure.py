@@ -48,7 +48,7 @@ WAYS = {
 
 def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
     """Every number that is drawn or claimed; divergences in nats."""
-    rows = [*measured.over_k(), *measured.flows(quick), *measured.signs(quick), *measured.own_tokens(quick)]
+    rows = [*measured.over_k(), *measured.flows(quick), *measured.signs(quick), *measured.of_own_tokens(quick)]
     return series.frame([*rows, *measured.of_sequences(quick), *measured.of_runs(runs)])
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.distillation import one_state, sequences
-from experiments.distillation import own_tokens as own
+from experiments.distillation import one_state, own_tokens, sequences
 from experiments.distillation.one_state import end, kl, softmax, top, truncated
 from experiments.harness.series import Row, points
 from rlkl.policies import table_of
@@ -63,16 +62,16 @@ def signs(quick: bool) -> Iterator[Row]:
     yield from points("negative", "pi(K) <= q(K)", [TRAINED_K], [negative[~more].mean()])
 
 
-def own_tokens(quick: bool) -> Iterator[Row]:
+def of_own_tokens(quick: bool) -> Iterator[Row]:
     """Training on the student's own top k from random starts, and the same starts with the teacher's top k."""
     logits = np.random.default_rng(0).normal(size=(2 if quick else 100, COUNT))
     for loss in ("dropped", "renormalised", "bucket"):
-        pi = own.trained(loss, logits, Q, TRAINED_K)
+        pi = own_tokens.trained(loss, logits, Q, TRAINED_K)
         right = np.all(top(pi, TRAINED_K) == top(Q, TRAINED_K), axis=1)
         still = np.abs(one_state.descent(loss, np.log(pi), Q, top(pi, TRAINED_K))).max(axis=1) < 1e-6
         for panel, y in (("own kl", kl(pi, Q)), ("own set is right", right), ("own end is stationary", still)):
             yield from points(panel, loss, range(len(pi)), y)
-        yield from points("own stationary sets", loss, [TRAINED_K], [own.stationary_sets(loss, Q, TRAINED_K)])
+        yield from points("own stationary sets", loss, [TRAINED_K], [own_tokens.stationary_sets(loss, Q, TRAINED_K)])
         reached = np.stack([end(loss, z, Q, top(Q, TRAINED_K)) for z in logits])
         yield from points("teacher's kl", loss, range(len(pi)), kl(reached, Q))
     yield from points("own kl", "start", range(len(logits)), kl(softmax(logits), Q))

@@ -85,7 +85,7 @@ def _of_clamps(drawn: pd.DataFrame) -> list[Claim]:
 
 
 def _of_own_tokens(drawn: pd.DataFrame) -> list[Claim]:
-    made = [
+    stationary = [
         near(f"the student's own top 4, {loss}: sets of the 495 that it can come to rest at",
              value(drawn, "own stationary sets", loss), sets, 0)
         for loss, sets in (("dropped", 0), ("bucket", 6), ("renormalised", 495))
@@ -98,7 +98,7 @@ def _of_own_tokens(drawn: pd.DataFrame) -> list[Claim]:
         return float(series.of(drawn, panel, loss)["y"].median())
 
     return [
-        *made,
+        *stationary,
         at_most("the student's own top 4, bucket: share of 100 random students that end with the teacher's top 4",
                 mean("own set is right", "bucket"), 0.5),
         at_least("the student's own top 4, bucket: share of them at rest", mean("own end is stationary", "bucket"), 0.95),

@@ -136,8 +136,8 @@ def small(horizon: int) -> tuple[Task, np.random.Generator]:
 def test_expected_gradients_on_sequences_are_those_of_plain_loops(placement, tail, future_kl):
     """The semi-gradient, with the later tokens' term in the loss, and that term alone in the reward."""
     task, draw = small(3)
-    made = {"placement": placement, "top_k": 2, "top_k_tail": tail, "future_kl": future_kl, "allow_biased": True}
-    penalty = options.resolve_penalty("sampled", settings.PenaltySettings(estimator="top_k", **made), 3)
+    options_of = {"placement": placement, "top_k": 2, "top_k_tail": tail, "future_kl": future_kl, "allow_biased": True}
+    penalty = options.resolve_penalty("sampled", settings.PenaltySettings(estimator="top_k", **options_of), 3)
     run, legal, every = penalty_alone(run_of(task), penalty), jnp.asarray(task.automaton.legal), enumerate_all(task.automaton)
     logits = draw.normal(size=(3, *task.log_reference.shape))
 
@@ -195,8 +195,8 @@ def test_the_audit_measures_what_is_declared(horizon):
 
 
 def said(horizon: int, **chosen) -> tuple[str, str]:
-    given = settings.PenaltySettings(**{"estimator": "top_k", "top_k": 2, "allow_biased": True, **chosen})
-    return tuple(expected_gradient(options.resolve_penalty("sampled", given, horizon), horizon))
+    unresolved = settings.PenaltySettings(**{"estimator": "top_k", "top_k": 2, "allow_biased": True, **chosen})
+    return tuple(expected_gradient(options.resolve_penalty("sampled", unresolved, horizon), horizon))
 
 
 def test_what_it_descends_is_said():
@@ -215,8 +215,8 @@ def test_what_it_descends_is_said():
 
 
 def test_the_defaults_are_the_reference_s_tokens_and_a_bucket():
-    given = settings.PenaltySettings(estimator="top_k", top_k=3, allow_biased=True)
-    filled = options.resolve_penalty("sampled", given, 3)
+    unresolved = settings.PenaltySettings(estimator="top_k", top_k=3, allow_biased=True)
+    filled = options.resolve_penalty("sampled", unresolved, 3)
     assert (filled.top_k_of, filled.top_k_tail, filled.placement, filled.level) == ("reference", "bucket", "loss", "token")
     assert options.resolve_penalty("sampled", filled, 3) == filled
     assert describe.entrance(filled) == "top_k (3 of the reference, tail bucket) in the loss, of each token"
@@ -239,10 +239,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("given", "key", "says"), REFUSED, ids=lambda value: str(value)[:60])
-def test_what_does_not_go_together_is_refused_by_its_name(given, key, says):
+@pytest.mark.parametrize(("penalty_options", "key", "says"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_does_not_go_together_is_refused_by_its_name(penalty_options, key, says):
     with pytest.raises(SettingsError) as refused:
-        build({"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "penalty": given})
+        build({"task": {"name": "bandit/random"}, "algorithm": {"name": "rloo"}, "penalty": penalty_options})
     assert refused.value.key == key
     assert says in str(refused.value)
 

@@ -65,9 +65,9 @@ def known(run: Run, policy: AnyPolicy, batch: Batch, penalty: PenaltySettings) -
     positions = scoring.positions(automaton, policy, run.reference, batch)
     value, slope = rows(penalty, *(np.exp(np.asarray(each)) for each in positions[:2]))
     at_tokens = np.asarray(positions.at_tokens(jnp.asarray(slope), batch))
-    own = np.exp(sequences.log_pi.sum(axis=1))[:, None] * at_tokens
+    of_states = np.exp(sequences.log_pi.sum(axis=1))[:, None] * at_tokens
     later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(jnp.asarray(value), batch)))
-    stacked = np.stack([own, later]) * known_gradients.prompt_weights(automaton, batch)[:, None]
+    stacked = np.stack([of_states, later]) * known_gradients.prompt_weights(automaton, batch)[:, None]
     gradients = np.asarray(known_gradients.weighted_scores(policy, batch, jnp.asarray(stacked)))
     says = TAILS[str(penalty.top_k_tail)].format(REGISTRY[penalty.divergence].formula)
     names = (says if automaton.horizon == 1 else with_states_fixed(says).says, later_alone(says).says)
