@@ -57,7 +57,8 @@ def gradients_by_name(run: Run, policy: AnyPolicy, batch: Batch) -> dict[str, np
     if run.task.automaton.horizon > 1 and is_table:
         positions = scoring.positions(run.task.automaton, policy, run.reference, batch)
         for name in f_divergences():
-            rows = divergences.exact(REGISTRY[name], params, positions.log_pi, positions.log_ref)
+            div = REGISTRY[name]
+            rows = divergences.exact(div, params, positions.log_pi, positions.log_ref)
             later = score_weights.later_tokens(sequences, np.asarray(positions.at_positions(rows, batch)))
             weights[expected_gradient.own_states(div.formula)] = weights[expected_gradient.semi({name: 1.0}).says] + later
             weights[expected_gradient.later_alone(div.formula).says] = later
