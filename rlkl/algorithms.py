@@ -139,9 +139,30 @@ def ppo(returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]) 
 def advantages(
     algorithm: AlgorithmSettings, returns: Float[Array, "N T"], batch: Batch, baseline: Float[Array, ""]
 ) -> Float[Array, "N T"]:
-    """The algorithm's advantages, divided by a standard deviation where `scale_advantages` says so."""
+    """The algorithm's advantages, weighted for pass@k where `pass_k` says so, or divided by a standard deviation where
+    `scale_advantages` does."""
     unscaled = REGISTRY[algorithm.name].advantage(returns, batch, baseline)
+    if algorithm.pass_k is not None:
+        return unscaled * pass_at_k_weight(algorithm.pass_k, returns[:, 0], batch)[:, None]
     return unscaled if scale_of(algorithm) == "none" else unscaled / standard_deviation(algorithm, returns, batch)
+
+
+def pass_at_k_weight(k: int, reward: Float[Array, " N"], batch: Batch) -> Float[Array, " N"]:
+    """The weight of each sample's advantage that makes its expected gradient that of pass@k, 1 - (1 - p)^k.
+
+    reward: 0 or 1 of each sample. The weight is k times the share of the subsets of k - 1 of the group's other samples that
+    have no success: C(F, k - 1)/C(G - 1, k - 1), for F failures among the other G - 1. It does not depend on the sample itself,
+    and its mean is k (1 - p)^(k - 1). For k = 1 it is 1. That share is the part of pass@k's unbiased estimate that one success
+    adds (Walder and Karkhanis 2025, "Pass@k policy optimization: solving harder reinforcement learning problems", arXiv
+    2505.15201; Chen et al. 2025, "Pass@k training for adaptively balancing exploration and exploitation of large reasoning
+    models", arXiv 2508.10751).
+    """
+    others = group_size(batch) - 1
+    failures = others - (group_size(batch) * over_groups(reward[:, None], batch)[:, 0] - reward)
+    drawn = jnp.arange(k - 1, dtype=reward.dtype)[None]
+    # Counts are rounded: means of single precision are not quite whole multiples of 1/G.
+    left = jnp.maximum(jnp.round(failures)[:, None] - drawn, 0.0)
+    return k * jnp.prod(left / (others - drawn), axis=1)
 
 
 def scale_of(algorithm: AlgorithmSettings) -> str:

@@ -29,6 +29,8 @@ NEEDED = {  # what a choice cannot do without
     "plugin": ["task.name=bandit/random"],
     "mara": ["reward_shaping.threshold=0.5"],
     "typicality": ["reward_shaping.weight=0.5"],
+    "smoothing": ["reward_shaping.weight=0.1", "algorithm=rloo"],
+    "unlikeliness": ["reward_shaping.weight=0.5", "algorithm=rloo"],
 }
 # ruff: noqa: SIM905 (text that is split is easier to add to)
 NUMBERS = "0 1 2 3 7 -1 0.5 0.1 1e-3 1e-9 0.999 1.5 10 64 1000".split()

@@ -71,6 +71,7 @@ def resolve(run_settings: settings.Settings, task: tasks.Task) -> settings.Setti
         log_every=run_settings.log_every or max(1, steps // recipe.rows),
         dtype=run_settings.dtype or recipe.dtype,
     )
+    groups.check_pass_at_k(resolved, task)
     groups.check_utility(resolved, task)
     return resolved
 

@@ -1,4 +1,4 @@
-"""What group-standardised advantages maximise: a utility of the success probability, and its exact optimum.
+"""What advantages of groups maximise: a utility of the success probability, and its exact optimum.
 
 Rewards have two values. p is the probability of the larger one, a success, given the prompt. A group has G independent samples,
 k of them successes, m = k/G; each advantage is the reward less the group's mean, over the group's standard deviation. Summed
@@ -11,6 +11,8 @@ With the sample standard deviation (divisor G - 1) both are sqrt((G - 1)/G) time
 group U(p) = 2 arcsin sqrt p (Mroueh 2025, "Reinforcement learning with verifiable rewards: GRPO's effective loss, dynamics, and
 success amplification", arXiv 2503.06639). A penalty in the loss is not divided by the standard deviation, so that training
 maximises the mean over prompts of U_G(p) - beta D.
+
+Advantages that are weighted for pass@k instead (`algorithms.pass_at_k_weight`) have the utility 1 - (1 - p)^k, at every G.
 """
 
 import math
@@ -50,10 +52,31 @@ class Group(NamedTuple):
         """The factor that the standard deviation's divisor gives."""
         return math.sqrt((self.size - 1) / self.size) if self.size is not None and self.std == "sample" else 1.0
 
+    @property
+    def infinite(self) -> bool:
+        """Whether the slope of the utility is infinite at p = 1."""
+        return self.size is None
+
+
+class PassAtK(NamedTuple):
+    """pass@k: the probability 1 - (1 - p)^k that at least one of k samples is a success."""
+
+    k: int
+
+    @property
+    def infinite(self) -> bool:
+        """Whether the slope of the utility is infinite at p = 1: it is 0, or 1 where k is 1."""
+        return False
+
+
+Utility = Group | PassAtK
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def utility(group: Group, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """U_G(p) for the log-odds of p."""
+def utility(group: Utility, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """U(p) for the log-odds of p."""
+    if isinstance(group, PassAtK):
+        return -jnp.expm1(group.k * jax.nn.log_sigmoid(-logit))
     if group.size is None:
         # Not arctan(exp(logit / 2)): XLA's arctan on CPUs is wrong with the option of `training.blocks` (jaxlib 0.10.2).
         return 2.0 * jnp.arctan2(*(jnp.exp(0.5 * jax.nn.log_sigmoid(sign * logit)) for sign in (1.0, -1.0)))
@@ -63,15 +86,18 @@ def utility(group: Group, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 @utility.defjvp
-def _utility_jvp(group: Group, primals, tangents):
+def _utility_jvp(group: Utility, primals, tangents):
     (logit,), (change,) = primals, tangents
     variance = jnp.exp(jax.nn.log_sigmoid(logit) + jax.nn.log_sigmoid(-logit))
-    per_logit = 0.5 / jnp.cosh(0.5 * logit) if group.size is None else slope(group, logit) * variance
+    per_logit = 0.5 / jnp.cosh(0.5 * logit) if group.infinite else slope(group, logit) * variance
     return utility(group, logit), per_logit * change
 
 
-def slope(group: Group, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """U_G'(p) for the log-odds of p: at p = 0 and p = 1 it is sqrt(G - 1) times the group's factor."""
+def slope(group: Utility, logit: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """U'(p) for the log-odds of p. Of a group it is sqrt(G - 1) times the group's factor at p = 0 and p = 1; of pass@k it is
+    k (1 - p)^(k - 1)."""
+    if isinstance(group, PassAtK):
+        return group.k * jnp.exp((group.k - 1) * jax.nn.log_sigmoid(-logit))
     if group.size is None:
         return 2.0 * jnp.cosh(0.5 * logit)
     k = np.arange(1, group.size)
@@ -113,8 +139,8 @@ def _logit(p: Float[Array, "*P"], q: Float[Array, "*P"]) -> Float[Array, "*P"]:
     return jnp.where(inside, jnp.log(jnp.where(inside, p, 1.0)) - jnp.log(jnp.where(inside, q, 1.0)), certain)
 
 
-def value(group: Group, task: Task, policy: AnyPolicy) -> Float[Array, ""]:
-    """The mean over prompts of U_G(p), for a policy as in `success_logits`."""
+def value(group: Utility, task: Task, policy: AnyPolicy) -> Float[Array, ""]:
+    """The mean over prompts of U(p), for a policy as in `success_logits`."""
     logit = success_logits(task, policy)
     certain = jnp.isinf(logit)
     inside = utility(group, jnp.where(certain, 0.0, logit))
@@ -123,8 +149,8 @@ def value(group: Group, task: Task, policy: AnyPolicy) -> Float[Array, ""]:
     )
 
 
-def solve(group: Group, objective: Objective) -> Optimum:
-    """The policy with the largest mean over prompts of U_G(p) - beta D, and that value as its `objective`.
+def solve(group: Utility, objective: Objective) -> Optimum:
+    """The policy with the largest mean over prompts of U(p) - beta D, and that value as its `objective`.
 
     Given p, D is least where successes keep the reference's proportions, and failures too. So each prompt is a problem in p
     alone, which may have several local maxima: `solve_success` compares them. The value is NaN where a prompt's reference has
@@ -150,9 +176,9 @@ def solve(group: Group, objective: Objective) -> Optimum:
 
 
 def solve_success(
-    group: Group, div: Divergence, params: Params, reference_logit: Float[Array, "*P"], beta: Float[Array, ""]
+    group: Utility, div: Divergence, params: Params, reference_logit: Float[Array, "*P"], beta: Float[Array, ""]
 ) -> tuple[Float[Array, "*P"], Float[Array, "*P"]]:
-    """The log-odds of p that maximise U_G(p) - beta D, infinite for p = 1, and the maximum, for each prompt.
+    """The log-odds of p that maximise U(p) - beta D, infinite for p = 1, and the maximum, for each prompt.
 
     reference_logit: the log-odds of a success under the reference.
     """
@@ -171,12 +197,12 @@ def solve_success(
         return slope(group, logit) - beta * _slope_of_divergence(div, params, logit, start)
 
     # p is at least the reference's. Beyond the last point of the grid the penalty outweighs every group's utility, or p is 1.
-    steepest = jnp.max(slope(group, jnp.linspace(-50.0, 50.0, 512))) if group.size is not None else jnp.inf
+    steepest = jnp.max(slope(group, jnp.linspace(-50.0, 50.0, 512))) if not group.infinite else jnp.inf
 
     def wider(_, width):
         return jnp.where(beta * _slope_of_divergence(div, params, start + width, start) < steepest, 2.0 * width, width)
 
-    width = jnp.minimum(jax.lax.fori_loop(0, 16, wider, jnp.ones_like(start)), 600.0 if group.size is None else WIDEST_BRACKET)
+    width = jnp.minimum(jax.lax.fori_loop(0, 16, wider, jnp.ones_like(start)), 600.0 if group.infinite else WIDEST_BRACKET)
     grid = start + width * jnp.square(jnp.linspace(0.0, 1.0, GRID))
     index = jnp.argmax(objective(grid))
     low, high = grid[jnp.maximum(index - 1, 0)], grid[jnp.minimum(index + 1, GRID - 1)]
@@ -193,7 +219,7 @@ def solve_success(
     at_one = utility(group, jnp.full_like(start, 700.0)) - beta * divergences.exact(div, params, certain, log_ref)
     largest = jnp.maximum(objective(best), at_one)
     # An infinite group's utility rises to p = 1 from one point on, up to which it may be flat by rounding.
-    at_end = at_one >= objective(best) if group.size is None else at_one > objective(best)
+    at_end = at_one >= objective(best) if group.infinite else at_one > objective(best)
     best = jnp.where(at_end, jnp.inf, best)
     off_support = jnp.isfinite(div.limit("infinity", params, start.dtype)) & (reference_logit < 0.0)
     at_limit = jnp.where(

@@ -34,6 +34,13 @@ class AlgorithmSettings:
         "standard deviation that scales advantages: with the divisor G - 1 (sample; null) or G (population)",
         allowed=("sample", "population"),
     )
+    pass_k: Resolved = static(
+        None,
+        "k of pass@k, which is maximised in place of the success rate; null: the success rate",
+        kind=int,
+        at_least=1,
+        at_most=MOST_COUNT,
+    )
     zero_std: str = static(
         "keep",
         "groups of equal rewards: kept with advantages of zero, dropped from the batch, or drawn again",

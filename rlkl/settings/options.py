@@ -118,12 +118,16 @@ class RewardShapingSettings:
     """A shaped reward for training; grading uses the task's reward."""
 
     name: str = static(
-        "none", "reward shaping for training; grading uses the task's reward", allowed=("none", "mara", "typicality")
+        "none",
+        "reward shaping for training; grading uses the task's reward",
+        allowed=("none", "mara", "typicality", "smoothing", "unlikeliness"),
     )
     threshold: Traced = traced(None, "of mara: outcomes with at least this reward are to be equally likely")
     variant: int = static(1, "of mara: algorithm 1 or 2 of the paper", allowed=(1, 2))
     weight: Traced = traced(
-        None, "of typicality: weight of the log pi_ref that is subtracted; null: as estimated from the preferences"
+        None,
+        "of typicality: weight of the log pi_ref that is subtracted; null: as estimated from the preferences. Of smoothing: weight "
+        "of the log pi that is subtracted from a success; of unlikeliness: share that the likeliest success loses",
     )
 
 
@@ -182,7 +186,7 @@ class Settings:
     objective: str = static(
         "reward",
         "what else grades a run, and what exact gradients maximise: E[reward], or the utility of the success probability that "
-        "group-standardised advantages maximise",
+        "group-standardised advantages, or those for pass@k, maximise",
         allowed=("reward", "utility"),
     )
     steps: Resolved = static(None, "number of training steps", kind=int, at_least=1, at_most=MOST_COUNT)

@@ -31,10 +31,12 @@ def statement(penalty: PenaltySettings, beta: float, reward: str = "E[r]") -> st
 
 
 def maximised(settings: Settings) -> str:
-    """The first term of what is maximised: E[r], or with objective=utility the utility U_G(p) of the success probability."""
+    """The first term of what is maximised: E[r], or with objective=utility the utility of the success probability p."""
     if settings.objective == "reward":
         return "E[r]"
-    size = settings.algorithm.group_size
+    size, k = settings.algorithm.group_size, settings.algorithm.pass_k
+    if k is not None:
+        return f"E[1 - (1 - p)^{k}]"
     return "E[2 arcsin sqrt p]" if size is None else f"E[U_{size}(p)]"
 
 
@@ -119,10 +121,13 @@ def caveats(run: Run) -> list[str]:
             "of rewards of two values this maximises a utility (objective=utility), which the penalty in the loss stands beside"
         )
         texts.append(f"standardised: returns are divided by their group's standard deviation; {what}")
-    if settings.objective == "utility":
+    if settings.objective == "utility" and settings.algorithm.pass_k is None:
         texts.append(
             "utility: of the success probability p, as advantages divided by their group's standard deviation maximise it"
         )
+    if settings.algorithm.pass_k is not None:
+        graded = "" if settings.objective == "utility" else "; objective=utility grades by it"
+        texts.append(f"pass@k: advantages maximise pass@{settings.algorithm.pass_k} in place of the success rate{graded}")
     if settings.algorithm.zero_std != "keep":
         how = {"drop": "left out of the batch", "resample": "drawn again"}[settings.algorithm.zero_std]
         texts.append(
@@ -155,6 +160,12 @@ def caveats(run: Run) -> list[str]:
         rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
         anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(shaping, run.task) else ""
         texts.append(f"shaped: {rule}{anchor}; no objective or regret counts it")
+    if shaping.name == "smoothing":
+        rule = f"{shaping.weight:g} log pi is taken off the reward of successes, and held fixed in the gradient"
+        texts.append(f"shaped: {rule}; no objective or regret counts it")
+    if shaping.name == "unlikeliness":
+        rule = f"successes lose {shaping.weight:g} times the share of their group's samples that are less likely"
+        texts.append(f"shaped: {rule}; no objective or regret counts it")
     if shaping.name == "typicality":
         texts.append(f"shaped: {shaping.weight:g} log pi_ref is taken off the reward; no objective or regret counts it")
     if settings.reference.temperature is not None:

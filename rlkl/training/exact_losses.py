@@ -15,11 +15,11 @@ from rlkl.tasks.automaton import Automaton, Comparisons
 
 
 def loss(
-    algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy, group: utility.Group | None = None
+    algorithm: AlgorithmSettings, objective: Objective, policy: AnyPolicy, group: utility.Utility | None = None
 ) -> Float[Array, ""]:
     """The loss of an algorithm that draws no samples: dpo, natural or exact.
 
-    group: the group whose utility of the success probability is in place of the reward, where it is.
+    group: the utility of the success probability that is in place of the reward, where one is.
     """
     if group is not None:
         assert objective.divergence is not None

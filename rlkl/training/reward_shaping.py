@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlkl import policies, settings
+from rlkl import algorithms, policies, settings
 from rlkl.errors import SettingsError
-from rlkl.exact import Objective, optimal_policy
+from rlkl.exact import Objective, optimal_policy, utility
 from rlkl.policies import AnyPolicy, Fixed, Policy, table_of
 from rlkl.rollouts import scoring
 from rlkl.rollouts.batch import Batch, at_last_token, enumerate_all
 from rlkl.tasks import Card
 from rlkl.tasks.automaton import Task
+from rlkl.training.likelihood_rewards import REWARDS
 
 
 def resolve_shaping(run_settings: settings.Settings, card: Card) -> settings.RewardShapingSettings:
@@ -26,6 +27,8 @@ def resolve_shaping(run_settings: settings.Settings, card: Card) -> settings.Rew
             rule = "needs a number: this task has no preferences that tell one (task=preference/...)"
             raise SettingsError("reward_shaping.weight", "null", rule)
         return dataclasses.replace(shaping, weight=float(recovered))
+    if shaping.name in REWARDS:
+        _check_likelihood_reward(run_settings, task)
     if shaping.name != "mara":
         return shaping
     if task.automaton.prompts > 1:
@@ -47,9 +50,24 @@ def resolve_shaping(run_settings: settings.Settings, card: Card) -> settings.Rew
     return shaping
 
 
+def _check_likelihood_reward(run_settings: settings.Settings, task: Task) -> None:
+    """Check that a reward that reads the policy's log-probabilities has samples, successes and a weight."""
+    name, weight = run_settings.reward_shaping.name, run_settings.reward_shaping.weight
+    if run_settings.algorithm.name in algorithms.EXACT:
+        rule = f"reads the log-probabilities of samples, and algorithm={run_settings.algorithm.name} draws none (rloo does)"
+        raise SettingsError("reward_shaping", name, rule)
+    if weight is None or (name == "unlikeliness" and not 0.0 <= weight <= 1.0):
+        rule = "must be a number from 0 to 1" if name == "unlikeliness" else "must be a number"
+        raise SettingsError("reward_shaping.weight", "null" if weight is None else weight, rule)
+    if np.unique(np.asarray(task.reward)[task.automaton.outcomes]).size != 2 or task.reward_model is not None:
+        raise SettingsError("reward_shaping", name, "is of successes, and needs a reward of two values")
+
+
 def by_batch(shaping: settings.RewardShapingSettings, task: Task) -> bool:
-    """Whether mara takes its anchor from each batch, because the sequences are too many to enumerate."""
-    return shaping.name == "mara" and task.automaton.horizon > 1 and not task.automaton.is_enumerable
+    """Whether rewards are shaped batch by batch: by the policy's log-probabilities, or by mara with its anchor from each batch,
+    where the sequences are too many to enumerate."""
+    many = task.automaton.horizon > 1 and not task.automaton.is_enumerable
+    return shaping.name in REWARDS or (shaping.name == "mara" and many)
 
 
 def shaped(shaping: settings.RewardShapingSettings, objective: Objective) -> Objective:
@@ -106,19 +124,24 @@ def _anchor(
 
 def on_batch(
     run_settings: settings.Settings,
+    task: Task,
     beta: Float[Array, ""] | float,
     rewards: Float[Array, "N T"],
     log_pi: Float[Array, " N"],
     log_ref: Float[Array, " N"],
     batch: Batch,
 ) -> Float[Array, "N T"]:
-    """The rewards of a batch under mode-anchored reward augmentation, with the batch's own anchor, as published.
+    """The rewards of a batch as `likelihood_rewards` change them, or as mode-anchored reward augmentation does.
 
-    log_pi, log_ref: of whole sequences. Variant 2 replaces pi_ref(y) by pi_ref(z). Under KL(pi‖pi_ref) this is variant 1. The
+    log_pi, log_ref: of whole sequences. The augmentation has the batch's own anchor, as published. Its variant 2 replaces pi_ref(y) by pi_ref(z). Under KL(pi‖pi_ref) this is variant 1. The
     gradient of -beta KL(pi_ref‖pi) is that of a reward beta pi_ref(y)/pi(y), held fixed; its change is added here.
     """
-    reward, gap = _anchor(run_settings.reward_shaping, jnp.sum(rewards, axis=1), log_ref)
-    if run_settings.reward_shaping.variant == 2 and run_settings.penalty.divergence == "kl_ref_pi":
+    shaping = run_settings.reward_shaping
+    if shaping.name in REWARDS:
+        success = utility.successes(task)[jnp.asarray(batch.states)[:, -1]].astype(log_pi.dtype)
+        return rewards + at_last_token(batch, REWARDS[shaping.name](shaping.weight, log_pi, success, batch))
+    reward, gap = _anchor(shaping, jnp.sum(rewards, axis=1), log_ref)
+    if shaping.variant == 2 and run_settings.penalty.divergence == "kl_ref_pi":
         gap = jnp.expm1(gap) * jnp.exp(log_ref - log_pi)
     return at_last_token(batch, reward + beta * gap)
 

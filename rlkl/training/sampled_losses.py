@@ -172,7 +172,7 @@ def experience(
     rewards = exact.sequence_rewards(objective.task, batch, log_pi.dtype)
     if reward_shaping.by_batch(settings.reward_shaping, objective.task):
         log_ref = jnp.sum(positions.at_tokens(positions.log_ref, batch), axis=1)
-        rewards = reward_shaping.on_batch(settings, beta, rewards, jnp.sum(log_pi, axis=1), log_ref, batch)
+        rewards = reward_shaping.on_batch(settings, objective.task, beta, rewards, jnp.sum(log_pi, axis=1), log_ref, batch)
     if penalty.credit == "reward_to_go":
         cost = algorithms.returns_to_go(cost)
     cost = cost + algorithms.returns_to_go(future_kl) - future_kl

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlkl import algorithms, policies
 from rlkl.exact import Objective
-from rlkl.exact.utility import Group
+from rlkl.exact.utility import Group, PassAtK, Utility
 from rlkl.penalties import options
 from rlkl.policies import AnyPolicy
 from rlkl.policies.base import cast, normalise, number_dtype
@@ -56,10 +56,12 @@ def objective(run: Run, beta: Float[Array, ""] | float | None = None) -> Objecti
     return Objective(run.task, run.reference, div, params, penalty.beta if beta is None else beta)
 
 
-def utility_group(settings: Settings) -> Group | None:
-    """The group whose utility of the success probability is maximised (objective=utility); else None."""
+def utility_group(settings: Settings) -> Utility | None:
+    """The group whose utility of the success probability is maximised, or pass@k (objective=utility); else None."""
     if settings.objective == "reward":
         return None
+    if settings.algorithm.pass_k is not None:
+        return PassAtK(settings.algorithm.pass_k)
     return Group(settings.algorithm.group_size, settings.algorithm.std or "sample")
 
 

@@ -37,6 +37,8 @@ def extra(overrides):
         return ["reward_shaping.threshold=0.5"]
     if overrides == ["reward_shaping=typicality"]:
         return ["reward_shaping.weight=0.5"]
+    if overrides in (["reward_shaping=smoothing"], ["reward_shaping=unlikeliness"]):
+        return ["reward_shaping.weight=0.5", "task=bandit/prompts", "algorithm=rloo"]
     group, _, choice = overrides[0].partition("=")
     if group == "penalty" and yaml.safe_load((CONFIGS / group / f"{choice}.yaml").read_text()).get("estimator"):
         return ["algorithm=rloo"]  # an estimator by name is a sampled algorithm's

@@ -14,7 +14,7 @@ from rlkl.config.build import build
 from rlkl.divergences import REGISTRY, Params
 from rlkl.errors import SettingsError
 from rlkl.exact import Objective, optimal_policy, utility
-from rlkl.exact.utility import Group
+from rlkl.exact.utility import Group, PassAtK
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.training import exact_losses, loop, spec
@@ -50,7 +50,7 @@ def test_the_slope_is_the_expected_gradient_of_a_group(size, std):
 
 
 def test_the_utility_is_the_integral_of_its_slope():
-    for group in (Group(2), Group(8), Group(64, "population"), Group(None)):
+    for group in (Group(2), Group(8), Group(64, "population"), Group(None), PassAtK(1), PassAtK(5)):
         area, _ = scipy.integrate.quad(lambda p, group=group: float(utility.slope(group, logit(p))), 0.1, 0.9, epsabs=1e-12)
         ends = [float(utility.utility(group, logit(p))) for p in (0.1, 0.9)]
         np.testing.assert_allclose(ends[1] - ends[0], area, rtol=1e-11)
@@ -185,3 +185,56 @@ def test_every_definition_of_the_two_valued_problem_has_its_slope():
         difference = (divergence(0.3 + h) - divergence(0.3 - h)) / (2 * h)
         slope = utility._slope_of_divergence(REGISTRY[name], Params(0.5, (0.5, 0.5)), x, logit(0.1))
         np.testing.assert_allclose(slope, difference, rtol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow), 4])
+def test_weighted_advantages_descend_pass_at_k(k):
+    """Every group of 4 of four arms, two of them successes, through the losses that training uses."""
+    task = {"name": "bandit/custom", "reward": [0.0, 1.0, 1.0, 0.0], "reference": [0.4, 0.1, 0.2, 0.3]}
+    groups = {"task": task, "algorithm": {"name": "rloo", "pass_k": k}, "penalty": {"beta": 0.7}, "policy": {"init": "random"}}
+    made = build(groups | {"batch_size": 4, "dtype": "float64", "objective": "utility"})
+    run = jax.tree.map(jnp.asarray, made.run)
+    policy = jax.jit(loop.start)(run).policy
+    assert spec.utility_group(run.settings) == PassAtK(k)
+
+    def negative_value(logits):
+        log_pi = jax.nn.log_softmax(logits[0, 0])
+        failures = jnp.exp(log_pi[0]) + jnp.exp(log_pi[3])
+        kl = jnp.sum(jnp.exp(log_pi) * (log_pi - jnp.log(jnp.asarray(task["reference"]))))
+        return 0.7 * kl - (1.0 - failures**k)
+
+    expected = jax.jit(jax.grad(negative_value))(policy.logits)
+    np.testing.assert_allclose(expected_gradient(run, policy, 4), expected, atol=1e-12)
+
+
+def test_the_optimum_of_pass_at_k_solves_its_equation():
+    """k (1 - p)^(k - 1) = beta (logit p - logit v) under KL(pi‖pi_ref): the utility is concave, so there is one solution."""
+    solve = jax.jit(lambda x, beta: utility.solve_success(PassAtK(8), REGISTRY["kl_pi_ref"], PARAMS, x, beta))
+    for v, beta in ((0.005, 0.4), (0.1, 0.05), (0.5, 2.0), (0.9, 0.1)):
+        x = scipy.optimize.brentq(
+            lambda x, v=v, beta=beta: 8 * scipy.special.expit(-x) ** 7 - beta * (x - math.log(v / (1 - v))), -50, 200
+        )
+        best, value = solve(logit(v), jnp.asarray(beta))
+        np.testing.assert_allclose(best, x, rtol=1e-10)
+        p = scipy.special.expit(x)
+        kl = p * math.log(p / v) + (1 - p) * math.log((1 - p) / (1 - v))
+        np.testing.assert_allclose(value, 1 - (1 - p) ** 8 - beta * kl, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ({"algorithm": {"name": "grpo", "pass_k": 2}}, "divided by nothing"),
+        ({"algorithm": {"name": "rloo", "pass_k": 9, "group_size": 8}}, "at most the 8 samples"),
+        ({"algorithm": {"name": "exact", "pass_k": 2}}, "with objective=utility"),
+        ({"algorithm": {"name": "exact", "pass_k": 2, "group_size": 4}, "objective": "utility"}, "does not change"),
+        ({"algorithm": {"name": "rloo", "pass_k": 2}, "task": {"name": "bandit/random"}}, "must be 0 and 1"),
+        ({"algorithm": {"name": "rloo", "pass_k": 2}, "penalty": {"estimator": "k1"}}, "in the reward"),
+        ({"algorithm": {"name": "dr_grpo", "pass_k": 2, "group_size": 4}, "penalty": {"estimator": "full", "allow_biased": True},
+          "objective": "utility"}, "or of pass@k"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_trained_for_pass_at_k_is_refused(groups, words):
+    with pytest.raises(SettingsError, match=words):
+        build({"task": {"name": "bandit/prompts"}} | groups)
