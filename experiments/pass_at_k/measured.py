@@ -77,8 +77,8 @@ def method_of(run: pd.Series) -> str:
     for option, name in options.items():
         if pd.notna(run.get(option)):
             return name
-    shaping = run.get("override.reward_shaping")
-    return str(shaping) if pd.notna(shaping) else "plain"
+    unshaped = float(run["override.reward_shaping.weight"]) == 0.0
+    return "plain" if unshaped else str(run["override.reward_shaping"])
 
 
 def _trained(runs: Runs, q: np.ndarray, success: np.ndarray) -> list[dict]:
@@ -95,6 +95,7 @@ def _trained(runs: Runs, q: np.ndarray, success: np.ndarray) -> list[dict]:
             "panel": "run", "method": method, "strength": strength, "beta": beta, "seed": run["seed"],
             **described(pi, q, success), "to_optimum": float((pi * np.log(pi / best)).sum(-1).mean()),
             "off": float(np.abs((pi - best) @ success).max()), "regret": (largest - value) / (largest - start),
+            "core": run.get("utility_regret", math.nan) - (largest - value),
         })  # fmt: skip
         rows += _successes("success", method, run["seed"], pi, q, success)
     return rows
@@ -110,7 +111,7 @@ def _checks(q: np.ndarray, success: np.ndarray) -> list[dict]:
     forward = optima.forward_kl(one, success, 1.0 / ((1.0 - v) / (1.0 - p) - v / p))
     values = {f"one prompt, {name}": float(np.abs(pi - same).max()) for name, pi in (("pass@k", by_k), ("forward", forward))}
 
-    corners = np.array([[0.10, 0.20, 0.30, 0.40], [0.14, 0.20, 0.30, 0.36], [0.10, 0.24, 0.30, 0.36]])
+    corners = np.array([[0.10, 0.20, 0.30, 0.40], [0.19, 0.20, 0.30, 0.31], [0.10, 0.29, 0.30, 0.31]])
     right, weight, gamma = np.array([1.0, 1.0, 1.0, 0.0]), optima.STRENGTHS["unlikeliness"], optima.STRENGTHS["smoothing"]
     values["work, unlikeliness"] = fixed_points.work(
         lambda pi: fixed_points.effective_reward(np.log(pi), right, weight, math.inf, 1e-9), corners
