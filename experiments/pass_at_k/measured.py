@@ -111,6 +111,7 @@ def _checks(q: np.ndarray, success: np.ndarray) -> list[dict]:
     forward = optima.forward_kl(one, success, 1.0 / ((1.0 - v) / (1.0 - p) - v / p))
     values = {f"one prompt, {name}": float(np.abs(pi - same).max()) for name, pi in (("pass@k", by_k), ("forward", forward))}
 
+    values["same beta"] = float((optima.pass_at_k(q, success, BETA, K) @ success).mean())
     corners = np.array([[0.10, 0.20, 0.30, 0.40], [0.19, 0.20, 0.30, 0.31], [0.10, 0.29, 0.30, 0.31]])
     right, weight, gamma = np.array([1.0, 1.0, 1.0, 0.0]), optima.STRENGTHS["unlikeliness"], optima.STRENGTHS["smoothing"]
     values["work, unlikeliness"] = fixed_points.work(

@@ -20,7 +20,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def usual(drawn: pd.DataFrame) -> pd.DataFrame:
     """The optima of the usual strengths, indexed by method."""
     exact = drawn[drawn["panel"] == "optimum"]
-    of_method = exact["method"].map(STRENGTHS)
+    of_method = exact["method"].map(STRENGTHS).astype(float)
     return exact[of_method.isna() | (exact["strength"] == of_method)].set_index("method")
 
 
@@ -88,6 +88,12 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
                  _value(kl, "pass@k") / _value(kl, "plain"), 1.3),
         at_least("exact: KL(pi‖pi_ref) at one pass@1, the least of the other methods less the plain one's, nats",
                  _least(kl.reindex([name for name in METHODS if name != "plain"])) - _value(kl, "plain"), 0.0),
+        at_most("exact: pass@8 advantage at the plain method's beta of .4: pass@1, where the plain one has .477",
+                _check(drawn, "same beta"), 0.35),
+        at_most("exact: |KL(pi‖pi_ref) of smoothing by .2 - of an entropy bonus of .05|, nats",
+                abs(_at(drawn, "smoothing", 0.2, "kl") - _at(drawn, "entropy bonus", 0.05, "kl")), 1e-3),
+        at_least("exact: pass@8 of smoothing by .2 less that of an entropy bonus of .05, at one pass@1 and KL(pi‖pi_ref)",
+                 _at(drawn, "smoothing", 0.2, "solved") - _at(drawn, "entropy bonus", 0.05, "solved"), 0.005),
         at_least("exact: success on the hardest prompt, pass@k's optimum over the plain one's",
                  _edge(success, "pass@k", 0) / _edge(success, "plain", 0), 5.0),
         at_most("exact: success on the easiest prompt, pass@k's optimum less the plain one's",
@@ -96,6 +102,12 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
         at_least("exact: least success of any prompt and method over the reference's",
                  _least(success["success"] / success["v"]), 1.0),
     ]  # fmt: skip
+
+
+def _at(drawn: pd.DataFrame, method: str, strength: float, column: str) -> float:
+    """A number of the optimum of one strength."""
+    rows = drawn[(drawn["panel"] == "optimum") & (drawn["method"] == method) & (drawn["strength"] == strength)]
+    return float(rows[column].iloc[0]) if len(rows) else math.nan
 
 
 def _edge(success: pd.DataFrame, method: str, place: int) -> float:
@@ -107,7 +119,7 @@ def _edge(success: pd.DataFrame, method: str, place: int) -> float:
 def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
     runs, right = drawn[drawn["panel"] == "run"], usual(drawn)["among_correct"]
     by_own = runs[runs["method"] != "KL(pi_ref‖pi)"]
-    lost = (runs["method"].map(right) - runs["among_correct"]).groupby(runs["method"]).mean()
+    lost = (runs["method"].map(right).astype(float) - runs["among_correct"]).groupby(runs["method"]).mean()
     return [
         near("trained: number of methods", runs["method"].nunique(), len(METHODS), 0),
         at_most("trained: largest |success probability of a prompt - at the method's own optimum|", _most(runs["off"]), 0.03),
