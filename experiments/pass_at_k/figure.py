@@ -1,16 +1,16 @@
 """What raises pass@k: six methods at one pass@1, exact optima and trained policies, on prompts from easy to hard.
 
-Given a prompt, pass@k is 1 - (1 - p)^k: it depends on the success probability p alone, not on how many correct answers there are.
-So at one mean pass@1 a method changes pass@k only by how it spreads success over prompts. Twelve prompts have 36 wrong and 4
-correct answers each, with success probabilities of the reference from .005 to .5.
+Given a prompt, pass@k is 1 - (1 - p)^k: it depends on the success probability p alone, not on how many correct answers there
+are. So at one mean pass@1 a method changes pass@k only by how it spreads success over prompts. Twelve prompts have 36 wrong
+and 4 correct answers each, with success probabilities of the reference from .005 to .5.
 
-Sources: Chen et al. 2025, "Pass@k training for adaptively balancing exploration and exploitation of large reasoning models", arXiv
-2508.10751, and Walder and Karkhanis 2025, "Pass@k policy optimization: solving harder reinforcement learning problems", arXiv
-2505.15201, for the advantage; He et al. 2025, "Rewarding the unlikely: lifting GRPO beyond distribution sharpening", arXiv 2506.02355,
-for the unlikeliness reward (as their code ranks); Gai et al. 2025, "Differential smoothing mitigates sharpening and improves LLM
-reasoning", arXiv 2511.19942, for smoothing (its part for correct answers); Li et al. 2025, "The choice of divergence: a neglected key
-to mitigating diversity collapse in reinforcement learning with verifiable reward", arXiv 2509.07430, for KL(pi_ref‖pi) from the
-initial policy's samples. The optima are derived in `optima` and `fixed_points`.
+Sources: Chen et al. 2025, "Pass@k training for adaptively balancing exploration and exploitation of large reasoning models",
+arXiv 2508.10751, and Walder and Karkhanis 2025, "Pass@k policy optimization: solving harder reinforcement learning problems",
+arXiv 2505.15201, for the advantage; He et al. 2025, "Rewarding the unlikely: lifting GRPO beyond distribution sharpening",
+arXiv 2506.02355, for the unlikeliness reward (as their code ranks); Gai et al. 2025, "Differential smoothing mitigates
+sharpening and improves LLM reasoning", arXiv 2511.19942, for smoothing (its part for correct answers); Li et al. 2025, "The
+choice of divergence: a neglected key to mitigating diversity collapse in reinforcement learning with verifiable reward",
+arXiv 2509.07430, for KL(pi_ref‖pi) from the initial policy's samples. The optima are derived in `optima` and `fixed_points`.
 """
 
 import pandas as pd
@@ -30,7 +30,8 @@ LOOKS = {
 }  # fmt: skip
 NAMES = {
     "plain": "plain: E[r] - beta KL(pi‖pi_ref)", "pass@k": "pass@8 advantage", "unlikeliness": "unlikeliness reward",
-    "smoothing": "smoothing of correct answers", "entropy bonus": "entropy bonus", "KL(pi_ref‖pi)": "KL(pi_ref‖pi) in its place",
+    "smoothing": "smoothing of correct answers", "entropy bonus": "entropy bonus",
+    "KL(pi_ref‖pi)": "KL(pi_ref‖pi) in its place",
 }  # fmt: skip
 
 
@@ -57,7 +58,9 @@ def _over_k(axes: Axes, drawn: pd.DataFrame) -> None:
         curve = passed[passed["method"] == method].sort_values("k")
         axes.plot(curve["k"], curve["solved"], color=colour, marker=marker, ms=3, label=NAMES[method])
     axes.text(20, 0.5, "reference", color=plots.GREY, fontsize=7)
-    axes.set(xscale="log", xlabel="k, samples of each prompt", ylabel="pass@k, mean over prompts", xlim=(0.9, 150), ylim=(0.1, 1.02))
+    axes.set(
+        xscale="log", xlabel="k, samples of each prompt", ylabel="pass@k, mean over prompts", xlim=(0.9, 150), ylim=(0.1, 1.02)
+    )
     axes.set_xticks([1, 2, 4, 8, 16, 32, 64, 128], ["1", "2", "4", "8", "16", "32", "64", "128"])
     axes.minorticks_off()
     axes.set_title("pass@k at one pass@1")

@@ -5,12 +5,12 @@ In groups of G with the group's mean as the baseline, the expected gradient is t
     r(y) = s(y) (1 - w (G - 1)/G F(y)) + w/G C(y),
 
 with s = 1 for a success and 0 else, F(y) the probability of an answer less likely than y, and C(y) that of a success likelier
-than y, ties counted half. The last term comes from the baseline: an unlikely y raises nobody's rank. For G to infinity
-r(y) = s(y) (1 - w F(y)). The reward is that of He et al. 2025 (arXiv 2506.02355) as their code ranks; r(y) and its fixed points are
+than y, ties counted half. The last term comes from the baseline: an unlikely y raises nobody's rank. For G to infinity r(y) =
+s(y) (1 - w F(y)). The reward is that of He et al. 2025 (arXiv 2506.02355) as their code ranks; r(y) and its fixed points are
 derived here, and a test of `rlkl.training.likelihood_rewards` enumerates groups.
 
-With beta KL(pi‖pi_ref) a fixed point has pi ∝ q e^(r/beta), q the reference. As ranks jump where two answers become equally likely,
-it may hold them equal: the limit of ranks that are smoothed over a width in log-probability.
+With beta KL(pi‖pi_ref) a fixed point has pi ∝ q e^(r/beta), q the reference. As ranks jump where two answers become equally
+likely, it may hold them equal: the limit of ranks that are smoothed over a width in log-probability.
 """
 
 import numpy as np

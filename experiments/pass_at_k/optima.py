@@ -23,7 +23,7 @@ from scipy.special import log_expit, logit, logsumexp
 
 from experiments.pass_at_k import fixed_points
 
-# The strength of each method, which stays as it is while its beta is matched; of the plain one and of KL(pi_ref‖pi) there is none.
+# The strength of each method, which stays as it is while its beta is matched; plain and KL(pi_ref‖pi) have none.
 STRENGTHS = {"pass@k": 8.0, "unlikeliness": 0.5, "smoothing": 0.1, "entropy bonus": 0.1}
 GROUP = 16
 MATCHED_WITHIN = (0.01, 2.0)  # where the beta of a matched optimum is sought

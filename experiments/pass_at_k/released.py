@@ -1,8 +1,9 @@
 """The advantage of "Pass@k training" (Chen et al. 2025, arXiv 2508.10751) as its released code computes it, summed over groups.
 
-Of a group of n samples with c successes, rho = 1 - C(n - c, k)/C(n, k) is the estimate of pass@k. The advantage of a success is
-1 - rho and that of a failure 1 - rho - C(n - c - 1, k - 1)/C(n - 1, k - 1), both divided by sqrt(rho (1 - rho)) + 1e-6. So the code
-has it; that the undivided advantage is (1 - k/n)/k times the gradient of pass@k is derived here, and summed in `slope`.
+Of a group of n samples with c successes, rho = 1 - C(n - c, k)/C(n, k) is the estimate of pass@k. The advantage of a success
+is 1 - rho and that of a failure 1 - rho - C(n - c - 1, k - 1)/C(n - 1, k - 1), both divided by sqrt(rho (1 - rho)) + 1e-6. So
+the code has it; that the undivided advantage is (1 - k/n)/k times the gradient of pass@k is derived here, and summed in
+`slope`.
 """
 
 import numpy as np

@@ -75,7 +75,8 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
     success = drawn[drawn["panel"] == "prompt"]
     passed = drawn[drawn["panel"] == "pass"].pivot_table(index="k", columns="method", values="solved")
     below = (passed["reference"] - passed.drop(columns="reference").min(axis=1)) if "reference" in passed else pd.Series()
-    return made + [
+    return [
+        *made,
         at_least("exact: entropy bonus, entropy among wrong answers less the plain one's, nats",
                  _value(wrong, "entropy bonus") - _value(wrong, "plain"), 0.2),
         at_most("exact: smoothing, |entropy among wrong answers - the plain one's|, nats",

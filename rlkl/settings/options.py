@@ -126,8 +126,8 @@ class RewardShapingSettings:
     variant: int = static(1, "of mara: algorithm 1 or 2 of the paper", allowed=(1, 2))
     weight: Traced = traced(
         None,
-        "of typicality: weight of the log pi_ref that is subtracted; null: as estimated from the preferences. Of smoothing: weight "
-        "of the log pi that is subtracted from a success; of unlikeliness: share that the likeliest success loses",
+        "of typicality: weight of the log pi_ref that is subtracted; null: as estimated from the preferences. Of smoothing: "
+        "weight of the log pi that is subtracted from a success; of unlikeliness: share that the likeliest success loses",
     )
 
 

@@ -133,8 +133,9 @@ def on_batch(
 ) -> Float[Array, "N T"]:
     """The rewards of a batch as `likelihood_rewards` change them, or as mode-anchored reward augmentation does.
 
-    log_pi, log_ref: of whole sequences. The augmentation has the batch's own anchor, as published. Its variant 2 replaces pi_ref(y) by pi_ref(z). Under KL(pi‖pi_ref) this is variant 1. The
-    gradient of -beta KL(pi_ref‖pi) is that of a reward beta pi_ref(y)/pi(y), held fixed; its change is added here.
+    log_pi, log_ref: of whole sequences. The augmentation has the batch's own anchor, as published. Its variant 2 replaces
+    pi_ref(y) by pi_ref(z). Under KL(pi‖pi_ref) this is variant 1. The gradient of -beta KL(pi_ref‖pi) is that of a reward
+    beta pi_ref(y)/pi(y), held fixed; its change is added here.
     """
     shaping = run_settings.reward_shaping
     if shaping.name in REWARDS:

@@ -230,11 +230,17 @@ def test_the_optimum_of_pass_at_k_solves_its_equation():
         ({"algorithm": {"name": "exact", "pass_k": 2, "group_size": 4}, "objective": "utility"}, "does not change"),
         ({"algorithm": {"name": "rloo", "pass_k": 2}, "task": {"name": "bandit/random"}}, "must be 0 and 1"),
         ({"algorithm": {"name": "rloo", "pass_k": 2}, "penalty": {"estimator": "k1"}}, "in the reward"),
-        ({"algorithm": {"name": "dr_grpo", "pass_k": 2, "group_size": 4}, "penalty": {"estimator": "full", "allow_biased": True},
-          "objective": "utility"}, "or of pass@k"),
+        (
+            {
+                "algorithm": {"name": "dr_grpo", "pass_k": 2, "group_size": 4},
+                "penalty": {"estimator": "full", "allow_biased": True},
+                "objective": "utility",
+            },
+            "or of pass@k",
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_cannot_be_trained_for_pass_at_k_is_refused(groups, words):
     with pytest.raises(SettingsError, match=words):
         build({"task": {"name": "bandit/prompts"}} | groups)

@@ -36,7 +36,7 @@ def test_matched_coefficients_have_the_success_that_was_asked_for():
 
 
 def test_the_fixed_point_of_unlikeliness_solves_its_equation_and_holds_close_answers_equal():
-    """Two correct answers of nearly the same reference probability end equally likely, and a weight of 0 is the plain optimum."""
+    """Two correct answers of nearly one reference probability end equally likely; a weight of 0 is the plain optimum."""
     q = np.array([0.2, 0.19, 0.01, 0.4, 0.2])
     right = np.array([1.0, 1.0, 1.0, 0.0, 0.0])
     for size in (4, math.inf):
@@ -54,9 +54,7 @@ def test_the_work_around_a_loop_is_that_of_the_curl_and_0_of_a_gradient():
     """Of ranks among three successes in order the curl is -w of every pair: -w times the area of a triangle in two of them."""
     right = np.array([1.0, 1.0, 1.0, 0.0])
     loop = np.array([[0.1, 0.2, 0.3, 0.4], [0.15, 0.2, 0.3, 0.35], [0.1, 0.26, 0.3, 0.34]])
-    ranks = fixed_points.work(
-        lambda pi: fixed_points.effective_reward(np.log(pi), right, 0.8, math.inf, 1e-9), loop
-    )
+    ranks = fixed_points.work(lambda pi: fixed_points.effective_reward(np.log(pi), right, 0.8, math.inf, 1e-9), loop)
     np.testing.assert_allclose(ranks, -0.8 * 0.5 * 0.05 * 0.06, rtol=1e-9)
     np.testing.assert_allclose(fixed_points.work(lambda pi: 3.0 * pi**2, loop), 0.0, atol=1e-9)
 

@@ -1,4 +1,4 @@
-"""Rewards that read the policy's log-probabilities: ranks by plain counting, expected gradients by enumeration of every group."""
+"""Rewards that read the policy's log-probabilities: ranks by counting, expected gradients by enumeration of groups."""
 
 import jax
 import jax.numpy as jnp
