@@ -50,6 +50,21 @@ def test_the_fixed_point_of_unlikeliness_solves_its_equation_and_holds_close_ans
     np.testing.assert_allclose(none, optima.plain(q[None], right, 0.3)[0], rtol=1e-8)
 
 
+def test_the_effective_reward_is_the_mean_advantage_over_every_group():
+    """Up to a constant: the reward of a sample less the mean of the others', given the sample, in groups of three."""
+    pi, right, weight = np.array([0.1, 0.4, 0.2, 0.3]), np.array([1.0, 1.0, 0.0, 1.0]), 0.6
+    expected = np.zeros(4)
+    for group in itertools.product(range(4), repeat=3):
+        rewards = []
+        for i, y in enumerate(group):
+            rivals = np.delete(pi[list(group)], i)
+            rank = (rivals < pi[y]).sum() + 0.5 * (rivals == pi[y]).sum()
+            rewards.append(right[y] * (1.0 - weight * rank / 3))
+        expected[group[0]] += pi[group[1]] * pi[group[2]] * (rewards[0] - 0.5 * (rewards[1] + rewards[2]))
+    measured = fixed_points.effective_reward(np.log(pi), right, weight, 3, 1e-9)
+    np.testing.assert_allclose(np.ptp(measured - expected), 0.0, atol=1e-12)
+
+
 def test_the_work_around_a_loop_is_that_of_the_curl_and_0_of_a_gradient():
     """Of ranks among three successes in order the curl is -w of every pair: -w times the area of a triangle in two of them."""
     right = np.array([1.0, 1.0, 1.0, 0.0])
