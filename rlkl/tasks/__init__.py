@@ -1,6 +1,6 @@
 """The tasks, and their registry."""
 
-from rlkl.tasks import bandits, brackets, custom, grammar, motif, prompt_bandits, text, words
+from rlkl.tasks import bandits, brackets, custom, grammar, heavy_tailed, motif, prompt_bandits, text, words
 from rlkl.tasks.automaton import Automaton, Task
 from rlkl.tasks.preferences import fitted_reward
 from rlkl.tasks.registry import REGISTRY, Card, build, options, register
@@ -16,6 +16,7 @@ __all__ = [
     "custom",
     "fitted_reward",
     "grammar",
+    "heavy_tailed",
     "motif",
     "options",
     "prompt_bandits",

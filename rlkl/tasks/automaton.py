@@ -243,7 +243,7 @@ class Task(eqx.Module):
     log_reference: log-probability of each token in each decision state; -inf for an impossible or illegal token.
     typicality: weight `a` of a per-token reward `a log pi_ref(v|s)`.
     coordinates: position of each token on a line, for policies over ordered arms.
-    gold: on preference tasks, the reward of each state that the annotators judge by.
+    gold: the reward of each state that `reward` stands in for: on preference tasks, the one that the annotators judge by.
     comparisons: on preference tasks, the pairs, where an algorithm learns from them.
     reward_model: scores the tokens of a whole sequence, where there are too many sequences to enumerate; the score is added to
     the reward of the end state.
