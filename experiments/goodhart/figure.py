@@ -6,8 +6,6 @@ tails); Gao, Schulman and Hilton 2022, "Scaling laws for reward model overoptimi
 error). The closed forms of other penalties' optima, the threshold in beta and all numbers on a grid are derived here.
 """
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +16,14 @@ from rlkl.reports import plots
 from rlkl.runs.load import Runs
 
 DEPTH_COLOURS = dict(zip(numbers.DEPTHS, (plots.ORANGE, plots.VERMILION, plots.PURPLE), strict=True))
+LINES = [("normal", numbers.DRAWN, plots.BLUE, "normal error")]
+LINES += [("student_t", tail, DEPTH_COLOURS[tail], f"t error, 3 degrees, to probability {tail:.0e}") for tail in numbers.DEPTHS]
+RUNS = {
+    "exact, exact, kl_pi_ref": (plots.BLACK, "x", 5, "exact gradients"),
+    "rloo, full, kl_pi_ref": (plots.PURPLE, "v", 4, "rloo, penalty over all arms in the loss"),
+    "rloo, k1, kl_pi_ref": (plots.VERMILION, "o", 3, "rloo, k1 in the reward"),
+    "rloo, full, pearson": (plots.SKY, "P", 4, "rloo, chi2(pi‖pi_ref)"),
+}
 METHODS = {
     "best of n": (plots.GREEN, "best of n"),
     "clipped 0.9": (plots.ORANGE, "KL(pi‖pi_ref), reward\nclipped at its 90% quantile"),
@@ -36,7 +42,8 @@ def _trained(runs: Runs) -> pd.DataFrame:
     summary = runs.summary
     distribution = summary.get("override.task.error", pd.Series(index=summary.index, dtype=object)).fillna("student_t")
     return pd.DataFrame({
-        "panel": "run", "method": summary["algorithm"] + ", " + summary["divergence"], "distribution": distribution,
+        "panel": "run", "method": summary["algorithm"] + ", " + summary["estimator"] + ", " + summary["divergence"],
+        "distribution": distribution, "steps": summary["steps"],
         "tail": summary["override.task.tail"].astype(float), "strength": summary["beta"], "gold": summary["gold_reward"],
         "error": summary["reward"] - summary["gold_reward"], "kl_pi_ref": summary["kl_pi_ref"],
         "kl_ref_pi": summary["kl_ref_pi"].astype(float), "seed": summary["seed"], "proxy": summary["reward"],
@@ -57,13 +64,15 @@ def draw(drawn: pd.DataFrame) -> Figure:
         (gold, error), (methods, trained) = figure.subplots(2, 2)
         for axes, column in ((gold, "gold"), (error, "error")):
             _by_tail(axes, drawn, column)
-        gold.set(ylabel="E[gold]", title="optimum under KL(pi‖pi_ref): gold reward", ylim=(1e-7, 20))
-        error.set(ylabel="E[error]", title="and error of the reward", ylim=(1e-2, 1e10))
+        gold.set(ylabel="E[gold]", title="optimum under KL(pi‖pi_ref): gold reward", ylim=(3e-8, 30))
+        error.set(ylabel="E[error]", title="optimum under KL(pi‖pi_ref): error", ylim=(1e-2, 3e11))
+        places = ((8e-4, 0.12), (3e-2, 0.014), (6e-4, 2.2e-3), (6e-4, 6e-7))
+        for (*_, colour, name), place in zip(LINES, places, strict=True):
+            gold.text(*place, name, color=colour, fontsize=6.5)
         raised = drawn[drawn["panel"] == "raised tail"]
         error.plot(raised["kl_pi_ref"], raised["error"], "*", color=plots.BLACK, ms=7, mec="white", mew=0.4)
-        where = (raised["kl_pi_ref"].iloc[1], raised["error"].iloc[1])
-        text = "tail beyond t raised to t^-0.8,\nt = 1e6, 1e4, 1e2"
-        error.annotate(text, where, (0.012, 0.06), fontsize=6.5, ha="left", va="bottom")
+        text = "stars: no optima; a t error without end,\nits tail beyond t raised to probability t^-0.8,\nt = 1e6, 1e4, 1e2"
+        error.text(0.03, 0.98, text, transform=error.transAxes, fontsize=6.5, va="top")
         _by_method(methods, drawn)
         _runs(trained, drawn[drawn["panel"] == "run"])
         return figure
@@ -72,43 +81,34 @@ def draw(drawn: pd.DataFrame) -> Figure:
 def _by_tail(axes: Axes, drawn: pd.DataFrame, column: str) -> None:
     """A column over KL(pi‖pi_ref) along the optima under KL(pi‖pi_ref), a line an error."""
     curves = drawn[(drawn["panel"] == "curve") & (drawn["method"] == "kl_pi_ref")]
-    shown = [("normal", numbers.DRAWN, plots.BLUE, "normal error")]
-    shown += [("student_t", tail, DEPTH_COLOURS[tail], f"t, 3 degrees, to {tail:.0e}") for tail in numbers.DEPTHS]
-    for distribution, tail, colour, name in shown:
+    for distribution, tail, colour, _ in LINES:
         curve = curves[(curves["distribution"] == distribution) & (curves["tail"] == tail)].sort_values("kl_pi_ref")
-        axes.plot(curve["kl_pi_ref"], curve[column], color=colour, label=name)
+        axes.plot(curve["kl_pi_ref"], curve[column], color=colour)
     axes.set(xscale="log", yscale="log", xlabel="KL(pi‖pi_ref)", xlim=(3e-4, 60))
-    if column == "gold":
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 0.12), title="error, and probability of its last cell", title_fontsize=6.5)
 
 
 def _by_method(axes: Axes, drawn: pd.DataFrame) -> None:
     """E[gold] over KL(pi‖pi_ref) by method, with a Student t error; with a normal one under KL(pi‖pi_ref) as a dotted line."""
-    curves = drawn[(drawn["panel"] == "curve") & (drawn["tail"] == numbers.DRAWN)]
+    curves = drawn[(drawn["panel"] == "curve") & (drawn["tail"] == numbers.DRAWN) & (drawn["kl_pi_ref"] > 1e-6)]
     for method, (colour, name) in METHODS.items():
         curve = curves[(curves["method"] == method) & (curves["distribution"] == "student_t")].sort_values("kl_pi_ref")
         axes.plot(curve["kl_pi_ref"], curve["gold"], color=colour, label=name)
     light = curves[(curves["method"] == "kl_pi_ref") & (curves["distribution"] == "normal")].sort_values("kl_pi_ref")
     axes.plot(light["kl_pi_ref"], light["gold"], color=plots.BLUE, ls=":", label="KL(pi‖pi_ref), normal error")
     title = "gold reward by method, t error to 1e-12"
-    axes.set(xscale="log", xlim=(0.02, 20), ylim=(-0.03, 1.25), xlabel="KL(pi‖pi_ref)", ylabel="E[gold]", title=title)
+    axes.set(xscale="log", xlim=(0.02, 20), ylim=(-0.03, 1.3), xlabel="KL(pi‖pi_ref)", ylabel="E[gold]", title=title)
     axes.legend(loc="upper left", fontsize=6)
 
 
 def _runs(axes: Axes, ran: pd.DataFrame) -> None:
     """The proxy that training reaches over the tail's depth, and the exact optimum's, under both penalties."""
-    looks = {"exact, kl_pi_ref": (plots.BLACK, "x", "exact gradients"), "rloo, kl_pi_ref": (plots.VERMILION, "o", "rloo"),
-             "rloo, pearson": (plots.SKY, "P", "rloo, chi2(pi‖pi_ref)")}  # fmt: skip
-    chosen = ran[(ran["distribution"] == "student_t") & (ran["strength"] <= 1.0)]
-    for method, (colour, marker, name) in looks.items():
+    chosen = ran[(ran["distribution"] == "student_t") & (ran["strength"] <= 1.0) & (ran["steps"] != 250) & (ran["steps"] != 4000)]
+    for method, (colour, marker, size, name) in RUNS.items():
         own = chosen[chosen["method"] == method].sort_values("tail")
-        if method != "exact, kl_pi_ref":
+        if method in ("rloo, k1, kl_pi_ref", "rloo, full, pearson"):
             axes.plot(own["tail"], own["optimum_proxy"], color=colour, lw=0.9)
-        axes.plot(own["tail"], own["proxy"], marker, color=colour, label=name, ms=4.5, mec="white" if marker != "x" else None, mew=0.4)
-    for line in axes.lines:
-        if line.get_marker() == "x":
-            line.set(markeredgewidth=1.2, markersize=6, zorder=1)
-    axes.set(xscale="log", yscale="log", xlabel="probability of the error's last cell", ylabel="E[gold + error]", ylim=(0.7, 4e5))
+        axes.plot(own["tail"], own["proxy"], marker, color=colour, label=name, ms=size)
+    axes.set(xscale="log", yscale="log", xlabel="probability of the error's last cell", ylabel="E[gold + error]", ylim=(0.7, 3e6))
     axes.set_title("trained (markers) and optimal (lines)")
     axes.invert_xaxis()
     axes.legend(loc="upper left", title="beta 1; chi2: beta .76", title_fontsize=6.5)

@@ -16,7 +16,7 @@ NORMAL: dict[str, Any] = {"error": "normal", "error_scale": 3**0.5}  # the varia
 DRAWS, SEEDS = 100_000, 10
 BEST_OF = tuple(2**k for k in range(21))
 CLIPS = (0.9, 0.99, 0.999)
-COLUMNS = ["panel", "method", "distribution", "tail", *Point._fields, "seed", "proxy", "optimum_proxy", "optimum_gold", "optimum_kl_pi_ref", "regret"]
+COLUMNS = ["panel", "method", "distribution", "tail", *Point._fields, "seed", "steps", "proxy", "optimum_proxy", "optimum_gold", "optimum_kl_pi_ref", "regret"]
 
 
 def row(panel: str, method: str, distribution: str, tail: float, point: Point, **more: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _curves(over: Arms, distribution: str, tail: float) -> list[dict[str, Any]]:
     threshold = float(over.error.max() / -np.log(tail))
     betas = np.geomspace(0.15, 60.0, 30)
     if distribution != "normal":
-        betas = np.concatenate([betas[betas < 0.6 * threshold], threshold * np.linspace(0.7, 1.6, 37)])
+        betas = np.concatenate([betas[betas < 0.6 * threshold], threshold * np.linspace(0.7, 1.6, 37), threshold * np.geomspace(1.7, 20.0, 10)])
     points = [("kl_pi_ref", optima.under_kl_pi_ref(over, beta)) for beta in betas]
     points += [("best of n", optima.best_of(over, n)) for n in BEST_OF]
     if tail == DRAWN:
