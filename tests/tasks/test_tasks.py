@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 
 from rlkl import tasks
 from rlkl.errors import SettingsError
@@ -69,6 +70,35 @@ def test_needle_is_where_the_reference_hardly_goes():
     assert card.task.reward[1:].tolist() == [1.0] + [0.0] * 99
 
 
+@pytest.mark.parametrize(("error", "scale"), [("student_t", 2.0), ("normal", 3.0)])
+def test_heavy_tailed_s_cells_have_the_distribution_s_masses_and_means(error, scale):
+    options = {"error": error, "error_scale": scale, "degrees": 3.0, "gold_size": 7, "error_size": 8, "tail": 1e-3}
+    card = tasks.build("bandit/heavy_tailed", **options)
+    gold, reward, p = card.task.gold[1:].reshape(7, 8), card.task.reward[1:].reshape(7, 8), reference(card).reshape(7, 8)
+    x, mass = (reward - gold)[0], p.sum(axis=0)
+    np.testing.assert_allclose(p, np.outer(p.sum(axis=1), mass), rtol=1e-12)  # independent
+    distribution = scipy.stats.t(df=3.0, scale=scale) if error == "student_t" else scipy.stats.norm(scale=scale)
+    edges = np.concatenate([[-np.inf], distribution.ppf(np.cumsum(mass)[:-1]), [np.inf]])
+    assert mass[-1] == pytest.approx(1e-3)
+    for low, high, value, weight in zip(edges[:-1], edges[1:], x, mass, strict=True):
+        inside, _ = scipy.integrate.quad(lambda y: y * distribution.pdf(y), low, high)
+        assert value == pytest.approx(inside / weight, rel=1e-6)
+    scores = scipy.stats.norm.ppf(np.cumsum(mass)[:-1])
+    np.testing.assert_allclose(np.diff(scores), np.diff(scores).mean(), rtol=1e-9)
+    assert gold[3, 0] == 0.0 and gold[4, 0] > 0.0  # an odd number of cells has one around 0
+
+
+def test_heavy_tailed_reaches_far_and_keeps_the_moments():
+    card = tasks.build("bandit/heavy_tailed")
+    gold, p = card.task.gold[1:], reference(card)
+    error = card.task.reward[1:] - gold
+    assert p.size == 100_000
+    np.testing.assert_allclose([(p * gold).sum(), (p * error).sum()], 0.0, atol=1e-12)
+    np.testing.assert_allclose([(p * gold**2).sum(), (p * error**2).sum()], [1.0, 3.0], rtol=2e-3)
+    edge = scipy.stats.t(df=3.0).isf(1e-12)
+    np.testing.assert_allclose(error.max(), 1.5 * edge, rtol=1e-6)  # E[X | X > x] = 3/2 x far out, with 3 degrees
+
+
 def test_words_are_the_text_s_frequencies(tmp_path):
     text = "The cat saw the dog. The dog, the DOG ran!\n"
     path = tmp_path / "text.txt"
@@ -104,6 +134,12 @@ BAD = [
     ("bandit/zipf", {"size": 1}, "task.size", "at least 2"),
     ("bandit/needle", {"mass": 1.5}, "task.mass", "below 1"),
     ("bandit/two_modes", {"others": 0}, "task.others", "at least 1"),
+    ("bandit/heavy_tailed", {"error": "cauchy"}, "task.error", "student_t, normal"),
+    ("bandit/heavy_tailed", {"degrees": 1.0}, "task.degrees", "above 1"),
+    ("bandit/heavy_tailed", {"error_scale": 0.0}, "task.error_scale", "above 0"),
+    ("bandit/heavy_tailed", {"gold_size": 3}, "task.gold_size", "at least 4"),
+    ("bandit/heavy_tailed", {"tail": 0.2}, "task.tail", "at most 0.1"),
+    ("bandit/heavy_tailed", {"error_size": 10**9}, "task.error_size", "GiB"),
     ("bandit/bimodal", {"gap": "x"}, "task.gap", "number"),
     ("bandit/bimodal", {"gpa": 1}, "task.gpa", "did you mean 'gap'"),
     ("bandit/bimodl", {}, "task.name", "did you mean 'bandit/bimodal'"),

@@ -14,7 +14,9 @@ from rlkl.tasks import REGISTRY as TASKS
 from rlkl.training import blocks, loop, observe, sampled_losses, spec
 from tests.helpers import KINKED
 
-BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name != "bandit/custom")
+# The optimum of bandit/heavy_tailed sits in a tail that training does not reach: the experiment goodhart measures that.
+UNTRAINED = ("bandit/custom", "bandit/heavy_tailed")
+BANDITS = sorted(name for name in TASKS if name.startswith("bandit/") and name not in UNTRAINED)
 STRICT = sorted(set(REGISTRY) - KINKED)
 
 
