@@ -2,8 +2,8 @@
 
 Sources: Kwa, Thomas and Garriga-Alonso 2024, "Catastrophic Goodhart: regularizing RLHF with KL divergence does not mitigate
 heavy-tailed reward misspecification", arXiv 2407.14503 (the policies that raise the tail, and the theorems on heavy and light
-tails); Gao, Schulman and Hilton 2022, "Scaling laws for reward model overoptimization", arXiv 2210.10760 (best of n with a normal
-error). The closed forms of other penalties' optima, the threshold in beta and all numbers on a grid are derived here.
+tails); Gao, Schulman and Hilton 2022, "Scaling laws for reward model overoptimization", arXiv 2210.10760 (best of n with a
+normal error). The closed forms of other penalties' optima, the threshold in beta and all numbers on a grid are derived here.
 """
 
 import numpy as np
@@ -19,7 +19,10 @@ from rlkl.runs.load import Runs
 __all__ = ["claims", "draw", "table"]
 DEPTH_COLOURS = dict(zip(numbers.DEPTHS, (plots.ORANGE, plots.VERMILION, plots.PURPLE), strict=True))
 LINES = [("normal", numbers.DRAWN, plots.BLUE, "normal error")]
-LINES += [("student_t", tail, DEPTH_COLOURS[tail], f"t error, 3 degrees, to probability 1e{round(np.log10(tail))}") for tail in numbers.DEPTHS]
+LINES += [
+    ("student_t", tail, DEPTH_COLOURS[tail], f"t error, 3 degrees, to probability 1e{round(np.log10(tail))}")
+    for tail in numbers.DEPTHS
+]
 RUNS = {
     "exact, exact, kl_pi_ref": (plots.BLACK, "x", 5, "exact gradients"),
     "rloo, full, kl_pi_ref": (plots.PURPLE, "v", 4, "rloo, penalty over all arms in the loss"),
@@ -99,13 +102,17 @@ def _by_method(axes: Axes, drawn: pd.DataFrame) -> None:
 
 def _runs(axes: Axes, ran: pd.DataFrame) -> None:
     """The proxy that training reaches over the tail's depth, and the exact optimum's, under both penalties."""
-    chosen = ran[(ran["distribution"] == "student_t") & (ran["strength"] <= 1.0) & (ran["steps"] != 250) & (ran["steps"] != 4000)]
+    chosen = ran[
+        (ran["distribution"] == "student_t") & (ran["strength"] <= 1.0) & (ran["steps"] != 250) & (ran["steps"] != 4000)
+    ]
     for method, (colour, marker, size, name) in RUNS.items():
         own = chosen[chosen["method"] == method].sort_values("tail")
         if method in ("rloo, k1, kl_pi_ref", "rloo, full, pearson"):
             axes.plot(own["tail"], own["optimum_proxy"], color=colour, lw=0.9)
         axes.plot(own["tail"], own["proxy"], marker, color=colour, label=name, ms=size)
-    axes.set(xscale="log", yscale="log", xlabel="probability of the error's last cell", ylabel="E[gold + error]", ylim=(0.7, 3e6))
+    axes.set(
+        xscale="log", yscale="log", xlabel="probability of the error's last cell", ylabel="E[gold + error]", ylim=(0.7, 3e6)
+    )
     axes.set_title("trained (markers) and optimal (lines)")
     axes.invert_xaxis()
     axes.legend(loc="upper left", title="beta 1; chi2: beta .76", title_fontsize=6.5, alignment="left")

@@ -16,7 +16,20 @@ NORMAL: dict[str, Any] = {"error": "normal", "error_scale": 3**0.5}  # the varia
 DRAWS, SEEDS = 100_000, 10
 BEST_OF = tuple(2**k for k in range(21))
 CLIPS = (0.9, 0.99, 0.999)
-COLUMNS = ["panel", "method", "distribution", "tail", *Point._fields, "seed", "steps", "proxy", "optimum_proxy", "optimum_gold", "optimum_kl_pi_ref", "regret"]
+COLUMNS = [
+    "panel",
+    "method",
+    "distribution",
+    "tail",
+    *Point._fields,
+    "seed",
+    "steps",
+    "proxy",
+    "optimum_proxy",
+    "optimum_gold",
+    "optimum_kl_pi_ref",
+    "regret",
+]
 
 
 def row(panel: str, method: str, distribution: str, tail: float, point: Point, **more: Any) -> dict[str, Any]:
@@ -49,9 +62,9 @@ def _of(over: Arms, distribution: str, tail: float) -> list[dict[str, Any]]:
     singles = {("threshold", "kl_pi_ref"): half_way, ("beta 1", "kl_pi_ref"): optima.under_kl_pi_ref(over, 1.0),
                ("tenth of a nat", "kl_ref_pi"): optima.kl_ref_pi_at(over, 0.1)}  # fmt: skip
     rows += [row(panel, method, distribution, tail, point) for (panel, method), point in singles.items()]
-    mean, variance = ([optima.mean(over.reference, each**power) for each in (over.gold, over.error)] for power in (1, 2))
-    rows += [row("mean", "reference", distribution, tail, Point(0.0, *mean, 0.0, 0.0, 0.0)),
-             row("variance", "reference", distribution, tail, Point(0.0, *variance, 0.0, 0.0, 0.0))]  # fmt: skip
+    for panel, power in (("mean", 1), ("variance", 2)):
+        moments = [optima.mean(over.reference, values**power) for values in (over.gold, over.error)]
+        rows.append(row(panel, "reference", distribution, tail, Point(0.0, moments[0], moments[1], 0.0, 0.0, 0.0)))
     return rows + _curves(over, distribution, tail)
 
 
@@ -61,7 +74,9 @@ def _curves(over: Arms, distribution: str, tail: float) -> list[dict[str, Any]]:
     threshold = float(over.error.max() / -np.log(tail))
     betas = np.geomspace(0.15, 60.0, 30)
     if distribution != "normal":
-        betas = np.concatenate([betas[betas < 0.6 * threshold], threshold * np.linspace(0.7, 1.6, 37), threshold * np.geomspace(1.7, 20.0, 10)])
+        betas = np.concatenate(
+            [betas[betas < 0.6 * threshold], threshold * np.linspace(0.7, 1.6, 37), threshold * np.geomspace(1.7, 20.0, 10)]
+        )
     points = [("kl_pi_ref", optima.under_kl_pi_ref(over, beta)) for beta in betas]
     points += [("best of n", optima.best_of(over, n)) for n in BEST_OF]
     if tail == DRAWN:

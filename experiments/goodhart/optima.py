@@ -1,8 +1,8 @@
 """Exact optima on arms with a gold reward and an error, by each penalty's closed form, in NumPy.
 
-Along a penalty's path the optimum is parametrised by the constant of its closed form, from which the coefficient follows, so that
-nothing has to be solved: chi-square by the reward c below which an arm has probability 0, KL(pi_ref‖pi) by how far its constant
-stands above the largest reward.
+Along a penalty's path the optimum is parametrised by the constant of its closed form, from which the coefficient follows, so
+that nothing has to be solved: chi-square by the reward c below which an arm has probability 0, KL(pi_ref‖pi) by how far its
+constant stands above the largest reward.
 """
 
 from collections.abc import Callable

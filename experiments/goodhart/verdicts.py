@@ -16,7 +16,8 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
     heavy, light = _of(drawn, "student_t"), _of(drawn, "normal")
     infinite = _of(drawn, "student_t, 1.5")
     return [
-        *_raised(drawn), *_grid(heavy), *_under_kl_pi_ref(heavy, light), *_remedies(heavy, light), *_under_pearson(heavy, infinite),
+        *_raised(drawn), *_grid(heavy), *_under_kl_pi_ref(heavy, light), *_remedies(heavy, light),
+        *_under_pearson(heavy, infinite),
         *_best_of_n(heavy, light), *_under_kl_ref_pi(heavy, light), *_trained(drawn[drawn["panel"] == "run"]),
     ]  # fmt: skip
 
@@ -26,7 +27,12 @@ def _raised(drawn: pd.DataFrame) -> list[Claim]:
     for t, (error, kl, within) in RAISED.items():
         point = drawn[(drawn["panel"] == "raised tail") & (drawn["strength"] == t)]
         made += [
-            near(f"t error, tail beyond {t:g} raised to t^-.8: E[error]", _one(point["error"]), error, 0.05 if t == 1e6 else 0.005),
+            near(
+                f"t error, tail beyond {t:g} raised to t^-.8: E[error]",
+                _one(point["error"]),
+                error,
+                0.05 if t == 1e6 else 0.005,
+            ),
             near(f"t error, tail beyond {t:g} raised to t^-.8: KL(pi‖pi_ref)", _one(point["kl_pi_ref"]), kl, within),
         ]
     return made
@@ -44,7 +50,9 @@ def _grid(heavy: pd.DataFrame) -> list[Claim]:
 
 def _under_kl_pi_ref(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
     normal = _at(light, "1 nat", "kl_pi_ref", DRAWN)
-    made = [near("normal error, KL(pi‖pi_ref), 1 nat: E[gold]; sqrt(2)/2 by two normals", normal["gold"], math.sqrt(0.5), 0.002)]
+    made = [
+        near("normal error, KL(pi‖pi_ref), 1 nat: E[gold]; sqrt(2)/2 by two normals", normal["gold"], math.sqrt(0.5), 0.002)
+    ]
     for tail, bound in zip(DEPTHS, (0.1, 2e-3, 1e-6), strict=True):
         point = _at(heavy, "1 nat", "kl_pi_ref", tail)
         made.append(at_most(f"t error to {tail:g}, KL(pi‖pi_ref), 1 nat: E[gold]", point["gold"], bound))
@@ -88,7 +96,8 @@ def _under_pearson(heavy: pd.DataFrame, infinite: pd.DataFrame) -> list[Claim]:
     free = [_at(infinite, "half a nat", "pearson", tail) for tail in DEPTHS]
     off = [abs(point["gold"] * 2.0 * point["strength"] - 1.0) for point in linear]
     return [
-        at_most("t error, chi2(pi‖pi_ref), beta 10: largest |E[gold] 2 beta/Var(gold) - 1|, any depth", series.largest(off), 0.01),
+        at_most("t error, chi2(pi‖pi_ref), beta 10: largest |E[gold] 2 beta/Var(gold) - 1|, any depth",
+                series.largest(off), 0.01),
         at_least("t error, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth", series.smallest(half), 0.5),
         at_least("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at its peak over beta", _most(curve["gold"]), 0.8),
         near("t error to 1e-12, chi2(pi‖pi_ref): KL(pi‖pi_ref) at that peak", _where_most(curve, "kl_pi_ref"), 2.0, 0.5),
@@ -111,14 +120,20 @@ def _best_of_n(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
     same_kl = {name: series.ratio(_at(heavy, "same KL", name, DRAWN)["gold"], best) for name in ("kl_pi_ref", "pearson")}
     same_proxy = {name: series.ratio(_at(heavy, "same proxy", name, DRAWN)["gold"], best) for name in ("kl_pi_ref", "pearson")}
     return [
-        near("t error to 1e-12, best of n: n with the largest E[gold], of powers of two", _where_most(curve, "strength"), 16, 0),
+        near(
+            "t error to 1e-12, best of n: n with the largest E[gold], of powers of two", _where_most(curve, "strength"), 16, 0
+        ),
         at_least("t error to 1e-12, best of 16: E[gold]", best, 0.85),
         at_most("t error, best of 1024: largest E[gold], any depth", series.largest(deep), 0.4),
         at_most("t error to 1e-12, best of 2^20: E[gold]", _last(curve["gold"]), 0.05),
         at_most("normal error, best of n: largest |share of gold in the proxy - 1/4|, n to 2^20", _most(shares), 0.003),
         at_least("normal error, best of 2^20: E[gold]", _last(normal["gold"]), 2.4),
-        at_most("at the KL(pi‖pi_ref) of best of 16: E[gold] under KL(pi‖pi_ref) over best of 16's", same_kl["kl_pi_ref"], 0.01),
-        at_least("at the KL(pi‖pi_ref) of best of 16: E[gold] under chi2(pi‖pi_ref) over best of 16's", same_kl["pearson"], 0.9),
+        at_most(
+            "at the KL(pi‖pi_ref) of best of 16: E[gold] under KL(pi‖pi_ref) over best of 16's", same_kl["kl_pi_ref"], 0.01
+        ),
+        at_least(
+            "at the KL(pi‖pi_ref) of best of 16: E[gold] under chi2(pi‖pi_ref) over best of 16's", same_kl["pearson"], 0.9
+        ),
         at_most("at the proxy of best of 16: E[gold] under KL(pi‖pi_ref) over best of 16's", same_proxy["kl_pi_ref"], 0.01),
         at_least("at the proxy of best of 16: E[gold] under chi2(pi‖pi_ref) over best of 16's", same_proxy["pearson"], 0.9),
     ]
@@ -146,15 +161,20 @@ def _trained(ran: pd.DataFrame) -> list[Claim]:
     exact, chi = (heavy[heavy["method"] == method] for method in ("exact, exact, kl_pi_ref", "rloo, full, pearson"))
     sampled = heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["steps"] == 1000)]
     deep, shallow = (sampled[sampled["tail"] == tail] for tail in (1e-12, 1e-3))
-    steps = heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["tail"] == 1e-12)].groupby("steps")[["gold", "proxy"]].mean()
+    steps = (
+        heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["tail"] == 1e-12)].groupby("steps")[["gold", "proxy"]].mean()
+    )
     first, last = (steps.loc[n] if n in steps.index else {"gold": math.nan, "proxy": math.nan} for n in (250, 4000))
     everywhere = heavy[(heavy["method"] == "rloo, full, kl_pi_ref") & (heavy["tail"] == 1e-12)]
     high, normal = ran[ran["strength"] == 632.0], ran[ran["distribution"] == "normal"]
     depth = series.ratio(_mean(deep["proxy"]), _mean(sampled.loc[sampled["tail"] == 1e-6, "proxy"]))
     return [
-        at_least("exact gradients, KL(pi‖pi_ref), beta 1: least share of the optimum's proxy", _least(_share(exact, "proxy")), 0.99),
-        at_least("rloo, k1, t error to 1e-3, beta 1: least share of the optimum's proxy", _least(_share(shallow, "proxy")), 0.9),
-        at_most("rloo, k1, t error to 1e-12, beta 1: largest share of the optimum's proxy", _most(_share(deep, "proxy")), 0.002),
+        at_least("exact gradients, KL(pi‖pi_ref), beta 1: least share of the optimum's proxy",
+                 _least(_share(exact, "proxy")), 0.99),
+        at_least("rloo, k1, t error to 1e-3, beta 1: least share of the optimum's proxy",
+                 _least(_share(shallow, "proxy")), 0.9),
+        at_most("rloo, k1, t error to 1e-12, beta 1: largest share of the optimum's proxy",
+                _most(_share(deep, "proxy")), 0.002),
         near("rloo, k1, beta 1: proxy reached with a t error to 1e-12, over that to 1e-6", depth, 1.0, 0.25),
         at_least("rloo, k1, t error to 1e-12, beta 1: least KL(pi‖pi_ref)", _least(deep["kl_pi_ref"]), 5.0),
         at_least("rloo, k1, t error to 1e-12, beta 1: mean E[gold] after 250 steps", first["gold"], 0.5),
@@ -165,10 +185,13 @@ def _trained(ran: pd.DataFrame) -> list[Claim]:
                  series.ratio(_mean(everywhere["proxy"]), _mean(deep["proxy"])), 20.0),
         near("the optimum at beta 632, t error to 1e-12: KL(pi‖pi_ref)", _most(high["optimum_kl_pi_ref"]), 1.0, 0.05),
         at_most("rloo, k1, t error to 1e-12, beta 632: largest KL(pi‖pi_ref)", _most(high["kl_pi_ref"]), 1e-3),
-        at_most("rloo, k1, t error to 1e-12, beta 632: largest share of the optimum's proxy", _most(_share(high, "proxy")), 1e-3),
-        at_least("rloo, chi2(pi‖pi_ref), beta .76, any depth: least share of the optimum's E[gold]", _least(_share(chi, "gold")), 0.9),
+        at_most("rloo, k1, t error to 1e-12, beta 632: largest share of the optimum's proxy",
+                _most(_share(high, "proxy")), 1e-3),
+        at_least("rloo, chi2(pi‖pi_ref), beta .76, any depth: least share of the optimum's E[gold]",
+                 _least(_share(chi, "gold")), 0.9),
         at_most("rloo, chi2(pi‖pi_ref), beta .76, any depth: largest regret", _most(chi["regret"]), 0.15),
-        at_least("rloo, k1, normal error, beta 1.41: least share of the optimum's E[gold]", _least(_share(normal, "gold")), 0.9),
+        at_least("rloo, k1, normal error, beta 1.41: least share of the optimum's E[gold]",
+                 _least(_share(normal, "gold")), 0.9),
     ]  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Inference: reinforcement learning under KL(pi‖pi_ref) is variational inference, -J/beta = KL(pi‖pi*) - log Z.
 
-Sources: Korbak, Perez and Buckley 2022, "RL with KL penalties is better viewed as Bayesian inference", arXiv 2205.11275; Matrenok,
-Moalla and Gulcehre 2025, "Quantile reward policy optimization: alignment with pointwise regression and exact partition functions",
-arXiv 2507.08068, for what its approximate log Z costs.
+Sources: Korbak, Perez and Buckley 2022, "RL with KL penalties is better viewed as Bayesian inference", arXiv 2205.11275;
+Matrenok, Moalla and Gulcehre 2025, "Quantile reward policy optimization: alignment with pointwise regression and exact partition
+functions", arXiv 2507.08068, for what its approximate log Z costs.
 """
 
 import jax
@@ -42,17 +42,22 @@ def table(runs: None) -> pd.DataFrame:
 def _quantile() -> list[Row]:
     """QRPO's error of log Z and its regret over beta; at beta 1 regret and largest probability over the number of answers."""
     betas = (0.1, 0.3)
-    errors = [quantile.approximate_log_z(beta) - quantile.log_z(beta) for beta in LOG_Z_ERRORS]
+    all_betas = list(LOG_Z_ERRORS)
+    errors = [quantile.approximate_log_z(beta) - quantile.log_z(beta) for beta in all_betas]
     fits = [(beta, quantile.least_squares(beta, *quantile.uniform(100))) for beta in betas]
     regrets = [quantile.regret(beta, *quantile.uniform(100), fit.log_ratio) for beta, fit in fits]
-    gains = [beta * quantile.log_z(beta) - 0.5 for beta in LOG_Z_ERRORS]  # J(pi*) - J(pi_ref)
-    ranked = [(quantile.ranked(answers), quantile.least_squares(1.0, *quantile.ranked(answers)).log_ratio) for answers in ANSWERS]
+    gains = [beta * quantile.log_z(beta) - 0.5 for beta in all_betas]  # J(pi*) - J(pi_ref)
+    ranked = [
+        (quantile.ranked(answers), quantile.least_squares(1.0, *quantile.ranked(answers)).log_ratio) for answers in ANSWERS
+    ]
     largest = [float((reference * np.exp(u)).max()) for (_, reference), u in ranked]
     lost = [quantile.regret(1.0, reward, reference, u) for (reward, reference), u in ranked]
     return [
-        *points("quantile", "error of log Z", LOG_Z_ERRORS, errors), *points("quantile", "gain", LOG_Z_ERRORS, gains),
-        *points("quantile", "regret", betas, regrets), *points("quantile", "largest regular beta", [0.0], [quantile.largest_regular_beta()]),
-        *points("quantile", "beta 1, largest probability", ANSWERS, largest), *points("quantile", "beta 1, regret", ANSWERS, lost),
+        *points("quantile", "error of log Z", all_betas, errors), *points("quantile", "gain", all_betas, gains),
+        *points("quantile", "regret", betas, regrets),
+        *points("quantile", "largest regular beta", [0.0], [quantile.largest_regular_beta()]),
+        *points("quantile", "beta 1, largest probability", ANSWERS, largest),
+        *points("quantile", "beta 1, regret", ANSWERS, lost),
     ]  # fmt: skip
 
 
@@ -111,7 +116,8 @@ def _of_quantiles(drawn: pd.DataFrame) -> list[Claim]:
         *made,
         at_most("quantile rewards, beta .1: regret of least squares, over what the optimum gains", share[0.1], 1e-9),
         at_most("quantile rewards, beta .3: regret of least squares, over what the optimum gains", share[0.3], 1e-3),
-        at_least("quantile rewards: beta from which least squares puts mass on a single answer", at("largest regular beta", 0.0), 0.9),
+        at_least("quantile rewards: beta from which least squares puts mass on a single answer",
+                 at("largest regular beta", 0.0), 0.9),
         near("quantile rewards, beta 1, 16,384 answers: probability of that answer; e^-1 in the limit",
              at("beta 1, largest probability", 16384), np.exp(-1.0), 0.005),
         at_least("quantile rewards, beta 1, 1,024 answers: regret of least squares, over what the optimum gains",

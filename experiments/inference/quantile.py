@@ -2,7 +2,7 @@
 
 Source: Matrenok, Moalla and Gulcehre 2025, "Quantile reward policy optimization: alignment with pointwise regression and exact
 partition functions", arXiv 2507.08068. The reward is its own quantile under the reference, so uniform on [0, 1], and log Z is
-log(beta (e^(1/beta) - 1)); the method and its published loss take log beta + 1/beta, which is too large by -log(1 - e^(-1/beta)).
+log(beta (e^(1/beta) - 1)); its published loss takes log beta + 1/beta, which is too large by -log(1 - e^(-1/beta)).
 Its loss is the squared distance of u = log(pi/pi_ref) from t = r/beta - log Z on answers of the reference. The least-squares
 policies are derived here, in `least_squares`.
 """
@@ -39,9 +39,9 @@ def least_squares(beta: float, reward: np.ndarray, reference: np.ndarray) -> Fit
     """A local minimum of E_ref[(u - t)^2] over all policies, which satisfy E_ref[e^u] = 1: the one next to the reference.
 
     (Many equally likely answers have lower ones: what the targets leave over, on one answer alone, costs almost nothing.)
-    The targets have E_ref[e^t] = 1 - e^(-1/beta) < 1. With a multiplier m, u - t = m e^u, so u = t - W(-m e^t) with Lambert's W:
-    on the principal branch, or, where even the largest m does not raise the sum to 1, with the answer of the largest reward on the
-    other branch: at most one answer can be there at a minimum, by the second-order condition 1 - m e^u > 0 of all but one.
+    The targets have E_ref[e^t] = 1 - e^(-1/beta) < 1. With a multiplier m, u - t = m e^u, so u = t - W(-m e^t) with Lambert's
+    W: on the principal branch, or, where even the largest m does not raise the sum to 1, with the answer of the largest reward
+    on the other branch: at most one answer can be there at a minimum, by the second-order condition 1 - m e^u > 0 of all but one.
     """
     target = targets(beta, reward)
     largest = float(np.exp(-1.0 - target.max())) * (1.0 - 1e-12)  # W ends at -1/e

@@ -47,16 +47,18 @@ def heavy_tailed(
 ) -> Card:
     """Reward = gold + independent error, with a normal gold reward and a Student t or normal error (Kwa et al. 2024).
 
-    The paper is arXiv 2407.14503. An arm is a pair of a gold reward and an error, in `gold_size` x `error_size` cells, 100,000 by
-    default. The run is trained on the sum and also graded by the gold reward.
+    The paper is arXiv 2407.14503. An arm is a pair of a gold reward and an error, in `gold_size` x `error_size` cells, 100,000
+    by default. The run is trained on the sum and also graded by the gold reward.
 
-    degrees: degrees of freedom of the Student t; its variance is infinite up to 2. error_scale, gold_scale: standard deviation of
-    a normal, scale of the Student t. tail: probability of the outermost cell on each side, whose value is the mean beyond its
+    degrees: degrees of freedom of the Student t; its variance is infinite up to 2. error_scale, gold_scale: standard deviation
+    of a normal, scale of the Student t. tail: probability of the outermost cell on each side, whose value is the mean beyond its
     edge: at 1e-12 the largest error of a Student t with 3 degrees is 15,500, and that of a normal is 7.2.
     """
     kind = choice("task.error", error, ("student_t", "normal"))
     degrees = number("task.degrees", degrees, above=1)
-    scales = [number(f"task.{key}", value, above=0) for key, value in (("error_scale", error_scale), ("gold_scale", gold_scale))]
+    scales = [
+        number(f"task.{key}", value, above=0) for key, value in (("error_scale", error_scale), ("gold_scale", gold_scale))
+    ]
     sizes = [whole(f"task.{key}", value, at_least=4) for key, value in (("error_size", error_size), ("gold_size", gold_size))]
     fits("task.error_size", error_size, sizes[0] * sizes[1])
     tail = number("task.tail", tail, at_least=LEAST_TAIL)
