@@ -66,7 +66,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
             _by_tail(axes, drawn, column)
         gold.set(ylabel="E[gold]", title="optimum under KL(pi‖pi_ref): gold reward", ylim=(3e-8, 30))
         error.set(ylabel="E[error]", title="optimum under KL(pi‖pi_ref): error", ylim=(1e-2, 3e11))
-        places = ((8e-4, 0.12), (1.2e-3, 0.006), (6e-4, 2.2e-3), (6e-4, 6e-7))
+        places = ((8e-4, 0.12), (1.2e-3, 0.0075), (6e-4, 1.7e-3), (6e-4, 6e-7))
         for (*_, colour, name), place in zip(LINES, places, strict=True):
             gold.text(*place, name, color=colour, fontsize=6.5)
         raised = drawn[drawn["panel"] == "raised tail"]

@@ -1,8 +1,8 @@
 """Inference: reinforcement learning under KL(pi‖pi_ref) is variational inference, -J/beta = KL(pi‖pi*) - log Z.
 
 Sources: Korbak, Perez and Buckley 2022, "RL with KL penalties is better viewed as Bayesian inference", arXiv 2205.11275;
-Matrenok, Moalla and Gulcehre 2025, "Quantile reward policy optimization: alignment with pointwise regression and exact partition
-functions", arXiv 2507.08068, for what its approximate log Z costs.
+Matrenok, Moalla and Gulcehre 2025, "Quantile reward policy optimization: alignment with pointwise regression and exact
+partition functions", arXiv 2507.08068, for what its approximate log Z costs.
 """
 
 import jax

@@ -41,7 +41,7 @@ def least_squares(beta: float, reward: np.ndarray, reference: np.ndarray) -> Fit
     (Many equally likely answers have lower ones: what the targets leave over, on one answer alone, costs almost nothing.)
     The targets have E_ref[e^t] = 1 - e^(-1/beta) < 1. With a multiplier m, u - t = m e^u, so u = t - W(-m e^t) with Lambert's
     W: on the principal branch, or, where even the largest m does not raise the sum to 1, with the answer of the largest reward
-    on the other branch: at most one answer can be there at a minimum, by the second-order condition 1 - m e^u > 0 of all but one.
+    on the other branch: at most one answer can be there at a minimum, by the second-order condition.
     """
     target = targets(beta, reward)
     largest = float(np.exp(-1.0 - target.max())) * (1.0 - 1e-12)  # W ends at -1/e

@@ -51,8 +51,8 @@ def heavy_tailed(
     by default. The run is trained on the sum and also graded by the gold reward.
 
     degrees: degrees of freedom of the Student t; its variance is infinite up to 2. error_scale, gold_scale: standard deviation
-    of a normal, scale of the Student t. tail: probability of the outermost cell on each side, whose value is the mean beyond its
-    edge: at 1e-12 the largest error of a Student t with 3 degrees is 15,500, and that of a normal is 7.2.
+    of a normal, scale of the Student t. tail: probability of the outermost cell on each side, whose value is the mean beyond
+    its edge: at 1e-12 the largest error of a Student t with 3 degrees is 15,500, and that of a normal is 7.2.
     """
     kind = choice("task.error", error, ("student_t", "normal"))
     degrees = number("task.degrees", degrees, above=1)
