@@ -38,7 +38,7 @@ class Divergence:
     would be NaN.
     chain: how the divergence of sequences decomposes over tokens. "policy" or "reference": by the chain rule of one of the two
     KLs; "both": by their mixture with `params.weights`; a power a (a number, or a function of `params`): it is affine in
-    sum pi^a pi_ref^(1-a); None: not at all.
+    sum pi^a pi_ref^(1-a); pairs (name, weight): it is the sum of these registered divergences; None: not at all.
     formula: the formula that is shown to users.
     optimum: (log_ref, reward, beta, params) -> log_pi of the optimal bandit policy, in place of the generic root-find.
     certificate: (log_pi, log_ref, reward, beta) -> gradient of J = E[r] - beta D, for a D that is not differentiable.
@@ -50,7 +50,7 @@ class Divergence:
     both: Callable
     zero: Number
     infinity: Number
-    chain: str | Number | None
+    chain: str | Number | tuple[tuple[str, float], ...] | None
     formula: str
     optimum: Callable | None = None
     certificate: Callable | None = None
@@ -60,6 +60,20 @@ class Divergence:
         """The value of `zero`, `infinity` or a power `chain` at these parameters."""
         number = getattr(self, which)
         return jnp.asarray(number(params) if callable(number) else number, dtype)
+
+
+    def slope(self, u: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
+        """f'(t) at the log-ratios u = log t."""
+        return self.both(u, params)[1]
+
+    def identifies_rewards(self, params: Params) -> bool:
+        """Whether f' rises strictly, so that a policy's f'(pi/pi_ref) tells the reward that it is optimal for, up to a constant."""
+        return bool(jnp.all(jnp.diff(self.slope(jnp.linspace(-2.0, 2.0, 9), params)) > 0.0))
+
+    def may_drop_outcomes(self, params: Params) -> bool:
+        """Whether f'(0) is finite: an optimum may then give an outcome of the reference the probability zero."""
+        lowest = self.slope(jnp.asarray([-1e12, -1e30]), params)
+        return bool(lowest[0] == lowest[1])
 
 
 REGISTRY: dict[str, Divergence] = {}
@@ -349,6 +363,22 @@ def root_pearson(u, params):
     hacking", arXiv 2403.03185. The generator is that of `pearson`.
     """
     return pearson(u, params)
+
+
+@register(
+    "kl_chi2",
+    zero=1.5,
+    infinity=jnp.inf,
+    chain=(("kl_pi_ref", 1.0), ("pearson", 0.5)),
+    formula="(KL(pi‖pi_ref) + ½χ²(pi‖pi_ref))",
+)
+def kl_chi2(u, params):
+    """KL(pi||pi_ref) plus half of Pearson's chi-square: f' = log t + t - 1, the link of chi-squared preference optimisation.
+
+    Huang et al. 2024, "Correcting the mythos of KL-regularization", arXiv 2407.13399, whose link is t + log t.
+    """
+    t_less_1 = jnp.expm1(u)
+    return u * jnp.exp(u) - t_less_1 + 0.5 * jnp.square(t_less_1), u + t_less_1
 
 
 @register("neyman", zero=jnp.inf, infinity=1.0, chain=-1.0, formula="χ²(pi_ref‖pi)")

@@ -87,6 +87,7 @@ DEFINITIONS = {  # of probabilities, written out apart from the generators
     "root_pearson": lambda q, p: np.sqrt(np.sum((q - p) ** 2 / p)),
     "neyman": lambda q, p: np.sum((q - p) ** 2 / q),
     "total_variation": lambda q, p: 0.5 * np.sum(np.abs(q - p)),
+    "kl_chi2": lambda q, p: np.sum(q * np.log(q / p)) + 0.5 * (np.sum(q**2 / p) - 1),
     "mixed": lambda q, p: 0.5 * np.sum((q - p) * np.log(q / p)),
 }
 

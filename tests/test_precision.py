@@ -35,6 +35,7 @@ def generator(name: str, t: Decimal, a: Decimal) -> Decimal:
         "hellinger": lambda: (t.sqrt() - 1) ** 2 / 2,
         "pearson": lambda: (t - 1) ** 2,
         "root_pearson": lambda: (t - 1) ** 2,  # before the root
+        "kl_chi2": lambda: kl + (t - 1) ** 2 / 2,
         "neyman": lambda: (t - 1) ** 2 / t,
         "total_variation": lambda: abs(t - 1) / 2,
     }[name]()

@@ -55,11 +55,17 @@ def _limit(number) -> str:
     return f"{text} at the default parameters" if callable(number) else text
 
 
+def _chain(chain) -> str:
+    if isinstance(chain, tuple):
+        return "sum of its parts: " + ", ".join(f"{weight:g} `{name}`" for name, weight in chain)
+    return "none: sequences are listed" if chain is None else CHAINS.get(chain, "sum of pi^a pi_ref^(1-a)")
+
+
 def divergences_table() -> str:
     """A row for each divergence: name, formula, limits, how it decomposes over tokens, what it is."""
     rows = []
     for div in divergences.REGISTRY.values():
-        chain = CHAINS.get(div.chain, "sum of pi^a pi_ref^(1-a)") if div.chain is not None else "none: sequences are listed"
+        chain = _chain(div.chain)
         rows.append(
             (f"`{div.name}`", markdown.cell(div.formula), _limit(div.zero), _limit(div.infinity), chain, summary(div.both))
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 from rlkl import policies, settings, tasks
 from rlkl.config import memory, plugins
 from rlkl.config.resolve import resolve
+from rlkl.divergences import Params
 from rlkl.errors import SettingsError, nearest
+from rlkl.penalties import options
 from rlkl.tasks.preferences import annotators
 from rlkl.tasks.transforms import export, remember, unfold
 from rlkl.training import reward_shaping, spec
@@ -86,8 +89,7 @@ def _with_comparisons(run_settings: settings.Settings, card: tasks.Card) -> task
     """Add to the card's task the pairs that direct preference optimisation learns from; raises `SettingsError`."""
     if card.preferences is None:
         raise SettingsError("algorithm", "dpo", "learns from preferences, and this task has none (task=preference/... has)")
-    if run_settings.penalty.divergence != "kl_pi_ref":
-        raise SettingsError("penalty.divergence", run_settings.penalty.divergence, "algorithm=dpo is of KL(pi‖pi_ref) alone")
+    _check_link(run_settings, card.task)
     if run_settings.algorithm.entropy_coef is not None:
         rule = "algorithm=dpo maximises no reward beside it"
         raise SettingsError("algorithm.entropy_coef", run_settings.algorithm.entropy_coef, rule)
@@ -95,6 +97,19 @@ def _with_comparisons(run_settings: settings.Settings, card: tasks.Card) -> task
         raise SettingsError("reward_shaping", run_settings.reward_shaping.name, "algorithm=dpo learns from no reward")
     pairs = annotators.comparisons(card.task, card.preferences)
     return dataclasses.replace(card, task=dataclasses.replace(card.task, comparisons=pairs))
+
+
+def _check_link(run_settings: settings.Settings, task: tasks.Task) -> None:
+    """Check that the preferences determine the policy through f'(pi/pi_ref); raises `SettingsError`."""
+    div, key = options.divergence(run_settings.penalty), "penalty.divergence"
+    if div is None:
+        raise SettingsError(key, "none", "algorithm=dpo reads the reward off a divergence; there must be one")
+    if not div.identifies_rewards(Params(run_settings.penalty.alpha, run_settings.penalty.weights)):
+        rule = "tells no reward apart (f' is not strictly rising), as algorithm=dpo needs; any other divergence does"
+        raise SettingsError(key, div.name, rule)
+    if run_settings.policy.support == "all" and (task.automaton.legal & (task.log_reference == -math.inf)).any():
+        rule = "has tokens that the reference never takes, and so no pair compares (algorithm=dpo); use reference"
+        raise SettingsError("policy.support", "all", rule)
 
 
 def _export(card: tasks.Card, path: Any) -> None:

@@ -50,6 +50,7 @@ LOOKS = {
     "hellinger": (ORANGE, "v"),
     "pearson": (SKY, "P"),
     "root_pearson": ("#004D66", "p"),
+    "kl_chi2": ("#117733", "h"),
     "neyman": ("#7A5195", "X"),
     "total_variation": (BLACK, "*"),
     "mixed": ("#B07AA1", "<"),

@@ -1,6 +1,7 @@
 """Descriptions of a run in words: its objective, how its penalty enters the loss, and what training descends."""
 
 from rlkl import algorithms, surrogates
+from rlkl.divergences import Params
 from rlkl.penalties.expected_gradient import ExpectedGradient, against, expected_gradient
 from rlkl.penalties.options import divergence
 from rlkl.settings import AGGREGATIONS, AlgorithmSettings, PenaltySettings, RolloutSettings, Settings
@@ -88,12 +89,20 @@ def _trust_region(algorithm: AlgorithmSettings) -> str:
 def descends(run: Run) -> ExpectedGradient:
     """The expected gradient of the run's penalty: which divergence it descends, if any."""
     if run.settings.algorithm.name == "dpo":
-        return ExpectedGradient(
-            "exact", "the log-loss of the preferences, at its least where E[r] - beta KL(pi‖pi_ref) is best"
-        )
+        div = divergence(run.settings.penalty)
+        assert div is not None
+        return ExpectedGradient("exact", f"the log-loss of the preferences, at its least where E[r] - beta {div.formula} is best")
     scaled = spec.gradient_kind(run.settings) == "scaled"
     gradient = expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
     return against(run.settings.reference.penalising, gradient)
+
+
+def _dropping(penalty: PenaltySettings) -> list[str]:
+    """What direct preference optimisation makes of a divergence whose optimum may drop outcomes."""
+    div = divergence(penalty)
+    if div is None or not div.may_drop_outcomes(Params(penalty.alpha, penalty.weights)):
+        return []
+    return [f"dropped: f'(0) of {div.formula} is finite; where its optimum drops outcomes, the least log-loss is elsewhere"]
 
 
 def sampler(rollout: RolloutSettings) -> str:
@@ -156,6 +165,7 @@ def caveats(run: Run) -> list[str]:
         )
     if settings.algorithm.name == "dpo":
         texts.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
+        texts += _dropping(settings.penalty)
     if shaping.name == "mara":
         rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
         anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(shaping, run.task) else ""

@@ -26,10 +26,11 @@ def loss(
         penalty = exact.between(objective.task.automaton, objective.divergence, objective.params, policy, objective.reference)
         return -objective.value(utility.value(group, objective.task, policy), penalty)
     if algorithm.name == "dpo":
-        comparisons = objective.task.comparisons
+        comparisons, div = objective.task.comparisons, objective.divergence
         assert comparisons is not None
+        assert div is not None
         u = comparison_log_ratios(comparisons, objective, policy)
-        return preference_loss(u, comparisons, objective.beta)
+        return preference_loss(div.slope(u, objective.params), comparisons, objective.beta)
     loss_function = natural_loss if algorithm.name == "natural" else exact_loss
     return loss_function(objective, policy, algorithm.entropy_coef)
 
@@ -75,15 +76,17 @@ def comparison_log_ratios(comparisons: Comparisons, objective: Objective, policy
     return scoring.log_probability(policy, batch) - scoring.log_probability(objective.reference, batch)
 
 
-def preference_loss(u: Float[Array, " M"], comparisons: Comparisons, beta: Float[Array, ""] | float) -> Float[Array, ""]:
-    """The loss of direct preference optimisation, given u = log pi/pi_ref of each compared sequence.
+def preference_loss(link: Float[Array, " M"], comparisons: Comparisons, beta: Float[Array, ""] | float) -> Float[Array, ""]:
+    """The loss of direct preference optimisation, given f'(pi/pi_ref) of each compared sequence: under KL(pi‖pi_ref) its log.
 
-    It is the mean log-loss of all preferences under the reward beta u (Rafailov et al. 2023, "Direct preference optimization:
-    your language model is secretly a reward model", arXiv 2305.18290). As for the fitted reward, log-odds are
-    `comparisons.scale` times the difference of rewards. So with infinitely many answers the optimum is that of
-    E[r] - beta KL(pi‖pi_ref).
+    It is the mean log-loss of all preferences under the reward beta f'(pi/pi_ref) (Rafailov et al. 2023, "Direct preference
+    optimization: your language model is secretly a reward model", arXiv 2305.18290; for other f Wang et al. 2023, "Beyond
+    reverse KL", arXiv 2309.16240). As for the fitted reward, log-odds are `comparisons.scale` times the difference of rewards.
+    A policy that is optimal for E[r] - beta D_f and drops no outcome has beta f'(pi/pi_ref) = r - lambda, and differences of
+    rewards do not contain lambda. So with infinitely many answers the loss is least at that optimum. Huang et al. 2024 (arXiv
+    2407.13399) also clip the difference at twice the largest reward, which is left out here.
     """
-    odds = comparisons.scale * beta * (u[comparisons.first] - u[comparisons.second])
+    odds = comparisons.scale * beta * (link[comparisons.first] - link[comparisons.second])
     return jnp.sum(comparisons.weight * (jax.nn.softplus(odds) - comparisons.preferred * odds))
 
 

@@ -60,7 +60,7 @@ def test_values_are_the_enumerated_ones_on_many_automata(seed):
     against_enumeration(seed, typicality=0.7 * (seed % 2))
 
 
-@pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha"])
+@pytest.mark.parametrize("name", ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha", "kl_chi2"])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_gradient_of_the_objective_is_that_of_finite_differences(name, seed):
     task, log_pi, log_ref = drawn(seed)

@@ -205,7 +205,7 @@ def test_mode_swap_of_gx_chen():
     assert forward[1] - forward[0] > 1.0  # the winner takes more under KL(pi_ref||pi)
 
 
-FACTORISED = ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha", "jensen_shannon"]
+FACTORISED = ["kl_pi_ref", "kl_ref_pi", "hellinger", "pearson", "neyman", "alpha", "jensen_shannon", "kl_chi2"]
 
 
 def over_all_sequences(seed: int, names) -> None:

@@ -16,7 +16,8 @@ from rlkl.penalties.expected_gradient import Kind
 from rlkl.settings import numerics
 
 BOTH = ("kl_pi_ref", "kl_ref_pi")
-SINGLE = tuple(name for name in f_divergences() if name not in ("mixed", "alpha"))  # those have parameters, or combine others
+COMBINED = ("mixed", "alpha", "kl_chi2")  # these have parameters, or combine others
+SINGLE = tuple(name for name in f_divergences() if name not in COMBINED)
 PAIRS = (BOTH, ("pearson", "kl_pi_ref"))  # k3 with policy and reference exchanged descends combinations of the second
 MOST_COLUMNS = 3  # of a fit: the step without a penalty and two gradients
 Describe = Callable[[dict[str, float]], str]  # the factors of a combination, in words
