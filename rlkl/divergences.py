@@ -73,7 +73,7 @@ class Divergence:
     def may_drop_outcomes(self, params: Params) -> bool:
         """Whether f'(0) is finite: an optimum may then give an outcome of the reference the probability zero."""
         lowest = self.slope(jnp.asarray([-1e12, -1e30]), params)
-        return bool(lowest[0] == lowest[1])
+        return bool(jnp.isfinite(lowest[0]) & (lowest[0] == lowest[1]))
 
 
 REGISTRY: dict[str, Divergence] = {}

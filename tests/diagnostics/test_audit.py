@@ -338,6 +338,18 @@ def test_the_mixed_divergence_is_its_parts_on_sequences():
     np.testing.assert_allclose(value, 0.3 * np.sum(pi * np.log(pi / ref)) + 2.0 * np.sum(ref * np.log(ref / pi)), rtol=1e-12)
 
 
+def test_a_sum_of_divergences_is_its_parts_on_sequences():
+    task = shortened(random_task(np.random.default_rng(3)))
+    draw = np.random.default_rng(0)
+    log_ref = np.broadcast_to(task.log_reference, (task.automaton.horizon, *task.log_reference.shape))
+    log_pi = random_rows(draw, np.broadcast_to(task.automaton.legal, log_ref.shape))
+    pi, ref = (np.exp(sequence_log_probability(table, task.automaton)) for table in (log_pi, log_ref))
+    from rlkl import exact
+
+    value = exact.sequence_divergence(task.automaton, REGISTRY["kl_chi2"], PARAMS, jnp.asarray(log_pi), jnp.asarray(log_ref))
+    np.testing.assert_allclose(value, np.sum(pi * np.log(pi / ref)) + 0.5 * (np.sum(pi**2 / ref) - 1.0), rtol=1e-12)
+
+
 def test_known_gradients_on_several_prompts_are_exact():
     """The scores are weighted by the prompts' probabilities."""
     task = {"name": "bandit/custom", "reward": [[0, 1, 2], [1, 0, 0]], "reference": [[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]}

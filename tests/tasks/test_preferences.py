@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +20,17 @@ from rlkl.divergences import REGISTRY
 from rlkl.errors import SettingsError
 from rlkl.evaluation import metrics
 from rlkl.evaluation.sampled_values import sample
-from rlkl.exact import Objective
+from rlkl.exact import Objective, bandit_optimum
 from rlkl.policies import Fixed
 from rlkl.policies.tabular import Tabular
 from rlkl.rollouts import batch, scoring
 from rlkl.runs.folder import artifacts, files
+from rlkl.tasks.automaton import Comparisons
 from rlkl.tasks.preferences import annotators, bradley_terry, fitted_reward
 from rlkl.tasks.preferences.annotators import Preferences
 from rlkl.tasks.preferences.bradley_terry import Pairs
 from rlkl.tasks.transforms import unfold
-from rlkl.training import blocks, exact_losses, observe, spec
+from rlkl.training import blocks, describe, exact_losses, observe, spec
 from tests.helpers import PARAMS, random_rows, random_task, sequence_log_probability, sequences, shortened
 
 WORDS = {"name": "bandit/words"}
@@ -336,6 +338,94 @@ def test_dpo_s_loss_is_least_at_the_proxy_s_optimum():
         assert float(jnp.abs(slope(0.9 * logits)).max()) >= 1e-5
 
 
+def all_pairs(log_ref: np.ndarray, reward: np.ndarray) -> Comparisons:
+    """Every pair of a bandit's arms, as often as the reference draws it, with its exact preference."""
+    first, second = np.triu_indices(len(reward), 1)
+    weight = np.exp(log_ref[first] + log_ref[second])
+    tokens, states = np.arange(len(reward))[:, None], np.zeros((len(reward), 2), int)
+    preferred = expit(reward[first] - reward[second])
+    return Comparisons(tokens, states, first, second, preferred, weight / weight.sum(), np.asarray(1.0))
+
+
+def loss_of_logits(name: str, log_ref, pairs: Comparisons, beta, alpha: float = 0.5):
+    """The loss of direct preference optimisation of a bandit's policy, as a function of its logits."""
+    params = PARAMS._replace(alpha=alpha)
+    link = lambda logits: REGISTRY[name].slope(jax.nn.log_softmax(logits) - log_ref, params)  # noqa: E731
+    return lambda logits: exact_losses.preference_loss(link(logits), pairs, beta)
+
+
+LINKS = sorted(set(REGISTRY) - {"total_variation"})
+
+
+def test_with_every_pair_the_least_log_loss_is_at_the_optimum_of_each_divergence():
+    """Its value there is the entropy of the answers, which no policy can undercut, and its gradient is zero."""
+
+    @jax.jit
+    def solved(log_ref, reward, beta, pairs):
+        found = {}
+        for name in LINKS:
+            best = bandit_optimum.solve_by_root(REGISTRY[name], PARAMS, log_ref, reward, beta)
+            loss = loss_of_logits(name, log_ref, pairs, beta)
+            found[name] = best, *jax.value_and_grad(loss)(best), jax.grad(loss)(0.9 * best)
+        return found
+
+    draw = np.random.default_rng(0)
+    for _ in range(3):
+        log_ref, reward, beta = np.log(draw.dirichlet(np.ones(5))), draw.normal(size=5), 1.0 + draw.random()
+        pairs = all_pairs(log_ref, reward)
+        p = pairs.preferred
+        entropy = -pairs.weight @ (p * np.log(p) + (1.0 - p) * np.log1p(-p))
+        for name, (best, value, gradient, elsewhere) in solved(log_ref, reward, jnp.asarray(beta), pairs).items():
+            assert np.isfinite(best).all(), name
+            np.testing.assert_allclose(value, entropy, rtol=1e-10, err_msg=name)
+            assert np.abs(gradient).max() <= 1e-10, name
+            assert np.abs(elsewhere).max() >= 1e-6, name
+
+
+@pytest.mark.parametrize(("name", "alpha", "best"), [("pearson", 0.5, (23 / 35, 12 / 35)), ("alpha", 2.0, (26 / 35, 9 / 35))])
+def test_where_an_optimum_drops_outcomes_the_least_log_loss_is_elsewhere(name, alpha, best):
+    """The link of a dropped arm is f'(0), and no longer its reward: the log-loss falls along its gradient, away from there.
+
+    best: the two arms that are kept, from t_0 - t_1 = .5/(2 beta) or .5/beta and .4 t_0 + .3 t_1 = 1.
+    """
+    log_ref, reward, beta = np.log(np.array([0.4, 0.3, 0.3])), np.array([1.0, 0.5, -2.0]), 0.5
+    assert REGISTRY[name].may_drop_outcomes(PARAMS._replace(alpha=alpha))
+    logits = jnp.asarray([*np.log(best), -40.0])
+    exact_gradient = bandit_optimum.gradient(
+        REGISTRY[name],
+        PARAMS._replace(alpha=alpha),
+        logits.at[2].set(-jnp.inf),
+        *map(jnp.asarray, (log_ref, reward, beta)),
+    )
+    np.testing.assert_allclose(exact_gradient[0], exact_gradient[1])
+    assert exact_gradient[2] < exact_gradient[0]
+    of = jax.value_and_grad(loss_of_logits(name, log_ref, all_pairs(log_ref, reward), beta, alpha))
+    value, gradient = of(logits)
+    assert np.abs(gradient).max() > 1e-3
+    assert of(logits - gradient)[0] < value
+
+
+def test_divergences_that_may_drop_outcomes_or_tell_no_reward_apart():
+    dropping = {name for name in LINKS if REGISTRY[name].may_drop_outcomes(PARAMS)}
+    assert dropping == {"pearson"}
+    assert [name for name in REGISTRY if not REGISTRY[name].identifies_rewards(PARAMS)] == ["total_variation"]
+    assert REGISTRY["alpha"].may_drop_outcomes(PARAMS._replace(alpha=1.5))
+
+
+@pytest.mark.slow
+def test_chi_squared_preference_optimisation_trains_to_its_exact_optimum():
+    made = run("task=preference/any", "algorithm=dpo", "penalty=kl_chi2", "penalty.beta=0.5", "task.base.size=5", "task.pairs=null")
+    trained = blocks.train_runs([made])[0]
+    assert abs(trained.rows.report.regret[-1]) <= 1e-6
+
+
+def test_a_run_says_which_divergence_its_preferences_stand_for():
+    says = describe.descends(run("task=preference/any", "algorithm=dpo", "penalty=kl_chi2")).says
+    assert "E[r] - beta (KL(pi‖pi_ref) + ½χ²(pi‖pi_ref))" in says
+    assert any("f'(0)" in text for text in describe.caveats(run("task=preference/any", "algorithm=dpo", "penalty=pearson")))
+    assert not any("f'(0)" in text for text in describe.caveats(run("task=preference/any", "algorithm=dpo", "penalty=kl_chi2")))
+
+
 @pytest.mark.parametrize(
     "extra",
     [["task.pairs=null"], pytest.param(["task.pairs=3000", "task.ridge=0"], marks=pytest.mark.slow)],
@@ -362,7 +452,14 @@ REFUSED = [
     ),
     (["task@task.base=sequence/grammar", "task.pairs=null", "task.typicality=0.5"], "task.pairs", "number of pairs"),
     (["task.pairs=3", "task.ridge=0"], "task.ridge", "no finite fit"),
-    (["algorithm=dpo", "penalty=forward_kl"], "penalty.divergence", "KL(pi‖pi_ref) alone"),
+    (["algorithm=dpo", "penalty=total_variation"], "penalty.divergence", "tells no reward apart"),
+    (["algorithm=dpo", "penalty=none"], "penalty.divergence", "there must be one"),
+    (
+        ["algorithm=dpo", "penalty=forward_kl", "task@task.base=bandit/custom", "task.base.reward=[0,1,0]",
+         "task.base.reference=[0.5,0.5,0]"],
+        "policy.support",
+        "no pair compares",
+    ),
     (["algorithm=dpo", "algorithm.entropy_coef=0.1"], "algorithm.entropy_coef", "no reward"),
 ]
 
