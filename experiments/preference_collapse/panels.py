@@ -1,0 +1,76 @@
+"""The panels of the figure."""
+
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from experiments.harness import series
+from experiments.preference_collapse.settings import BETAS, COUNTS, FAVOURING, REFERENCES
+from rlkl.divergences import REGISTRY
+from rlkl.reports import plots
+
+COLOURS = dict(zip(BETAS, (plots.VERMILION, plots.ORANGE, plots.GREEN, plots.BLUE, plots.PURPLE), strict=True))
+
+
+def shares(axes: Axes, drawn: pd.DataFrame, direction: str) -> None:
+    """The share in the optimum against the annotators' share, a curve a beta; dots and rings were trained."""
+    axes.plot([0.0, 0.5], [0.0, 0.5], ":", color=plots.BLACK, lw=1.0)
+    for beta in BETAS:
+        curve = series.of(drawn, direction, f"{beta:g}")
+        axes.plot(curve["x"], curve["y"], color=COLOURS[beta], label=f"{beta:g}")
+        exact, sampled = (series.of(drawn, f"trained, {direction}", f"{kind} {beta:g}") for kind in ("exact", "sampled"))
+        axes.plot(exact["x"], exact["y"], "o", color=COLOURS[beta], ms=4, mec="white", mew=0.4)
+        axes.plot(sampled["x"], sampled["y"], "x", color=COLOURS[beta], ms=4)
+    for kind, marker in (("exact", "D"), ("sampled", "+")) if direction == "kl_pi_ref" else ():
+        found = series.of(drawn, "trained, matching", kind)
+        axes.plot(found["x"], found["y"], marker, color=plots.BLACK, ms=4.5 if kind == "exact" else 6, mfc="none", mew=0.9)
+    text = "dotted: share kept\ndots: trained, exact\ncrosses: trained, rloo"
+    text += "\nblack: matching, trained" if direction == "kl_pi_ref" else ""
+    axes.text(0.985, 0.03, text, transform=axes.transAxes, fontsize=6.5, va="bottom", ha="right")
+    axes.legend(title="beta", loc="upper left", fontsize=6.5, title_fontsize=6.5, handlelength=1.2)
+    axes.set(title=f"{REGISTRY[direction].formula}, uniform reference", xlabel="annotators who prefer the minority's answer",
+             ylabel="its share in the optimum", xlim=(0.0, 0.5), ylim=(0.0, 0.52))  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, 0))
+
+
+def references(axes: Axes, drawn: pd.DataFrame) -> None:
+    """The minority's share over beta for three references."""
+    for q, colour in zip(REFERENCES, (plots.VERMILION, plots.BLUE, plots.GREEN), strict=True):
+        curve = series.of(drawn, "reference", f"{q:g}")
+        axes.plot(curve["x"], curve["y"], color=colour)
+        axes.annotate(f"{q:.0%} in the reference", (6.0, curve["y"].iloc[-8]), xytext=(0, 5), textcoords="offset points",
+                      ha="right", color=colour, fontsize=7)  # fmt: skip
+        even = series.value(drawn, "break-even", "kl_pi_ref", q)
+        if 0.0 < even < 10.0:
+            axes.plot([even], [FAVOURING], "o", color=colour, ms=5, mec=plots.BLACK, mew=0.7, zorder=3)
+            axes.annotate(f"beta {even:g}", (even, FAVOURING), xytext=(4, -9), textcoords="offset points", fontsize=7)
+    axes.axhline(FAVOURING, ls=":", color=plots.BLACK, lw=1.0)
+    axes.text(0.105, FAVOURING + 0.012, f"{FAVOURING:.0%} of the annotators", fontsize=7)
+    axes.axvline(1.0, color=plots.GREY, lw=0.6)
+    axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.7),
+             title=f"{REGISTRY['kl_pi_ref'].formula}, three references")  # fmt: skip
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+
+
+def pairs(axes: Axes, drawn: pd.DataFrame) -> None:
+    """Mean and standard deviation of the share over data sets, by the number of pairs."""
+    for beta in (1.0, 0.5):
+        found, colour = series.of(drawn, "pairs", f"{beta:g}"), COLOURS[beta]
+        axes.plot(found["x"], found["y"], color=colour)
+        low, high = (np.maximum(found["y"] + sign * found["error"], 0.0) for sign in (-1.0, 1.0))
+        axes.fill_between(found["x"], low, high, color=matplotlib.colors.to_rgba(colour, 0.18), lw=0)
+        axes.axhline(series.value(drawn, "pairs, limit", f"{beta:g}"), ls=":", color=colour, lw=1.0)
+        trained = series.of(drawn, "trained, pairs", f"{beta:g}")
+        axes.errorbar(trained["x"], trained["y"], trained["error"], fmt="o", color=colour, ms=4, mec="white", mew=0.4, lw=1.0)
+        axes.annotate(f"beta {beta:g}", (COUNTS[-1], found["y"].iloc[-1]), xytext=(-2, 6), textcoords="offset points", ha="right",
+                      color=colour, fontsize=7)  # fmt: skip
+    text = "line, band: mean and s.d. over data sets\ndotted: infinitely many\ndots: 20 trained, s.e."
+    axes.text(0.98, 0.97, text, transform=axes.transAxes, fontsize=6.5, va="top", ha="right")
+    axes.set(xscale="log", xlabel="pairs", ylabel="share in the optimum", ylim=(0.0, 0.21), xticks=list(COUNTS),
+             xticklabels=[str(count) for count in COUNTS],
+             title=f"{REGISTRY['kl_pi_ref'].formula}, reward fitted to pairs, s = 10%")  # fmt: skip
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
