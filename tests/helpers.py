@@ -54,7 +54,7 @@ SHIPPED = [
 
 OPTIONAL = {
     "optimizer.max_grad_norm", "algorithm.entropy_coef", "algorithm.group_size", "algorithm.scale_advantages", "algorithm.std",
-    "algorithm.pass_k", "stop_kl", "reference.temperature",
+    "algorithm.pass_k", "algorithm.max_log_odds", "stop_kl", "reference.temperature",
     *(f"rollout.{key}" for key in ("dtype", "rounded", "temperature", "top_k", "top_p", "min_p", "reported", "dropout")),
     "reward_shaping.threshold", "reward_shaping.weight",
     *(f"decoding.{key}" for key in ("temperature", "top_k", "top_p", "min_p")),

@@ -75,4 +75,5 @@ def draw(drawn: pd.DataFrame) -> Figure:
             panels.shares(panel, drawn, direction)
         panels.references(axes[1, 0], drawn)
         panels.pairs(axes[1, 1], drawn)
+        figure.legend(handles=panels.marks(), loc="outside upper center", ncols=5)
         return figure

@@ -4,6 +4,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from experiments.harness import series
@@ -26,9 +27,6 @@ def shares(axes: Axes, drawn: pd.DataFrame, direction: str) -> None:
     for kind, marker in (("exact", "D"), ("sampled", "+")) if direction == "kl_pi_ref" else ():
         found = series.of(drawn, "trained, matching", kind)
         axes.plot(found["x"], found["y"], marker, color=plots.BLACK, ms=4.5 if kind == "exact" else 6, mfc="none", mew=0.9)
-    text = "dotted: share kept\ndots: trained, exact\ncrosses: trained, rloo"
-    text += "\nblack: matching, trained" if direction == "kl_pi_ref" else ""
-    axes.text(0.985, 0.03, text, transform=axes.transAxes, fontsize=6.5, va="bottom", ha="right")
     axes.legend(title="beta", loc="upper left", fontsize=6.5, title_fontsize=6.5, handlelength=1.2)
     axes.set(title=f"{REGISTRY[direction].formula}, uniform reference", xlabel="annotators who prefer the minority's answer",
              ylabel="its share in the optimum", xlim=(0.0, 0.5), ylim=(0.0, 0.52))  # fmt: skip
@@ -36,21 +34,35 @@ def shares(axes: Axes, drawn: pd.DataFrame, direction: str) -> None:
         axis.set_major_formatter(PercentFormatter(1.0, 0))
 
 
+def marks() -> list[Line2D]:
+    """What the lines and marks of the upper panels are, for a legend."""
+    looks = {
+        "the annotators' share": {"ls": ":", "color": plots.BLACK},
+        "trained, exact": {"marker": "o", "ls": "", "color": plots.GREY},
+        "trained, rloo": {"marker": "x", "ls": "", "color": plots.GREY},
+        "matching, exact": {"marker": "D", "ls": "", "color": plots.BLACK, "mfc": "none"},
+        "matching, rloo": {"marker": "+", "ls": "", "color": plots.BLACK, "ms": 6},
+    }
+    return [Line2D([], [], label=label, **look) for label, look in looks.items()]
+
+
 def references(axes: Axes, drawn: pd.DataFrame) -> None:
     """The minority's share over beta for three references."""
     for q, colour in zip(REFERENCES, (plots.VERMILION, plots.BLUE, plots.GREEN), strict=True):
         curve = series.of(drawn, "reference", f"{q:g}")
         axes.plot(curve["x"], curve["y"], color=colour)
-        axes.annotate(f"{q:.0%} in the reference", (6.0, curve["y"].iloc[-8]), xytext=(0, 5), textcoords="offset points",
+        axes.annotate(f"{q:.0%} in the reference", (10.0, curve["y"].iloc[-1]), xytext=(0, -11), textcoords="offset points",
                       ha="right", color=colour, fontsize=7)  # fmt: skip
         even = series.value(drawn, "break-even", "kl_pi_ref", q)
         if 0.0 < even < 10.0:
             axes.plot([even], [FAVOURING], "o", color=colour, ms=5, mec=plots.BLACK, mew=0.7, zorder=3)
-            axes.annotate(f"beta {even:g}", (even, FAVOURING), xytext=(4, -9), textcoords="offset points", fontsize=7)
+            offset, side = ((-5, 4), "right") if even < 1.0 else ((5, -10), "left")
+            text = {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 7}
+            axes.annotate(f"beta {even:g}", (even, FAVOURING), **text)
     axes.axhline(FAVOURING, ls=":", color=plots.BLACK, lw=1.0)
-    axes.text(0.105, FAVOURING + 0.012, f"{FAVOURING:.0%} of the annotators", fontsize=7)
+    axes.text(10.0, FAVOURING - 0.01, f"{FAVOURING:.0%} of the annotators", fontsize=7, ha="right", va="top")
     axes.axvline(1.0, color=plots.GREY, lw=0.6)
-    axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.7),
+    axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.73),
              title=f"{REGISTRY['kl_pi_ref'].formula}, three references")  # fmt: skip
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
 

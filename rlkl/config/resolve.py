@@ -152,6 +152,8 @@ def _resolve_algorithm(run_settings: settings.Settings, batch_size: int | None) 
     algorithm = groups.resolve_groups(run_settings, batch_size)
     if algorithm.name == "natural" and run_settings.policy.name != "tabular":
         raise SettingsError("algorithm", "natural", f"takes policy=tabular alone, and policy is {run_settings.policy.name}")
+    if algorithm.max_log_odds is not None and algorithm.name != "dpo":
+        raise SettingsError("algorithm.max_log_odds", algorithm.max_log_odds, "is of algorithm=dpo, which learns from pairs")
     registered = algorithms.REGISTRY.get(algorithm.name)
     if registered is None:
         only = {"surrogate": "none", "epochs": 1, "old_log_probs": "recomputed"}

@@ -70,6 +70,9 @@ class AlgorithmSettings:
     cov_low: Traced = traced(None, "of clip_cov: smallest covariance that it acts on; null: 1")
     cov_high: Traced = traced(None, "of clip_cov: largest covariance that it acts on; null: 5")
     kl_coef: Traced = traced(None, "of kl_cov: coefficient of |log ratio|; null: 1", above=0.0)
+    max_log_odds: Traced = traced(
+        None, "of dpo: largest |log-odds| of a pair, beyond which it has no gradient; null: no limit", above=0.0
+    )
     entropy_coef: Traced = traced(
         None, "coefficient of an entropy bonus, which objective and regret ignore; null: none", above=0.0
     )

@@ -166,6 +166,8 @@ def caveats(run: Run) -> list[str]:
     if settings.algorithm.name == "dpo":
         texts.append("offline: learns from the preferences alone, never from the reward fitted to them, which grades it")
         texts += _dropping(settings.penalty)
+        if settings.algorithm.max_log_odds is not None:
+            texts.append(f"clipped: a pair whose log-odds are beyond ±{settings.algorithm.max_log_odds:g} has no gradient")
     if shaping.name == "mara":
         rule = f"mara, variant {shaping.variant}, makes rewards from {shaping.threshold:g} on equally likely"
         anchor = "; its anchor is each batch's likeliest" if reward_shaping.by_batch(shaping, run.task) else ""

@@ -30,7 +30,7 @@ def loss(
         assert comparisons is not None
         assert div is not None
         u = comparison_log_ratios(comparisons, objective, policy)
-        return preference_loss(div.slope(u, objective.params), comparisons, objective.beta)
+        return preference_loss(div.slope(u, objective.params), comparisons, objective.beta, algorithm.max_log_odds)
     loss_function = natural_loss if algorithm.name == "natural" else exact_loss
     return loss_function(objective, policy, algorithm.entropy_coef)
 
@@ -76,7 +76,12 @@ def comparison_log_ratios(comparisons: Comparisons, objective: Objective, policy
     return scoring.log_probability(policy, batch) - scoring.log_probability(objective.reference, batch)
 
 
-def preference_loss(link: Float[Array, " M"], comparisons: Comparisons, beta: Float[Array, ""] | float) -> Float[Array, ""]:
+def preference_loss(
+    link: Float[Array, " M"],
+    comparisons: Comparisons,
+    beta: Float[Array, ""] | float,
+    max_log_odds: Float[Array, ""] | float | None = None,
+) -> Float[Array, ""]:
     """The loss of direct preference optimisation, given f'(pi/pi_ref) of each compared sequence: under KL(pi‖pi_ref) its log.
 
     It is the mean log-loss of all preferences under the reward beta f'(pi/pi_ref) (Rafailov et al. 2023, "Direct preference
@@ -84,9 +89,10 @@ def preference_loss(link: Float[Array, " M"], comparisons: Comparisons, beta: Fl
     reverse KL", arXiv 2309.16240). As for the fitted reward, log-odds are `comparisons.scale` times the difference of rewards.
     A policy that is optimal for E[r] - beta D_f and drops no outcome has beta f'(pi/pi_ref) = r - lambda, and differences of
     rewards do not contain lambda. So with infinitely many answers the loss is least at that optimum. Huang et al. 2024 (arXiv
-    2407.13399) also clip the difference at twice the largest reward, which is left out here.
+    2407.13399) clip log-odds at twice the largest reward: max_log_odds.
     """
     odds = comparisons.scale * beta * (link[comparisons.first] - link[comparisons.second])
+    odds = odds if max_log_odds is None else jnp.clip(odds, -max_log_odds, max_log_odds)
     return jnp.sum(comparisons.weight * (jax.nn.softplus(odds) - comparisons.preferred * odds))
 
 

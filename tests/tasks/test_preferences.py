@@ -412,6 +412,16 @@ def test_divergences_that_may_drop_outcomes_or_tell_no_reward_apart():
     assert REGISTRY["alpha"].may_drop_outcomes(PARAMS._replace(alpha=1.5))
 
 
+def test_pairs_beyond_the_largest_log_odds_have_no_gradient_and_the_others_keep_theirs():
+    """Links of 3, 0 and -.5 at beta 1: the log-odds of the pairs are 3, 3.5 and .5, and the limit is 2."""
+    link, pairs = jnp.asarray([3.0, 0.0, -0.5]), all_pairs(np.log(np.full(3, 1 / 3)), np.array([1.0, 0.0, 0.0]))
+    value, gradient = jax.value_and_grad(lambda x: exact_losses.preference_loss(x, pairs, 1.0, 2.0))(link)
+    p, odds = pairs.preferred, np.array([2.0, 2.0, 0.5])
+    np.testing.assert_allclose(value, np.sum(pairs.weight * (np.logaddexp(0.0, odds) - p * odds)), rtol=1e-12)
+    slope = pairs.weight[2] * (expit(0.5) - p[2])
+    np.testing.assert_allclose(gradient, [0.0, slope, -slope], atol=1e-15)
+
+
 @pytest.mark.slow
 def test_chi_squared_preference_optimisation_trains_to_its_exact_optimum():
     made = run("task=preference/any", "algorithm=dpo", "penalty=kl_chi2", "penalty.beta=0.5", "task.base.size=5", "task.pairs=null")
@@ -453,6 +463,8 @@ REFUSED = [
     (["task@task.base=sequence/grammar", "task.pairs=null", "task.typicality=0.5"], "task.pairs", "number of pairs"),
     (["task.pairs=3", "task.ridge=0"], "task.ridge", "no finite fit"),
     (["algorithm=dpo", "penalty=total_variation"], "penalty.divergence", "tells no reward apart"),
+    (["algorithm=exact", "+algorithm.max_log_odds=2"], "algorithm.max_log_odds", "is of algorithm=dpo"),
+    (["algorithm=dpo", "algorithm.max_log_odds=0"], "algorithm.max_log_odds", "above 0"),
     (["algorithm=dpo", "penalty=none"], "penalty.divergence", "there must be one"),
     (
         ["algorithm=dpo", "penalty=forward_kl", "task@task.base=bandit/custom", "task.base.reward=[0,1,0]",

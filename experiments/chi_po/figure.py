@@ -1,0 +1,102 @@
+"""DPO with the links log t and t + log t: what poorly covered arms cost each, where the reward is fitted to finitely many pairs.
+
+Sources: Huang et al. 2024, "Correcting the mythos of KL-regularization: direct alignment without overoptimization via chi-squared
+preference optimization", arXiv 2407.13399 (the link t + log t, the claim that its error scales with the coverage of the best
+policy alone, E_pi*[pi*/pi_ref], and DPO's with the worst coverage); Wang et al. 2023, "Beyond reverse KL", arXiv 2309.16240 (DPO
+for other divergences); Rafailov et al. 2023, arXiv 2305.18290; Ford 1957. The problems, the fits and the optima are our own.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.chi_po import datasets, links, trained, verdicts
+from experiments.harness import series
+from experiments.harness.series import Row, points
+from rlkl.divergences import REGISTRY
+from rlkl.reports import plots
+from rlkl.runs.load import Runs
+
+claims = verdicts.claims
+BETAS = np.geomspace(1e-4, 10.0, 31)
+COVERAGE = (0.5, 0.1, 0.03, 0.01, 0.003, 0.001)
+SHOWN = 0.01  # what all bad arms have together in the panel over beta, and in the runs
+PAIRS, SETS = 1000, 200
+METHODS = {  # the link and the ridge of the reward's fit
+    "DPO": ("kl_pi_ref", 0.01),
+    "ChiPO": ("kl_chi2", 0.01),
+    "ridge 10": ("kl_pi_ref", 10.0),
+}
+COLOURS = {"DPO": plots.BLUE, "ChiPO": plots.look("kl_chi2")[0], "ridge 10": plots.ORANGE}
+LABELS = {
+    "DPO": f"{REGISTRY['kl_pi_ref'].formula} (DPO)",
+    "ChiPO": f"{REGISTRY['kl_chi2'].formula} (ChiPO)",
+    "ridge 10": f"{REGISTRY['kl_pi_ref'].formula}, reward fitted with ridge 10",
+}
+
+
+def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
+    """Gold reward lost by beta, mean over data sets; at each method's best beta by both coverages; policies that were trained."""
+    rows: list[Row] = []
+    for panel, problem_of in (("bad", datasets.bad_covered), ("best", datasets.best_covered)):
+        for coverage in COVERAGE:
+            rows += _problem(panel, coverage, problem_of(coverage), 20 if quick else SETS)
+    return series.frame([*rows, *trained.rows(runs)])
+
+
+def _problem(panel: str, coverage: float, problem: datasets.Problem, count: int) -> list[Row]:
+    won = datasets.wins(problem, PAIRS, count, np.random.default_rng(0))
+    best = problem.gold.max()
+    rows = points(f"{panel}, reference", "lost", [coverage], [best - problem.reference @ problem.gold])
+    rows += points(f"{panel}, separated", "share", [coverage], [datasets.separated(won).mean()])
+    for method, (link, ridge) in METHODS.items():
+        values = datasets.fitted(won, ridge)
+        lost = np.stack([best - links.optimum(link, problem.reference, values, beta) @ problem.gold for beta in BETAS])
+        mean, error = lost.mean(axis=1), lost.std(axis=1, ddof=1) / np.sqrt(count)
+        at = int(np.argmin(mean))
+        rows += points(f"{panel}, lost at the best beta", method, [coverage], [mean[at]], error[at])
+        rows += points(f"{panel}, best beta", method, [coverage], [BETAS[at]])
+        if panel == "bad" and coverage == SHOWN:
+            rows += points("over beta", method, BETAS, mean, error)
+    return rows
+
+
+def draw(drawn: pd.DataFrame) -> Figure:
+    """Gold reward lost over beta, and at the best beta by the coverage of the bad arms and of the best arm."""
+    with plots.styled():
+        figure = Figure(figsize=(plots.PAGE, 3.0))
+        first, second, third = figure.subplots(1, 3, sharey=True)
+        for method, colour in COLOURS.items():
+            curve = series.of(drawn, "over beta", method)
+            first.plot(curve["x"], curve["y"], color=colour, label=LABELS[method])
+            first.fill_between(curve["x"], curve["y"] - 2 * curve["error"], curve["y"] + 2 * curve["error"], color=colour,
+                               alpha=0.2, lw=0)  # fmt: skip
+            dots = series.of(drawn, "trained", method)
+            first.errorbar(dots["x"], dots["y"], 2 * dots["error"], fmt="o", color=colour, ms=4, mec="white", mew=0.4, lw=1.0)
+            offline = series.of(drawn, "trained on pairs", method)
+            first.plot(offline["x"] * (1.25 if method == "ChiPO" else 0.8), offline["y"], "x", color=colour, ms=4)
+        first.set(xscale="log", xlabel="beta", ylabel="gold reward lost to the best arm", ylim=(-0.03, 1.07),
+                  title="bad arms covered by 1% in all")  # fmt: skip
+        _by_coverage(second, drawn, "bad")
+        second.set(title="best arm covered by 30%", xlabel="reference's share of all bad arms")
+        _by_coverage(third, drawn, "best")
+        third.set(title="bad arms covered as the second best", xlabel="reference's share of the best arm")
+        for axes in (second, third):
+            axes.text(0.03, 0.97, "each at its best beta", transform=axes.transAxes, fontsize=7, va="top")
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        return figure
+
+
+def _by_coverage(axes: Axes, drawn: pd.DataFrame, panel: str) -> None:
+    reference = series.of(drawn, f"{panel}, reference", "lost")
+    axes.plot(reference["x"], reference["y"], ":", color=plots.GREY)
+    last = reference.iloc[2]
+    axes.annotate("the reference", (last["x"], last["y"]), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7,
+                  color=plots.GREY)  # fmt: skip
+    for method, colour in COLOURS.items():
+        found = series.of(drawn, f"{panel}, lost at the best beta", method)
+        axes.errorbar(found["x"], found["y"], 2 * found["error"], fmt="-o", color=colour, ms=3, lw=1.1)
+    axes.set(xscale="log")
+    axes.invert_xaxis()
