@@ -39,7 +39,7 @@ REGISTRY: dict[str, Algorithm] = {}
 EXACT = {  # algorithms that draw no samples
     "exact": "The gradient of the exact objective.",
     "natural": "The natural gradient of the exact objective, of policy=tabular; optimizer=sgd takes its steps as they are.",
-    "dpo": "The log-loss of the preferences (task=preference/...) under the reward beta f'(pi/pi_ref), without the fitted reward.",
+    "dpo": "The log-loss of the preferences (task=preference/...) under the reward beta f'(pi/pi_ref); no reward is fitted.",
 }
 
 

@@ -61,13 +61,12 @@ class Divergence:
         number = getattr(self, which)
         return jnp.asarray(number(params) if callable(number) else number, dtype)
 
-
     def slope(self, u: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
         """f'(t) at the log-ratios u = log t."""
         return self.both(u, params)[1]
 
     def identifies_rewards(self, params: Params) -> bool:
-        """Whether f' rises strictly, so that a policy's f'(pi/pi_ref) tells the reward that it is optimal for, up to a constant."""
+        """Whether f' rises strictly: f'(pi/pi_ref) then tells, up to a constant, the reward that a policy is optimal for."""
         return bool(jnp.all(jnp.diff(self.slope(jnp.linspace(-2.0, 2.0, 9), params)) > 0.0))
 
     def may_drop_outcomes(self, params: Params) -> bool:

@@ -13,17 +13,20 @@ METHODS = {"kl_pi_ref": "DPO", "kl_chi2": "ChiPO"}
 def rows(runs: Runs) -> list[Row]:
     """Rows of every kind of run that there is (a reduced build has few)."""
     summary = runs.summary.copy()
-    if "override.task.pairs" not in summary:
-        summary["override.task.pairs"] = math.nan
+    for column in ("override.task.pairs", "override.algorithm.max_log_odds"):
+        if column not in summary:
+            summary[column] = math.nan
     pairs = summary["override.task.pairs"].astype(str)
     finite = pairs.str.startswith("1000")
     fitted = finite & (summary["algorithm"] == "exact")
     offline = finite & (summary["algorithm"] == "dpo")
+    clipped = summary["override.algorithm.max_log_odds"].astype(float) < 1e9
     everything = ~finite & (summary["algorithm"] == "dpo")
     sampled = summary["algorithm"] == "rloo"
     return [
         *_fitted(summary[fitted]),
-        *_offline(summary[offline]),
+        *_offline("no clip", summary[offline & ~clipped]),
+        *_offline("clipped", summary[offline & clipped]),
         *_regrets("infinitely many pairs", summary[everything]),
         *_regrets("sampled", summary[sampled]),
     ]
@@ -40,11 +43,11 @@ def _fitted(ran: pd.DataFrame) -> list[Row]:
     return found
 
 
-def _offline(ran: pd.DataFrame) -> list[Row]:
+def _offline(panel: str, ran: pd.DataFrame) -> list[Row]:
+    """Trained by the loss on pairs, each data set a row."""
     found: list[Row] = []
     for _, run in ran.iterrows():
-        found += points("trained on pairs", METHODS[run["divergence"]], [run["beta"]], [1.0 - run["gold_reward"]])
-        found += points("trained on pairs, largest probability", METHODS[run["divergence"]], [run["beta"]], [run["top_1_mass"]])
+        found += points(panel, METHODS[run["divergence"]], [run["beta"]], [1.0 - run["gold_reward"]])
     return found
 
 

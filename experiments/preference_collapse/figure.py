@@ -56,12 +56,13 @@ def _finite() -> list[Row]:
 
 
 def _types() -> list[Row]:
-    """Annotators with one favourite of three answers each, who toss a coin between two others: the reward fitted to all pairs."""
+    """A reward fitted to annotators with one favourite of three answers each, who toss a coin between two others."""
     favourites = np.array([0.6, 0.3, 0.1])
     first, second = np.triu_indices(3, 1)
     preferred = 0.5 + 0.5 * (favourites[first] - favourites[second])
     pairs = bradley_terry.Pairs(first, second, preferred, np.full(3, 1.0 / 3.0))
     fit = bradley_terry.fit(pairs, np.arange(3), 3, np.zeros((3, 0)))
+    assert fit is not None
     weight = np.exp(fit.values)
     return points("favourites", "softmax(r)", favourites, weight / weight.sum())
 

@@ -1,5 +1,7 @@
 """The panels of the figure."""
 
+from typing import Any
+
 import matplotlib.colors
 import numpy as np
 import pandas as pd
@@ -36,7 +38,7 @@ def shares(axes: Axes, drawn: pd.DataFrame, direction: str) -> None:
 
 def marks() -> list[Line2D]:
     """What the lines and marks of the upper panels are, for a legend."""
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "the annotators' share": {"ls": ":", "color": plots.BLACK},
         "trained, exact": {"marker": "o", "ls": "", "color": plots.GREY},
         "trained, rloo": {"marker": "x", "ls": "", "color": plots.GREY},
@@ -51,18 +53,17 @@ def references(axes: Axes, drawn: pd.DataFrame) -> None:
     for q, colour in zip(REFERENCES, (plots.VERMILION, plots.BLUE, plots.GREEN), strict=True):
         curve = series.of(drawn, "reference", f"{q:g}")
         axes.plot(curve["x"], curve["y"], color=colour)
-        axes.annotate(f"{q:.0%} in the reference", (10.0, curve["y"].iloc[-1]), xytext=(0, -11), textcoords="offset points",
+        axes.annotate(f"{q:.0%} in the reference", (10.0, curve["y"].iloc[-1]), xytext=(0, 3), textcoords="offset points",
                       ha="right", color=colour, fontsize=7)  # fmt: skip
         even = series.value(drawn, "break-even", "kl_pi_ref", q)
         if 0.0 < even < 10.0:
             axes.plot([even], [FAVOURING], "o", color=colour, ms=5, mec=plots.BLACK, mew=0.7, zorder=3)
-            offset, side = ((-5, 4), "right") if even < 1.0 else ((5, -10), "left")
-            text = {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 7}
-            axes.annotate(f"beta {even:g}", (even, FAVOURING), **text)
+            at = (even, FAVOURING)
+            axes.annotate(f"beta {even:g}", at, xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=7)
     axes.axhline(FAVOURING, ls=":", color=plots.BLACK, lw=1.0)
-    axes.text(10.0, FAVOURING - 0.01, f"{FAVOURING:.0%} of the annotators", fontsize=7, ha="right", va="top")
+    axes.text(10.0, FAVOURING - 0.012, f"{FAVOURING:.0%} of the annotators", fontsize=7, ha="right", va="top")
     axes.axvline(1.0, color=plots.GREY, lw=0.6)
-    axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.73),
+    axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.76),
              title=f"{REGISTRY['kl_pi_ref'].formula}, three references")  # fmt: skip
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
 
@@ -77,8 +78,8 @@ def pairs(axes: Axes, drawn: pd.DataFrame) -> None:
         axes.axhline(series.value(drawn, "pairs, limit", f"{beta:g}"), ls=":", color=colour, lw=1.0)
         trained = series.of(drawn, "trained, pairs", f"{beta:g}")
         axes.errorbar(trained["x"], trained["y"], trained["error"], fmt="o", color=colour, ms=4, mec="white", mew=0.4, lw=1.0)
-        axes.annotate(f"beta {beta:g}", (COUNTS[-1], found["y"].iloc[-1]), xytext=(-2, 6), textcoords="offset points", ha="right",
-                      color=colour, fontsize=7)  # fmt: skip
+        axes.annotate(f"beta {beta:g}", (COUNTS[-1], found["y"].iloc[-1]), xytext=(-2, 6), textcoords="offset points",
+                      ha="right", color=colour, fontsize=7)  # fmt: skip
     text = "line, band: mean and s.d. over data sets\ndotted: infinitely many\ndots: 20 trained, s.e."
     axes.text(0.98, 0.97, text, transform=axes.transAxes, fontsize=6.5, va="top", ha="right")
     axes.set(xscale="log", xlabel="pairs", ylabel="share in the optimum", ylim=(0.0, 0.21), xticks=list(COUNTS),

@@ -22,7 +22,7 @@ def under_kl_ref_pi(s: float, beta: float, q: float = 0.5) -> float:
 
 
 def break_even_kl_pi_ref(s: float, q: float) -> float:
-    """The beta at which KL(pi‖pi_ref) keeps the share s: logit(s) = logit(q) + logit(s)/beta; inf or negative where there is none."""
+    """The beta at which KL(pi‖pi_ref) keeps the share s, logit(s) = logit(q) + logit(s)/beta; negative or inf: at none."""
     rest = logit(s) - logit(q)
     return float(np.inf if rest == 0.0 else logit(s) / rest)
 
@@ -33,7 +33,7 @@ def break_even_kl_ref_pi(s: float, q: float) -> float:
 
 
 def fitted_log_odds(wins: np.ndarray, pairs: np.ndarray, ridge: float) -> np.ndarray:
-    """The fitted r_A - r_B from `wins` of A in `pairs` pairs, with a penalty of ridge/2 times both squared values, +-half of it.
+    """The fitted r_A - r_B from `wins` of A in `pairs` pairs; the values are +-half of it, with a penalty of ridge/2 each.
 
     Newton's method on pairs log(1 + e^d) - wins d + ridge d^2/4, which is convex.
     """

@@ -6,7 +6,7 @@ import pandas as pd
 from experiments.harness import series
 from experiments.harness.claims import Claim, at_least, at_most, near
 from experiments.preference_collapse import shares
-from experiments.preference_collapse.settings import BETAS, SHARES
+from experiments.preference_collapse.settings import BETAS
 from rlkl.divergences import REGISTRY
 
 KL, DUAL = (REGISTRY[name].formula for name in ("kl_pi_ref", "kl_ref_pi"))
@@ -33,7 +33,8 @@ def _of_uniform(drawn: pd.DataFrame) -> list[Claim]:
                 series.largest((one["y"] - one["x"]).abs()), 1e-12),
         at_least(f"{KL}, uniform reference, beta 2: least share kept, in parts of the annotators'",
                  series.smallest(above["y"] / above["x"]), 1.005),
-        near(f"{KL}, uniform reference, 10% of annotators: share at beta .5", _at(drawn, "kl_pi_ref", 0.5, 0.1), 1.0 / 82.0, 1e-9),
+        near(f"{KL}, uniform reference, 10% of annotators: share at beta .5",
+             _at(drawn, "kl_pi_ref", 0.5, 0.1), 1.0 / 82.0, 1e-9),
         near(f"{KL}, uniform reference, 10% of annotators: share at beta .1", _at(drawn, "kl_pi_ref", 0.1, 0.1),
              1.0 / (1.0 + 9.0**10), 1e-14),
         near(f"{DUAL}, uniform reference, 10% of annotators: the beta that keeps their share", _first(even, 0.1),
@@ -57,10 +58,10 @@ def _of_references(drawn: pd.DataFrame) -> list[Claim]:
     even = series.of(drawn, "break-even", "kl_pi_ref")
     return [
         near(f"{KL}, a reference of 70% for the answer of 30%: the beta that keeps their share", _first(even, 0.7), 0.5, 1e-12),
-        at_least(f"{KL}, a reference of 70% for the answer of 30%, betas between .51 and .99: least share", series.smallest(kept["y"]),
-                 0.3),
-        at_most(f"{KL}, a reference of 20% for the answer of 30%, every beta up to 10: largest share", series.largest(against["y"]),
-                0.2),
+        at_least(f"{KL}, a reference of 70% for the answer of 30%, betas between .51 and .99: least share",
+                 series.smallest(kept["y"]), 0.3),
+        at_most(f"{KL}, a reference of 20% for the answer of 30%, every beta up to 10: largest share",
+                series.largest(against["y"]), 0.2),
     ]  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def _of_pairs(drawn: pd.DataFrame) -> list[Claim]:
                 series.largest((one["y"] - 0.1).abs()), 0.005),
         near("beta 1, 10% of annotators, 200 pairs: standard deviation of their share over data sets",
              series.largest(spread), np.sqrt(0.1 * 0.9 / 100.0), 0.002),
-        near("beta .5, 10% of annotators, 25 pairs: their mean share, in parts of that with infinitely many pairs", least, 2.2, 0.3),
+        near("beta .5, 10% of annotators, 25 pairs: their mean share, in parts of that with infinitely many pairs",
+             least, 2.2, 0.3),
         at_most("trained on 20 data sets of 200 pairs, beta .5 and 1: mean share off its exact expectation, in standard errors",
                 series.largest(apart) if count == 2 else np.nan, 3.0),
         at_most("trained on 200 pairs: largest regret on the fitted reward", series.largest(
@@ -102,7 +104,8 @@ def _of_answers(drawn: pd.DataFrame) -> list[Claim]:
 
 
 def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
-    exact, sampled = [], []
+    exact: list[float] = []
+    sampled: list[float] = []
     for name, share in (("kl_pi_ref", shares.under_kl_pi_ref), ("kl_ref_pi", shares.under_kl_ref_pi)):
         ran = drawn[drawn["panel"] == f"trained, {name}"]
         for _, row in ran.iterrows():
@@ -118,6 +121,7 @@ def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
         at_most("trained, exact gradients: largest regret", series.largest(regrets[~by_sampling]["y"]), 1e-6),
         at_most("trained, rloo: largest |share - the optimum's|", series.largest(sampled), 0.02),
         at_most("trained, rloo: largest regret", series.largest(regrets[by_sampling]["y"]), 2e-3),
-        at_most("trained, matching under references of 20 and 70%: largest |share - annotators' share|", series.largest(off), 0.02),
+        at_most("trained, matching under references of 20 and 70%: largest |share - annotators' share|",
+                series.largest(off), 0.02),
         at_most("trained, matching: largest regret in E[r] + H(pi)", series.largest(of_matching["y"]), 2e-3),
     ]  # fmt: skip

@@ -123,8 +123,11 @@ def prompt_divergences(
         first, second = (times_or_zero(weight, kl) for weight, kl in zip(weights, kls, strict=True))
         return first + second
     if isinstance(div.chain, tuple):
-        parts = ((divergences.REGISTRY[name], weight) for name, weight in div.chain)
-        return sum(weight * prompt_divergences(automaton, part, params, log_pi, log_ref) for part, weight in parts)
+        parts = [
+            weight * prompt_divergences(automaton, divergences.REGISTRY[name], params, log_pi, log_ref)
+            for name, weight in div.chain
+        ]
+        return jnp.sum(jnp.stack(parts), axis=0)
     if div.chain in ("policy", "reference"):
         visits = occupancy(automaton, log_pi if div.chain == "policy" else log_ref)
         return visited_by_prompt(automaton, visits, divergences.exact(div, params, log_pi, log_ref))

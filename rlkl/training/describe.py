@@ -91,7 +91,8 @@ def descends(run: Run) -> ExpectedGradient:
     if run.settings.algorithm.name == "dpo":
         div = divergence(run.settings.penalty)
         assert div is not None
-        return ExpectedGradient("exact", f"the log-loss of the preferences, at its least where E[r] - beta {div.formula} is best")
+        says = f"the log-loss of the preferences, at its least where E[r] - beta {div.formula} is best"
+        return ExpectedGradient("exact", says)
     scaled = spec.gradient_kind(run.settings) == "scaled"
     gradient = expected_gradient(run.settings.penalty, run.task.automaton.horizon, scaled)
     return against(run.settings.reference.penalising, gradient)

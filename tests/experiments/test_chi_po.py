@@ -1,4 +1,4 @@
-"""The fits and optima of the experiment chi_po against rlkl's own, and what it says of separated pairs against linear search."""
+"""The fits and optima of the experiment chi_po against rlkl's own, and its test of separated pairs against theirs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +19,7 @@ def test_optima_are_those_of_the_registered_divergences(link):
     for beta in (0.01, 0.3, 5.0):
         found = links.optimum(link, reference, reward, beta)
         for pi, r in zip(found, reward, strict=True):
-            best = bandit_optimum.solve_by_root(
-                REGISTRY[link], PARAMS, jnp.log(reference), jnp.asarray(r), jnp.asarray(beta)
-            )
+            best = bandit_optimum.solve_by_root(REGISTRY[link], PARAMS, jnp.log(reference), jnp.asarray(r), jnp.asarray(beta))
             np.testing.assert_allclose(pi, np.exp(best), atol=1e-10)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -424,7 +423,7 @@ def test_pairs_beyond_the_largest_log_odds_have_no_gradient_and_the_others_keep_
 
 @pytest.mark.slow
 def test_chi_squared_preference_optimisation_trains_to_its_exact_optimum():
-    made = run("task=preference/any", "algorithm=dpo", "penalty=kl_chi2", "penalty.beta=0.5", "task.base.size=5", "task.pairs=null")
+    made = run("task=preference/any", "task.base.size=5", "task.pairs=null", "algorithm=dpo", "penalty=kl_chi2")
     trained = blocks.train_runs([made])[0]
     assert abs(trained.rows.report.regret[-1]) <= 1e-6
 
@@ -467,8 +466,13 @@ REFUSED = [
     (["algorithm=dpo", "algorithm.max_log_odds=0"], "algorithm.max_log_odds", "above 0"),
     (["algorithm=dpo", "penalty=none"], "penalty.divergence", "there must be one"),
     (
-        ["algorithm=dpo", "penalty=forward_kl", "task@task.base=bandit/custom", "task.base.reward=[0,1,0]",
-         "task.base.reference=[0.5,0.5,0]"],
+        [
+            "algorithm=dpo",
+            "penalty=forward_kl",
+            "task@task.base=bandit/custom",
+            "task.base.reward=[0,1,0]",
+            "task.base.reference=[0.5,0.5,0]",
+        ],
         "policy.support",
         "no pair compares",
     ),
