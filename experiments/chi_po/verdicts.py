@@ -99,6 +99,7 @@ def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
                 apart.append(math.nan)
     regrets = drawn[drawn["panel"] == "trained, regret"]["y"]
     clipped = pd.concat([series.of(drawn, "clipped", method).assign(method=method) for method in ("DPO", "ChiPO")])
+    at_one = series.of(drawn, "clipped", "ChiPO").query("x == 1")["y"]
     dpo, chi = (clipped[(clipped["method"] == method) & (clipped["x"] == 0.1)]["y"] for method in ("DPO", "ChiPO"))
     every = drawn[drawn["panel"] == "infinitely many pairs, regret"]["y"]
     sampled = drawn[drawn["panel"] == "sampled, regret"]["y"]
@@ -111,6 +112,7 @@ def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
         at_least("trained by ChiPO's loss without a clip, beta 1, three data sets: least gold reward lost",
                  series.smallest(series.of(drawn, "no clip", "ChiPO")["y"]), 0.7),
         at_most("trained by ChiPO's loss, clipped at 2, beta .1: largest gold reward lost", series.largest(chi), 0.2),
+        at_most("trained by ChiPO's loss, clipped at 2, beta 1: largest gold reward lost", series.largest(at_one), 0.36),
         at_least("trained by DPO's loss, clipped at 2, beta .1: least gold reward lost", series.smallest(dpo), 0.8),
         at_most("trained by ChiPO's loss, infinitely many pairs: largest regret", series.largest(every), 1e-6),
         at_most("trained by rloo under KL(pi‖pi_ref) + ½χ²(pi‖pi_ref): largest regret", series.largest(sampled), 0.02),
