@@ -59,7 +59,9 @@ def references(axes: Axes, drawn: pd.DataFrame) -> None:
         if 0.0 < even < 10.0:
             axes.plot([even], [FAVOURING], "o", color=colour, ms=5, mec=plots.BLACK, mew=0.7, zorder=3)
             at = (even, FAVOURING)
-            axes.annotate(f"beta {even:g}", at, xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=7)
+            axes.annotate(
+                f"beta {even:g}", at, xytext=(-6, 4 if even < 1.0 else -10), textcoords="offset points", ha="right", fontsize=7
+            )
     axes.axhline(FAVOURING, ls=":", color=plots.BLACK, lw=1.0)
     axes.text(10.0, FAVOURING - 0.012, f"{FAVOURING:.0%} of the annotators", fontsize=7, ha="right", va="top")
     axes.axvline(1.0, color=plots.GREY, lw=0.6)
