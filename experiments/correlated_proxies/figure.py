@@ -2,7 +2,7 @@
 
 Source: Laidlaw, Singhal and Dragan 2024, "Correlated proxies: a new definition and improved mitigation for reward hacking",
 arXiv 2403.03185 (its bound and the penalty on the square root of chi-square). The sharper bound, the gold that attains it and
-the optimum under the root are derived here, in `bounds` and in `rlkl.divergences.threshold_policy`.
+the optimum under the root are derived here, in `bounds` and in `rlkl.closed_forms.threshold_policy`.
 """
 
 import numpy as np

@@ -105,7 +105,7 @@ def _check_link(run_settings: settings.Settings, task: tasks.Task) -> None:
     if div is None:
         raise SettingsError(key, "none", "algorithm=dpo reads the reward off a divergence; there must be one")
     if not div.identifies_rewards(Params(run_settings.penalty.alpha, run_settings.penalty.weights)):
-        rule = "tells no reward apart (f' is not strictly rising), as algorithm=dpo needs; any other divergence does"
+        rule = "tells no reward apart (f' is not strictly rising, or D is a root), as algorithm=dpo needs; kl_pi_ref does"
         raise SettingsError(key, div.name, rule)
     if run_settings.policy.support == "all" and (task.automaton.legal & (task.log_reference == -math.inf)).any():
         rule = "has tokens that the reference never takes, and so no pair compares (algorithm=dpo); use reference"

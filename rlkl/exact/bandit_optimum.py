@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlkl import divergences
+from rlkl.closed_forms import scaled
 from rlkl.divergences import Divergence, Params
 from rlkl.exact.policy_values import mean
 
@@ -33,7 +33,7 @@ def solve_by_root(
     in_support = (log_ref > -jnp.inf) & (reward > -jnp.inf)
     top = jnp.max(reward, where=in_support, initial=-jnp.inf)
     # Each arm's reward below the best one's, over beta.
-    shortfall = divergences.scaled(jnp.where(in_support, top - jnp.where(in_support, reward, top), 0.0), beta)
+    shortfall = scaled(jnp.where(in_support, top - jnp.where(in_support, reward, top), 0.0), beta)
     log_p = jnp.where(in_support, log_ref, -jnp.inf)
 
     def slope(u):

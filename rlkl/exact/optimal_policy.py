@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlkl import divergences
+from rlkl.closed_forms import scaled
 from rlkl.divergences import Divergence, Params
 from rlkl.exact import policy_values
 from rlkl.exact.bandit_optimum import LOWEST_LOG_RATIO, solve_bandit
@@ -107,7 +108,7 @@ def solve(objective: Objective, has_typicality: bool = False, key: PRNGKeyArray 
     elif is_table and div.name == "kl_pi_ref":
         log_ref = table_of(reference)
         shortfall = advantages(automaton, rewards, log_ref > -jnp.inf)  # sums to r(y) minus the largest reward
-        log_pi = pull_back(automaton, log_ref + divergences.scaled(shortfall, beta))
+        log_pi = pull_back(automaton, log_ref + scaled(shortfall, beta))
     elif automaton.is_enumerable and (has_typicality or not is_table):
         sequences = enumerate_all(automaton)
         log_ref = scoring.log_probability(reference, sequences)
