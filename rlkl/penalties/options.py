@@ -39,10 +39,12 @@ def default(kind: str, name: str, horizon: int) -> tuple[str, str]:
     kind: the gradients of the algorithm: "exact", "sampled", or "scaled" (advantages are multiplied by a factor, which would
     change the effective coefficient of a penalty in the loss). name: the divergence.
     """
-    if kind == "exact" or (horizon > 1 and name in REGISTRY and REGISTRY[name].root):
+    if kind == "exact":
         return "exact", "loss"
     if horizon == 1 and kind == "sampled":
         return "full", "loss"
+    if name in REGISTRY and REGISTRY[name].root:
+        return "exact", "loss"
     return ("k1" if name == "kl_pi_ref" else "score"), "reward"
 
 

@@ -121,7 +121,7 @@ def test_total_variation_is_the_linear_program_s():
 def test_the_root_s_optimum_is_the_best_of_the_optima_under_its_square():
     """Over policies of one chi-square the reward is what counts, so the optimum is that under Pearson's at some coefficient."""
     seen = []
-    for p, reward, beta in (padded(*bandit) for bandit in bandits(20, seed=13)):
+    for p, reward, beta in (padded(*bandit) for bandit in bandits(10, seed=13)):
         arguments = log(p), jnp.asarray(reward)
         finite = np.where(p > 0.0, reward, 0.0)
         deviation = np.sqrt(p @ (finite - p @ finite) ** 2)
@@ -138,7 +138,7 @@ def test_the_root_s_optimum_is_the_best_of_the_optima_under_its_square():
         else:
             np.testing.assert_allclose(best, -squared.fun, atol=1e-4 * (best - p @ finite))
         seen.append(deviation <= beta)
-    assert 4 <= sum(seen) <= 16
+    assert 2 <= sum(seen) <= 8
 
 
 def closed_forms(p, reward, beta):

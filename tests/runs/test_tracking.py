@@ -143,6 +143,7 @@ def test_a_metric_is_named_by_what_it_is():
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_given_again_is_logged_once(command, tmp_path):
     """Its one log is the last command's; with resume=false it is another run."""
     runs = lambda: list((tmp_path / "run" / "wandb").glob("offline-run-*"))  # noqa: E731

@@ -54,6 +54,7 @@ def fake(monkeypatch):
     return Executor
 
 
+@pytest.mark.slow
 def test_parts_of_a_group_are_trained_elsewhere_to_the_same_bits(tmp_path, fake):
     jobs = [job(seed) for seed in range(3)]
     engine = settings.Engine("submitit", None, 2, {"timeout_min": 5})

@@ -10,6 +10,7 @@ import pytest
 from rlkl import algorithms, exact, policies, settings
 from rlkl.config.build import build
 from rlkl.divergences import REGISTRY
+from rlkl.errors import SettingsError
 from rlkl.exact import Objective
 from rlkl.penalties import expected_gradient as penalties_expected_gradient
 from rlkl.penalties import options
@@ -255,6 +256,10 @@ def test_returns_to_go_are_the_sums_from_each_position_on():
 
 def test_the_defaults_are_exact_everywhere():
     for kind, name, horizon in itertools.product(("exact", "sampled", "scaled"), sorted(REGISTRY), (1, 4)):
+        if kind == "scaled" and REGISTRY[name].root:  # it has no part in the reward, and one in the loss is not scaled
+            with pytest.raises(SettingsError, match="at beta times the advantages' scale"):
+                options.resolve_penalty(kind, settings.PenaltySettings(name), horizon)
+            continue
         filled = options.resolve_penalty(kind, settings.PenaltySettings(name), horizon)
         assert penalties_expected_gradient.expected_gradient(filled, horizon, kind == "scaled").kind == "exact"
         assert filled.placement == "reward" or kind != "scaled"

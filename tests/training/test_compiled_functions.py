@@ -36,7 +36,7 @@ FUNCTIONS = {
 numbers = np.random.default_rng(0)
 for name, (function, true) in FUNCTIONS.items():
     compiled = jax.jit(function, compiler_options=COMPILER_OPTIONS)
-    for size in (1, 2, 3, 5, 8, 16, 17, 64, 1000):
+    for size in (3, 8, 17, 1000):
         x = 4 * numbers.normal(size=size)
         np.testing.assert_allclose(compiled(x), true(x), rtol=1e-12, atol=1e-12, err_msg=name)
 print("compared")

@@ -71,7 +71,9 @@ def test_mara_by_batch_of_all_sequences_is_mara_on_the_tree(monkeypatch, request
     assert run.task.automaton.states < tree.task.automaton.states
     batch, log_ref = everything(run, some_policy(run.task))
     plain = exact.sequence_rewards(run.task, batch, jnp.float64)
-    earned = reward_shaping.on_batch(run.settings, run.settings.penalty.beta, plain, jnp.log(batch.weight), log_ref, batch)
+    earned = reward_shaping.on_batch(
+        run.settings, run.task, run.settings.penalty.beta, plain, jnp.log(batch.weight), log_ref, batch
+    )
     found = [float(on_tree[tuple(t)]) for t in np.asarray(batch.tokens).tolist()]
     np.testing.assert_allclose(jnp.sum(earned, axis=1), found, rtol=1e-12)
     np.testing.assert_allclose(earned[:, :-1], 0.0)
@@ -115,7 +117,9 @@ def test_without_a_sequence_above_the_threshold_mara_changes_nothing(unlistable)
     low = np.asarray(run.task.reward)[np.asarray(batch.states)[:, -1]] < 1.0
     batch, log_ref = jax.tree.map(lambda x: x[low] if jnp.ndim(x) else x, (batch, log_ref))
     earned = exact.sequence_rewards(run.task, batch, jnp.float64)
-    after = reward_shaping.on_batch(run.settings, run.settings.penalty.beta, earned, jnp.log(batch.weight), log_ref, batch)
+    after = reward_shaping.on_batch(
+        run.settings, run.task, run.settings.penalty.beta, earned, jnp.log(batch.weight), log_ref, batch
+    )
     np.testing.assert_allclose(jnp.sum(after, axis=1), jnp.sum(earned, axis=1))
 
 
@@ -201,6 +205,7 @@ def test_best_of_n_by_a_network_s_reward_is_estimated(read):
     assert abs(found.kl_pi_ref - kept @ np.log(kept / p)) <= 4.0 * found.stderr["kl_pi_ref"]
 
 
+@pytest.mark.slow
 def test_a_run_under_a_network_s_reward_says_what_it_does_not_know(tmp_path):
     made = built(*GRAMMAR, "algorithm=rloo", "steps=2")
     trained = blocks.train_runs([made.run])[0]

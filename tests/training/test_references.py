@@ -150,6 +150,7 @@ def test_a_family_without_a_uniform_start_cannot_be_pretrained(tmp_path):
     assert refused.value.key == "reference"
 
 
+@pytest.mark.slow
 def test_a_sampled_run_says_so_and_gives_its_errors(call, tmp_path):
     done = call(
         "task=sequence/motif", "task.horizon=8", "policy=gru", "policy.width=8", "algorithm=rloo", "steps=4", "log_every=2",
