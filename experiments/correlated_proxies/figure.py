@@ -73,7 +73,7 @@ def _frontiers(axes, drawn: pd.DataFrame) -> None:
         dots = drawn[(drawn["panel"] == "trained") & (drawn["divergence"] == name)]
         axes.plot(dots["proxy"], dots["gold"], marker, color=colour, ms=3)
     line = _frontier(drawn, "pearson")
-    axes.plot(line["proxy"], line["sharp"], color=plots.look("pearson")[0], ls=":", label="guaranteed, χ²")
+    axes.plot(line["proxy"], line["sharp"], color=plots.look("pearson")[0], ls=":", label="sharper bound, χ²")
     axes.axhline(0.0, color=plots.GREY, lw=0.6)
     axes.set(
         xlabel="gain of the proxy, in sd",
@@ -96,7 +96,7 @@ def _random_golds(axes, matched: pd.DataFrame) -> None:
     axes.set(
         xlim=(-0.6, len(matched) - 0.4),
         ylabel="gain of the gold reward, in sd",
-        title=f"proxy gain {MATCHED:g}, any gold of\nthis correlation",
+        title=f"proxy gain {MATCHED:g} sd, any gold\nof this correlation",
     )
     axes.set_xticks(
         range(len(matched)), [REGISTRY[name].formula for name in matched["divergence"]], rotation=30, ha="right", fontsize=6
@@ -112,15 +112,15 @@ def _switch(axes, drawn: pd.DataFrame) -> None:
         dots = drawn[(drawn["panel"] == "trained") & (drawn["divergence"] == name)]
         axes.plot(dots["beta"], dots["proxy"], marker, color=colour, ms=3)
     published = np.sqrt(1.0 - CORRELATION**2)
-    axes.axvline(published, color=plots.GREY, ls=":", lw=0.8)
+    axes.plot([published, published], [0.0, 3.2], color=plots.GREY, ls=":", lw=0.8)
     axes.text(0.03, 0.05, "dotted: published\ncoefficient", transform=axes.transAxes, fontsize=6, color=plots.GREY)
     axes.set(
         xscale="log",
         xlim=(0.05, 4),
-        ylim=(-0.05, 3.2),
+        ylim=(-0.05, 4.0),
         xlabel="beta, in sd of the proxy",
         ylabel="gain of the proxy, in sd",
-        title="√χ²: a switch at 1 sd",
+        title="√χ²: a threshold at 1 sd",
     )
     axes.legend(loc="upper right", fontsize=6)
 
