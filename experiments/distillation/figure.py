@@ -41,7 +41,7 @@ WAYS = {
     "dropped": "tail dropped, k = 2, in the loss",
     "renormalised": "renormalised, k = 2, in the loss",
     "bucket": "bucket, k = 2, in the loss",
-    "k1 immediate": "k1 in the reward, own token",
+    "k1 immediate": "k1 in the reward, immediate credit",
     "k1 reward_to_go": "k1 in the reward, reward-to-go",
 }
 
@@ -58,7 +58,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 
 
 def draw(drawn: pd.DataFrame) -> Figure:
-    """Mass, KL and value at the end over k on one state, and KL of sequences at the end; dots were trained by rlkl."""
+    """Mass, KL and value at the end over k on one state, and KL of sequences at the end; outlined dots were trained by rlkl."""
     with plots.styled():
         figure = Figure(figsize=(plots.PAGE, 5.0))
         # Rows of their own, since the labels of the last panel are wide.
@@ -67,6 +67,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
         _lines(mass, drawn, "mass", ("teacher", *NAMES))
         mass.set(title="mass of the teacher's top k at the end", ylabel="pi(K)", ylim=(0.0, 1.05))
         mass.text(4.9, 0.83, "the teacher's mass", fontsize=6, va="top", color=LOOKS["bucket"][0])
+        mass.text(12.0, 0.96, "all", fontsize=6.5, ha="center", va="top", color=plots.GREY)
         mass.text(8.0, 0.31, "the teacher's mass over e", fontsize=6.5, ha="center", va="top", color=LOOKS["dropped"][0])
         _lines(kl, drawn, "kl", tuple(NAMES))
         kl.set(title="KL(pi‖teacher) at the end", ylabel="nats", yscale="log", ylim=(1e-4, 8.0))
@@ -75,6 +76,8 @@ def draw(drawn: pd.DataFrame) -> Figure:
         value.axhline(0.0, color=plots.GREY, lw=0.6, zorder=0)
         value.set(title="value of the sum at the end", ylabel="nats", ylim=(-0.42, 0.06))
         value.text(6.5, -0.315, "-q(K)/e", fontsize=7, color=LOOKS["dropped"][0], va="bottom")
+        zero = "bucket, renormalised under it, all at k = 12: 0"
+        value.text(1.0, 0.012, zero, fontsize=6.5, color=LOOKS["bucket"][0], va="bottom")
         value.text(6.3, -0.13, "q(K) log q(K)", fontsize=7, color=LOOKS["forward dropped"][0], va="top")
         _dots(mass, drawn, "run mass")
         _dots(kl, drawn, "run kl")
@@ -82,7 +85,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
             axes.set(xlabel=f"k, of {COUNT} tokens (q(K): the teacher's mass)", xticks=range(1, COUNT + 1))
         _ways(ways, drawn)
         handles, labels = mass.get_legend_handles_labels()
-        title = "in the loss, on one state, from a uniform student; dots: trained by rlkl"
+        title = "in the loss, on one state, from a uniform student; large outlined dots: trained by rlkl; small dots: exact"
         upper.legend(handles, labels, loc="outside lower center", ncols=2, title=title, title_fontsize=7.5)
         return figure
 
@@ -93,7 +96,10 @@ def _lines(axes: Axes, drawn: pd.DataFrame, panel: str, names: tuple[str, ...]) 
         of = series.of(drawn, panel, name).sort_values("x")
         of = of[of["y"].abs() > 1e-12] if panel == "kl" else of
         label = NAMES.get(name, "_")
-        axes.plot(of["x"], of["y"], style, color=colour, label=label, marker="." if style == "-" else None, ms=3)
+        cut, whole = of[of["x"] < COUNT], of[of["x"] == COUNT]  # apart: at k = 12 nothing is cut, and the end jumps
+        marker = "." if style == "-" else None
+        axes.plot(cut["x"], cut["y"], style, color=colour, label=label, marker=marker, ms=3)
+        axes.plot(whole["x"], whole["y"], marker or style, color=colour, ms=3)
 
 
 def _dots(axes: Axes, drawn: pd.DataFrame, panel: str) -> None:
@@ -115,6 +121,8 @@ def _ways(axes: Axes, drawn: pd.DataFrame) -> None:
         xscale="log",
         xlim=(1e-7, 30.0),
         xlabel="KL(pi‖teacher) at the end, nats",
-        title="sequences (bars: exact, dots: trained)",
+        title="sequences of 3 tokens",
     )
+    text = "bars: exact\ndots: trained\nblue: in the reward"
+    axes.text(0.03, 0.66, text, transform=axes.transAxes, fontsize=6, va="center")
     axes.set_yticks(range(len(WAYS)), list(reversed(WAYS.values())), fontsize=6.5)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from experiments.distillation.measured import COUNT, ENDS, TRAINED_K
+from experiments.distillation.measured import COUNT, ENDS, TRAINED_K, Q
 from experiments.harness import series
 from experiments.harness.claims import Claim, at_least, at_most, near
 from experiments.harness.series import largest, ratio, smallest, value
@@ -40,6 +40,13 @@ def _of_ends(drawn: pd.DataFrame) -> list[Claim]:
              largest(np.abs(kl["forward dropped"] / -np.log(teacher) - 1.0)) + 1.0, 1.0, 1e-9),
         near("KL(teacher‖pi), tail dropped: the student's mass of the top k at the end",
              smallest(_over(drawn, "mass", "forward dropped")), 1.0, 1e-9),
+        *(near(f"KL(teacher‖pi), tail dropped: KL(pi‖teacher) at the end, k = {k}, -log q(K)",
+               kl["forward dropped"][k - 1], -math.log(q), 1e-9) for k, q in ((7, 0.92), (11, 0.992))),
+        near("the teacher's mass of its top 7 of 12 tokens", teacher[6], 0.92, 1e-9),
+        near("the uniform student: KL(pi‖teacher), -log 12 less the mean of log q",
+             _uniform(drawn), -math.log(COUNT) - float(np.log(Q).mean()), 1e-9),
+        at_least("KL(pi‖teacher), tail dropped: least step of KL(pi‖teacher) at the end from k to k + 1, k = 2 to 10",
+                 smallest(np.diff(kl["dropped"][1:])), 0.0),
         at_most("KL(teacher‖pi), tail dropped, any k: value of the sum at the end, q(K) log q(K), largest",
                 largest(forward), -0.005),
         at_most("bucket, any k: |mass of the top k - the teacher's|",

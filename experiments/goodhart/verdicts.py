@@ -28,12 +28,12 @@ def _raised(drawn: pd.DataFrame) -> list[Claim]:
         point = drawn[(drawn["panel"] == "raised tail") & (drawn["strength"] == t)]
         made += [
             near(
-                f"t error, tail beyond {t:g} raised to t^-.8: E[error]",
+                f"t error, tail beyond {t:g} raised to x^-.8: E[error]",
                 _one(point["error"]),
                 error,
                 0.05 if t == 1e6 else 0.005,
             ),
-            near(f"t error, tail beyond {t:g} raised to t^-.8: KL(pi‖pi_ref)", _one(point["kl_pi_ref"]), kl, within),
+            near(f"t error, tail beyond {t:g} raised to x^-.8: KL(pi‖pi_ref)", _one(point["kl_pi_ref"]), kl, within),
         ]
     return made
 
@@ -85,7 +85,14 @@ def _remedies(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
         made.append(at_least(name, series.smallest(golds), least - 0.005))
     cost = series.ratio(_at(light, "1 nat", "clipped 0.9", DRAWN)["gold"], _at(light, "1 nat", "kl_pi_ref", DRAWN)["gold"])
     made.append(at_least("normal error, reward clipped at its 0.9 quantile, 1 nat: share of E[gold] that is left", cost, 0.9))
-    return made
+    curve = _curve(heavy, "clipped 0.9")
+    return [
+        *made,
+        at_least("t error to 1e-12, reward clipped at its 0.9 quantile, KL(pi‖pi_ref): E[gold] at the smallest beta, .05",
+                 _where_least(curve, "strength", "gold"), 0.9),
+        at_most("t error to 1e-12, reward clipped at its 0.9 quantile: KL(pi‖pi_ref) at the smallest beta, below log 10",
+                _where_least(curve, "strength", "kl_pi_ref"), math.log(10.0)),
+    ]  # fmt: skip
 
 
 def _under_pearson(heavy: pd.DataFrame, infinite: pd.DataFrame) -> list[Claim]:
@@ -94,14 +101,17 @@ def _under_pearson(heavy: pd.DataFrame, infinite: pd.DataFrame) -> list[Claim]:
     curve = _curve(heavy, "pearson").sort_values("kl_pi_ref")
     budget = [_at(infinite, "budget", "pearson", tail)["gold"] for tail in DEPTHS]
     free = [_at(infinite, "half a nat", "pearson", tail) for tail in DEPTHS]
-    off = [abs(point["gold"] * 2.0 * point["strength"] - 1.0) for point in linear]
+    variances = [_at(heavy, "variance", "reference", tail)["gold"] for tail in DEPTHS]
+    off = [abs(series.ratio(point["gold"] * 2.0 * point["strength"], gold) - 1.0)
+           for point, gold in zip(linear, variances, strict=True)]  # fmt: skip
     return [
         at_most("t error, chi2(pi‖pi_ref), beta 10: largest |E[gold] 2 beta/Var(gold) - 1|, any depth",
-                series.largest(off), 0.01),
+                series.largest(off), 1e-3),
         at_least("t error, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth", series.smallest(half), 0.5),
         at_least("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at its peak over beta", _most(curve["gold"]), 0.8),
         near("t error to 1e-12, chi2(pi‖pi_ref): KL(pi‖pi_ref) at that peak", _where_most(curve, "kl_pi_ref"), 2.0, 0.5),
         at_most("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at the smallest beta", _last(curve["gold"]), 0.05),
+        near("t error to 1e-12, chi2(pi‖pi_ref): KL(pi‖pi_ref) at the smallest beta", _last(curve["kl_pi_ref"]), 15.0, 0.1),
         at_least("t error, 1.5 degrees, chi2 of a half: E[gold] to 1e-6", budget[0], 0.03),
         at_most("t error, 1.5 degrees, chi2 of a half: E[gold] to 1e-24", budget[-1], 1e-4),
         at_least("t error, 1.5 degrees, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth",
@@ -117,6 +127,10 @@ def _best_of_n(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
     for tail in DEPTHS:
         own = heavy[(heavy["panel"] == "curve") & (heavy["method"] == "best of n") & (heavy["tail"] == tail)]
         deep.append(_last(own.loc[own["strength"] == 1024, "gold"]))
+    chi = _at(heavy, "same KL", "pearson", DRAWN)
+    strong = _curve(heavy, "pearson")
+    beyond = "chi2(pi‖pi_ref), t error to 1e-12, first beta drawn beyond 5.5 nats"
+    strong = strong[strong["kl_pi_ref"] > 5.5]  # best of 1024 has 5.93 nats
     same_kl = {name: series.ratio(_at(heavy, "same KL", name, DRAWN)["gold"], best) for name in ("kl_pi_ref", "pearson")}
     same_proxy = {name: series.ratio(_at(heavy, "same proxy", name, DRAWN)["gold"], best) for name in ("kl_pi_ref", "pearson")}
     return [
@@ -124,6 +138,10 @@ def _best_of_n(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
             "t error to 1e-12, best of n: n with the largest E[gold], of powers of two", _where_most(curve, "strength"), 16, 0
         ),
         at_least("t error to 1e-12, best of 16: E[gold]", best, 0.85),
+        at_least("chi2(pi‖pi_ref) at the KL(pi‖pi_ref) of best of 16, t error to 1e-12: E[gold]", chi["gold"], 0.8),
+        near("chi2(pi‖pi_ref) at the KL(pi‖pi_ref) of best of 16, t error to 1e-12: beta", chi["strength"], 0.16, 0.01),
+        at_most(f"{beyond}: E[gold]", _first(strong["gold"]), 0.4),
+        near(f"{beyond}: KL(pi‖pi_ref)", _first(strong["kl_pi_ref"]), 5.93, 0.05),
         at_most("t error, best of 1024: largest E[gold], any depth", series.largest(deep), 0.4),
         at_most("t error to 1e-12, best of 2^20: E[gold]", _last(curve["gold"]), 0.05),
         at_most("normal error, best of n: largest |share of gold in the proxy - 1/4|, n to 2^20", _most(shares), 0.003),
@@ -161,10 +179,8 @@ def _trained(ran: pd.DataFrame) -> list[Claim]:
     exact, chi = (heavy[heavy["method"] == method] for method in ("exact, exact, kl_pi_ref", "rloo, full, pearson"))
     sampled = heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["steps"] == 1000)]
     deep, shallow = (sampled[sampled["tail"] == tail] for tail in (1e-12, 1e-3))
-    steps = (
-        heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["tail"] == 1e-12)].groupby("steps")[["gold", "proxy"]].mean()
-    )
-    first, last = (steps.loc[n] if n in steps.index else {"gold": math.nan, "proxy": math.nan} for n in (250, 4000))
+    at_depth = heavy[(heavy["method"] == "rloo, k1, kl_pi_ref") & (heavy["tail"] == 1e-12)]
+    early, late = (at_depth[at_depth["steps"] == steps] for steps in (250, 4000))
     everywhere = heavy[(heavy["method"] == "rloo, full, kl_pi_ref") & (heavy["tail"] == 1e-12)]
     high, normal = ran[ran["strength"] == 632.0], ran[ran["distribution"] == "normal"]
     depth = series.ratio(_mean(deep["proxy"]), _mean(sampled.loc[sampled["tail"] == 1e-6, "proxy"]))
@@ -177,10 +193,13 @@ def _trained(ran: pd.DataFrame) -> list[Claim]:
                 _most(_share(deep, "proxy")), 0.002),
         near("rloo, k1, beta 1: proxy reached with a t error to 1e-12, over that to 1e-6", depth, 1.0, 0.25),
         at_least("rloo, k1, t error to 1e-12, beta 1: least KL(pi‖pi_ref)", _least(deep["kl_pi_ref"]), 5.0),
-        at_least("rloo, k1, t error to 1e-12, beta 1: mean E[gold] after 250 steps", first["gold"], 0.5),
-        at_most("rloo, k1, t error to 1e-12, beta 1: mean E[gold] after 4,000 steps", last["gold"], 0.3),
+        at_least("rloo, k1, t error to 1e-12, beta 1: mean E[gold] after 250 steps", _mean(early["gold"]), 0.5),
+        near("rloo, k1, t error to 1e-12, beta 1: mean KL(pi‖pi_ref) after 250 steps", _mean(early["kl_pi_ref"]), 2.3, 0.1),
+        at_most("rloo, k1, t error to 1e-12, beta 1: largest E[gold] after 4,000 steps, two seeds", _most(late["gold"]), 0.5),
+        at_most("rloo, k1, t error to 1e-12, beta 1: least E[gold] after 4,000 steps, two seeds", _least(late["gold"]), 0.0),
+        near("rloo, k1, t error to 1e-12, beta 1: mean KL(pi‖pi_ref) after 4,000 steps", _mean(late["kl_pi_ref"]), 11.3, 0.5),
         at_least("rloo, k1, t error to 1e-12, beta 1: proxy after 4,000 steps over that after 250",
-                 series.ratio(last["proxy"], first["proxy"]), 3.0),
+                 series.ratio(_mean(late["proxy"]), _mean(early["proxy"])), 3.0),
         at_least("rloo, penalty over all arms in the loss, t error to 1e-12: proxy over that with k1 in the reward",
                  series.ratio(_mean(everywhere["proxy"]), _mean(deep["proxy"])), 20.0),
         near("the optimum at beta 632, t error to 1e-12: KL(pi‖pi_ref)", _most(high["optimum_kl_pi_ref"]), 1.0, 0.05),
@@ -232,6 +251,15 @@ def _mean(values: pd.Series) -> float:
 
 def _last(values: pd.Series) -> float:
     return float(values.iloc[-1]) if len(values) else math.nan
+
+
+def _first(values: pd.Series) -> float:
+    return float(values.iloc[0]) if len(values) else math.nan
+
+
+def _where_least(rows: pd.DataFrame, least: str, column: str) -> float:
+    """The value of a column at the smallest value of another."""
+    return float(rows.loc[rows[least].idxmin(), column]) if len(rows) else math.nan
 
 
 def _where_most(rows: pd.DataFrame, column: str) -> float:

@@ -29,9 +29,10 @@ LOOKS = {
     "smoothing": (plots.PURPLE, "v"), "entropy bonus": (plots.ORANGE, "P"), "KL(pi_ref‖pi)": (plots.VERMILION, "s"),
 }  # fmt: skip
 NAMES = {
-    "plain": "plain: E[r] - beta KL(pi‖pi_ref)", "pass@k": "pass@8 advantage", "unlikeliness": "unlikeliness reward",
-    "smoothing": "smoothing of correct answers", "entropy bonus": "entropy bonus",
-    "KL(pi_ref‖pi)": "KL(pi_ref‖pi) in its place",
+    "plain": "plain: E[r] - beta KL(pi‖pi_ref)", "pass@k": "pass@8 advantage",
+    "unlikeliness": "unlikeliness reward, weight .5",
+    "smoothing": "smoothing of correct answers, weight .1", "entropy bonus": "entropy bonus, weight .1",
+    "KL(pi_ref‖pi)": "KL(pi_ref‖pi) instead of KL(pi‖pi_ref)",
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def draw(drawn: pd.DataFrame) -> Figure:
         _frontier(frontier, drawn)
         _changes(changes, drawn)
         lines, labels = over_k.get_legend_handles_labels()
-        title = "all at one mean pass@1, .477; lines and filled marks: exact optima"
+        title = "all at one mean pass@1, .477; lines and filled marks: exact optima; open marks: trained"
         figure.legend(lines, labels, loc="outside lower center", ncols=3, title=title, title_fontsize=7)
         return figure
 
@@ -86,12 +87,13 @@ def _frontier(axes: Axes, drawn: pd.DataFrame) -> None:
     own = usual(drawn)
     for method, (colour, marker) in LOOKS.items():
         curve = exact[exact["method"] == method].sort_values("strength")
-        axes.plot(curve["among_correct"], curve["solved"], color=colour, lw=1.0, marker=marker, ms=3, mfc="white", mew=0.7)
+        axes.plot(curve["among_correct"], curve["solved"], color=colour, lw=1.0, marker=marker, ms=2.5)
         if method in own.index:
-            axes.plot(own.loc[method, "among_correct"], own.loc[method, "solved"], marker, color=colour, ms=5)
+            place = own.loc[method, "among_correct"], own.loc[method, "solved"]
+            axes.plot(*place, marker, color=colour, ms=7, mec="white", mew=0.5)
     axes.set(xlabel="entropy among a prompt's correct answers, nats", ylabel=f"pass@{K}, mean over prompts")
     axes.set_title("diversity of correct answers is not pass@k")
-    axes.text(0.97, 0.04, "open: other strengths", transform=axes.transAxes, ha="right", fontsize=7)
+    axes.text(0.97, 0.04, "small: strengths not in the legend", transform=axes.transAxes, ha="right", fontsize=7)
 
 
 def _changes(axes: Axes, drawn: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """Rewards that depend on the policy's own log-probabilities, which are held fixed in the gradient: pure functions of a batch.
 
-Both lower the reward of successes only, and the more the likelier they are, so that successes become more alike.
+Both lower the reward of successes only, and the more the likelier they are, so that successes become more equally
+likely.
 """
 
 import jax.numpy as jnp
