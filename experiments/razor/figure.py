@@ -21,18 +21,21 @@ SUCCESS = 1.0 / (1.0 + np.exp(-np.linspace(-1.38, 14.0, 100)))
 TIMES = np.concatenate([[0.0], np.geomspace(1.0, 1e5, 120)])
 PENALTIES = [(0.02, "kl_pi_ref"), (0.05, "kl_pi_ref"), (0.1, "kl_pi_ref"), (0.05, "kl_ref_pi")]
 STARTS, ANSWERS, RIGHT = 200, 16, 4
+EPS = 1e-8  # Adam's, in rlkl too
+ADAM = [(0.3, 2000, EPS), (0.1, 2000, EPS), (0.01, 2000, EPS), (0.01, 5000, EPS), (0.01, 5000, 0.0)]  # rate, steps, eps
 GIVEN = 200  # random distributions over correct answers
 COLUMNS = [
     "panel", "method", "direction", "optimizer", "beta", "seed", "at", "time", "success", "kl_pi_start", "least", "regret",
     "apart", "favourite", *[name for name in forgetting.MEASURES if name not in ("success", "kl_pi_start")],
+    "kl_over_least",
 ]  # fmt: skip
 
 
 def table(runs: Runs, quick: bool = False) -> pd.DataFrame:
-    """Paths on one prompt ("path", "start"), what given answers lead to ("given", "filtered"), runs ("logged", "run"), and the
-    network ("network")."""
+    """Paths on one prompt ("path", "start", "adam"), what given answers lead to ("given", "filtered"), runs ("logged", "run"),
+    and the network ("network")."""
     network = forgetting.table(quick).assign(panel="network")
-    parts = [_paths(), _starts(), _given(), _logged(runs), _runs(runs), network]
+    parts = [_paths(), _starts(), _adam(), _given(), _logged(runs), _runs(runs), network]
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
@@ -66,6 +69,22 @@ def _starts() -> pd.DataFrame:
     return pd.concat([pd.DataFrame(said | {"at": "success 0.99"} | path), pd.DataFrame(said | {"at": "end"} | end)])
 
 
+def _adam() -> pd.DataFrame:
+    """The same random starts with Adam on exact gradients: mean KL(pi‖pi_0) over the least, and the least success."""
+    starts, correct = one_prompt.random_starts(STARTS, ANSWERS, RIGHT, 0)
+    v = np.where(correct, starts, 0.0).sum(axis=1)
+    parts = []
+    for rate, steps, eps in ADAM:
+        reached, last = one_prompt.adam(starts, correct, rate, steps, eps)
+        for at, pi in (("success 0.99", reached), ("end", last)):
+            success = np.where(correct, pi, 0.0).sum(axis=1)
+            least = one_prompt.least(success, v) if at == "success 0.99" else -np.log(v)
+            ratio = {"kl_over_least": np.mean(one_prompt.kl(pi, starts) / least), "success": success.min()}
+            method = f"Adam at {rate:g}, {steps:,} steps, eps {eps:g}"
+            parts.append({"panel": "adam", "method": method, "time": steps, "at": at} | ratio)
+    return pd.DataFrame(parts)
+
+
 def _given() -> pd.DataFrame:
     """Where maximum likelihood ends: at the distribution q of the given answers, whatever the start."""
     right = np.flatnonzero(CORRECT)
@@ -85,6 +104,7 @@ def _given() -> pd.DataFrame:
 def _logged(runs: Runs) -> pd.DataFrame:
     """Exact steps without a penalty; apart: the largest difference of KL(pi‖pi_0) from the closed form at the same success."""
     summary = runs.summary[(runs.summary["divergence"] == "none") & runs.summary["algorithm"].isin(["exact", "natural"])]
+    summary = summary[[_optimizer(run) == "sgd" for _, run in summary.iterrows()]]
     parts = []
     for _, run in summary.iterrows():
         rows = runs.history[runs.history["run"] == run["run"]]
@@ -110,6 +130,7 @@ def _runs(runs: Runs) -> pd.DataFrame:
         pi = runs.outcomes.loc[runs.outcomes["run"] == run["run"], "policy"].to_numpy(float)
         share = pi[CORRECT] / pi[CORRECT].sum()
         said = {"method": run["algorithm"], "direction": run["divergence"], "beta": run["beta"], "seed": run["seed"]}
+        said["optimizer"] = _optimizer(run)
         measured = {
             "success": run["reward"],
             "kl_pi_start": run["kl_pi_ref"],
@@ -121,6 +142,11 @@ def _runs(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _optimizer(run: pd.Series) -> str:
+    given = run.get("override.optimizer")
+    return given if isinstance(given, str) else "adam"
+
+
 def claims(drawn: pd.DataFrame) -> list[Claim]:
     """What the figure says, checked."""
     return verdicts.claims(drawn)
@@ -129,7 +155,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """KL over success on one prompt, and where training ends; forgetting over KL, and forgetting at equal success."""
     with plots.styled():
-        figure = Figure(figsize=(plots.PAGE, 5.3))
+        figure = Figure(figsize=(plots.PAGE, 6.1))
         (first, second), (third, fourth) = figure.subplots(2, 2, width_ratios=(1.0, 1.0))
         panels.paths(first, drawn)
         panels.ends(second, drawn)

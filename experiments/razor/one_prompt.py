@@ -5,7 +5,11 @@ Rewards are 0 and 1, pi_0 is the start, v its probability of a correct answer. D
 - Exact policy gradient on a softmax's logits z without a penalty: dz_y/dt = pi_y (r_y - p), p = E_pi[r]. Hence
   e^(-z_a) - e^(-z_b) stays what it is for any two correct answers, and for any two wrong ones, and so does the sum of logits.
   Advantages that are divided by a function of p (GRPO, expected) change the speed and not the path.
-- As p goes to 1 the likeliest correct answer's e^(-z) goes to 0 and no other's does: all mass ends on it, and KL(pi‖pi_0) ends
+- Adam does not depend on the scale of a logit's gradient. Correct answers' gradients are in proportion to pi_0 as long as all
+  their logits moved alike, and so are wrong ones'. By induction all correct logits move alike, and all wrong ones: KL(pi‖pi_0)
+  is the least possible at every success, as far as Adam's eps is small beside the gradients. Where it is not, Adam is plain
+  gradient descent.
+- As p goes to 1 on the path of plain gradients the likeliest correct answer's e^(-z) goes to 0 and no other's does: all mass ends on it, and KL(pi‖pi_0) ends
   at -log of its probability under pi_0. The I-projection, pi_0 given a correct answer, has -log v.
 - The least KL(pi‖pi_0) of any policy of success p is that of the two outcomes, p log(p/v) + (1 - p) log((1 - p)/(1 - v)).
 """
@@ -86,6 +90,23 @@ def penalised_path(beta: float, direction: str, times: Float[np.ndarray, " C"]) 
     found = solve_ivp(slope, (0.0, times[-1]), log_start, "LSODA", times, rtol=1e-9, atol=1e-11)
     logits = found.y.T
     return np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+
+
+def adam(
+    start: Float[np.ndarray, "B A"], correct: Bool[np.ndarray, "B A"], rate: float, steps: int, eps: float
+) -> tuple[Float[np.ndarray, "B A"], Float[np.ndarray, "B A"]]:
+    """Adam on exact gradients without a penalty (b1 .9, b2 .99): the policies where success first reaches .99, and the last."""
+    logits, first, second = np.log(start), np.zeros_like(start), np.zeros_like(start)
+    reached, policy = np.full_like(start, np.nan), start
+    for step in range(1, steps + 1):
+        right = np.sum(policy, axis=1, where=correct, keepdims=True)
+        wrong = np.sum(policy, axis=1, where=~correct, keepdims=True)
+        reached = np.where(np.isnan(reached) & (right >= 0.99), policy, reached)
+        slope = policy * np.where(correct, wrong, -right)
+        first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2
+        logits += rate * first / (1.0 - 0.9**step) / (np.sqrt(second / (1.0 - 0.99**step)) + eps)
+        policy = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+    return reached, policy
 
 
 def random_starts(count: int, answers: int, right: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
