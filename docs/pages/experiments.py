@@ -10,6 +10,7 @@ import yaml
 
 from experiments.harness.page import evidence
 from pages import markdown
+from rlkl import divergences
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -51,7 +52,10 @@ def table(name: str, query: str, columns: list[str], form: str = ".3g") -> str:
 
 
 def _text(value, form: str) -> str:
-    return format(value, form) if isinstance(value, float) else str(value)
+    """A cell: a divergence as its formula, and a dash for what is missing."""
+    if isinstance(value, float):
+        return "-" if pd.isna(value) else format(value, form)
+    return divergences.REGISTRY[value].formula if value in divergences.REGISTRY else str(value)
 
 
 def timings(name: str, columns: Sequence[str] = (), query: str = "") -> str:

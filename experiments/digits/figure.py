@@ -100,14 +100,9 @@ def _given(run: pd.Series, key: str) -> bool:
 
 def _remedy(run: pd.Series) -> str:
     """The name of the remedy that a run's overrides are."""
-    shaping, uniform = run.get("override.reward_shaping"), _given(run, "reference.penalising")
-    if shaping == "mara":
-        biased = _given(run, "task.typicality")
-        return "MARA 1, biased reward" if biased else f"- a log pi_ref, MARA {run['override.reward_shaping.variant']}"
-    if shaping == "typicality":
-        whole = float(run["override.reward_shaping.weight"]) > MEASURED
-        return "- (a + beta) log pi_ref" if whole else "KL to uniform, - a log pi_ref" if uniform else "- a log pi_ref"
-    return "none"
+    if not _given(run, "reward_shaping"):
+        return "none"
+    return "- (a + beta) log pi_ref" if float(run["override.reward_shaping.weight"]) > MEASURED else "- a log pi_ref"
 
 
 def _recovered(sets: int) -> list[dict]:
@@ -132,7 +127,7 @@ def claims(drawn: pd.DataFrame) -> list[Claim]:
 def draw(drawn: pd.DataFrame) -> Figure:
     """The favourite digit over beta; the digits before and after; remedies; the recovered weight."""
     with plots.styled():
-        figure = Figure(figsize=(plots.PAGE, 5.4))
+        figure = Figure(figsize=(plots.PAGE, 5.9))
         (first, second), (third, fourth) = figure.subplots(2, 2)
         panels.favourite_over_beta(first, drawn)
         panels.digits(second, drawn)

@@ -56,15 +56,17 @@ def remedies(axes: Axes, drawn: pd.DataFrame) -> None:
     """The probability of 7 (a small one is meant), and of a fact's right answer (a large one is), for each remedy."""
     rows = drawn[drawn["panel"] == "remedy"]
     for place, name in enumerate(reversed(REMEDIES)):
-        for direction, height in zip(DIRECTIONS, (0.14, -0.14), strict=True):
+        for direction, height in zip(DIRECTIONS, (0.2, -0.2), strict=True):
             row = rows[(rows["remedy"] == name) & (rows["direction"] == direction)]
-            axes.plot(row["favourite"], [place + height] * len(row), MARKERS[direction], color=plots.VERMILION, ms=4)
-            axes.plot(row["rarest"], [place + height] * len(row), MARKERS[direction], color=plots.SKY, ms=4)
-            axes.plot(row["fact"], [place + height] * len(row), MARKERS[direction], color=plots.BLUE, mfc="white", ms=4)
+            axes.plot(row["favourite"], [place + height] * len(row), MARKERS[direction], color=plots.VERMILION, ms=5.6)
+            axes.plot(row["rarest"], [place + height] * len(row), MARKERS[direction], color=plots.SKY, ms=3.4)
+            axes.plot(row["fact"], [place + height] * len(row), MARKERS[direction], color=plots.BLUE, mfc="none", ms=3.4)
     axes.vlines(0.1, -0.6, len(REMEDIES) - 0.4, color=plots.GREY, ls=":", lw=0.8)
     axes.vlines(FACT.reference.max(), -0.6, len(REMEDIES) - 0.4, color=plots.BLUE, ls=":", lw=0.8)
+    axes.text(0.115, -1.0, "uniform", fontsize=6.0, color=plots.GREY, va="center")
+    axes.text(0.7, -1.0, "reference's right answer", fontsize=6.0, color=plots.BLUE, va="center", ha="center")
     axes.set_yticks(range(len(REMEDIES)), list(reversed(REMEDIES)), fontsize=6.3)
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(REMEDIES) + 0.6), title="remedies, a = .57, beta .5")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-1.4, len(REMEDIES) + 0.6), title="remedies, a = .57, beta .5")
     axes.set_xlabel("probability; circles: KL(pi‖pi_ref), squares: KL(pi_ref‖pi)", fontsize=7)
     for colour, face, label in (
         (plots.VERMILION, plots.VERMILION, "of 7"), (plots.SKY, plots.SKY, "of 0, the rarest"),
@@ -75,7 +77,7 @@ def remedies(axes: Axes, drawn: pd.DataFrame) -> None:
 
 
 def recovered(axes: Axes, drawn: pd.DataFrame) -> None:
-    """The recovered weight, and the probability of 7 once it is subtracted, over the number of answers: middle 95%."""
+    """The recovered weight, and the probability of 7 once it is subtracted, over the number of comparisons: middle 95%."""
     rows = drawn[drawn["panel"] == "pairs"]
     spread = rows.groupby("pairs")[["recovered", "favourite"]].quantile([0.025, 0.5, 0.975]).unstack()
     marks = (
@@ -88,6 +90,6 @@ def recovered(axes: Axes, drawn: pd.DataFrame) -> None:
             axes.fill_between(spread.index, low, high, color=colour, alpha=0.2, lw=0)
             axes.plot(spread.index, middle, "o-", color=colour, label=label)
         axes.axhline(truth, color=colour, ls=":", lw=0.8)
-    axes.set(xscale="log", ylim=(0.0, 1.25), xlabel="answers of annotators", title="what finitely many answers tell")
+    axes.set(xscale="log", ylim=(0.0, 1.25), xlabel="comparisons", title="what finitely many comparisons tell")
     axes.set_ylabel("weight a, or probability")
-    axes.legend(loc="upper right", fontsize=6.3)
+    axes.legend(loc="upper right", fontsize=6.3, title="median and middle 95% of 60 data sets", title_fontsize=6.3)

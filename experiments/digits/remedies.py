@@ -8,7 +8,9 @@ from jaxtyping import Float
 from experiments.digits.optima import Prompt, anchored, biased, flattened, optimum, tempered
 
 Remedy = Callable[[str, Prompt, float, float], Float[np.ndarray, " A"]]  # (direction, prompt, a, beta) -> policy
-LOW, RIGHT = -10.0, 0.9  # thresholds of MARA: below every biased reward, and just below the gold reward of a right answer
+LOW, BETWEEN, RIGHT = -10.0, -1.6, 0.9
+"""Thresholds of MARA: below every biased reward; between those of the rarest digit (-1.39) and of a fact's wrong answers
+(-1.94); and just below the gold reward of a right answer."""
 SPOKEN = (0.5, 0.3, 0.2)  # made up: how often the reference says "each 10%", its own distribution, and one twice as sharp
 
 
@@ -44,9 +46,20 @@ def uniform_reference_bias_subtracted(direction: str, prompt: Prompt, weight: fl
 
 
 def mara_on_biased(direction: str, prompt: Prompt, weight: float, beta: float) -> Float[np.ndarray, " A"]:
-    """MARA's algorithm 1 on the biased reward, with a threshold that every digit reaches."""
+    """MARA's algorithm 1 on the biased reward, with a threshold that every answer reaches."""
     reward = prompt.gold + weight * np.log(prompt.reference)
     return optimum(direction, prompt.reference, anchored(prompt, reward, LOW, beta), beta)
+
+
+def mara_between(direction: str, prompt: Prompt, weight: float, beta: float) -> Float[np.ndarray, " A"]:
+    """It, with a threshold that right answers alone reach."""
+    reward = prompt.gold + weight * np.log(prompt.reference)
+    return optimum(direction, prompt.reference, anchored(prompt, reward, BETWEEN, beta), beta)
+
+
+def mara_2_between(direction: str, prompt: Prompt, weight: float, beta: float) -> Float[np.ndarray, " A"]:
+    """MARA's algorithm 2 on the biased reward, with a threshold that right answers alone reach."""
+    return flattened(direction, prompt, prompt.gold + weight * np.log(prompt.reference), BETWEEN, beta)
 
 
 def mara(direction: str, prompt: Prompt, weight: float, beta: float) -> Float[np.ndarray, " A"]:
@@ -78,7 +91,9 @@ REMEDIES: dict[str, Remedy] = {
     "- (a + beta) log pi_ref": bias_and_reference_subtracted,
     "KL to uniform": uniform_reference,
     "KL to uniform, - a log pi_ref": uniform_reference_bias_subtracted,
-    "MARA 1, biased reward": mara_on_biased,
+    "MARA 1 at -10": mara_on_biased,
+    "MARA 1 at -1.6": mara_between,
+    "MARA 2 at -1.6": mara_2_between,
     "- a log pi_ref, MARA 1": mara,
     "- a log pi_ref, MARA 2": mara_2,
     "verbalised distribution": spoken,

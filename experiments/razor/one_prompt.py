@@ -9,8 +9,9 @@ Rewards are 0 and 1, pi_0 is the start, v its probability of a correct answer. D
   their logits moved alike, and so are wrong ones'. By induction all correct logits move alike, and all wrong ones: KL(pi‖pi_0)
   is the least possible at every success, as far as Adam's eps is small beside the gradients. Where it is not, Adam is plain
   gradient descent.
-- As p goes to 1 on the path of plain gradients the likeliest correct answer's e^(-z) goes to 0 and no other's does: all mass ends on it, and KL(pi‖pi_0) ends
-  at -log of its probability under pi_0. The I-projection, pi_0 given a correct answer, has -log v.
+- As p goes to 1 on the path of plain gradients the likeliest correct answer's e^(-z) goes to 0 and no other's does: all mass
+  ends on it, and KL(pi‖pi_0) ends at -log of its probability under pi_0. The I-projection, pi_0 given a correct answer, has
+  -log v.
 - The least KL(pi‖pi_0) of any policy of success p is that of the two outcomes, p log(p/v) + (1 - p) log((1 - p)/(1 - v)).
 """
 

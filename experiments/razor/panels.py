@@ -86,7 +86,9 @@ def ends(axes: Axes, drawn: pd.DataFrame) -> None:
         xlabel="KL(pi‖pi_0) at the end (nats)",
         title="one prompt: where training ends",
     )
-    axes.text(0.98, 0.42, "ML: maximum likelihood\non these answers", transform=axes.transAxes, fontsize=6.3, ha="right", va="center")
+    axes.text(
+        0.98, 0.42, "ML: maximum likelihood\non these answers", transform=axes.transAxes, fontsize=6.3, ha="right", va="center"
+    )
 
 
 def forgetting_over_kl(axes: Axes, drawn: pd.DataFrame) -> None:

@@ -67,12 +67,6 @@ def test_every_remedy_is_a_policy_on_either_prompt():
         ({}, "none"),
         ({"reward_shaping": "typicality", "reward_shaping.weight": "0.57"}, "- a log pi_ref"),
         ({"reward_shaping": "typicality", "reward_shaping.weight": "1.07"}, "- (a + beta) log pi_ref"),
-        (
-            {"reference.penalising": "uniform", "reward_shaping": "typicality", "reward_shaping.weight": "0.57"},
-            "KL to uniform, - a log pi_ref",
-        ),
-        ({"reward_shaping": "mara", "reward_shaping.variant": "2"}, "- a log pi_ref, MARA 2"),
-        ({"reward_shaping": "mara", "task.typicality": "0.57"}, "MARA 1, biased reward"),
     ],
 )
 def test_a_run_is_called_by_its_remedy(overrides, name):

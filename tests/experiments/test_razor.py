@@ -36,6 +36,15 @@ def test_the_closed_form_is_the_path_of_policy_gradient(flow):
     assert found[-1].argmax() == 0 and success[-1] > 0.999
 
 
+def test_adam_keeps_proportions_until_gradients_are_small_beside_eps():
+    starts, correct = one_prompt.random_starts(3, 8, 3, 1)
+    for eps, alike in ((0.0, True), (1e-2, False)):
+        reached, last = one_prompt.adam(starts, correct, 0.05, 400, eps)
+        assert (last[:, :3].sum(axis=1) > 0.99).all()
+        share, before = (pi[:, :3] / pi[:, :3].sum(axis=1, keepdims=True) for pi in (reached, starts))
+        assert np.allclose(share, before, atol=1e-9) == alike
+
+
 def test_a_penalty_of_nearly_zero_takes_the_same_path(flow):
     for direction in ("kl_pi_ref", "kl_ref_pi"):
         found = one_prompt.penalised_path(1e-9, direction, np.array([0.0, 1.0, 10.0, 100.0, 3e3]))
