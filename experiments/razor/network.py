@@ -78,7 +78,9 @@ def _fit(parameters, features, targets):
 
     def step(carry, _):
         parameters, state = carry
-        update, state = optimizer.update(jax.grad(loss)(parameters), state)
+        slope = jax.grad(loss)(parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes the dtypes of its counts and rates
+            update, state = optimizer.update(slope, state)
         return (optax.apply_updates(parameters, update), state), None
 
     return jax.lax.scan(step, (parameters, optimizer.init(parameters)), None, FITTING)[0][0]
@@ -123,7 +125,9 @@ def train(optimizer: str, gaps: Array, given: Problem, method: Method) -> tuple[
 
     def step(_, carry):
         parameters, state = carry
-        update, state = transform.update(jax.grad(loss)(parameters, given, method), state)
+        slope = jax.grad(loss)(parameters, given, method)
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = transform.update(slope, state)
         return optax.apply_updates(parameters, update), state
 
     def block(carry, gap):
