@@ -60,6 +60,11 @@ def fitted(won: Float[np.ndarray, "M A A"], ridge: float) -> Float[np.ndarray, "
     raise ArithmeticError("the fit of some data set has not converged")
 
 
+def unbeaten(won: Float[np.ndarray, "M A A"], arms: slice) -> Float[np.ndarray, " M"]:
+    """Whether each data set has one of these arms that was compared with another one and never lost."""
+    return np.any((won.sum(axis=2)[:, arms] > 0.0) & (won.sum(axis=1)[:, arms] == 0.0), axis=1)
+
+
 def separated(won: Float[np.ndarray, "M A A"]) -> Float[np.ndarray, " M"]:
     """Whether each data set has a compared arm, or set of arms, that never lost to the rest, or never won against it.
 

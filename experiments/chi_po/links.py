@@ -7,7 +7,7 @@ optimisation converge to (tests/tasks/test_preferences.py).
 import numpy as np
 from jaxtyping import Float
 
-HALVINGS, STEPS = 60, 30
+HALVINGS, STEPS = 60, 8
 
 
 def optimum(link: str, reference: Float[np.ndarray, " A"], reward: Float[np.ndarray, "M A"], beta: float) -> np.ndarray:

@@ -1,17 +1,21 @@
 """Rows of the trained policies: gold reward lost, and regret in their own objectives."""
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
 
 from experiments.harness.series import Row, points
 from rlkl.runs.load import Runs
 
-METHODS = {"kl_pi_ref": "DPO", "kl_chi2": "ChiPO"}
+METHODS = {"kl_pi_ref": "DPO", "kl_chi2": "χPO"}
 
 
-def rows(runs: Runs) -> list[Row]:
-    """Rows of every kind of run that there is (a reduced build has few)."""
+def rows(runs: Runs, spread: Callable[[str, float], float]) -> list[Row]:
+    """Rows of every kind of run that there is (a reduced build has few).
+
+    spread: the standard deviation of the loss over data sets, by method and beta.
+    """
     summary = runs.summary.copy()
     for column in ("override.task.pairs", "override.algorithm.max_log_odds"):
         if column not in summary:
@@ -24,7 +28,7 @@ def rows(runs: Runs) -> list[Row]:
     everything = ~finite & (summary["algorithm"] == "dpo")
     sampled = summary["algorithm"] == "rloo"
     return [
-        *_fitted(summary[fitted]),
+        *_fitted(summary[fitted], spread),
         *_offline("no clip", summary[offline & ~clipped]),
         *_offline("clipped", summary[offline & clipped]),
         *_regrets("infinitely many pairs", summary[everything]),
@@ -32,12 +36,12 @@ def rows(runs: Runs) -> list[Row]:
     ]
 
 
-def _fitted(ran: pd.DataFrame) -> list[Row]:
+def _fitted(ran: pd.DataFrame, spread: Callable[[str, float], float]) -> list[Row]:
     """The mean over data sets of the gold reward lost to the best arm, whose gold reward is 1."""
     found: list[Row] = []
     for (divergence, beta), runs in ran.groupby(["divergence", "beta"]):
         lost = 1.0 - runs["gold_reward"]
-        error = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+        error = spread(METHODS[divergence], beta) / math.sqrt(len(lost))
         found += points("trained", METHODS[divergence], [beta], [lost.mean()], error)
         found += points("trained, regret", METHODS[divergence], [beta], [runs["regret"].max()])
     return found

@@ -59,6 +59,13 @@ def test_separated_pairs_are_those_without_a_finite_fit():
     assert 0 < found.sum() < 30
 
 
+def test_an_unbeaten_arm_was_compared_and_never_lost():
+    won = np.zeros((4, 3, 3))
+    won[:, 0, 1] = won[:, 1, 0] = 1.0
+    won[1, 2, 0] = won[2, 2, 0] = won[2, 0, 2] = won[3, 0, 2] = 1.0  # the third arm: only won; won and lost; only lost
+    assert datasets.unbeaten(won, slice(2, None)).tolist() == [False, True, False, False]
+
+
 def test_claims_never_raise_and_are_false_on_an_empty_table():
     empty = pd.DataFrame(columns=["panel", "series", "x", "y", "error"]).astype({"x": float, "y": float, "error": float})
     found = verdicts.claims(empty)
