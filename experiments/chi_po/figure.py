@@ -115,8 +115,8 @@ def _over_beta(axes: Axes, drawn: pd.DataFrame) -> None:
     axes.annotate("the reference", (BETAS[0], lost), xytext=(0, 3), textcoords="offset points", fontsize=7, color=plots.GREY)
     axes.set(xscale="log", xlabel="beta", ylabel="gold reward lost to the best arm", ylim=(-0.03, 1.27),
              yticks=np.arange(6) / 5, title="lost over beta\n(best arm 30%, bad arms 1%)")  # fmt: skip
-    axes.text(0.03, 0.97, "× and + shifted sideways; bands,\nbars: 2 standard errors, cut at 1", transform=axes.transAxes, fontsize=7,
-              va="top")  # fmt: skip
+    text = "× and + shifted sideways; bands,\nbars: 2 standard errors, cut at 1"
+    axes.text(0.03, 0.97, text, transform=axes.transAxes, fontsize=7, va="top")
 
 
 def _by_coverage(axes: Axes, drawn: pd.DataFrame, panel: str) -> None:

@@ -13,7 +13,18 @@ from matplotlib.figure import Figure
 from experiments.harness import series
 from experiments.harness.series import Row, points
 from experiments.preference_collapse import panels, shares, trained, verdicts
-from experiments.preference_collapse.settings import BETAS, COUNTS, DIRECTIONS, FAVOURING, GRID, REFERENCES, RIDGE, SHARES
+from experiments.preference_collapse.settings import (
+    BETAS,
+    BETWEEN,
+    COUNTS,
+    DIRECTIONS,
+    FAVOURING,
+    GRID,
+    PHRASINGS,
+    REFERENCES,
+    RIDGE,
+    SHARES,
+)
 from rlkl.reports import plots
 from rlkl.runs.load import Runs
 from rlkl.tasks.preferences import bradley_terry
@@ -23,7 +34,7 @@ claims = verdicts.claims
 
 def table(runs: Runs) -> pd.DataFrame:
     """Shares in the optimum by the annotators' share, by beta and by the number of pairs; policies that were trained."""
-    return series.frame([*_optima(), *_references(), *_finite(), *_types(), *trained.rows(runs)])
+    return series.frame([*_optima(), *_references(), *_finite(), *_types(), *_phrasings(), *trained.rows(runs)])
 
 
 def _optima() -> list[Row]:
@@ -40,8 +51,10 @@ def _references() -> list[Row]:
     betas, rows = np.geomspace(0.1, 10.0, 81), []
     for q in REFERENCES:
         rows += points("reference", f"{q:g}", betas, shares.under_kl_pi_ref(FAVOURING, betas, q))
+    for q in (*REFERENCES, BETWEEN):
         rows += points("break-even", "kl_pi_ref", [q], [shares.break_even_kl_pi_ref(FAVOURING, q)])
-    return rows
+    # Just above the beta that keeps the share, which rises with beta.
+    return rows + points("just above break-even", "0.7", [0.51], shares.under_kl_pi_ref(FAVOURING, 0.51, 0.7))
 
 
 def _finite() -> list[Row]:
@@ -67,6 +80,14 @@ def _types() -> list[Row]:
     return points("favourites", "softmax(r)", favourites, weight / weight.sum())
 
 
+def _phrasings() -> list[Row]:
+    """The share of an answer of 10% under matching by the entropy of sequences, in closed form."""
+    rewards, rows = np.array([0.0, -shares.logit(SHARES[1])]), []
+    for kind, subtracted in (("as it is", False), ("log(phrasings) subtracted", True)):
+        rows += points("phrasings, softmax(r)", kind, [SHARES[1]], shares.matched(rewards, PHRASINGS, subtracted)[:1])
+    return rows
+
+
 def draw(drawn: pd.DataFrame) -> Figure:
     """Shares by the annotators', for both KLs; over beta for three references; and over the number of pairs."""
     with plots.styled():
@@ -76,5 +97,5 @@ def draw(drawn: pd.DataFrame) -> Figure:
             panels.shares(panel, drawn, direction)
         panels.references(axes[1, 0], drawn)
         panels.pairs(axes[1, 1], drawn)
-        figure.legend(handles=panels.marks(), loc="outside upper center", ncols=5)
+        figure.legend(handles=panels.marks(), loc="outside upper center", ncols=4)
         return figure

@@ -26,9 +26,9 @@ def shares(axes: Axes, drawn: pd.DataFrame, direction: str) -> None:
         exact, sampled = (series.of(drawn, f"trained, {direction}", f"{kind} {beta:g}") for kind in ("exact", "sampled"))
         axes.plot(exact["x"], exact["y"], "o", color=COLOURS[beta], ms=4, mec="white", mew=0.4)
         axes.plot(sampled["x"], sampled["y"], "x", color=COLOURS[beta], ms=4)
-    for kind, marker in (("exact", "D"), ("sampled", "+")) if direction == "kl_pi_ref" else ():
-        found = series.of(drawn, "trained, matching", kind)
-        axes.plot(found["x"], found["y"], marker, color=plots.BLACK, ms=4.5 if kind == "exact" else 6, mfc="none", mew=0.9)
+    if direction == "kl_pi_ref":
+        found = series.of(drawn, "trained, matching", "sampled")
+        axes.plot(found["x"], found["y"], "+", color=plots.BLACK, ms=6, mew=0.9)
     axes.legend(title="beta", loc="upper left", fontsize=6.5, title_fontsize=6.5, handlelength=1.2)
     axes.set(title=f"{REGISTRY[direction].formula}, uniform reference", xlabel="annotators who prefer the minority's answer",
              ylabel="its share in the optimum", xlim=(0.0, 0.5), ylim=(0.0, 0.52))  # fmt: skip
@@ -42,28 +42,26 @@ def marks() -> list[Line2D]:
         "the annotators' share": {"ls": ":", "color": plots.BLACK},
         "trained, exact": {"marker": "o", "ls": "", "color": plots.GREY},
         "trained, rloo": {"marker": "x", "ls": "", "color": plots.GREY},
-        "matching, exact": {"marker": "D", "ls": "", "color": plots.BLACK, "mfc": "none"},
         "matching, rloo": {"marker": "+", "ls": "", "color": plots.BLACK, "ms": 6},
     }
     return [Line2D([], [], label=label, **look) for label, look in looks.items()]
 
 
 def references(axes: Axes, drawn: pd.DataFrame) -> None:
-    """The minority's share over beta for three references."""
-    for q, colour in zip(REFERENCES, (plots.VERMILION, plots.BLUE, plots.GREEN), strict=True):
+    """The minority's share over beta for three references, and where each has the annotators' share."""
+    for q, style in zip(REFERENCES, ("--", "-", "-."), strict=True):
         curve = series.of(drawn, "reference", f"{q:g}")
-        axes.plot(curve["x"], curve["y"], color=colour)
-        axes.annotate(f"{q:.0%} in the reference", (10.0, curve["y"].iloc[-1]), xytext=(0, 3), textcoords="offset points",
-                      ha="right", color=colour, fontsize=7)  # fmt: skip
+        axes.plot(curve["x"], curve["y"], style, color=plots.BLACK)
+        at = (10.0, curve["y"].iloc[-1])
+        axes.annotate(f"reference {q:.0%}", at, xytext=(0, 4), textcoords="offset points", ha="right", fontsize=7)
         even = series.value(drawn, "break-even", "kl_pi_ref", q)
         if 0.0 < even < 10.0:
-            axes.plot([even], [FAVOURING], "o", color=colour, ms=5, mec=plots.BLACK, mew=0.7, zorder=3)
-            at = (even, FAVOURING)
-            axes.annotate(
-                f"beta {even:g}", at, xytext=(-6, 4 if even < 1.0 else -10), textcoords="offset points", ha="right", fontsize=7
-            )
+            axes.plot([even], [FAVOURING], "o", color=plots.BLACK, ms=5, zorder=3)
+            left = even < 1.0
+            axes.annotate(f"beta {even:g}", (even, FAVOURING), xytext=(-6 if left else 6, 4 if left else -10),
+                          textcoords="offset points", ha="right" if left else "left", fontsize=7)  # fmt: skip
     axes.axhline(FAVOURING, ls=":", color=plots.BLACK, lw=1.0)
-    axes.text(10.0, FAVOURING - 0.012, f"{FAVOURING:.0%} of the annotators", fontsize=7, ha="right", va="top")
+    axes.text(0.085, FAVOURING - 0.012, f"annotators {FAVOURING:.0%}", fontsize=7, va="top")
     axes.axvline(1.0, color=plots.GREY, lw=0.6)
     axes.set(xscale="log", xlabel="beta", ylabel="share in the optimum", ylim=(0.0, 0.76),
              title=f"{REGISTRY['kl_pi_ref'].formula}, three references")  # fmt: skip
@@ -82,10 +80,11 @@ def pairs(axes: Axes, drawn: pd.DataFrame) -> None:
         axes.errorbar(trained["x"], trained["y"], trained["error"], fmt="o", color=colour, ms=4, mec="white", mew=0.4, lw=1.0)
         axes.annotate(f"beta {beta:g}", (COUNTS[-1], found["y"].iloc[-1]), xytext=(-2, 6), textcoords="offset points",
                       ha="right", color=colour, fontsize=7)  # fmt: skip
-    text = "line, band: mean and s.d. over data sets\ndotted: infinitely many\ndots: 20 trained, s.e."
-    axes.text(0.98, 0.97, text, transform=axes.transAxes, fontsize=6.5, va="top", ha="right")
-    axes.set(xscale="log", xlabel="pairs", ylabel="share in the optimum", ylim=(0.0, 0.21), xticks=list(COUNTS),
-             xticklabels=[str(count) for count in COUNTS],
-             title=f"{REGISTRY['kl_pi_ref'].formula}, reward fitted to pairs, s = 10%")  # fmt: skip
+    what = ("10% of annotators, uniform reference", "line, band: mean and s.d. over data sets", "dotted: infinitely many",
+            "dots: mean of trained, s.e.")  # fmt: skip
+    axes.text(0.98, 0.97, "\n".join(what), transform=axes.transAxes, fontsize=6.5, va="top", ha="right")
+    axes.set(xscale="log", xlabel="pairs", ylabel="share in the optimum", ylim=(0.0, 0.21), yticks=np.arange(5) / 20,
+             xticks=list(COUNTS), xticklabels=[str(count) for count in COUNTS],
+             title=f"{REGISTRY['kl_pi_ref'].formula}, reward fitted to pairs")  # fmt: skip
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))

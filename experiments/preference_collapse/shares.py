@@ -32,6 +32,12 @@ def break_even_kl_ref_pi(s: float, q: float) -> float:
     return float(logit(s) / ((1.0 - q) / (1.0 - s) - q / s))
 
 
+def matched(rewards: np.ndarray, phrasings: np.ndarray, subtracted: bool) -> np.ndarray:
+    """Each answer's share in softmax(r) over phrasings, with or without log(phrasings) subtracted from each one's reward."""
+    weight = phrasings * np.exp(rewards - (np.log(phrasings) if subtracted else 0.0))
+    return weight / weight.sum()
+
+
 def fitted_log_odds(wins: np.ndarray, pairs: np.ndarray, ridge: float) -> np.ndarray:
     """The fitted r_A - r_B from `wins` of A in `pairs` pairs; the values are +-half of it, with a penalty of ridge/2 each.
 

@@ -62,13 +62,12 @@ def _matching(ran: pd.DataFrame) -> list[Row]:
 
 
 def _pairs(ran: pd.DataFrame) -> list[Row]:
-    """The mean over data sets with its standard error; the exact expectation; the largest regret on the fitted reward."""
+    """The mean over data sets; the exact expectation and standard error; the largest regret on the fitted reward."""
     found: list[Row] = []
     for beta, runs in ran.groupby("beta"):
         x, count = runs["x"].to_numpy(), int(runs["override.task.pairs"].iloc[0])
-        error = float(np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0
-        found += points("trained, pairs", f"{beta:g}", [count], [x.mean()], error)
-        exact, _ = over_pairs(0.1, count, float(beta), 0.5, 0.01)
+        exact, deviation = over_pairs(0.1, count, float(beta), 0.5, 0.01)
+        found += points("trained, pairs", f"{beta:g}", [count], [x.mean()], deviation / np.sqrt(len(x)))
         found += points("exact, pairs", f"{beta:g}", [count], [exact])
         found += points("regret, pairs", f"{beta:g}", [count], [runs["regret"].max()])
     return found

@@ -52,14 +52,15 @@ def _first(found: pd.DataFrame, x: float) -> float:
 
 
 def _of_references(drawn: pd.DataFrame) -> list[Claim]:
-    over = series.of(drawn, "reference", "0.7")
-    kept = over[(over["x"] > 0.51) & (over["x"] < 0.99)]
+    just, one = series.value(drawn, "just above break-even", "0.7", 0.51), series.value(drawn, "reference", "0.7", 1.0)
     against = series.of(drawn, "reference", "0.2")
     even = series.of(drawn, "break-even", "kl_pi_ref")
     return [
         near(f"{KL}, a reference of 70% for the answer of 30%: the beta that keeps their share", _first(even, 0.7), 0.5, 1e-12),
-        at_least(f"{KL}, a reference of 70% for the answer of 30%, betas between .51 and .99: least share",
-                 series.smallest(kept["y"]), 0.3),
+        at_least(f"{KL}, a reference of 70% for the answer of 30%: share at beta .51", just, 0.301),
+        near(f"{KL}, a reference of 70% for the answer of 30%: share at beta 1", one, 0.5, 1e-9),
+        near(f"{KL}, a reference of 40% for the answer of 30%: the beta that keeps their share",
+             _first(even, 0.4), np.log(7.0 / 3.0) / (np.log(7.0 / 3.0) - np.log(1.5)), 1e-9),
         at_most(f"{KL}, a reference of 20% for the answer of 30%, every beta up to 10: largest share",
                 series.largest(against["y"]), 0.2),
     ]  # fmt: skip
@@ -67,7 +68,8 @@ def _of_references(drawn: pd.DataFrame) -> list[Claim]:
 
 def _of_pairs(drawn: pd.DataFrame) -> list[Claim]:
     one, half = (series.of(drawn, "pairs", beta) for beta in ("1", "0.5"))
-    least = _first(half, 25.0) / series.value(drawn, "pairs, limit", "0.5")
+    few = _first(half, 25.0)
+    least = few / series.value(drawn, "pairs, limit", "0.5")
     spread = one[np.isclose(one["x"], 200.0)]["error"]
     apart, count = [], 0
     for beta in ("0.5", "1"):
@@ -83,7 +85,8 @@ def _of_pairs(drawn: pd.DataFrame) -> list[Claim]:
              series.largest(spread), np.sqrt(0.1 * 0.9 / 100.0), 0.002),
         near("beta .5, 10% of annotators, 25 pairs: their mean share, in parts of that with infinitely many pairs",
              least, 2.2, 0.3),
-        at_most("trained on 20 data sets of 200 pairs, beta .5 and 1: mean share off its exact expectation, in standard errors",
+        near("beta .5, 10% of annotators, 25 pairs: their mean share over data sets", few, 0.027, 0.001),
+        at_most("trained on data sets of 200 pairs, beta .5 and 1: mean share off its exact expectation, in standard errors",
                 series.largest(apart) if count == 2 else np.nan, 3.0),
         at_most("trained on 200 pairs: largest regret on the fitted reward", series.largest(
             [*series.of(drawn, "regret, pairs", "0.5")["y"], *series.of(drawn, "regret, pairs", "1")["y"]]), 1e-6),
@@ -98,6 +101,10 @@ def _of_answers(drawn: pd.DataFrame) -> list[Claim]:
         near("favourites of 60, 30 and 10%, a coin between two others: the smallest share under matching",
              series.value(drawn, "favourites", "softmax(r)", 0.1), 0.18, 0.01),
         near("matching by the entropy of sequences, 10% with one phrasing against eight: their share", whole, 1.0 / 73.0, 1e-5),
+        near("log(number of phrasings) subtracted from each reward, the same: their share under matching",
+             series.value(drawn, "phrasings, softmax(r)", "log(phrasings) subtracted"), 0.1, 1e-9),
+        at_most("trained by the entropy of sequences, the same: |share - that of softmax(r)|",
+                abs(whole - series.value(drawn, "phrasings, softmax(r)", "as it is")), 1e-5),
         near("matching by KL to the uniform policy of tokens, the same: their share", uniform, 0.1, 1e-5),
         near("each token's entropy as a sampled bonus, the same: their share", token, 0.1, 0.02),
     ]  # fmt: skip

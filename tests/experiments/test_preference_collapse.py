@@ -53,6 +53,12 @@ def test_the_mean_over_data_sets_is_the_sum_over_their_counts():
     np.testing.assert_allclose(deviation, np.sqrt(sum(weight * (share - plain) ** 2 for weight, share in terms)), rtol=1e-12)
 
 
+def test_the_log_of_the_number_of_phrasings_restores_the_share():
+    rewards, phrasings = np.array([0.0, np.log(9.0)]), np.array([1.0, 8.0])
+    np.testing.assert_allclose(shares.matched(rewards, phrasings, False), [1.0 / 73.0, 72.0 / 73.0], rtol=1e-12)
+    np.testing.assert_allclose(shares.matched(rewards, phrasings, True), [0.1, 0.9], rtol=1e-12)
+
+
 def test_claims_never_raise_and_are_false_on_an_empty_table():
     empty = pd.DataFrame(columns=["panel", "series", "x", "y", "error"]).astype({"x": float, "y": float, "error": float})
     found = verdicts.claims(empty)
