@@ -111,10 +111,10 @@ def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
     every = drawn[drawn["panel"] == "infinitely many pairs, regret"]["y"]
     sampled = drawn[drawn["panel"] == "sampled, regret"]["y"]
     return [
-        at_most("trained on four other data sets, both links, beta .1 and 1: mean loss off the curve's, in standard errors",
+        at_most("trained on three other data sets, both links, beta .1 and 1: mean loss off the curve's, in standard errors",
                 series.largest(apart), 3.0),
         at_most("trained on fitted rewards: largest regret", series.largest(regrets), 1e-3),
-        at_least("trained by DPO's loss without a clip, beta 1, three data sets: least gold reward lost",
+        at_least("trained by DPO's loss without a clip, beta 1, one data set: least gold reward lost",
                  series.smallest(series.of(drawn, "no clip", "DPO")["y"]), 0.9),
         at_least("trained by χPO's loss without a clip, beta 1, three data sets: least gold reward lost",
                  series.smallest(series.of(drawn, "no clip", "χPO")["y"]), 0.7),
