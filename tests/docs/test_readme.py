@@ -81,3 +81,9 @@ def test_its_numbers_are_those_of_the_figures():
     assert f"where they hold {2 * held:.0%} of the mass together" in TEXT
     same = results.highest("beta_is_the_knob", "panel == \"lesser mode's share\" and series == 'kl_ref_pi'", "y")
     assert f"about {same:.1f} under".replace("0.", ".") in TEXT
+
+
+def test_the_front_page_has_twelve_sayings_each_with_a_number():
+    rows = experiments.folklore().strip().splitlines()[2:]
+    assert len(rows) == 12
+    assert all(re.search(r"\*\*[-+.0-9e%]+\*\*", row) for row in rows)
