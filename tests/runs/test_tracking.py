@@ -204,6 +204,7 @@ def test_a_sweep_is_one_group_with_a_job_type_for_each_config(command, tmp_path)
         assert {"summary.json", "checkpoint.npz", "history.csv", ".hydra/config.yaml"} <= names
 
 
+@pytest.mark.slow
 def test_figures_and_artifacts_are_logged_only_where_they_are_wanted(command, folder, tmp_path):
     """And a figure that cannot be drawn costs a warning, and nothing else of the log."""
     (run,) = (folder / "wandb").glob("offline-run-*")

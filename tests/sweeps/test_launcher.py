@@ -155,6 +155,7 @@ def test_every_choice_of_logging_can_be_configured(part):
         assert all("class" in handler for handler in handlers.values()), choice
 
 
+@pytest.mark.slow
 def test_without_logging_a_sweep_is_trained(command):
     done = command("-m", *SMALL, "seed=0", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
     assert (done.returncode, done.stderr) == (0, "")

@@ -56,7 +56,8 @@ def test_dropout_leaves_out_the_units_that_it_says():
     assert abs(kept.mean() - 0.75) < 0.12
 
 
-def test_weights_of_whole_batchgive_the_exact_gradient_of_the_network_with_dropout():
+@pytest.mark.slow
+def test_weights_of_whole_batch_give_the_exact_gradient_of_the_network_with_dropout():
     """Of reward and penalty, on samples of the network without dropout."""
     plain = {"algorithm": {"name": "reinforce"}, "penalty": {"importance_correction": "sequence"}}
     run = jax.tree.map(jnp.asarray, built(**plain))
