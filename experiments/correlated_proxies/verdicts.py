@@ -7,6 +7,7 @@ import pandas as pd
 
 from experiments.correlated_proxies.hacking import CORRELATION, MATCHED, PROXY
 from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import largest, smallest
 from rlkl.divergences import REGISTRY
 
 ROUNDING = 1e-8  # of a difference of square roots where the correlation is near 1
@@ -23,11 +24,11 @@ def _bounds(drawn: pd.DataFrame) -> list[Claim]:
     of_root = "root_pearson at the published coefficient"
     return [
         at_least("random bandits: number under every kind of penalty together", bandits["count"].sum(), 80_000),
-        at_least("random bandits, any policy: least slack of the published bound", _least(bandits["slack"]), -ROUNDING),
-        at_least("random bandits, any policy: least slack of the sharper bound", _least(bandits["sharp_slack"]), -ROUNDING),
+        at_least("random bandits, any policy: least slack of the published bound", smallest(bandits["slack"]), -ROUNDING),
+        at_least("random bandits, any policy: least slack of the sharper bound", smallest(bandits["sharp_slack"]), -ROUNDING),
         at_least(
             "random bandits, any policy: least excess of the sharper bound over the published",
-            _least(bandits["sharper_by"]),
+            smallest(bandits["sharper_by"]),
             -ROUNDING,
         ),
         at_most("random bandits, chi-square while every arm is kept: |gold - r proxy|", _at(bandits, kept, "off_line"), 1e-12),
@@ -54,17 +55,17 @@ def _frontiers(drawn: pd.DataFrame) -> list[Claim]:
     best = lines.groupby("divergence")["gold"].max()
     kept = lines[(lines["divergence"] == "pearson") & (lines["least"] > 0.0)]
     share = (1.0 - math.sqrt(1.0 - CORRELATION**2)) / CORRELATION**2
-    largest = kept[kept["proxy"] == kept["proxy"].max()]
+    farthest = kept[kept["proxy"] == kept["proxy"].max()]
     return [
         near(
             "hacked proxy, chi-square while every arm is kept: the published bound over the gold, (1 - sqrt(1 - r^2))/r^2",
-            _one(largest["published"] / largest["gold"]),
+            _one(farthest["published"] / farthest["gold"]),
             share,
             1e-9,
         ),
         at_most(
             "hacked proxy, chi-square while every arm is kept: the sharper bound's distance from the gold",
-            _most((kept["gold"] - kept["sharp"]).abs()),
+            largest((kept["gold"] - kept["sharp"]).abs()),
             1e-7,
         ),
         at_least("hacked proxy: largest gold along chi-square's frontier", best.get("pearson", math.nan), 0.85),
@@ -76,7 +77,7 @@ def _frontiers(drawn: pd.DataFrame) -> list[Claim]:
         at_most("hacked proxy: largest gold along KL(pi_ref‖pi)'s frontier", best.get("kl_ref_pi", math.nan), 0.2),
         at_most(
             "hacked proxy: least gold along KL(pi‖pi_ref)'s frontier",
-            _least(lines[lines["divergence"] == "kl_pi_ref"]["gold"]),
+            smallest(lines[lines["divergence"] == "kl_pi_ref"]["gold"]),
             -2.0,
         ),
     ]
@@ -87,20 +88,20 @@ def _equal_gains(drawn: pd.DataFrame) -> list[Claim]:
     z = (matched["mean"] - CORRELATION * MATCHED) / (matched["deviation"] / np.sqrt(matched["count"]))
     spread = np.sqrt((1.0 - CORRELATION**2) * (matched["chi2"] - matched["proxy"] ** 2) / (len(PROXY) - 2))
     made = [
-        at_most("equal proxy gain, random golds: largest |mean gold - r proxy|, in standard errors", _most(z.abs()), 4.0),
+        at_most("equal proxy gain, random golds: largest |mean gold - r proxy|, in standard errors", largest(z.abs()), 4.0),
         at_most(
             "equal proxy gain, random golds: largest |spread over its formula - 1|",
-            _most((matched["deviation"] / spread - 1.0).abs()),
+            largest((matched["deviation"] / spread - 1.0).abs()),
             0.06,
         ),
         at_most(
             "equal proxy gain: largest |worst gold - the sharper bound|",
-            _most((matched["worst"] - matched["sharp"]).abs()),
+            largest((matched["worst"] - matched["sharp"]).abs()),
             1e-9,
         ),
         at_most(
             "equal proxy gain: largest |correlation of the worst gold - r|",
-            _most((matched["worst_correlation"] - CORRELATION).abs()),
+            largest((matched["worst_correlation"] - CORRELATION).abs()),
             1e-12,
         ),
     ]
@@ -123,16 +124,16 @@ def _root(drawn: pd.DataFrame) -> list[Claim]:
     published = math.sqrt(1.0 - CORRELATION**2)
     at_published = line.iloc[(line["beta"] - published).abs().argsort()[:1]]
     return [
-        at_most("root of chi-square, beta above 1 sd: largest gain of the proxy", _most(above["proxy"].abs()), 1e-12),
+        at_most("root of chi-square, beta above 1 sd: largest gain of the proxy", largest(above["proxy"].abs()), 1e-12),
         near(
             "root of chi-square, beta just below 1 sd: gain of the proxy, 1/|least proxy|",
-            _least(below["proxy"]),
+            smallest(below["proxy"]),
             1.0 / abs(PROXY.min()),
             1e-3,
         ),
         at_least(
             "root of chi-square at the published coefficient: gold over the largest on the frontier",
-            _one(at_published["gold"]) / _most(line["gold"]),
+            _one(at_published["gold"]) / largest(line["gold"]),
             0.95,
         ),
     ]
@@ -140,7 +141,7 @@ def _root(drawn: pd.DataFrame) -> list[Claim]:
 
 def _trained(drawn: pd.DataFrame) -> list[Claim]:
     ran = drawn[drawn["panel"] == "trained"]
-    return [at_most("trained: largest regret, in sd of the proxy", _most(ran["regret"]), 0.01)]
+    return [at_most("trained: largest regret, in sd of the proxy", largest(ran["regret"]), 0.01)]
 
 
 def _at(rows: pd.DataFrame, name: str, column: str) -> float:
@@ -149,11 +150,3 @@ def _at(rows: pd.DataFrame, name: str, column: str) -> float:
 
 def _one(values: pd.Series) -> float:
     return float(values.iloc[0]) if len(values) else math.nan
-
-
-def _most(values: pd.Series) -> float:
-    return float(values.max(skipna=False)) if len(values) else math.nan
-
-
-def _least(values: pd.Series) -> float:
-    return float(values.min(skipna=False)) if len(values) else math.nan

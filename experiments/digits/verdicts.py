@@ -7,6 +7,7 @@ import pandas as pd
 
 from experiments.digits.optima import FACT, FAVOURITE, REFERENCE
 from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import largest
 from rlkl import divergences
 
 SEVEN = float(REFERENCE[FAVOURITE])
@@ -41,7 +42,7 @@ def _bias(drawn: pd.DataFrame) -> list[Claim]:
 
     return [
         at_most("no bias, either direction, every beta: largest difference of the probability of 7 from the reference's, .284",
-                _most((fair["favourite"] - SEVEN).abs()), 1e-9),
+                largest((fair["favourite"] - SEVEN).abs()), 1e-9),
         at_least("a = .57, KL(pi‖pi_ref), beta .5: probability of 7, which the reference gives .284",
                  at("kl_pi_ref", 0.5, "favourite"), 0.5),
         at_least("a = .57, KL(pi_ref‖pi), beta .5: probability of 7", at("kl_ref_pi", 0.5, "favourite"), 0.5),
@@ -131,10 +132,10 @@ def _trained(drawn: pd.DataFrame) -> list[Claim]:
     exact, sampled = runs[runs["algorithm"] == "exact"], runs[runs["algorithm"] == "rloo"]
     plain = exact[exact["remedy"] == "none"]
     return [
-        at_most("trained, exact, no remedy: largest regret", _most(plain["regret"]), 1e-5),
-        at_most("trained, exact: largest total variation from the closed form", _most(exact["apart"]), 1e-4),
-        at_most("trained, rloo, no remedy: largest regret", _most(sampled["regret"]), 1e-3),
-        at_most("trained, rloo, no remedy: largest total variation from the closed form", _most(sampled["apart"]), 0.03),
+        at_most("trained, exact, no remedy: largest regret", largest(plain["regret"]), 1e-5),
+        at_most("trained, exact: largest total variation from the closed form", largest(exact["apart"]), 1e-4),
+        at_most("trained, rloo, no remedy: largest regret", largest(sampled["regret"]), 1e-3),
+        at_most("trained, rloo, no remedy: largest total variation from the closed form", largest(sampled["apart"]), 0.03),
     ]  # fmt: skip
 
 
@@ -152,7 +153,3 @@ def _pairs(drawn: pd.DataFrame) -> list[Claim]:
         near("standard error at 100 comparisons over that at 10,000",
              error.get(100, math.nan) / error.get(10_000, math.nan), 10.0, 1.0),
     ]  # fmt: skip
-
-
-def _most(values: pd.Series) -> float:
-    return float(values.max(skipna=False)) if len(values) else math.nan

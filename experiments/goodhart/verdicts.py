@@ -7,6 +7,7 @@ import pandas as pd
 from experiments.goodhart.numbers import DEPTHS, DRAWN
 from experiments.harness import series
 from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import largest, smallest
 
 RAISED = {1e2: (3.77, 0.227, 5e-4), 1e4: (9.46, 0.0121, 5e-5), 1e6: (23.8, 0.0005, 5e-5)}  # t: E[X], KL, half its last digit
 
@@ -42,7 +43,7 @@ def _grid(heavy: pd.DataFrame) -> list[Claim]:
     at = _at(heavy, "variance", "reference", DRAWN)
     means = heavy.loc[heavy["panel"] == "mean", ["gold", "error"]].abs()
     return [
-        at_most("grid: largest |mean| of gold reward and error", series.largest(means.to_numpy().ravel()), 1e-12),
+        at_most("grid: largest |mean| of gold reward and error", largest(means.to_numpy().ravel()), 1e-12),
         near("grid, to 1e-12: variance of the t error", at["error"], 3.0, 0.003),
         near("grid, to 1e-12: variance of the gold reward", at["gold"], 1.0, 0.003),
     ]
@@ -82,7 +83,7 @@ def _remedies(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
     for quantile, least in ((0.9, 0.74), (0.99, 0.63), (0.999, 0.45)):
         golds = [_at(heavy, "1 nat", f"clipped {quantile:g}", tail)["gold"] for tail in DEPTHS]
         name = f"t error to any depth, reward clipped at its {quantile:g} quantile, KL(pi‖pi_ref) of 1 nat: least E[gold]"
-        made.append(at_least(name, series.smallest(golds), least - 0.005))
+        made.append(at_least(name, smallest(golds), least - 0.005))
     cost = series.ratio(_at(light, "1 nat", "clipped 0.9", DRAWN)["gold"], _at(light, "1 nat", "kl_pi_ref", DRAWN)["gold"])
     made.append(at_least("normal error, reward clipped at its 0.9 quantile, 1 nat: share of E[gold] that is left", cost, 0.9))
     curve = _curve(heavy, "clipped 0.9")
@@ -106,16 +107,16 @@ def _under_pearson(heavy: pd.DataFrame, infinite: pd.DataFrame) -> list[Claim]:
            for point, gold in zip(linear, variances, strict=True)]  # fmt: skip
     return [
         at_most("t error, chi2(pi‖pi_ref), beta 10: largest |E[gold] 2 beta/Var(gold) - 1|, any depth",
-                series.largest(off), 1e-3),
-        at_least("t error, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth", series.smallest(half), 0.5),
-        at_least("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at its peak over beta", _most(curve["gold"]), 0.8),
+                largest(off), 1e-3),
+        at_least("t error, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth", smallest(half), 0.5),
+        at_least("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at its peak over beta", largest(curve["gold"]), 0.8),
         near("t error to 1e-12, chi2(pi‖pi_ref): KL(pi‖pi_ref) at that peak", _where_most(curve, "kl_pi_ref"), 2.0, 0.5),
         at_most("t error to 1e-12, chi2(pi‖pi_ref): E[gold] at the smallest beta", _last(curve["gold"]), 0.05),
         near("t error to 1e-12, chi2(pi‖pi_ref): KL(pi‖pi_ref) at the smallest beta", _last(curve["kl_pi_ref"]), 15.0, 0.1),
         at_least("t error, 1.5 degrees, chi2 of a half: E[gold] to 1e-6", budget[0], 0.03),
         at_most("t error, 1.5 degrees, chi2 of a half: E[gold] to 1e-24", budget[-1], 1e-4),
         at_least("t error, 1.5 degrees, chi2(pi‖pi_ref), KL(pi‖pi_ref) of half a nat: least E[gold], any depth",
-                 series.smallest(point["gold"] for point in free), 0.25),
+                 smallest(point["gold"] for point in free), 0.25),
     ]  # fmt: skip
 
 
@@ -142,9 +143,9 @@ def _best_of_n(heavy: pd.DataFrame, light: pd.DataFrame) -> list[Claim]:
         near("chi2(pi‖pi_ref) at the KL(pi‖pi_ref) of best of 16, t error to 1e-12: beta", chi["strength"], 0.16, 0.01),
         at_most(f"{beyond}: E[gold]", _first(strong["gold"]), 0.4),
         near(f"{beyond}: KL(pi‖pi_ref)", _first(strong["kl_pi_ref"]), 5.93, 0.05),
-        at_most("t error, best of 1024: largest E[gold], any depth", series.largest(deep), 0.4),
+        at_most("t error, best of 1024: largest E[gold], any depth", largest(deep), 0.4),
         at_most("t error to 1e-12, best of 2^20: E[gold]", _last(curve["gold"]), 0.05),
-        at_most("normal error, best of n: largest |share of gold in the proxy - 1/4|, n to 2^20", _most(shares), 0.003),
+        at_most("normal error, best of n: largest |share of gold in the proxy - 1/4|, n to 2^20", largest(shares), 0.003),
         at_least("normal error, best of 2^20: E[gold]", _last(normal["gold"]), 2.4),
         at_most(
             "at the KL(pi‖pi_ref) of best of 16: E[gold] under KL(pi‖pi_ref) over best of 16's", same_kl["kl_pi_ref"], 0.01
@@ -186,31 +187,31 @@ def _trained(ran: pd.DataFrame) -> list[Claim]:
     depth = series.ratio(_mean(deep["proxy"]), _mean(sampled.loc[sampled["tail"] == 1e-6, "proxy"]))
     return [
         at_least("exact gradients, KL(pi‖pi_ref), beta 1: least share of the optimum's proxy",
-                 _least(_share(exact, "proxy")), 0.99),
+                 smallest(_share(exact, "proxy")), 0.99),
         at_least("rloo, k1, t error to 1e-3, beta 1: least share of the optimum's proxy",
-                 _least(_share(shallow, "proxy")), 0.9),
+                 smallest(_share(shallow, "proxy")), 0.9),
         at_most("rloo, k1, t error to 1e-12, beta 1: largest share of the optimum's proxy",
-                _most(_share(deep, "proxy")), 0.002),
+                largest(_share(deep, "proxy")), 0.002),
         near("rloo, k1, beta 1: proxy reached with a t error to 1e-12, over that to 1e-6", depth, 1.0, 0.25),
-        at_least("rloo, k1, t error to 1e-12, beta 1: least KL(pi‖pi_ref)", _least(deep["kl_pi_ref"]), 5.0),
+        at_least("rloo, k1, t error to 1e-12, beta 1: least KL(pi‖pi_ref)", smallest(deep["kl_pi_ref"]), 5.0),
         at_least("rloo, k1, t error to 1e-12, beta 1: mean E[gold] after 250 steps", _mean(early["gold"]), 0.5),
         near("rloo, k1, t error to 1e-12, beta 1: mean KL(pi‖pi_ref) after 250 steps", _mean(early["kl_pi_ref"]), 2.3, 0.1),
-        at_most("rloo, k1, t error to 1e-12, beta 1: largest E[gold] after 4,000 steps, two seeds", _most(late["gold"]), 0.5),
-        at_most("rloo, k1, t error to 1e-12, beta 1: least E[gold] after 4,000 steps, two seeds", _least(late["gold"]), 0.0),
+        at_most("rloo, k1, t error to 1e-12, beta 1: largest E[gold] after 4,000 steps, two seeds", largest(late["gold"]), 0.5),
+        at_most("rloo, k1, t error to 1e-12, beta 1: least E[gold] after 4,000 steps, two seeds", smallest(late["gold"]), 0.0),
         near("rloo, k1, t error to 1e-12, beta 1: mean KL(pi‖pi_ref) after 4,000 steps", _mean(late["kl_pi_ref"]), 11.3, 0.5),
         at_least("rloo, k1, t error to 1e-12, beta 1: proxy after 4,000 steps over that after 250",
                  series.ratio(_mean(late["proxy"]), _mean(early["proxy"])), 3.0),
         at_least("rloo, penalty over all arms in the loss, t error to 1e-12: proxy over that with k1 in the reward",
                  series.ratio(_mean(everywhere["proxy"]), _mean(deep["proxy"])), 20.0),
-        near("the optimum at beta 632, t error to 1e-12: KL(pi‖pi_ref)", _most(high["optimum_kl_pi_ref"]), 1.0, 0.05),
-        at_most("rloo, k1, t error to 1e-12, beta 632: largest KL(pi‖pi_ref)", _most(high["kl_pi_ref"]), 1e-3),
+        near("the optimum at beta 632, t error to 1e-12: KL(pi‖pi_ref)", largest(high["optimum_kl_pi_ref"]), 1.0, 0.05),
+        at_most("rloo, k1, t error to 1e-12, beta 632: largest KL(pi‖pi_ref)", largest(high["kl_pi_ref"]), 1e-3),
         at_most("rloo, k1, t error to 1e-12, beta 632: largest share of the optimum's proxy",
-                _most(_share(high, "proxy")), 1e-3),
+                largest(_share(high, "proxy")), 1e-3),
         at_least("rloo, chi2(pi‖pi_ref), beta .76, any depth: least share of the optimum's E[gold]",
-                 _least(_share(chi, "gold")), 0.9),
-        at_most("rloo, chi2(pi‖pi_ref), beta .76, any depth: largest regret", _most(chi["regret"]), 0.15),
+                 smallest(_share(chi, "gold")), 0.9),
+        at_most("rloo, chi2(pi‖pi_ref), beta .76, any depth: largest regret", largest(chi["regret"]), 0.15),
         at_least("rloo, k1, normal error, beta 1.41: least share of the optimum's E[gold]",
-                 _least(_share(normal, "gold")), 0.9),
+                 smallest(_share(normal, "gold")), 0.9),
     ]  # fmt: skip
 
 
@@ -235,14 +236,6 @@ def _curve(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 
 def _one(values: pd.Series) -> float:
     return float(values.iloc[0]) if len(values) == 1 else math.nan
-
-
-def _most(values: pd.Series) -> float:
-    return series.largest(values)
-
-
-def _least(values: pd.Series) -> float:
-    return series.smallest(values)
 
 
 def _mean(values: pd.Series) -> float:

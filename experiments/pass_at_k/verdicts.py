@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import largest, smallest
 from experiments.pass_at_k.measured import K
 from experiments.pass_at_k.optima import METHODS, STRENGTHS
 
@@ -32,14 +33,6 @@ def _check(drawn: pd.DataFrame, name: str) -> float:
     return _value(drawn[drawn["panel"] == "check"].set_index("method")["value"], name)
 
 
-def _most(values: pd.Series) -> float:
-    return float(values.max(skipna=False)) if len(values) else math.nan
-
-
-def _least(values: pd.Series) -> float:
-    return float(values.min(skipna=False)) if len(values) else math.nan
-
-
 def _of_one_prompt(drawn: pd.DataFrame) -> list[Claim]:
     return [
         at_most(f"one prompt, pass@1 = .5: largest |probability of an answer at the optimum of {said} - of the plain one|",
@@ -54,7 +47,7 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
     plain, at_one = _value(solved, "plain"), _value(reward, "plain")
     most = 1.0 - (1.0 - at_one) ** K  # every prompt equally likely to be solved
     matched = reward.reindex(list(METHODS))
-    made = [at_most("exact optima: largest |mean pass@1 - that of the plain one|", _most((matched - at_one).abs()), 1e-8)]
+    made = [at_most("exact optima: largest |mean pass@1 - that of the plain one|", largest((matched - at_one).abs()), 1e-8)]
     bounds = {"pass@k": 0.95, "KL(pi_ref‖pi)": 0.85, "entropy bonus": 0.3, "unlikeliness": 0.15, "smoothing": 0.1}
     made += [
         at_least(f"exact, at one pass@1: {name} closes this share of the plain pass@8's distance to the largest possible",
@@ -97,13 +90,13 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
         at_most("exact: smoothing, |entropy among wrong answers - the plain one's|, nats",
                 abs(_value(wrong, "smoothing") - _value(wrong, "plain")), 1e-9),
         at_least("exact: pass@8 of pass@k's optimum less the best of smoothing (weights to .3) and unlikeliness (to 1)",
-                 _value(solved, "pass@k") - _most(exact["solved"]), 0.05),
+                 _value(solved, "pass@k") - largest(exact["solved"]), 0.05),
         at_least("exact: pass@k's optimum less smoothing of weight .1, distinct correct answers in 64 draws",
                  _value(table["distinct"], "pass@k") - _value(table["distinct"], "smoothing"), 0.1),
         at_least("exact: KL(pi‖pi_ref) at one pass@1, pass@k's optimum over the plain one's",
                  _value(kl, "pass@k") / _value(kl, "plain"), 1.3),
         at_least("exact: KL(pi‖pi_ref) at one pass@1, the least of the other methods less the plain one's, nats",
-                 _least(kl.reindex([name for name in METHODS if name != "plain"])) - _value(kl, "plain"), 0.0),
+                 smallest(kl.reindex([name for name in METHODS if name != "plain"])) - _value(kl, "plain"), 0.0),
         at_most("exact: pass@8 advantage at the plain method's beta of .4: pass@1, where the plain one has .477",
                 _check(drawn, "same beta"), 0.35),
         at_most("exact: |KL(pi‖pi_ref) of smoothing by .2 - of an entropy bonus of .05|, nats",
@@ -114,9 +107,9 @@ def _of_optima(drawn: pd.DataFrame) -> list[Claim]:
                  _edge(success, "pass@k", 0) / _edge(success, "plain", 0), 5.0),
         at_most("exact: success on the easiest prompt, pass@k's optimum less the plain one's",
                 _edge(success, "pass@k", -1) - _edge(success, "plain", -1), -0.25),
-        at_most("exact: largest pass@k of the reference less a method's, any method and k to 1,024", _most(below), 0.0),
+        at_most("exact: largest pass@k of the reference less a method's, any method and k to 1,024", largest(below), 0.0),
         at_least("exact: least success of any prompt and method over the reference's",
-                 _least(success["success"] / success["v"]), 1.0),
+                 smallest(success["success"] / success["v"]), 1.0),
     ]  # fmt: skip
 
 
@@ -138,14 +131,14 @@ def _of_runs(drawn: pd.DataFrame) -> list[Claim]:
     lost = (runs["method"].map(right).astype(float) - runs["among_correct"]).groupby(runs["method"]).mean()
     return [
         near("trained: number of methods", runs["method"].nunique(), len(METHODS), 0),
-        at_most("trained: largest |success probability of a prompt - at the method's own optimum|", _most(runs["off"]), 0.03),
+        at_most("trained: largest |success probability of a prompt - at the method's own optimum|", largest(runs["off"]), 0.03),
         at_most("trained: largest regret in the method's own objective, as a share of what it can gain",
-                _most(runs.loc[runs["method"].isin(OBJECTIVES), "regret"]), 0.03),
-        at_most("trained, but for KL(pi_ref‖pi): largest KL(pi‖own optimum), nats", _most(by_own["to_optimum"]), 0.03),
+                largest(runs.loc[runs["method"].isin(OBJECTIVES), "regret"]), 0.03),
+        at_most("trained, but for KL(pi_ref‖pi): largest KL(pi‖own optimum), nats", largest(by_own["to_optimum"]), 0.03),
         at_most("trained, KL(pi_ref‖pi) by samples of the reference: largest KL(pi‖own optimum), nats",
-                _most(runs.loc[runs["method"] == "KL(pi_ref‖pi)", "to_optimum"]), 0.06),
+                largest(runs.loc[runs["method"] == "KL(pi_ref‖pi)", "to_optimum"]), 0.06),
         at_most("trained for pass@k: largest |rlkl's regret in the utility - this experiment's|",
-                _most(runs.loc[runs["method"] == "pass@k", "core"].abs()), 1e-6),
+                largest(runs.loc[runs["method"] == "pass@k", "core"].abs()), 1e-6),
         *(at_least(f"trained, {name}: entropy among correct answers lost by sampling, nats", _value(lost, name), 0.02)
           for name in SPREADING),
         at_most("trained, plain: entropy among correct answers lost by sampling, nats", _value(lost, "plain"), 0.01),

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from experiments.harness.claims import Claim, at_least, at_most, near
+from experiments.harness.series import largest, smallest
 from experiments.razor.forgetting import BETAS, KL, NO_PENALTY, PROJECTION, REPLAY
 from experiments.razor.one_prompt import CORRECT, START
 
@@ -36,18 +37,18 @@ def _without_penalty(drawn: pd.DataFrame) -> list[Claim]:
         near("no penalty, exact policy gradient: end of KL(pi‖pi_0), -log of the likeliest correct answer's probability",
              path["kl_pi_start"].iloc[-1] if len(path) else math.nan, LIKELIEST, 1e-3),
         at_most("no penalty, exact policy gradient: rlkl's steps from the closed form, largest difference in KL",
-                _most(exact["apart"].abs()), 0.02),
+                largest(exact["apart"].abs()), 0.02),
         at_most("no penalty, natural policy gradient: KL(pi‖pi_0) over the least at its success, largest difference",
-                _most(natural["apart"].abs()), 1e-6),
+                largest(natural["apart"].abs()), 1e-6),
         at_least(f"no penalty, {len(ends)} random starts: mean ratio of KL(pi‖pi_0) to the least at success .99",
                  (starts["kl_pi_start"] / starts["least"]).mean(), 1.3),
         at_least("no penalty, random starts: mean ratio of KL(pi‖pi_0) to -log v at the end",
                  (ends["kl_pi_start"] / ends["least"]).mean(), 1.3),
-        at_most("no penalty, random starts: largest excess at the end, at most log 4", _most(excess), math.log(4.0)),
+        at_most("no penalty, random starts: largest excess at the end, at most log 4", largest(excess), math.log(4.0)),
         near("no penalty, exact, Adam with rlkl's defaults: KL(pi‖pi_0) at the end over -log v",
-             _most(default["kl_pi_start"]) / PROJECTED, 1.0, 1e-3),
+             largest(default["kl_pi_start"]) / PROJECTED, 1.0, 1e-3),
         at_most(f"no penalty, exact, Adam at .01 to .3, {len(ends)} random starts: mean ratio of KL(pi‖pi_0) to the least "
-                "where success first reaches .99, largest less 1", _most(on_the_way) - 1.0, 1e-6),
+                "where success first reaches .99, largest less 1", largest(on_the_way) - 1.0, 1e-6),
         *[
             near(f"no penalty, exact, {name}: mean ratio of KL(pi‖pi_0) to -log v at the end",
                  final.get(name, math.nan), 1.0, 1e-3)
@@ -63,9 +64,9 @@ def _without_penalty(drawn: pd.DataFrame) -> list[Claim]:
         at_most("no penalty, rloo and grpo, SGD: runs of 10 that end on another than the start's likeliest correct answer",
                 (plain["favourite"] > 0).sum() if len(plain) else math.nan, 0),
         at_least("no penalty, rloo and grpo: least KL(pi‖pi_0) of 20 runs over -log v",
-                 _least(sampled["kl_pi_start"]) / PROJECTED, 1.05),
+                 smallest(sampled["kl_pi_start"]) / PROJECTED, 1.05),
         at_least("no penalty, rloo and grpo: largest KL(pi‖pi_0) of 20 runs over -log v",
-                 _most(sampled["kl_pi_start"]) / PROJECTED, 2.0),
+                 largest(sampled["kl_pi_start"]) / PROJECTED, 2.0),
         at_least("no penalty, rloo and grpo: runs of 20 that end on another than the start's likeliest correct answer",
                  (sampled["favourite"] > 0).sum(), 3),
     ]  # fmt: skip
@@ -77,14 +78,14 @@ def _with_penalty(drawn: pd.DataFrame) -> list[Claim]:
     low = forward[(forward["beta"] == 0.02) & (forward["method"] == "exact")]
     return [
         at_most("KL(pi‖pi_0), beta .02 to .1, exact, rloo, grpo: KL(pi‖pi_0) from -log v, largest",
-                _most((backward["kl_pi_start"] - PROJECTED).abs()), 0.005),
-        at_most("KL(pi‖pi_0), beta .02 to .1: largest regret", _most(backward["regret"]), 1e-4),
+                largest((backward["kl_pi_start"] - PROJECTED).abs()), 0.005),
+        at_most("KL(pi‖pi_0), beta .02 to .1: largest regret", largest(backward["regret"]), 1e-4),
         at_most("KL(pi‖pi_0), beta .02 to .1: largest difference of a share from the I-projection's",
-                _most(backward["apart"]), 0.005),
-        at_most("KL(pi_0‖pi), beta .02 to .1: largest regret", _most(forward["regret"]), 2e-4),
+                largest(backward["apart"]), 0.005),
+        at_most("KL(pi_0‖pi), beta .02 to .1: largest regret", largest(forward["regret"]), 2e-4),
         at_most("KL(pi_0‖pi), beta .02 to .1: largest difference of a share from the I-projection's",
-                _most(forward["apart"]), 0.03),
-        near("KL(pi_0‖pi), beta .02, exact: success, which it gives up", _most(low["success"]), 0.984, 0.001),
+                largest(forward["apart"]), 0.03),
+        near("KL(pi_0‖pi), beta .02, exact: success, which it gives up", largest(low["success"]), 0.984, 0.001),
         *[
             at_least(f"KL(pi‖pi_0), beta {beta:g}, exact gradient: time until KL is within {SETTLED:g} nats of the least, over "
                      "that to success .99", _return_time(_of(drawn, "path", beta=beta, direction="kl_pi_ref")), bound)
@@ -105,11 +106,11 @@ def _given_answers(drawn: pd.DataFrame) -> list[Claim]:
     filtered = _of(drawn, "filtered").set_index("time")["kl_pi_start"]
     return [
         near("maximum likelihood on the I-projection: KL(pi‖pi_0), -log v",
-             _least(given.loc[given["method"] == "I-projection", "kl_pi_start"]), PROJECTED, 1e-9),
+             smallest(given.loc[given["method"] == "I-projection", "kl_pi_start"]), PROJECTED, 1e-9),
         near("maximum likelihood on given answers: largest KL(pi‖pi_0), -log of the rarest correct answer's probability",
-             _most(given["kl_pi_start"]), -math.log(START[CORRECT].min()), 1e-9),
+             largest(given["kl_pi_start"]), -math.log(START[CORRECT].min()), 1e-9),
         at_least("maximum likelihood on all correct answers alike: KL(pi‖pi_0) over -log v",
-                 _most(alike["kl_pi_start"]) / PROJECTED, 1.1),
+                 largest(alike["kl_pi_start"]) / PROJECTED, 1.1),
         at_least("maximum likelihood on random distributions over correct answers: mean KL(pi‖pi_0) over -log v",
                  random["kl_pi_start"].mean() / PROJECTED, 1.3),
         at_most("maximum likelihood on 10 correct samples of pi_0: expected KL(pi‖pi_0) over -log v",
@@ -159,16 +160,16 @@ def _network(drawn: pd.DataFrame) -> list[Claim]:
         near("network, success .9: methods of 15 that reach it (.2 KL(pi_0‖pi) never does)",
              entered.min() if len(entered) and entered.min() == entered.max() else math.nan, 14, 0),
         at_most("network, success .9, RL, .05 to .2 KL(pi‖pi_0), most: forgetting over that of maximum likelihood on the "
-                "I-projection, median", _most(early), 1.0),
+                "I-projection, median", largest(early), 1.0),
         at_least("network, success .9, RL, .05 to .2 KL(pi‖pi_0), least: forgetting over that of maximum likelihood on the "
-                 "I-projection, median", _least(early), 0.85),
+                 "I-projection, median", smallest(early), 0.85),
         *[
             at_most(f"network, at the end, RL, {beta:g} KL(pi‖pi_0): forgetting over that of maximum likelihood on the "
                     "I-projection, median", late[beta], bound)
             for beta, bound in ((0.05, 0.95), (0.1, 0.85), (0.2, 0.4))
         ],
         near("network, at the end, RL, .2 KL(pi‖pi_0): least success",
-             _least(ends.loc[ends["method"] == penalised[0.2], "success"]), 0.973, 0.001),
+             smallest(ends.loc[ends["method"] == penalised[0.2], "success"]), 0.973, 0.001),
         at_least("network, success .9: of 16, those in which training without a penalty forgets less than maximum likelihood "
                  "on the I-projection", (closed < 1.0).sum(), 10),
         at_least("network, success .9: forgetting of maximum likelihood on other answers over that without a penalty, median",
@@ -186,15 +187,15 @@ def _network(drawn: pd.DataFrame) -> list[Claim]:
                      "I-projection, mean", rows.mean(), 1.2)
             for name, rows in apart_by.items()
         ],
-        at_least("network, at the end, no penalty: least success", _least(solved["success"]), 0.999),
+        at_least("network, at the end, no penalty: least success", smallest(solved["success"]), 0.999),
         at_least(f"network, KL(pi_0‖pi) = {KL:g}: most forgetting over least, methods of one optimiser, median of networks",
                  (spread["max"] / spread["min"]).median(), 1.7),
         at_least(f"network, KL(pi_0‖pi) = {KL:g}: most forgetting over least, largest of all networks",
-                 _most(spread["max"] / spread["min"]), 4.0),
+                 largest(spread["max"] / spread["min"]), 4.0),
         at_most("network, success .9: forgetting with the KL on other prompts over that without, median",
                 replayed.median(), 0.45),
         at_most("network, at the end: forgetting with the KL on other prompts over that without, largest",
-                _most(_ratio(ends, REPLAY, PROJECTION)), 0.01),
+                largest(_ratio(ends, REPLAY, PROJECTION)), 0.01),
         near("network, at the end: KL(pi‖pi_0) with the KL on other prompts over that without, mean",
              _ratio(ends, REPLAY, PROJECTION, "kl_pi_start").mean(), 1.0, 0.02),
     ]  # fmt: skip
@@ -231,11 +232,3 @@ def _of(drawn: pd.DataFrame, panel: str, **equal) -> pd.DataFrame:
     for column, value in equal.items():
         rows = rows[rows[column] == value]
     return rows
-
-
-def _most(values: pd.Series) -> float:
-    return float(values.max(skipna=False)) if len(values) else math.nan
-
-
-def _least(values: pd.Series) -> float:
-    return float(values.min(skipna=False)) if len(values) else math.nan
